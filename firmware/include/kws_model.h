@@ -1,0 +1,41 @@
+/* The seam between the loop and an engine: what a generated model provides.
+ *
+ * `kws emit` writes one C file that defines these symbols (native engine), or glue
+ * around an interpreter (tflm engine). Nothing else in the firmware knows which.
+ */
+#ifndef KWS_MODEL_H
+#define KWS_MODEL_H
+
+#include <stdint.h>
+
+#include "kws_detector.h"
+#include "kws_features.h"
+
+/* Largest number of labels that the loop and the detector reserve memory for. */
+#define KWS_MAX_LABELS 48
+
+typedef struct {
+  const char *name;            /* recipe name */
+  const char *hash;            /* first 16 hex digits of the bundle's hash */
+  const char *const *labels;   /* label_count names, logit order */
+  uint16_t label_count;        /* 2..KWS_MAX_LABELS */
+  uint16_t frames;             /* feature frames the model sees */
+  uint16_t mel_bins;           /* elements per frame */
+  uint32_t arena_bytes;        /* static working memory of the model */
+  uint32_t weights_bytes;      /* constant data of the model */
+  const kws_feature_spec_t *features;
+  const kws_detector_spec_t *detector;
+} kws_model_info_t;
+
+extern const kws_model_info_t kws_model_info;
+
+/* Run the model once. features: frames * mel_bins int8, frame-major, oldest first.
+ * logits: label_count int8. No error paths, no heap, bounded time. */
+void kws_model_invoke(const int8_t *features, int8_t *logits);
+
+/* Boot self-test: a canned clip (G.711 mu-law, 16 kHz) and the logits it must give. */
+extern const uint8_t kws_selftest_clip[];
+extern const uint32_t kws_selftest_clip_samples;
+extern const int8_t kws_selftest_logits[];
+
+#endif

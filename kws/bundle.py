@@ -1,0 +1,240 @@
+"""The bundle: one folder that is a trained keyword spotter (DESIGN D11).
+
+    recipe.toml    the recipe, whole
+    bundle.json    schema version, labels, thresholds, hashes of the files below
+    weights.h5     Keras weights (absent in a bundle that was imported as .tflite)
+    model.tflite   int8, stock operators
+    metrics.json   what was measured on it, with task, N and interval
+    checkpoints/   training only; not part of the bundle
+
+`hash` is SHA-256 over model.tflite, labels, feature spec, detector and thresholds:
+what runs on the board. The firmware prints its first 16 hex digits at boot and
+`kws flash` compares them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kws import recipe as recipes
+from kws.errors import KwsError
+from kws.recipe import Recipe
+
+SCHEMA_VERSION = 1
+MAX_MODEL_BYTES = 64 * 1024 * 1024
+MAX_JSON_BYTES = 4 * 1024 * 1024
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle.
+
+    Args:
+        path: The folder.
+        recipe: Its recipe.
+        labels: Label names in logit order.
+        thresholds: Delta thresholds, tensor name -> int8 steps (DESIGN D2).
+        metrics: What was measured, by name.
+    """
+
+    path: Path
+    recipe: Recipe
+    labels: tuple[str, ...]
+    thresholds: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def weights_path(self) -> Path:
+        return self.path / "weights.h5"
+
+    @property
+    def model_path(self) -> Path:
+        return self.path / "model.tflite"
+
+    def model_bytes(self) -> bytes:
+        """The .tflite.
+
+        Raises:
+            KwsError: the bundle has not been converted yet, or the file is too large.
+        """
+        if not self.model_path.is_file():
+            raise KwsError(
+                f"The bundle has no model.tflite yet. Received: {self.path}",
+                f"kws convert {self.path}",
+            )
+        if self.model_path.stat().st_size > MAX_MODEL_BYTES:
+            raise KwsError(
+                f"model.tflite is larger than {MAX_MODEL_BYTES} bytes. "
+                f"Received: {self.model_path}",
+                "Use a smaller network (kws train --preset kwt-tiny).",
+            )
+        return self.model_path.read_bytes()
+
+    @property
+    def hash(self) -> str:
+        """64 hex digits over everything that runs on the board."""
+        return board_hash(self.model_bytes(), self.recipe, self.labels, self.thresholds)
+
+
+def board_hash(
+    model: bytes, recipe: Recipe, labels: tuple[str, ...], thresholds: dict[str, int]
+) -> str:
+    """SHA-256 of what runs on the board; see `Bundle.hash`."""
+    digest = hashlib.sha256()
+    spec = {
+        "labels": list(labels),
+        "features": dataclasses.asdict(recipe.features),
+        "detector": dataclasses.asdict(recipe.detector),
+        "thresholds": thresholds,
+    }
+    digest.update(json.dumps(spec, sort_keys=True).encode())
+    digest.update(model)
+    return digest.hexdigest()
+
+
+def save(bundle: Bundle) -> None:
+    """Write recipe.toml, metrics.json and bundle.json, each by rename, the last last."""
+    bundle.path.mkdir(parents=True, exist_ok=True)
+    write_atomic(bundle.path / "recipe.toml", recipes.to_toml(bundle.recipe).encode())
+    write_atomic(
+        bundle.path / "metrics.json", _json_bytes(bundle.metrics, sort_keys=True)
+    )
+    table: dict[str, Any] = {
+        "schema": SCHEMA_VERSION,
+        "labels": list(bundle.labels),
+        "thresholds": bundle.thresholds,
+        "files": {
+            name: _sha256(bundle.path / name)
+            for name in ("recipe.toml", "weights.h5", "model.tflite")
+            if (bundle.path / name).is_file()
+        },
+    }
+    if bundle.model_path.is_file():
+        table["hash"] = bundle.hash
+    write_atomic(bundle.path / "bundle.json", _json_bytes(table))
+
+
+def load(run: str | Path) -> Bundle:
+    """Read a bundle by folder, or a shipped preset by name, and check it.
+
+    Raises:
+        KwsError: not a bundle, another schema version, a missing or changed file.
+    """
+    path = Path(run)
+    if not path.is_dir() and (PRETRAINED / str(run)).is_dir():
+        path = PRETRAINED / str(run)
+    manifest = path / "bundle.json"
+    if not manifest.is_file():
+        raise KwsError(
+            f"Not a bundle: expected a folder with bundle.json. Received: {str(run)!r}",
+            "kws train --preset kwt-tiny --out runs/tiny",
+        )
+    table = read_json(manifest)
+    if not isinstance(table, dict) or table.get("schema") != SCHEMA_VERSION:
+        received = table.get("schema") if isinstance(table, dict) else None
+        raise KwsError(
+            f"This bundle was made by another version of kws: expected schema "
+            f"{SCHEMA_VERSION}. Received: {received!r} in {manifest}",
+            "Install the version that made it, or train again: "
+            f"kws train --recipe {path / 'recipe.toml'} --out {path}-new",
+        )
+    labels = table.get("labels")
+    thresholds = table.get("thresholds", {})
+    files = table.get("files")
+    if (
+        not isinstance(labels, list)
+        or not labels
+        or not all(isinstance(label, str) for label in labels)
+        or not isinstance(files, dict)
+        or not isinstance(thresholds, dict)
+        or not all(
+            isinstance(value, int) and 0 <= value <= 255
+            for value in thresholds.values()
+        )
+    ):
+        raise KwsError(
+            f"bundle.json is incomplete: expected labels, files and thresholds "
+            f"(0..255). Received: {manifest}",
+            "Copy the bundle again, or train again.",
+        )
+    for name, expected in files.items():
+        if name not in ("recipe.toml", "weights.h5", "model.tflite"):
+            raise KwsError(
+                f"bundle.json names a file that no bundle has. Received: {name!r}",
+                "Copy the bundle again from a source that you trust.",
+            )
+        file = path / name
+        if not file.is_file():
+            raise KwsError(
+                f"The bundle is incomplete: {name} is missing. Received: {path}",
+                "Copy the whole folder again.",
+            )
+        received = _sha256(file)
+        if received != expected:
+            raise KwsError(
+                f"{name} is not the file that the bundle was made with. Expected "
+                f"SHA-256 {str(expected)[:16]}..., received {received[:16]}... in {path}",
+                f"Copy the folder again, or accept the file: kws convert {path}",
+            )
+    metrics_path = path / "metrics.json"
+    return Bundle(
+        path=path,
+        recipe=recipes.load(str(path / "recipe.toml")),
+        labels=tuple(labels),
+        thresholds=dict(thresholds),
+        metrics=read_json(metrics_path) if metrics_path.is_file() else {},
+    )
+
+
+def read_json(path: Path) -> Any:
+    """Parse a small JSON file.
+
+    Raises:
+        KwsError: too large, or not JSON.
+    """
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise KwsError(
+            f"{path.name} is larger than {MAX_JSON_BYTES} bytes. Received: {path}",
+            "This is not a file that kws wrote.",
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise KwsError(
+            f"Not valid JSON: {error}. Received: {path}",
+            "Copy the file again.",
+        ) from None
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write to a temporary name beside `path`, then rename: never half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _json_bytes(table: Any, sort_keys: bool = False) -> bytes:
+    return (json.dumps(table, indent=1, sort_keys=sort_keys) + "\n").encode()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,91 @@
+"""The `kws` command: one module per verb, imported only when it is called.
+
+A verb `data-synth` would live in `data_synth.py` and expose `command`, a click
+command. The folder's listing is the list of verbs: nothing else registers them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import traceback
+from pathlib import Path
+
+import click
+
+from kws import __version__
+from kws.errors import KwsError
+
+
+class VerbFolder(click.Group):
+    """A click group whose commands are the modules of this folder."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        folder = Path(__file__).parent
+        return sorted(
+            path.stem.replace("_", "-")
+            for path in folder.glob("*.py")
+            if not path.stem.startswith("_")
+        )
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.list_commands(ctx):
+            return None
+        module = importlib.import_module(f"kws.cli.{name.replace('-', '_')}")
+        return module.command
+
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """List the verbs by the first line of each module, without importing any."""
+        rows = []
+        for name in self.list_commands(ctx):
+            path = Path(__file__).parent / f"{name.replace('-', '_')}.py"
+            first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+            rows.append((name, first.strip('"')))
+        with formatter.section("Verbs"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=VerbFolder, context_settings={"max_content_width": 100})
+@click.version_option(__version__, prog_name="kws")
+@click.option("--debug", is_flag=True, help="Show the stack trace of an error.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Train a keyword spotter, see what it costs, put it on a microcontroller.
+
+    Example: kws train --preset kwt-tiny --task gsc10 --out runs/tiny
+    """
+    ctx.obj = {"debug": debug}
+
+
+def main() -> None:
+    """Run the command line and turn every failure into one message and a code.
+
+    Exit codes: 0; 1 ran, but a check failed; 2 bad input.
+    """
+    wants_json = "--json" in sys.argv
+    debug = "--debug" in sys.argv
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.exceptions.Abort:
+        click.echo("Stopped.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        _report(error.format_message(), "kws --help", wants_json)
+        sys.exit(2)
+    except KwsError as error:
+        if debug:
+            traceback.print_exc()
+        _report(error.message, error.hint, wants_json)
+        sys.exit(error.exit_code)
+
+
+def _report(message: str, hint: str, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"error": message, "hint": hint}))
+    click.echo(f"Error: {message}", err=True)
+    click.echo(f"Hint:  {hint}", err=True)

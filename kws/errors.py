@@ -1,0 +1,43 @@
+"""The one exception that a user sees: what is wrong, and what to type next."""
+
+from __future__ import annotations
+
+
+class KwsError(Exception):
+    """A mistake that the user can mend, told in one message.
+
+    Args:
+        message: What is wrong, what was expected, what was received.
+        hint: A command or an edit that gets the user further.
+        exit_code: 2 for bad input (the default), 1 where the command ran but a
+            check failed.
+
+    Example:
+        >>> raise KwsError("Not a WAV file. Received: 'a.txt'", "kws data verify DIR")
+        Traceback (most recent call last):
+        ...
+        kws.errors.KwsError: Not a WAV file. Received: 'a.txt'
+    """
+
+    def __init__(self, message: str, hint: str, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.exit_code = exit_code
+
+
+class CheckFailed(KwsError):
+    """The command ran, and a check that it makes did not hold (exit code 1)."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message, hint, exit_code=1)
+
+
+class MissingExtra(KwsError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the Python package {package!r}, which is not installed.",
+            f"pip install 'kws[{extra}]'   (in the repository: pip install -e '.[{extra}]')",
+        )

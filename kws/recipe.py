@@ -1,0 +1,357 @@
+"""The recipe: every default of the project, read from TOML, checked once.
+
+A recipe is what `kws train` needs to know: the task, the features, the network,
+the training, the quantization and the detector. Presets are TOML files in
+`kws/recipes/`; a user's file may name a preset as its base and change a few keys:
+
+    base = "kwt-tiny"
+    [task]
+    words = ["hey robot", "stop"]
+
+Example:
+    >>> recipe = load("kwt-tiny")
+    >>> recipe.features.mel_bins
+    40
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kws.errors import KwsError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+SILENCE = "_silence_"
+UNKNOWN = "_unknown_"
+
+
+@dataclass(frozen=True)
+class Features:
+    """Log-mel features (DESIGN D7); the C under firmware/ computes them.
+
+    The real value of an element is `scale * (q - zero_point)` and stands for
+    `ln(max(sum_k mel[m, k] * |X[k]|**power, floor))`, with audio in [-1, 1), a
+    periodic Hann window of `window` samples and an FFT of `fft_size`.
+
+    Args:
+        sample_rate: Hz. Only 16000 is supported.
+        window: Samples in a frame (480 = 30 ms).
+        hop: Samples between frames (160 = 10 ms).
+        fft_size: A power of two, at least `window`.
+        frames: Frames the model sees (98 = 1 s).
+        mel_bins: HTK mel triangles, peak 1, between `low_hz` and `high_hz`; 8..80.
+        low_hz: Lower edge of the first triangle.
+        high_hz: Upper edge of the last triangle.
+        power: 2 for the power spectrum, 1 for the magnitude.
+        scale: Natural-log units per int8 step.
+        zero_point: int8 value of ln = 0.
+    """
+
+    sample_rate: int = 16000
+    window: int = 480
+    hop: int = 160
+    fft_size: int = 512
+    frames: int = 98
+    mel_bins: int = 40
+    low_hz: float = 20.0
+    high_hz: float = 7600.0
+    power: int = 2
+    scale: float = 0.08
+    zero_point: int = 0
+
+    @property
+    def clip_samples(self) -> int:
+        """Samples needed for `frames` frames (16000 - 160 + 160 for 98 frames)."""
+        return self.window + (self.frames - 1) * self.hop
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be heard.
+
+    Args:
+        name: `gsc12`, `gsc10`, `gsc35` or `custom`.
+        words: The words, in label order, for `custom`. Labels are then
+            `_silence_`, `_unknown_`, and the words.
+        silence_percent: Silence clips per 100 word clips.
+        unknown_percent: Clips of other words per 100 word clips.
+    """
+
+    name: str = "gsc10"
+    words: tuple[str, ...] = ()
+    silence_percent: float = 12.0
+    unknown_percent: float = 25.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """The Keyword Transformer's shape.
+
+    Args:
+        stem: `patch` (dense over `patch_frames` frames) or `conv` (2-D convolution
+            of `stem_channels` 5x5 filters, stride `stem_stride`, then dense).
+        stem_channels: Filters of the convolution stem.
+        stem_stride: Strides over (frames, mel bins) of the convolution stem.
+        patch_frames: Frames per token of the `patch` stem.
+        cepstra: For the `patch` stem: number of DCT coefficients taken of the
+            log-mel frame before the dense layer (folded into it at conversion);
+            0 = none.
+        dim: Width of a token.
+        layers: Transformer blocks.
+        heads: Attention heads.
+        head_dim: Width of one head.
+        mlp_dim: Hidden width of the MLP.
+        attention: Name of a module in `kws/attention/`.
+        norm: `dyt`, `batch`, `layer` (DESIGN D5).
+        norm_position: `pre` or `post`.
+        activation: `relu`, `hard_swish` or `gelu` (x * sigmoid(1.702 x)).
+        positions: Learned position table added to the tokens.
+        class_token: Classify a learned extra token; otherwise the mean of all.
+        dropout: Share of activations dropped in training.
+    """
+
+    stem: str = "conv"
+    stem_channels: int = 16
+    stem_stride: tuple[int, ...] = (2, 4)
+    patch_frames: int = 1
+    cepstra: int = 0
+    dim: int = 48
+    layers: int = 4
+    heads: int = 1
+    head_dim: int = 48
+    mlp_dim: int = 96
+    attention: str = "softmax"
+    norm: str = "dyt"
+    norm_position: str = "pre"
+    activation: str = "relu"
+    positions: bool = False
+    class_token: bool = False
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What happens to a training clip (kws/data/augment.py).
+
+    Args:
+        variants: Augmented copies of every clip that one training run draws from.
+        shift_ms: Largest time shift, either way.
+        speed: Largest change of speed, as a share (0.15 = 0.85x to 1.15x).
+        gain_db: Largest change of loudness, either way, in dB.
+        noise_probability: Share of clips mixed with background noise.
+        snr_db: Lowest and highest signal-to-noise ratio of the mix, in dB.
+        time_masks: SpecAugment: number of time masks.
+        time_mask_frames: SpecAugment: widest time mask, in frames.
+        mel_masks: SpecAugment: number of mel masks.
+        mel_mask_bins: SpecAugment: widest mel mask, in bins.
+    """
+
+    variants: int = 8
+    shift_ms: float = 100.0
+    speed: float = 0.15
+    gain_db: float = 10.0
+    noise_probability: float = 0.8
+    snr_db: tuple[float, ...] = (0.0, 30.0)
+    time_masks: int = 2
+    time_mask_frames: int = 20
+    mel_masks: int = 2
+    mel_mask_bins: int = 6
+
+
+@dataclass(frozen=True)
+class Train:
+    """Float training (AdamW, warm-up, cosine, label smoothing).
+
+    Args:
+        epochs: Passes over the training clips.
+        batch_size: Clips per step.
+        learning_rate: Peak, after warm-up.
+        warmup: Share of all steps spent warming up.
+        weight_decay: AdamW's, on kernels only.
+        label_smoothing: 0..0.3.
+        mixup: Beta parameter of mix-up; 0 = off.
+        ema: Decay per step of the exponential moving average of weights; 0 = off.
+        distill_weight: Share of the loss taken from the teacher, where one is given.
+        distill_temperature: Softmax temperature of the distillation loss.
+        seed: Seeds everything.
+    """
+
+    epochs: int = 60
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    mixup: float = 0.0
+    ema: float = 0.999
+    distill_weight: float = 0.5
+    distill_temperature: float = 2.0
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Quantization-aware tuning (DESIGN D6).
+
+    Args:
+        epochs: Passes of QAT after float training; 0 = post-training quantization.
+        learning_rate: Peak.
+        calibration_clips: Clips that set the activation ranges before QAT.
+    """
+
+    epochs: int = 8
+    learning_rate: float = 2e-4
+    calibration_clips: int = 512
+
+
+@dataclass(frozen=True)
+class Detector:
+    """From posteriors to events, in C (firmware/include/kws_detector.h).
+
+    Args:
+        hop_frames: Feature frames between two runs of the model (20 = 200 ms).
+        smoothing: Decisions averaged.
+        threshold: Posterior, 0..1, above which a word is heard.
+        rearm: Posterior below which the word may be heard again.
+        refractory_ms: Shortest time between two events of one word.
+    """
+
+    hop_frames: int = 16
+    smoothing: int = 3
+    threshold: float = 0.7
+    rearm: float = 0.4
+    refractory_ms: int = 600
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that `kws train` needs to know. See the sections' docstrings."""
+
+    name: str = "kwt-tiny"
+    task: Task = field(default_factory=Task)
+    features: Features = field(default_factory=Features)
+    model: Model = field(default_factory=Model)
+    augment: Augment = field(default_factory=Augment)
+    train: Train = field(default_factory=Train)
+    quantize: Quantize = field(default_factory=Quantize)
+    detector: Detector = field(default_factory=Detector)
+
+
+def presets() -> list[str]:
+    """Names of the presets in kws/recipes/."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def load(name_or_path: str | Path) -> Recipe:
+    """Read a preset by name or a recipe file.
+
+    Raises:
+        KwsError: no such preset or file, not TOML, an unknown key, a wrong type.
+    """
+    text = str(name_or_path)
+    path = Path(text) if text.endswith(".toml") else RECIPES / f"{text}.toml"
+    if not path.is_file():
+        close = difflib.get_close_matches(text, presets(), n=1)
+        maybe = f" Did you mean {close[0]!r}?" if close else ""
+        raise KwsError(
+            f"No such recipe.{maybe} Expected a preset ({', '.join(presets())}) or a "
+            f".toml file. Received: {text!r}",
+            f"kws train --preset {close[0] if close else 'kwt-tiny'}",
+        )
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise KwsError(
+            f"The recipe is not valid TOML: {error}. Received: {path}",
+            "Compare it with a preset in kws/recipes/.",
+        ) from None
+    base = table.pop("base", None)
+    start = load(base) if base is not None else Recipe()
+    table.setdefault("name", path.stem)
+    return from_dict(table, start)
+
+
+def from_dict(table: dict[str, Any], base: Recipe | None = None) -> Recipe:
+    """Lay a table of sections over `base` (the defaults), checking every key."""
+    return _overlay(base or Recipe(), table, "recipe")
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain tables, lists and numbers (JSON and TOML friendly)."""
+    return dataclasses.asdict(recipe)
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The whole recipe as TOML; `load` reads it back to an equal recipe."""
+    lines = [f"name = {_toml(recipe.name)}", ""]
+    for section, table in to_dict(recipe).items():
+        if isinstance(table, dict):
+            lines.append(f"[{section}]")
+            lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return repr(value)
+
+
+def _overlay(instance: Any, table: dict[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(type(instance))
+    changes = {}
+    for key, value in table.items():
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, n=1)
+            maybe = f" Did you mean {close[0]!r}?" if close else ""
+            raise KwsError(
+                f"Unknown key in [{where}].{maybe} Expected one of "
+                f"{', '.join(sorted(hints))}. Received: {key!r}",
+                "Compare the recipe with a preset in kws/recipes/.",
+            )
+        current = getattr(instance, key)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, dict):
+                raise _wrong_type(where, key, "a table", value)
+            changes[key] = _overlay(current, value, key)
+        else:
+            changes[key] = _checked(where, key, current, hints[key], value)
+    return dataclasses.replace(instance, **changes)
+
+
+def _checked(where: str, key: str, current: Any, hint: Any, value: Any) -> Any:
+    if isinstance(current, tuple):
+        item_type = typing.get_args(hint)[0]
+        if not isinstance(value, (list, tuple)):
+            raise _wrong_type(where, key, f"a list of {item_type.__name__}", value)
+        return tuple(
+            _checked(where, key, item_type(), item_type, item) for item in value
+        )
+    if isinstance(current, bool) != isinstance(value, bool):
+        raise _wrong_type(where, key, type(current).__name__, value)
+    if isinstance(current, float) and isinstance(value, int):
+        return float(value)
+    if not isinstance(value, type(current)):
+        raise _wrong_type(where, key, type(current).__name__, value)
+    return value
+
+
+def _wrong_type(where: str, key: str, expected: str, value: Any) -> KwsError:
+    return KwsError(
+        f"Wrong type in [{where}]: {key} must be {expected}. "
+        f"Received: {key}={value!r} ({type(value).__name__})",
+        "Compare the recipe with a preset in kws/recipes/.",
+    )
