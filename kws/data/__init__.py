@@ -1,0 +1,23 @@
+"""Audio: Speech Commands, corpora in its layout, splits, augmentation, long tapes."""
+
+from kws.data.archives import user_cache
+from kws.data.speech_commands import (
+    ClipSet,
+    Corpus,
+    find_data,
+    labels,
+    load,
+    noise_bank,
+    open_corpus,
+)
+
+__all__ = [
+    "ClipSet",
+    "Corpus",
+    "find_data",
+    "labels",
+    "load",
+    "noise_bank",
+    "open_corpus",
+    "user_cache",
+]

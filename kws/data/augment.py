@@ -1,0 +1,164 @@
+"""Augmentation of audio and features, in numpy, deterministic by seed."""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+
+import numpy as np
+
+from kws.data.archives import SAMPLE_RATE
+from kws.recipe import Augment
+
+
+def augment(
+    pcm: np.ndarray,
+    rng: np.random.Generator,
+    settings: Augment,
+    noises: list[np.ndarray],
+) -> np.ndarray:
+    """One augmented copy of a clip: speed and time shift, noise, gain, in that order.
+
+    Speed and shift are one cubic (Catmull-Rom) interpolation; what comes from outside
+    the clip is zero. Noise is a random segment of a random recording, scaled to a
+    signal-to-noise ratio drawn evenly in dB from `settings.snr_db` (both taken as the
+    root mean square over the whole second). A clip of digital zero, or noise of
+    digital zero, has no ratio and is left unmixed. The same number of random values
+    is drawn whatever happens.
+
+    Args:
+        pcm: int16 [16000].
+        rng: Source of all randomness.
+        settings: The recipe's [augment].
+        noises: int16 arrays of at least 16,000 samples; may be empty.
+
+    Returns:
+        int16 [16000], a new array.
+    """
+    draw = rng.random(7)
+    shift = (2 * draw[0] - 1) * settings.shift_ms * SAMPLE_RATE / 1000
+    speed = 1 + (2 * draw[1] - 1) * settings.speed
+    signal = _warp(np.asarray(pcm), float(speed), float(shift))
+    low, high = settings.snr_db
+    snr = low + draw[3] * (high - low)
+    gain = 10 ** ((2 * draw[6] - 1) * settings.gain_db / 20)
+    if noises and draw[2] < settings.noise_probability:
+        noise = noises[int(draw[4] * len(noises))]
+        start = int(draw[5] * (len(noise) - len(signal) + 1))
+        segment = noise[start : start + len(signal)].astype(np.float32)
+        power, noise_power = float(signal @ signal), float(segment @ segment)
+        if power > 0 and noise_power > 0:
+            segment *= np.float32(np.sqrt(power / noise_power) * 10 ** (-snr / 20))
+            signal += segment
+    signal *= np.float32(gain)
+    np.rint(signal, out=signal)
+    np.clip(signal, -32768, 32767, out=signal)
+    return signal.astype(np.int16)
+
+
+def augment_many(
+    pcm: np.ndarray,
+    seed: int,
+    settings: Augment,
+    noises: list[np.ndarray],
+    processes: int = 2,
+) -> np.ndarray:
+    """`augment` for every clip; clip i has its own generator, seeded (seed, i), so
+    the result does not depend on `processes`.
+
+    Args:
+        pcm: int16 [N, 16000].
+        seed: Any non-negative integer; another seed gives other copies.
+        settings: The recipe's [augment].
+        noises: As for `augment`.
+        processes: Copies of this process to share the work. They are forked, touch
+            nothing but numpy, and write into shared memory. (Threads are slower than
+            one: the interpreter's lock changes hands at every small operation.)
+
+    Returns:
+        int16 [N, 16000].
+
+    Raises:
+        RuntimeError: a forked process died.
+    """
+    shared = mmap.mmap(-1, max(1, pcm.nbytes))
+    out = np.frombuffer(shared, dtype=np.int16, count=pcm.size).reshape(pcm.shape)
+
+    def work(first: int) -> None:
+        for i in range(first, len(pcm), processes):
+            rng = np.random.Generator(np.random.PCG64([seed, i]))
+            out[i] = augment(pcm[i], rng, settings, noises)
+
+    if processes <= 1:
+        processes = 1
+        work(0)
+        return out
+    fork = multiprocessing.get_context("fork")
+    workers = [fork.Process(target=work, args=(k,)) for k in range(processes)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise RuntimeError("A process that augments clips died (out of memory?).")
+    return out
+
+
+def spec_augment(
+    features: np.ndarray, rng: np.random.Generator, settings: Augment
+) -> np.ndarray:
+    """SpecAugment: bands of frames and of mel bins set to the clip's mean.
+
+    The mean of the clip, not the smallest value: a masked band then carries no
+    loudness of its own, and the activations' range does not widen for the tuning of
+    the quantizers.
+
+    Args:
+        features: int8 [B, frames, mel bins].
+        rng: Source of all randomness.
+        settings: The recipe's [augment].
+
+    Returns:
+        int8 [B, frames, mel bins], a new array.
+
+    Reference: Park et al. 2019, arXiv:1904.08779.
+    """
+    batch, frames, bins = features.shape
+    hide_time = _bands(
+        rng, batch, frames, settings.time_masks, settings.time_mask_frames
+    )
+    hide_mel = _bands(rng, batch, bins, settings.mel_masks, settings.mel_mask_bins)
+    mean = features.mean(axis=(1, 2), dtype=np.float32)
+    fill = np.rint(mean).astype(features.dtype)[:, None, None]
+    return np.where(hide_time[:, :, None] | hide_mel[:, None, :], fill, features)
+
+
+def _bands(
+    rng: np.random.Generator, batch: int, size: int, masks: int, widest: int
+) -> np.ndarray:
+    """bool [batch, size]: `masks` bands of 0..widest positions each."""
+    width = rng.integers(0, min(widest, size) + 1, size=(batch, masks, 1))
+    start = (rng.random((batch, masks, 1)) * (size - width + 1)).astype(np.int64)
+    position = np.arange(size)
+    return ((position >= start) & (position < start + width)).any(axis=1)
+
+
+def _warp(pcm: np.ndarray, speed: float, shift: float) -> np.ndarray:
+    """Play at `speed` about the middle, `shift` samples later: float32."""
+    size = len(pcm)
+    if speed == 1 and shift == 0:
+        return pcm.astype(np.float32)
+    padded = np.zeros(size + 4, dtype=np.float32)
+    padded[2:-2] = pcm
+    position = (np.arange(size) - (size / 2 + shift)) * speed + size / 2
+    whole = np.floor(position)
+    t = (position - whole).astype(np.float32)
+    # Clamped positions fall on the zeros of the padding and the clip's ends.
+    at = np.clip(whole.astype(np.int64) + 2, 1, size + 1)
+    inside = (whole >= -1) & (whole < size)
+    p0, p1, p2, p3 = (padded[at + k] for k in (-1, 0, 1, 2))
+    cubic = p1 + 0.5 * t * (
+        p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * (3 * (p1 - p2) + p3 - p0))
+    )
+    cubic *= inside
+    return cubic

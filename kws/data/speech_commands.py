@@ -1,0 +1,521 @@
+"""Speech Commands and folders laid out like it: splits, tasks, silence, unknown.
+
+Two layouts are read, and told apart by looking:
+
+- the official folder: `word/speaker_nohash_n.wav`, `validation_list.txt`,
+  `testing_list.txt`, `_background_noise_/*.wav`;
+- archives: folders `train`, `val`, `test_v0.02`, `background_noise` (see archives.py).
+
+The test set is the official "Speech Commands Data Set Test Files" where the folder
+has them (`test_v0.02`, `test` or `speech_commands_test_set_v0.02` inside, as archives
+or as 12 folders of .wav), else the clips of testing_list.txt, else the SHA-1 rule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kws.bundle import write_atomic
+from kws.data import archives
+from kws.data.archives import SAMPLE_RATE, Recording, user_cache
+from kws.errors import KwsError
+from kws.recipe import SILENCE, UNKNOWN, Task
+
+SPLITS = ("train", "val", "test")
+COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+OTHER_WORDS = (
+    "backward bed bird cat dog eight five follow forward four happy house learn "
+    "marvin nine one seven sheila six three tree two visual wow zero"
+).split()
+TEST_FOLDERS = ("test_v0.02", "speech_commands_test_set_v0.02", "test")
+NOISE_FOLDERS = ("_background_noise_", "background_noise")
+LIST_FILES = {"val": "validation_list.txt", "test": "testing_list.txt"}
+
+# Parts of every noise recording, so that no silence clip of one split overlaps one
+# of another.
+NOISE_SHARE = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
+SILENCE_GAIN_LOG10 = (-2.5, 0.0)
+ZERO_SILENCE_SHARE = 0.05
+MANIFEST_VERSION = 1
+
+_MAX_WAVS_PER_CLASS = 2**27 - 1  # of the published rule
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """One split of one task, decoded.
+
+    Args:
+        pcm: int16 [N, 16000].
+        label: int32 [N], index into `labels`.
+        names: N names: the data set's path of the clip, or
+            `_silence_/<noise>@<first sample>` for silence that was drawn.
+        labels: Label names in logit order.
+        split: `train`, `val` or `test`.
+        manifest: What was drawn: task, seed and a record per clip.
+    """
+
+    pcm: np.ndarray
+    label: np.ndarray
+    names: list[str]
+    labels: tuple[str, ...]
+    split: str
+    manifest: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def manifest_hash(self) -> str:
+        """SHA-256 of the manifest: equal for equal clips, order, gains and labels."""
+        text = json.dumps(self.manifest, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def audio_hash(self) -> str:
+        """SHA-256 of the decoded samples (lossy codecs may decode differently
+        on another machine; the manifest's hash does not change there)."""
+        return hashlib.sha256(np.ascontiguousarray(self.pcm).data).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write the manifest with its hashes as JSON, a clip a line."""
+        head = {key: self.manifest[key] for key in self.manifest if key != "clips"}
+        head |= {"sha256": self.manifest_hash, "audio_sha256": self.audio_hash}
+        clips = ",\n".join(json.dumps(clip) for clip in self.manifest["clips"])
+        text = json.dumps(head, indent=1)[:-2] + ',\n "clips": [\n' + clips + "\n]\n}\n"
+        write_atomic(path, text.encode())
+
+
+def labels(task: Task) -> tuple[str, ...]:
+    """Label names of a task, in logit order.
+
+    `gsc12`: `_silence_`, `_unknown_` and ten commands; `gsc10`: without on and off;
+    `gsc35`: the 35 words alone, in alphabetical order, no silence and no unknown;
+    `custom`: `_silence_`, `_unknown_` and the task's words.
+
+    Raises:
+        KwsError: no such task, or words that can't be folders.
+
+    Example:
+        >>> labels(Task("custom", words=("hey robot",)))
+        ('_silence_', '_unknown_', 'hey robot')
+    """
+    if task.name == "gsc12":
+        return (SILENCE, UNKNOWN, *COMMANDS)
+    if task.name == "gsc10":
+        return (SILENCE, UNKNOWN, *(w for w in COMMANDS if w not in ("on", "off")))
+    if task.name == "gsc35":
+        return tuple(sorted([*COMMANDS, *OTHER_WORDS]))
+    if task.name == "custom":
+        return (SILENCE, UNKNOWN, *check_words(task.words))
+    raise KwsError(
+        f"No such task. Expected gsc12, gsc10, gsc35 or custom. Received: "
+        f"{task.name!r}",
+        "kws train --task gsc10",
+    )
+
+
+def check_words(words: tuple[str, ...] | list[str]) -> tuple[str, ...]:
+    """The words as given, if each can be a folder's name and none comes twice.
+
+    Raises:
+        KwsError: none, one twice, or one with other than letters, digits, spaces,
+            hyphens and apostrophes.
+    """
+    hint = 'A list of words, such as: words = ["yes", "hey robot"]'
+    if not words:
+        raise KwsError("A custom task needs at least one word. Received: none", hint)
+    for word in words:
+        if not re.fullmatch(r"[^\W_]+([ '-][^\W_]+)*", word) or len(word) > 40:
+            raise KwsError(
+                "A word may have letters and digits, with single spaces, hyphens or "
+                f"apostrophes between them, 40 at most. Received: {word!r}",
+                hint,
+            )
+    folders = [folder_of(word) for word in words]
+    if len(set(folders)) != len(folders):
+        raise KwsError(f"A word is named twice. Received: {list(words)!r}", hint)
+    return tuple(words)
+
+
+def folder_of(word: str) -> str:
+    """The folder that holds a word's clips: `hey robot` -> `hey_robot`."""
+    return word.replace(" ", "_")
+
+
+def split_of(name: str, val_percent: float = 10.0, test_percent: float = 10.0) -> str:
+    """The split of a file by the data set's published rule.
+
+    SHA-1 over the file name up to `_nohash_` (the speaker), so that all recordings of
+    one speaker fall into one split, whatever is added later.
+
+    Example:
+        >>> split_of("right/a69b9b3e_nohash_0.wav")
+        'val'
+    """
+    speaker = re.sub(r"_nohash_.*$", "", name.rsplit("/", 1)[-1])
+    # Not security: the published rule of the data set.
+    digest = hashlib.sha1(speaker.encode(), usedforsecurity=False).hexdigest()
+    percent = (int(digest, 16) % (_MAX_WAVS_PER_CLASS + 1)) * (
+        100.0 / _MAX_WAVS_PER_CLASS
+    )
+    if percent < val_percent:
+        return "val"
+    return "test" if percent < val_percent + test_percent else "train"
+
+
+def find_data(explicit: Path | None = None) -> Path:
+    """The folder of audio: `explicit`, else `KWS_DATA`, else
+    `../shared/data/speech_commands` beside the repository, else the user's cache.
+
+    Raises:
+        KwsError: nothing there.
+    """
+    if explicit is not None or os.environ.get("KWS_DATA"):
+        path = Path(explicit if explicit is not None else os.environ["KWS_DATA"])
+        if not path.exists():
+            source = "--data" if explicit is not None else "KWS_DATA"
+            raise KwsError(
+                f"There is no audio where {source} points. Expected a folder in the "
+                f"Speech Commands layout. Received: {str(path)!r}",
+                "kws data fetch --out DIR   (or make your own: kws data synth)",
+            )
+        return path
+    repository = Path(__file__).resolve().parents[2]
+    places = [
+        repository.parent / "shared" / "data" / "speech_commands",
+        user_cache() / "speech_commands_v0.02",
+    ]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise KwsError(
+        "No audio found. Expected a folder in the Speech Commands layout. Received: "
+        "no --data, no KWS_DATA, nothing in ../shared/data/speech_commands nor "
+        "in the user's cache.",
+        "kws data fetch   (2.3 GB; or make your own: "
+        'kws data synth --words "yes,no" --out corpus)',
+    )
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A folder of audio, opened (see `open_corpus`).
+
+    Args:
+        path: The folder.
+        layout: `archives` or `folder`.
+    """
+
+    path: Path
+    layout: str
+
+    def recordings(self, split: str) -> list[Recording]:
+        """All clips of a split, with the word each says, in a fixed order.
+
+        Raises:
+            KwsError: no such split here.
+        """
+        test_set = self.test_set if split == "test" else None
+        if test_set is not None:
+            if (test_set / "index.tsv").is_file():
+                return archives.read_index(test_set)
+            return _test_folder(test_set)
+        if self.layout == "archives":
+            return archives.read_index(self.path / split)
+        listed = _read_lists(self.path)
+        found = []
+        for recording in self._all:
+            if listed is None:
+                here = split_of(recording.name)
+            else:
+                here = listed.get(recording.name, "train")
+            if here == split:
+                found.append(recording)
+        return found
+
+    @cached_property
+    def test_set(self) -> Path | None:
+        """The folder of the official test files, where there is one."""
+        for name in TEST_FOLDERS:
+            folder = self.path / name
+            if (folder / "index.tsv").is_file() or (folder / UNKNOWN).is_dir():
+                return folder
+        return None
+
+    @cached_property
+    def _all(self) -> list[Recording]:
+        found = []
+        for folder in _word_folders(self.path):
+            for file in sorted(folder.glob("*.wav")):
+                name = f"{folder.name}/{file.name}"
+                found.append(Recording(folder.name, name, file))
+        return found
+
+    def noises(self, split: str) -> dict[str, tuple[int, np.ndarray]]:
+        """Background noise of a split: name -> (first sample, int16 [samples]).
+
+        Every recording is cut in three, 80/10/10 %, for train, val and test.
+        """
+        low, high = NOISE_SHARE[split]
+        out = {}
+        for name in NOISE_FOLDERS:
+            folder = self.path / name
+            if not folder.is_dir():
+                continue
+            files = [f for s in archives.SUFFIXES for f in folder.glob(f"*{s}")]
+            for file in sorted(files):
+                samples = archives.decoded(file)
+                start, end = int(low * len(samples)), int(high * len(samples))
+                if end - start >= SAMPLE_RATE:
+                    out[file.stem] = (start, samples[start:end])
+        return out
+
+
+def open_corpus(data: Path | None = None) -> Corpus:
+    """Find the audio and see what layout it has. A .tar.gz of the official data set
+    is unpacked into the user's cache once.
+
+    Raises:
+        KwsError: nothing there, or no layout that is known.
+    """
+    path = find_data(data)
+    if path.is_file() and path.name.endswith((".tar.gz", ".tgz")):
+        from kws.data.download import unpacked
+
+        path = unpacked(path)
+    if path.is_dir():
+        if any((path / s / "index.tsv").is_file() for s in ("train", *TEST_FOLDERS)):
+            return Corpus(path, "archives")
+        if any(next(f.glob("*.wav"), None) for f in _word_folders(path)):
+            return Corpus(path, "folder")
+        if any((path / name / UNKNOWN).is_dir() for name in TEST_FOLDERS):
+            return Corpus(path, "folder")
+    raise KwsError(
+        "No clips found. Expected word/speaker_nohash_n.wav folders, or archives with "
+        f"index.tsv. Received: {str(path)!r}",
+        f"kws data verify {path}",
+    )
+
+
+def noise_bank(data: Path | None = None, split: str = "train") -> list[np.ndarray]:
+    """Background noise to mix with: int16 arrays of at least one second.
+
+    Only the training part of each recording, unless another split is asked for.
+    """
+    noises = open_corpus(data).noises(split)
+    return [np.array(samples) for _, samples in noises.values()]
+
+
+def load(
+    split: str,
+    task: Task,
+    data: Path | None = None,
+    seed: int = 1,
+    limit: int | None = None,
+) -> ClipSet:
+    """Load one split of a task.
+
+    Word clips are all taken. Of other words `task.unknown_percent` per 100 word clips
+    are drawn, of silence `task.silence_percent`, by a seeded PCG64. The official test
+    files are taken whole for gsc12 and gsc10 (gsc10: without on and off; their clips
+    are never unknown words), without any draw; for gsc35 their unknown clips count
+    as the words they are, and their silence is left out.
+
+    Args:
+        split: `train`, `val` or `test`.
+        task: What is to be heard.
+        data: Folder or .tar.gz; None looks in the usual places (`find_data`).
+        seed: Of the draws.
+        limit: The first N clips of a fixed shuffle.
+
+    Returns:
+        The clips, padded with zeros or cut at the end to 16,000 samples.
+
+    Raises:
+        KwsError: no audio, a word without clips, a file that can't be used.
+
+    Example:
+        >>> clips = load("test", Task("gsc10"))  # doctest: +SKIP
+        >>> len(clips)  # doctest: +SKIP
+        4092
+    """
+    if split not in SPLITS:
+        raise KwsError(
+            f"No such split. Expected train, val or test. Received: {split!r}",
+            "kws eval RUN --split test",
+        )
+    corpus = open_corpus(data)
+    names = labels(task)
+    clips = _draw(corpus, split, task, names, seed)
+    if limit is not None:
+        if limit < 1:
+            raise KwsError(
+                f"--limit must be at least 1. Received: {limit}", "--limit 500"
+            )
+        order = np.random.Generator(np.random.PCG64(0)).permutation(len(clips))
+        clips = [clips[i] for i in order[:limit]]
+    spoken = [i for i, clip in enumerate(clips) if clip.recording is not None]
+    pcm = np.zeros((len(clips), SAMPLE_RATE), dtype=np.int16)
+    pcm[spoken] = archives.read_clips(
+        [r for c in clips if (r := c.recording) is not None]
+    )
+    noises = corpus.noises(split) if len(spoken) < len(clips) else {}
+    for row, clip in enumerate(clips):
+        if clip.recording is None and clip.gain > 0:
+            first, samples = noises[clip.noise]
+            start = clip.start - first
+            pcm[row] = np.rint(samples[start : start + SAMPLE_RATE] * clip.gain)
+    manifest = {
+        "version": MANIFEST_VERSION,
+        "task": {"name": task.name, "labels": list(names)},
+        "split": split,
+        "seed": seed,
+        "limit": limit,
+        "clips": [clip.record() for clip in clips],
+    }
+    return ClipSet(
+        pcm=pcm,
+        label=np.array([clip.label for clip in clips], dtype=np.int32),
+        names=[clip.name for clip in clips],
+        labels=names,
+        split=split,
+        manifest=manifest,
+    )
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """One row of a ClipSet before it is read: a recording, or drawn silence."""
+
+    label: int
+    recording: Recording | None = None
+    noise: str = ""
+    start: int = 0
+    gain: float = 1.0
+
+    @property
+    def name(self) -> str:
+        if self.recording is not None:
+            return self.recording.name
+        return f"{SILENCE}/{self.noise}@{self.start}" if self.noise else f"{SILENCE}/0"
+
+    def record(self) -> dict[str, Any]:
+        record: dict[str, Any] = {"name": self.name, "label": self.label}
+        if self.recording is None:
+            record |= {"noise": self.noise, "start": self.start, "gain": self.gain}
+        elif self.recording.length >= 0:
+            record |= {"start": self.recording.start, "length": self.recording.length}
+        return record
+
+
+def _draw(
+    corpus: Corpus, split: str, task: Task, names: tuple[str, ...], seed: int
+) -> list[_Clip]:
+    """Choose the clips of a split: words, then unknown, then silence."""
+    rng = np.random.Generator(np.random.PCG64([seed, SPLITS.index(split)]))
+    index = {folder_of(name): label for label, name in enumerate(names)}
+    left_out = {"on", "off"} if task.name == "gsc10" else set()
+    words: list[_Clip] = []
+    unknown: list[Recording] = []
+    silence: list[Recording] = []
+    for recording in corpus.recordings(split):
+        if recording.word == SILENCE:
+            silence.append(recording)
+        elif recording.word in index and recording.word != UNKNOWN:
+            words.append(_Clip(index[recording.word], recording))
+        elif recording.word not in left_out:
+            unknown.append(recording)
+    _check_present(words, names, corpus, split)
+    if UNKNOWN not in names:  # gsc35: words alone
+        return words
+    whole = split == "test" and corpus.test_set is not None and task.name != "custom"
+    if not whole:
+        unknown = _take(unknown, round(len(words) * task.unknown_percent / 100), rng)
+    clips = words + [_Clip(names.index(UNKNOWN), item) for item in unknown]
+    wanted = round(len(words) * task.silence_percent / 100)
+    label = names.index(SILENCE)
+    if silence:
+        taken = silence if whole else _take(silence, wanted, rng)
+        return clips + [_Clip(label, item) for item in taken]
+    noises = corpus.noises(split) if wanted else {}
+    keys = list(noises)
+    for _ in range(wanted):
+        # Always four draws, so that one clip never moves the next one's.
+        zero, which, where = rng.random(), rng.random(), rng.random()
+        gain = round(float(10 ** rng.uniform(*SILENCE_GAIN_LOG10)), 6)
+        if zero < ZERO_SILENCE_SHARE or not keys:
+            clips.append(_Clip(label, gain=0.0))
+            continue
+        noise = keys[int(which * len(keys))]
+        first, samples = noises[noise]
+        start = first + int(where * (len(samples) - SAMPLE_RATE + 1))
+        clips.append(_Clip(label, None, noise, start, gain))
+    return clips
+
+
+def _take(
+    items: list[Recording], count: int, rng: np.random.Generator
+) -> list[Recording]:
+    """`count` of the items, in their order, all where there are fewer."""
+    order = rng.permutation(len(items))[:count]
+    return [items[i] for i in sorted(order)]
+
+
+def _check_present(
+    words: list[_Clip], names: tuple[str, ...], corpus: Corpus, split: str
+) -> None:
+    have = {names[clip.label] for clip in words}
+    missing = [name for name in names if name not in (SILENCE, UNKNOWN, *have)]
+    if missing:
+        raise KwsError(
+            f"No clips of {', '.join(missing)} in the {split} split. Expected a folder "
+            f"of clips for every word. Received: {corpus.path}",
+            f"kws data info --data {corpus.path}   (lists what there is)",
+        )
+
+
+def _word_folders(path: Path) -> list[Path]:
+    """Folders of clips: not the noise, not a test set, nothing hidden."""
+    skipped = {*NOISE_FOLDERS, *TEST_FOLDERS}
+    return sorted(
+        folder
+        for folder in path.iterdir()
+        if folder.is_dir()
+        and folder.name not in skipped
+        and not folder.name.startswith(".")
+    )
+
+
+def _test_folder(folder: Path) -> list[Recording]:
+    """The official test files as 12 folders of .wav."""
+    found = []
+    for label in _word_folders(folder):
+        for file in sorted(label.glob("*.wav")):
+            word = label.name
+            if word == UNKNOWN and "_nohash_" in file.name:
+                word = file.name.split("_", 1)[0]  # cat_<speaker>_nohash_0.wav.wav
+            found.append(Recording(word, f"{label.name}/{file.name}", file))
+    return found
+
+
+def _read_lists(path: Path) -> dict[str, str] | None:
+    """name -> split from the official lists; None where there are none."""
+    listed: dict[str, str] = {}
+    present = False
+    for split, file_name in LIST_FILES.items():
+        file = path / file_name
+        if file.is_file():
+            present = True
+            text = file.read_text(encoding="utf-8", errors="replace")
+            listed.update((line.strip(), split) for line in text.splitlines())
+    return listed if present else None
