@@ -1,0 +1,105 @@
+"""How weights lie in flash for each core's kernels, and how much scratch kernels need.
+
+Scratch sizes do not depend on the core, so that one memory plan serves all; they are
+the KWS_..._SCRATCH_BYTES macros of firmware/include/kws_kernels.h, which
+tests/test_kernels.py compares with these.
+
+Example:
+    >>> len(layout(np.ones((3, 5), np.int8), "portable"))
+    15
+    >>> len(layout(np.ones((3, 5), np.int8), "dsp"))
+    32
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+CORES = ("portable", "dsp", "mve")
+
+# Rows of patches that CONV_2D gathers at a time (KWS_CONV_2D_BLOCK).
+CONV_2D_BLOCK = 8
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `value`."""
+    return -(-value // multiple) * multiple
+
+
+def layout(weights: np.ndarray, core: str) -> bytes:
+    """The bytes of a FULLY_CONNECTED (or flattened CONV_2D) weight matrix in flash.
+
+    Args:
+        weights: int8 [outputs, inputs].
+        core: `portable` and `mve` keep rows as they are. `dsp` pads with zeros to an
+            even number of outputs and a multiple of 4 inputs, and interleaves two
+            rows, four bytes of each at a time: one pointer feeds a 2-column block.
+
+    Returns:
+        The bytes; 4-byte alignment is up to the emitter.
+
+    Raises:
+        ValueError: another core, or not an int8 matrix.
+    """
+    if weights.ndim != 2 or weights.dtype != np.int8:
+        raise ValueError(
+            "Weights must be an int8 matrix [outputs, inputs]. "
+            f"Received: shape={weights.shape}, dtype={weights.dtype}"
+        )
+    if core not in CORES:
+        raise ValueError(f"core must be one of {', '.join(CORES)}. Received: {core!r}")
+    if core != "dsp":
+        return np.ascontiguousarray(weights).tobytes()
+    outputs, inputs = weights.shape
+    padded = np.zeros((round_up(outputs, 2), round_up(inputs, 4)), np.int8)
+    padded[:outputs, :inputs] = weights
+    pairs = padded.reshape(padded.shape[0] // 2, 2, padded.shape[1] // 4, 4)
+    return np.ascontiguousarray(pairs.transpose(0, 2, 1, 3)).tobytes()
+
+
+def fully_connected_scratch_bytes(inputs: int) -> int:
+    """KWS_FULLY_CONNECTED_SCRATCH_BYTES."""
+    return 8 * round_up(inputs, 4)
+
+
+def conv_2d_scratch_bytes(inputs: int) -> int:
+    """KWS_CONV_2D_SCRATCH_BYTES; inputs = filter height * width * channels."""
+    return round_up(CONV_2D_BLOCK * inputs, 4) + fully_connected_scratch_bytes(inputs)
+
+
+def batch_matmul_scratch_bytes(inner: int) -> int:
+    """KWS_BATCH_MATMUL_SCRATCH_BYTES."""
+    return 8 * round_up(inner, 4)
+
+
+def attention_v_stride(tokens: int) -> int:
+    """KWS_ATTENTION_V_STRIDE: bytes between rows of the transposed V."""
+    return round_up(tokens, 4)
+
+
+def attention_k_bytes(tokens: int, width: int) -> int:
+    """KWS_ATTENTION_K_BYTES: the buffer of K; width = heads * head_dim."""
+    return round_up(tokens, 2) * width
+
+
+def attention_v_bytes(tokens: int, width: int) -> int:
+    """KWS_ATTENTION_V_BYTES: the buffer of the transposed V."""
+    return attention_v_stride(tokens) * width
+
+
+def attention_scratch_bytes(tokens: int, heads: int, head_dim: int) -> int:
+    """KWS_ATTENTION_SCRATCH_BYTES."""
+    columns = round_up(tokens, 4)
+    width = heads * head_dim
+    return (
+        4 * tokens * heads
+        + 4 * width
+        + 9 * columns
+        + 6 * head_dim
+        + 2 * max(columns, width)
+    )
+
+
+def mean_rows_scratch_bytes(columns: int) -> int:
+    """KWS_MEAN_ROWS_SCRATCH_BYTES."""
+    return 4 * columns
