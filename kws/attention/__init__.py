@@ -1,0 +1,46 @@
+"""Attention variants: one module each, found by listing this folder (DESIGN D13).
+
+A variant is a module with a class `Attention(KwsLayer)`:
+
+    Attention(mode: str, name: str, model: kws.recipe.Model)
+    call(inputs (B, T, dim), training) -> (B, T, dim), before the residual
+    fold(source: Attention, norm: Norm | None)   load folded weights from a `float` twin
+
+and, where the board needs to know, a docstring that says which operators it becomes.
+`tests/test_model.py` runs every variant found here through the same contract.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from pathlib import Path
+from typing import Any
+
+from kws.errors import KwsError
+
+
+def names() -> list[str]:
+    """The variants in this folder."""
+    return sorted(
+        path.stem
+        for path in Path(__file__).parent.glob("*.py")
+        if not path.stem.startswith("_")
+    )
+
+
+def find(name: str) -> Any:
+    """The `Attention` class of the variant `name`.
+
+    Raises:
+        KwsError: no such module.
+    """
+    if name not in names():
+        close = difflib.get_close_matches(name, names(), n=1)
+        maybe = f" Did you mean {close[0]!r}?" if close else ""
+        raise KwsError(
+            f"No such attention variant.{maybe} Expected one of "
+            f"{', '.join(names())}. Received: {name!r}",
+            'Set [model] attention = "softmax" in the recipe.',
+        )
+    return importlib.import_module(f"kws.attention.{name}").Attention

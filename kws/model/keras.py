@@ -1,0 +1,27 @@
+"""The one import of TensorFlow and Keras 2 (DESIGN D6).
+
+tfmot works with Keras 2 only, and what `tf.keras` is depends on import order: so
+every module of ours takes `tf` and `tf_keras` from here.
+"""
+
+from __future__ import annotations
+
+import os
+
+from kws.errors import MissingExtra
+
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# oneDNN picks its kernels, and so its order of additions, at run time.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+try:
+    import tensorflow as tf
+    import tf_keras
+    from tensorflow_model_optimization.python.core.quantization.keras import quantizers
+except ImportError as error:
+    raise MissingExtra(
+        error.name or "tensorflow", "train", "Training and conversion"
+    ) from error
+
+__all__ = ["quantizers", "tf", "tf_keras"]

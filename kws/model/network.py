@@ -1,0 +1,417 @@
+"""Build the Keyword Transformer of a recipe; fold a trained one for the board."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from kws import attention
+from kws.bundle import Bundle
+from kws.errors import KwsError
+from kws.model import layers
+from kws.model.keras import tf, tf_keras
+from kws.model.layers import (
+    Activation,
+    Convolution,
+    Dense,
+    KwsLayer,
+    Norm,
+    Quantizer,
+    value,
+)
+from kws.recipe import Features, Model, Recipe
+
+
+class PatchStem(KwsLayer):
+    """Dense layer over patches of `patch_frames` frames, of their cepstra if asked.
+
+    The DCT is linear, so `folded` modes have it inside the dense layer's kernel:
+    log-mel features go in, no cosine transform at run time (DESIGN D7).
+
+    Shapes: (B, frames, mel) -> (B, frames // patch_frames, dim).
+    """
+
+    def __init__(self, mode: str, name: str, model: Model, mel_bins: int) -> None:
+        super().__init__(mode, name)
+        self.frames = model.patch_frames
+        self.dct: np.ndarray | None = None
+        if model.cepstra:
+            self.dct = dct_matrix(mel_bins, model.cepstra)
+        self.embed = Dense(mode, "embed", model.dim)
+        self.outputs_range = Quantizer(mode, "outputs")
+
+    def call(self, inputs: Any, training: Any = False) -> Any:
+        x = inputs
+        if self.mode == "float" and self.dct is not None:
+            x = tf.matmul(x, tf.constant(self.dct))
+        if self.frames > 1:
+            tokens = x.shape[1] // self.frames
+            x = x[:, : tokens * self.frames]
+            rows = 1 if self.mode == "export" else -1
+            x = tf.reshape(x, (rows, tokens, self.frames * x.shape[2]))
+        return self.outputs_range(self.embed(x), training=training)
+
+    def fold(self, source: PatchStem) -> None:
+        kernel, bias = (weight.numpy() for weight in source.embed.weights)
+        if source.dct is not None:
+            parts = np.split(kernel, self.frames)
+            kernel = np.concatenate([source.dct @ part for part in parts])
+        self.embed.set_weights([kernel, bias])
+
+
+class ConvStem(KwsLayer):
+    """5x5 convolution, batch norm, ReLU, then a dense layer over all bins and filters.
+
+    Shapes: (B, frames, mel) -> (B, ceil(frames / stride), dim).
+    """
+
+    def __init__(self, mode: str, name: str, model: Model) -> None:
+        super().__init__(mode, name)
+        strides = (model.stem_stride[0], model.stem_stride[1])
+        self.convolution = Convolution(
+            mode, "conv", model.stem_channels, strides, use_bias=mode != "float"
+        )
+        self.norm = layers.BatchNorm(mode, "norm", folded=True)
+        self.activation = Activation(mode, "activation", "relu")
+        self.embed = Dense(mode, "embed", model.dim)
+        self.outputs_range = Quantizer(mode, "outputs")
+
+    def call(self, inputs: Any, training: Any = False) -> Any:
+        rows = 1 if self.mode == "export" else -1
+        frames, bins = inputs.shape[1:]
+        x = self.convolution(tf.reshape(inputs, (rows, frames, bins, 1)))
+        x = self.activation(self.norm(x, training=training), training=training)
+        x = tf.reshape(x, (rows, x.shape[1], x.shape[2] * x.shape[3]))
+        return self.outputs_range(self.embed(x), training=training)
+
+    def fold(self, source: ConvStem) -> None:
+        scale, shift = source.norm.fold_terms()
+        self.convolution.set_weights([source.convolution.kernel.numpy() * scale, shift])
+        self.embed.set_weights(source.embed.get_weights())
+
+
+class Tokens(KwsLayer):
+    """Put the class token in front and add the position table, where asked for.
+
+    In the folded modes the class token is a row of zeros, and the position table's
+    first row is token + position.
+
+    Shapes: (B, T, dim) -> (B, T or T + 1, dim).
+    """
+
+    def __init__(self, mode: str, name: str, model: Model) -> None:
+        super().__init__(mode, name)
+        self.class_token = model.class_token
+        # A token without positions still needs the table's row 0 once it is folded.
+        self.has_table = model.positions or (mode != "float" and model.class_token)
+        self.outputs_range = Quantizer(mode, "outputs")
+
+    def build(self, input_shape: Any) -> None:
+        _, tokens, dim = input_shape
+
+        def normal() -> Any:
+            return tf_keras.initializers.RandomNormal(stddev=0.02)
+
+        if self.class_token:
+            tokens += 1
+            if self.mode == "float":
+                self.token = self.add_weight(
+                    name="token", shape=(1, 1, dim), initializer=normal()
+                )
+        if self.has_table:
+            self.table = self.add_weight(
+                name="positions", shape=(1, tokens, dim), initializer=normal()
+            )
+        super().build(input_shape)
+
+    def call(self, inputs: Any, training: Any = False) -> Any:
+        x = inputs
+        if self.class_token and self.mode == "float":
+            token = tf.tile(self.token, (tf.shape(x)[0], 1, 1))
+            x = tf.concat([token, x], axis=1)
+        elif self.class_token:
+            x = tf.pad(x, ((0, 0), (1, 0), (0, 0)))
+        if self.has_table:
+            x = self.outputs_range(x + self.table_now(), training=training)
+        return x
+
+    def table_now(self) -> Any:
+        if not self.quantized:
+            return self.table
+        # The converter quantizes a constant to its own extremes, as is done here.
+        if self.mode == "export":
+            table = value(self.table)
+            low, high = min(float(table.min()), 0.0), max(float(table.max()), 1e-6)
+            return tf.quantization.fake_quant_with_min_max_args(
+                tf.constant(table), min=low, max=high
+            )
+        low = tf.minimum(tf.reduce_min(self.table), 0.0)
+        high = tf.maximum(tf.reduce_max(self.table), 1e-6)
+        return tf.quantization.fake_quant_with_min_max_vars(
+            self.table, tf.stop_gradient(low), tf.stop_gradient(high)
+        )
+
+    def fold(self, source: Tokens) -> None:
+        if not self.has_table:
+            return
+        table = source.table.numpy() if source.has_table else np.zeros(self.table.shape)
+        if self.class_token:
+            table = table.copy()
+            table[:, 0] += source.token.numpy()[:, 0]
+        self.table.assign(table)
+
+
+class Block(KwsLayer):
+    """One Transformer block: attention and MLP, each with a norm and a residual.
+
+    Pre-norm: x + f(norm(x)). Post-norm: norm(x + f(x)).
+
+    Shapes: (B, T, dim) -> (B, T, dim).
+    """
+
+    def __init__(self, mode: str, name: str, model: Model) -> None:
+        super().__init__(mode, name)
+        self.pre = model.norm_position == "pre"
+        make_norm = layers.NORMS[model.norm]
+        self.norm1 = make_norm(mode, "norm1", folded=self.pre)
+        self.attention = attention.find(model.attention)(mode, "attention", model)
+        self.residual1 = Quantizer(mode, "residual1")
+        self.norm2 = make_norm(mode, "norm2", folded=self.pre)
+        self.expand = Dense(mode, "expand", model.mlp_dim)
+        self.activation = Activation(mode, "activation", model.activation)
+        self.contract = Dense(mode, "contract", model.dim)
+        self.contract_range = Quantizer(mode, "contract_range")
+        self.residual2 = Quantizer(mode, "residual2")
+        self.dropout = tf_keras.layers.Dropout(model.dropout)
+
+    def call(self, inputs: Any, training: Any = False) -> Any:
+        x = inputs
+        y = self.norm1(x, training=training) if self.pre else x
+        y = self.attention(y, training=training)
+        x = self.residual1(x + self.drop(y, training), training=training)
+        if not self.pre:
+            x = self.norm1(x, training=training)
+        y = self.norm2(x, training=training) if self.pre else x
+        y = self.activation(self.expand(y), training=training)
+        y = self.contract_range(self.contract(y), training=training)
+        x = self.residual2(x + self.drop(y, training), training=training)
+        return x if self.pre else self.norm2(x, training=training)
+
+    def drop(self, x: Any, training: Any) -> Any:
+        return self.dropout(x, training=training) if self.mode == "float" else x
+
+    def fold(self, source: Block) -> None:
+        self.attention.fold(source.attention, source.norm1 if self.pre else None)
+        fold_dense(self.expand, source.expand, source.norm2 if self.pre else None)
+        fold_dense(self.contract, source.contract, None)
+        fold_norm(self.norm1, source.norm1)
+        fold_norm(self.norm2, source.norm2)
+
+
+class Head(KwsLayer):
+    """Pool (class token or mean over tokens) and the dense layer of the logits.
+
+    Shapes: (B, T, dim) -> (B, labels).
+    """
+
+    def __init__(self, mode: str, name: str, model: Model, labels: int) -> None:
+        super().__init__(mode, name)
+        self.class_token = model.class_token
+        self.norm: Norm | None = None
+        if model.norm_position == "pre":
+            self.norm = layers.NORMS[model.norm](mode, "norm", folded=True)
+        self.pooled = Quantizer(mode, "pooled")
+        self.dense = Dense(mode, "logits", labels)
+        self.logits_range = Quantizer(mode, "logits_range")
+
+    def call(self, inputs: Any, training: Any = False) -> Any:
+        x = inputs if self.norm is None else self.norm(inputs, training=training)
+        if self.class_token:
+            x = x[:, 0]
+        else:
+            x = self.pooled(tf.reduce_mean(x, axis=1), training=training)
+        return self.logits_range(self.dense(x), training=training)
+
+    def fold(self, source: Head) -> None:
+        fold_dense(self.dense, source.dense, source.norm)
+        if self.norm is not None and source.norm is not None:
+            fold_norm(self.norm, source.norm)
+
+
+def fold_dense(mine: Dense, theirs: Dense, norm: Norm | None) -> None:
+    """Load a dense layer with the norm in front of it folded in."""
+    kernel, bias = (weight.numpy() for weight in theirs.weights)
+    if norm is not None:
+        gamma, shift = norm.fold_terms()
+        kernel, bias = kernel * gamma[:, None], bias + shift @ kernel
+    mine.set_weights([kernel, bias])
+
+
+def fold_norm(mine: Norm, theirs: Norm) -> None:
+    """Load what a norm keeps after folding."""
+    if mine.affine:
+        gamma, beta = theirs.fold_terms()
+        mine.gamma.assign(gamma)
+        mine.beta.assign(beta)
+    if isinstance(mine, layers.DyT) and isinstance(theirs, layers.DyT):
+        mine.alpha.assign(theirs.alpha)
+
+
+def build(recipe: Recipe, labels: int, mode: str = "float") -> Any:
+    """Build the network of a recipe.
+
+    Args:
+        recipe: Its `model` and `features` sections are used.
+        labels: Number of logits.
+        mode: `float`, `folded`, `qat` or `export` (kws/model/layers.py). Mode
+            `export` must be filled by `copy_weights` before it is called.
+
+    Returns:
+        A tf_keras.Model: float32 (B, frames, mel_bins), the real-valued log-mel
+        features, to float32 (B, labels) logits. Mode `export`: B = 1.
+
+    Raises:
+        KwsError: a shape that can't be built.
+    """
+    check(recipe)
+    model, features = recipe.model, recipe.features
+    inputs = tf_keras.Input(
+        (features.frames, features.mel_bins),
+        batch_size=1 if mode == "export" else None,
+        name="features",
+    )
+    x = Quantizer(mode, "inputs_range", fixed=feature_range(features))(inputs)
+    if model.stem == "conv":
+        x = ConvStem(mode, "stem", model)(x)
+    else:
+        x = PatchStem(mode, "stem", model, features.mel_bins)(x)
+    if model.class_token or model.positions:
+        x = Tokens(mode, "tokens", model)(x)
+    for index in range(model.layers):
+        x = Block(mode, f"block{index}", model)(x)
+    logits = Head(mode, "head", model, labels)(x)
+    return tf_keras.Model(inputs, logits, name="kwt")
+
+
+def fold(source: Any, recipe: Recipe, labels: int, mode: str = "folded") -> Any:
+    """A network in mode `folded` or `qat` that computes what `source` computes.
+
+    Args:
+        source: A network in mode `float`.
+
+    Returns:
+        The new network; its activation ranges still have to be calibrated.
+    """
+    target = build(recipe, labels, mode)
+    for layer in target.layers:
+        if hasattr(layer, "fold"):
+            layer.fold(source.get_layer(layer.name))
+    return target
+
+
+def copy_weights(source: Any, target: Any) -> None:
+    """Copy all variables between networks of modes folded, qat and export."""
+    for mine, theirs in zip(target.weights, source.weights, strict=True):
+        mine.assign(theirs)
+
+
+def restore(bundle: Bundle, mode: str = "folded") -> Any:
+    """The network of a bundle, from its weights.h5, in mode folded, qat or export.
+
+    Raises:
+        KwsError: no weights, or weights of another shape.
+    """
+    path = bundle.weights_path
+    if not path.is_file():
+        raise KwsError(
+            f"The bundle has no Keras weights (it holds a .tflite only). "
+            f"Received: {bundle.path}",
+            f"kws eval {bundle.path} --engine int8",
+        )
+    network = build(bundle.recipe, len(bundle.labels), mode)
+    try:
+        network.load_weights(str(path))
+    except (ValueError, OSError, KeyError) as error:
+        raise KwsError(
+            f"weights.h5 does not fit the recipe's network: {error} Received: {path}",
+            f"kws train --recipe {bundle.path / 'recipe.toml'} --out {bundle.path}-new",
+        ) from None
+    return network
+
+
+def activation_quantizers(network: Any) -> list[Quantizer]:
+    """Every `Quantizer` of a network, in a fixed order."""
+    return [part for part in network.submodules if isinstance(part, Quantizer)]
+
+
+def kernels(network: Any) -> set[int]:
+    """`id` of the variables that weight decay applies to: kernels, nothing else."""
+    return {
+        id(part.kernel)
+        for part in network.submodules
+        if isinstance(part, layers.Kernel)
+    }
+
+
+def feature_range(features: Features) -> tuple[float, float]:
+    """Real values of int8 -128 and 127."""
+    return (
+        features.scale * (-128 - features.zero_point),
+        features.scale * (127 - features.zero_point),
+    )
+
+
+def dct_matrix(mel_bins: int, cepstra: int) -> np.ndarray:
+    """Orthonormal DCT-II as tf.signal.mfccs_from_log_mel_spectrograms has it.
+
+    Returns:
+        float32 (mel_bins, cepstra): `log_mel @ matrix` are the first cepstra.
+    """
+    n = np.arange(mel_bins)[:, None]
+    k = np.arange(cepstra)[None, :]
+    matrix = np.cos(math.pi / mel_bins * (n + 0.5) * k) * math.sqrt(2.0 / mel_bins)
+    return matrix.astype(np.float32)
+
+
+CHOICES = {
+    "stem": ("conv", "patch"),
+    "norm": tuple(layers.NORMS),
+    "norm_position": ("pre", "post"),
+    "activation": ("relu", "hard_swish", "gelu"),
+}
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a model section that can't be built, before anything is.
+
+    Raises:
+        KwsError: naming the key, what is expected and what was received.
+    """
+    model, features = recipe.model, recipe.features
+
+    def refuse(key: str, expected: str) -> None:
+        raise KwsError(
+            f"Bad [model] {key}: expected {expected}. "
+            f"Received: {key}={getattr(model, key)!r}",
+            "Compare the recipe with a preset in kws/recipes/.",
+        )
+
+    for key, allowed in CHOICES.items():
+        if getattr(model, key) not in allowed:
+            refuse(key, "one of " + ", ".join(allowed))
+    for key in ("dim", "layers", "heads", "head_dim", "mlp_dim"):
+        if not 1 <= getattr(model, key) <= 4096:
+            refuse(key, "1 to 4096")
+    if len(model.stem_stride) != 2 or not all(1 <= s <= 16 for s in model.stem_stride):
+        refuse("stem_stride", "two strides of 1 to 16 (frames, mel bins)")
+    if not 1 <= model.stem_channels <= 1024:
+        refuse("stem_channels", "1 to 1024")
+    if not 1 <= model.patch_frames <= features.frames:
+        refuse("patch_frames", f"1 to {features.frames} frames")
+    if not 0 <= model.cepstra <= features.mel_bins:
+        refuse("cepstra", f"0 to {features.mel_bins}, the number of mel bins")
+    if not 0.0 <= model.dropout < 1.0:
+        refuse("dropout", "0 to less than 1")
+    attention.find(model.attention)
