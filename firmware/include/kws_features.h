@@ -2,6 +2,14 @@
  *
  * Integers only. Streaming and clip give the same bits: a frame depends on its own
  * `window` samples and on nothing before it.
+ *
+ * One frame: periodic Hann window, real FFT, power or magnitude spectrum, mel
+ * triangles, natural logarithm, int8:
+ *
+ *   out[m] = clamp(round(ln(sum_k mel[m][k] * |X[k]|^power) / scale) + zero_point)
+ *
+ * with samples in [-1, 1); a sum of zero gives -128. The specification's tables are
+ * generated on the host (kws/features/tables.py) from the recipe: no libm here.
  */
 #ifndef KWS_FEATURES_H
 #define KWS_FEATURES_H
@@ -9,11 +17,55 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define KWS_FEATURES_MAX_WINDOW 480
 #define KWS_FEATURES_MAX_FFT 512
 #define KWS_FEATURES_MAX_MEL_BINS 80
 
-/* One feature specification. The tables are generated on the host by
- * kws/features/tables.py from the recipe: no libm on the board. */
-typedef struct kws_feature_spec kws_feature_spec_t;
+/* Stack that kws_features_frame needs, in bytes: 8 for each of the 257 spectrum bins,
+ * and a margin for locals and saved registers (measured at most 232 with gcc 12 -O2
+ * on M0+, M4 and M55). It needs no other memory. */
+#define KWS_FEATURES_STACK_BYTES (8 * (KWS_FEATURES_MAX_FFT / 2 + 1) + 320)
+
+/* One feature specification. Only kws/features/tables.py fills it, and checks it; the
+ * functions below trust it. */
+typedef struct kws_feature_spec {
+  uint16_t window;         /* samples in a frame, even, 32..480 */
+  uint16_t hop;            /* samples between frames, 1..window */
+  uint16_t fft_size;       /* 128, 256 or 512, at least window */
+  uint8_t power;           /* 2 = power spectrum, 1 = magnitude */
+  uint8_t mel_bins;        /* 8..KWS_FEATURES_MAX_MEL_BINS */
+  uint16_t first_bin;      /* FFT bin of mel_weights[0] */
+  uint8_t log_shift;       /* 32..62; see log_multiplier */
+  int32_t log_multiplier;  /* out = (log2 in Q23 * log_multiplier + log_offset) */
+  int64_t log_offset;      /*       >> log_shift; rounding is in the offset */
+  const int32_t *hann;     /* window: Q27 */
+  const uint8_t *order;    /* fft_size / 8 (256: / 4): digit-reversed block of input n */
+  const int32_t *twiddles; /* cos, sin (Q31) of each radix-4 stage, in order of use:
+                              for k < quarter: k, 2k, 3k */
+  const int32_t *split;    /* cos, sin (Q31) of 2 pi k / fft_size, k < fft_size / 4 */
+  const uint8_t *segment_bins; /* mel_bins + 1: FFT bins between two mel centres */
+  const uint32_t *mel_weights; /* a rising weight (Q32) for each bin of the segments */
+  const uint16_t *log_table;   /* 129: log2(1 + i / 128) in Q15 */
+  const uint16_t *sqrt_table;  /* 193: sqrt((64 + i) / 256) in Q15 */
+} kws_feature_spec_t;
+
+/* Features of one frame.
+ *
+ * spec:    a generated specification.
+ * samples: spec->window samples, 16 kHz, full range of int16 allowed.
+ * out:     spec->mel_bins values. Must not overlap samples.
+ *
+ * Reentrant. Takes the same path whatever the audio, but for the magnitude of bins that
+ * are zero. Stack: KWS_FEATURES_STACK_BYTES. */
+void kws_features_frame(const kws_feature_spec_t *spec, const int16_t *samples, int8_t *out);
+
+/* Frames in a clip of n samples: 1 + (n - window) / hop, or 0 where n < window. */
+size_t kws_features_frame_count(const kws_feature_spec_t *spec, size_t n);
+
+/* Features of a clip: kws_features_frame over its frames.
+ *
+ * out: kws_features_frame_count(spec, n) * spec->mel_bins values, frame-major. */
+void kws_features_clip(const kws_feature_spec_t *spec, const int16_t *samples, size_t n,
+                       int8_t *out);
 
 #endif
