@@ -1,0 +1,61 @@
+/* What the kernel files share: TFLM's requantisation, and a softmax row. */
+#ifndef KWS_KERNELS_INTERNAL_H
+#define KWS_KERNELS_INTERNAL_H
+
+#include "kws_kernels.h"
+
+/* Zero point of SOFTMAX's output, fixed by TFLite. */
+#define KWS_SOFTMAX_ZERO_POINT (-128)
+
+static inline int32_t kws_min(int32_t a, int32_t b) { return a < b ? a : b; }
+
+static inline int32_t kws_clamp(int32_t value, int32_t low, int32_t high) {
+  value = value < low ? low : value;
+  return value > high ? high : value;
+}
+
+/* round(a * b / 2^31), halves up. TFLM saturates one case, a = b = -2^31: multipliers
+ * are never negative, so it cannot come. */
+static inline int32_t kws_high_multiply(int32_t a, int32_t b) {
+#if defined(__ARM_ARCH_6M__)
+  /* No 32x32->64 multiply: four 16-bit products, for b >= 0. */
+  const uint32_t a_low = (uint32_t)a & 0xffffu;
+  const int32_t a_high = a >> 16;
+  const uint32_t b_low = (uint32_t)b & 0xffffu;
+  const int32_t b_high = b >> 16;
+  const uint32_t low = a_low * b_low;
+  const uint32_t middle1 = a_low * (uint32_t)b_high; /* below 2^31 */
+  const int32_t middle2 = a_high * (int32_t)b_low;   /* |.| below 2^31 */
+  int32_t high = a_high * b_high + (int32_t)(middle1 >> 16) + (middle2 >> 16);
+  const uint32_t part = (low >> 16) + (middle1 & 0xffffu) + ((uint32_t)middle2 & 0xffffu);
+  uint32_t bottom = (part << 16) | (low & 0xffffu);
+  high += (int32_t)(part >> 16);
+  const uint32_t rounded = bottom + 0x40000000u;
+  high += rounded < bottom;
+  bottom = rounded;
+  return (int32_t)(((uint32_t)high << 1) | (bottom >> 31));
+#else
+  return (int32_t)(((int64_t)a * b + 0x40000000) >> 31);
+#endif
+}
+
+/* round(value / 2^exponent), halves away from zero; value above -2^31, which every
+ * result of kws_high_multiply is. */
+static inline int32_t kws_rounding_shift_right(int32_t value, int32_t exponent) {
+  if (exponent == 0) return value;
+  return (((value + (value >> 31)) >> (exponent - 1)) + 1) >> 1;
+}
+
+/* TFLM's MultiplyByQuantizedMultiplier: rounds twice. */
+static inline int32_t kws_requantize(int32_t value, int32_t multiplier, int32_t shift) {
+  if (shift > 0) {
+    return kws_high_multiply((int32_t)((uint32_t)value << shift), multiplier);
+  }
+  return kws_rounding_shift_right(kws_high_multiply(value, multiplier), -shift);
+}
+
+/* SOFTMAX of one row; y may be x. */
+void kws_softmax_row(const kws_softmax_t *p, const int8_t *x, int32_t columns,
+                     int8_t *y);
+
+#endif
