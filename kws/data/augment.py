@@ -140,7 +140,8 @@ def _bands(
     width = rng.integers(0, min(widest, size) + 1, size=(batch, masks, 1))
     start = (rng.random((batch, masks, 1)) * (size - width + 1)).astype(np.int64)
     position = np.arange(size)
-    return ((position >= start) & (position < start + width)).any(axis=1)
+    inside = (position >= start) & (position < start + width)
+    return np.any(inside, axis=1)
 
 
 def _warp(pcm: np.ndarray, speed: float, shift: float) -> np.ndarray:

@@ -32,10 +32,11 @@ from kws.recipe import SILENCE, UNKNOWN, Task
 
 SPLITS = ("train", "val", "test")
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
-OTHER_WORDS = (
+_OTHER = (
     "backward bed bird cat dog eight five follow forward four happy house learn "
     "marvin nine one seven sheila six three tree two visual wow zero"
-).split()
+)
+OTHER_WORDS = tuple(_OTHER.split())
 TEST_FOLDERS = ("test_v0.02", "speech_commands_test_set_v0.02", "test")
 NOISE_FOLDERS = ("_background_noise_", "background_noise")
 LIST_FILES = {"val": "validation_list.txt", "test": "testing_list.txt"}
@@ -246,11 +247,8 @@ class Corpus:
     @cached_property
     def test_set(self) -> Path | None:
         """The folder of the official test files, where there is one."""
-        for name in TEST_FOLDERS:
-            folder = self.path / name
-            if (folder / "index.tsv").is_file() or (folder / UNKNOWN).is_dir():
-                return folder
-        return None
+        folders = [self.path / name for name in TEST_FOLDERS]
+        return next((folder for folder in folders if _is_test_set(folder)), None)
 
     @cached_property
     def _all(self) -> list[Recording]:
@@ -298,7 +296,7 @@ def open_corpus(data: Path | None = None) -> Corpus:
             return Corpus(path, "archives")
         if any(next(f.glob("*.wav"), None) for f in _word_folders(path)):
             return Corpus(path, "folder")
-        if any((path / name / UNKNOWN).is_dir() for name in TEST_FOLDERS):
+        if any(_is_test_set(path / name) for name in TEST_FOLDERS):
             return Corpus(path, "folder")
     raise KwsError(
         "No clips found. Expected word/speaker_nohash_n.wav folders, or archives with "
@@ -486,14 +484,18 @@ def _check_present(
 
 def _word_folders(path: Path) -> list[Path]:
     """Folders of clips: not the noise, not a test set, nothing hidden."""
-    skipped = {*NOISE_FOLDERS, *TEST_FOLDERS}
     return sorted(
         folder
         for folder in path.iterdir()
         if folder.is_dir()
-        and folder.name not in skipped
+        and folder.name not in NOISE_FOLDERS
         and not folder.name.startswith(".")
+        and not (folder.name in TEST_FOLDERS and _is_test_set(folder))
     )
+
+
+def _is_test_set(folder: Path) -> bool:
+    return (folder / "index.tsv").is_file() or (folder / UNKNOWN).is_dir()
 
 
 def _test_folder(folder: Path) -> list[Recording]:

@@ -1,0 +1,575 @@
+"""Spoken corpora out of text, by eSpeak NG: many voices, rooms and noises.
+
+A voice is an accent of English and a variant of the speaker (`en-us+f3`). Its speaker
+id is a hash of that name, so the data set's SHA-1 rule puts a voice into the same
+split in every corpus: what is tested was never heard in training.
+
+The library comes with PyPI's espeakng-loader; the `espeak-ng` command is the second
+choice. With the library the same seed gives the same samples; another version of
+eSpeak NG gives others, so its version is recorded in corpus.json.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from kws.bundle import write_atomic
+from kws.data.archives import SAMPLE_RATE
+from kws.data.speech_commands import NOISE_SHARE, check_words, folder_of, split_of
+from kws.data.tape import Window, write_windows
+from kws.errors import KwsError
+
+ACCENTS = (
+    "en-us",
+    "en",  # of Great Britain
+    "en-gb-scotland",
+    "en-gb-x-rp",
+    "en-gb-x-gbclan",
+    "en-gb-x-gbcwmd",
+    "en-029",
+)
+# Those of eSpeak NG's variants that sound like people.
+_VARIANTS = (
+    "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 adam Alex Alicia Andrea Andy Annie antonio "
+    "aunty belinda benjamin boris caleb david Denis Diogo ed edward Gene grandma "
+    "grandpa Hugo ian iven Jacky john Lee linda Marco marcelo Mario max Michael michel "
+    "Mike pablo paul pedro quincy Reed rob robert sandro shelby steph travis victor "
+    "zac"
+)
+VARIANTS = tuple(_VARIANTS.split())
+_UNKNOWN_WORDS = (
+    "apple window seven paper dog table music water yellow coffee bed river garden "
+    "two monday cat pencil forward orange kitchen winter house morning doctor bird "
+    "nine summer letter wow zero"
+)
+UNKNOWN_WORDS = tuple(_UNKNOWN_WORDS.split())
+SENTENCES = (
+    "the weather will be fine again tomorrow afternoon",
+    "she bought three loaves of bread and some cheese",
+    "please remember to close the window before you leave",
+    "the train to the city was late again this morning",
+    "my brother plays the piano almost every evening",
+    "we could meet at the corner of the market square",
+    "there is hardly any milk left in the fridge",
+    "he told me a long story about his old car",
+)
+NOISE_SECONDS = 30
+SPLIT_CYCLE = ("train",) * 8 + ("val", "test")  # shares of speakers
+CORPUS_VERSION = 1
+MAX_CLIPS_PER_WORD = 20000
+
+
+class Speaker(Protocol):
+    """Something that speaks: eSpeak NG's library or its command."""
+
+    version: str
+
+    def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
+        """Speak. pitch 0..99, rate in words a minute; float32 [n], 16 kHz, -1..1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A speaker of the corpus.
+
+    Args:
+        name: `accent+variant`, as eSpeak NG calls it.
+        id: Eight hex digits that stand for the speaker in file names.
+        split: Where the SHA-1 rule puts the id.
+    """
+
+    name: str
+    id: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a corpus is made of; equal plans give equal corpora.
+
+    Args:
+        words: The keywords.
+        clips_per_word: Clips of each, over all splits; at least 10.
+        unknown: Clips of other words, altogether.
+        seed: Of everything that is drawn.
+    """
+
+    words: tuple[str, ...]
+    clips_per_word: int = 300
+    unknown: int = 600
+    seed: int = 1
+
+
+@functools.cache
+def voices() -> tuple[Voice, ...]:
+    """All voices, in a fixed order that mixes accents and variants."""
+    found = []
+    for accent in ACCENTS:
+        for variant in VARIANTS:
+            name = f"{accent}+{variant}"
+            identity = hashlib.sha256(name.encode()).hexdigest()[:8]
+            found.append(Voice(name, identity, split_of(identity)))
+    return tuple(sorted(found, key=lambda voice: voice.id))
+
+
+def make(
+    plan: Plan, out: Path, progress: Callable[[int, int], None] | None = None
+) -> int:
+    """Write a corpus in the Speech Commands layout, whole or not at all.
+
+    Nothing is done where `out` already holds the corpus of an equal plan.
+
+    Args:
+        plan: What to make.
+        out: A folder that is absent, empty, or holds this very corpus.
+        progress: Called with (clips done, clips of all).
+
+    Returns:
+        Clips written; 0 where the corpus was there.
+
+    Raises:
+        KwsError: unusable words, too few clips, a folder in use, no eSpeak NG, or a
+            word that comes out silent.
+    """
+    check_words(plan.words)
+    if not 10 <= plan.clips_per_word <= MAX_CLIPS_PER_WORD or plan.unknown < 0:
+        raise KwsError(
+            f"Expected 10 to {MAX_CLIPS_PER_WORD} clips per word, and unknown clips of "
+            f"at least 0. Received: {plan.clips_per_word} and {plan.unknown}",
+            'kws data synth --words "yes,no" --clips-per-word 300 --out corpus',
+        )
+    out = Path(out)
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        if _same_corpus(out, plan):
+            return 0
+        raise KwsError(
+            "The folder to write to is in use. Expected a new or empty folder. "
+            f"Received: {str(out)!r}",
+            f"kws data synth --words ... --out {out}-new",
+        )
+    speaker = open_speaker()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        count = _make(plan, speaker, building, progress)
+        building.chmod(0o755)
+        if out.is_dir():
+            out.rmdir()  # empty
+        building.replace(out)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return count
+
+
+def spoken_stream(
+    words: list[str],
+    seed: int = 1,
+    split: str = "test",
+    snr_db: float = 25.0,
+    gap_s: tuple[float, float] = (1.0, 2.0),
+    speaker: Speaker | None = None,
+) -> tuple[np.ndarray, list[Window]]:
+    """Words spoken one after another by changing voices, over steady pink noise.
+
+    Args:
+        words: In the order they are spoken.
+        seed: Of voices, gaps and noise.
+        split: Whose voices speak; `test` are voices that no training clip has.
+        snr_db: Loudness of the words over the noise, in dB.
+        gap_s: Shortest and longest pause before each word, in seconds.
+        speaker: Who speaks; None opens eSpeak NG.
+
+    Returns:
+        int16 [n] at 16 kHz, and where each word is.
+
+    Example:
+        >>> pcm, windows = spoken_stream(["yes", "no"])  # doctest: +SKIP
+        >>> windows[0].word  # doctest: +SKIP
+        'yes'
+    """
+    check_words(sorted(set(words)))
+    speaker = speaker or open_speaker()
+    rng = np.random.Generator(np.random.PCG64([seed, 3]))
+    here = [voice for voice in voices() if voice.split == split]
+    order = rng.permutation(len(here))
+    pieces: list[np.ndarray] = []
+    windows = []
+    position = 0
+    for number, word in enumerate(words):
+        gap = int(rng.uniform(*gap_s) * SAMPLE_RATE)
+        voice = here[order[number % len(here)]]
+        said = _utterance(speaker, word, voice, rng) * np.float32(0.1)
+        pieces += [np.zeros(gap, dtype=np.float32), said]
+        start = position + gap
+        position = start + len(said)
+        windows.append(Window(word, start / SAMPLE_RATE, position / SAMPLE_RATE))
+    pieces.append(np.zeros(int(1.5 * SAMPLE_RATE), dtype=np.float32))
+    signal = np.concatenate(pieces)
+    noise = _pink(rng, len(signal)) * np.float32(0.1 * 10 ** (-snr_db / 20))
+    return _int16(signal + noise), windows
+
+
+def write_stream(
+    path: Path, words: list[str], seed: int = 1, split: str = "test"
+) -> list[Window]:
+    """`spoken_stream` to a .wav, its truth windows to a .tsv beside it."""
+    pcm, windows = spoken_stream(words, seed, split)
+    write_atomic(path, wav_bytes(pcm))
+    write_windows(path.with_suffix(".tsv"), windows)
+    return windows
+
+
+def wav_bytes(pcm: np.ndarray) -> bytes:
+    """int16 samples as a 16 kHz mono WAV file."""
+    import soundfile
+
+    out = io.BytesIO()
+    soundfile.write(out, pcm, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return out.getvalue()
+
+
+def open_speaker() -> Speaker:
+    """eSpeak NG: espeakng-loader's library, else the `espeak-ng` command.
+
+    Raises:
+        KwsError: neither is there.
+    """
+    try:
+        return _library()
+    except (ImportError, OSError, AttributeError):
+        command = shutil.which("espeak-ng")
+        if command:
+            return _Command(command)
+    raise KwsError(
+        "Text can't be spoken: expected the Python package espeakng-loader or the "
+        "espeak-ng command. Received: neither.",
+        "pip install espeakng-loader   (or: apt-get install espeak-ng)",
+    )
+
+
+class _Library:
+    """eSpeak NG through ctypes: samples come back through a callback."""
+
+    _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: no thread, no waiting
+    _DONT_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT
+    _UTF8 = 1
+    _RATE, _PITCH = 1, 3
+
+    def __init__(self) -> None:
+        import espeakng_loader
+
+        self._lib = ctypes.CDLL(espeakng_loader.get_library_path())
+        data = os.fsencode(espeakng_loader.get_data_path())
+        self._rate = self._lib.espeak_Initialize(
+            self._SYNCHRONOUS, 0, data, self._DONT_EXIT
+        )
+        if self._rate <= 0:
+            raise OSError("espeak_Initialize failed")
+        self._lib.espeak_Info.restype = ctypes.c_char_p
+        version = self._lib.espeak_Info(None)
+        self.version = f"library {version.decode() if version else 'unknown'}"
+        self._chunks: list[bytes] = []
+        kind = ctypes.CFUNCTYPE(
+            ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+        )
+        self._callback = kind(self._receive)  # kept: C holds on to it
+        self._lib.espeak_SetSynthCallback(self._callback)
+        self._voice = ""
+
+    def _receive(self, samples: Any, count: int, _events: Any) -> int:
+        if samples and count > 0:
+            self._chunks.append(ctypes.string_at(samples, 2 * count))
+        return 0
+
+    def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
+        # The voice is set anew each time, and the random source too: nothing is
+        # carried from one utterance to the next.
+        if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise OSError(f"no voice {voice}")
+        self._lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        self._lib.espeak_SetParameter(self._RATE, rate, 0)
+        self._lib.espeak_SetParameter(self._PITCH, pitch, 0)
+        self._chunks.clear()
+        data = text.encode()
+        self._lib.espeak_Synth(
+            data, ctypes.c_size_t(len(data) + 1), 0, 1, 0, self._UTF8, None, None
+        )
+        samples = np.frombuffer(b"".join(self._chunks), dtype=np.int16)
+        return _to_16k(samples, self._rate)
+
+
+@functools.cache
+def _library() -> _Library:
+    """The library keeps global state: one instance a process."""
+    return _Library()
+
+
+class _Command:
+    """The espeak-ng command, a process for every utterance."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        run = subprocess.run([command, "--version"], capture_output=True, check=True)
+        self.version = f"command {run.stdout.decode(errors='replace').strip()[:60]}"
+
+    def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
+        run = subprocess.run(
+            [self._command, "-v", voice, "-p", str(pitch), "-s", str(rate)]
+            + ["--stdout", "--", text],
+            capture_output=True,
+            check=False,
+            timeout=30,
+        )
+        if run.returncode != 0 or len(run.stdout) < 46:
+            raise OSError(f"espeak-ng failed: {run.stderr.decode(errors='replace')}")
+        # A piped WAV: 44 bytes of header, whose lengths are not to be believed.
+        rate_hz = int.from_bytes(run.stdout[24:28], "little")
+        even = len(run.stdout[44:]) // 2 * 2
+        samples = np.frombuffer(run.stdout[44 : 44 + even], dtype="<i2")
+        return _to_16k(samples, rate_hz)
+
+
+def _to_16k(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Band-limited resampling by cutting the spectrum: float32, -1..1."""
+    if rate == SAMPLE_RATE:
+        return samples.astype(np.float32) / np.float32(32768)
+    step = rate // np.gcd(rate, SAMPLE_RATE)
+    size = step * 32
+    while size < len(samples) + step:
+        size *= 2
+    out_size = size * SAMPLE_RATE // rate
+    spectrum = np.fft.rfft(samples.astype(np.float32), size)
+    out = np.fft.irfft(spectrum[: out_size // 2 + 1], out_size)
+    out = out[: len(samples) * SAMPLE_RATE // rate] * (out_size / size / 32768)
+    return out.astype(np.float32)
+
+
+def _utterance(
+    speaker: Speaker, text: str, voice: Voice, rng: np.random.Generator
+) -> np.ndarray:
+    """One word, trimmed, at most 0.95 s, root mean square 1: float32."""
+    pitch = int(rng.integers(25, 76))
+    rate = int(rng.integers(120, 201))
+    longest = int(0.95 * SAMPLE_RATE)
+    for _ in range(4):
+        try:
+            said = _trim(speaker.say(text, voice.name, pitch, rate))
+        except OSError as error:
+            raise KwsError(
+                f"eSpeak NG can't speak. Expected audio for {text!r} by voice "
+                f"{voice.name}. Received: {error}",
+                "pip install --force-reinstall espeakng-loader",
+            ) from None
+        if len(said) <= longest or rate >= 440:
+            break
+        rate = min(450, int(rate * len(said) / longest * 1.1))
+    if len(said) > longest:
+        raise KwsError(
+            "The word is too long: expected something that can be said within a "
+            f"second. Received: {text!r}",
+            "Choose a shorter wake word, or split it in two words.",
+        )
+    power = float(np.sqrt(np.mean(said**2))) if len(said) else 0.0
+    if len(said) < SAMPLE_RATE // 20 or power < 1e-4:
+        raise KwsError(
+            f"The word comes out silent: expected something that English can say. "
+            f"Received: {text!r}",
+            'Spell it as it sounds, for example --words "hey robot".',
+        )
+    return said / np.float32(power)
+
+
+def _trim(samples: np.ndarray) -> np.ndarray:
+    """Cut what is below 2 % of the peak at both ends."""
+    if not len(samples):
+        return samples
+    loud = np.flatnonzero(np.abs(samples) > 0.02 * np.abs(samples).max())
+    return samples[loud[0] : loud[-1] + 1] if len(loud) else samples[:0]
+
+
+def _clip(
+    said: np.ndarray, noises: list[np.ndarray], rng: np.random.Generator
+) -> np.ndarray:
+    """Place an utterance in one second, in a room, with noise: int16 [16000]."""
+    clip = np.zeros(SAMPLE_RATE, dtype=np.float32)
+    start = int(rng.integers(0, SAMPLE_RATE - len(said) + 1))
+    clip[start : start + len(said)] = said
+    decay_s, reverberation = rng.uniform(0.08, 0.45), 10 ** (rng.uniform(-24, -4) / 20)
+    tail = rng.standard_normal(SAMPLE_RATE // 4, dtype=np.float32)
+    tail *= np.exp(-6.9 * np.arange(len(tail)) / (decay_s * SAMPLE_RATE))
+    tail *= reverberation / np.sqrt(np.sum(tail**2))
+    tail[0] = 1.0  # the direct sound
+    size = 20000  # 16,000 + 4,000: no wrap-around
+    spectrum = np.fft.rfft(clip, size) * np.fft.rfft(tail, size)
+    heard = np.fft.irfft(spectrum, size)[:SAMPLE_RATE]
+    noise = noises[int(rng.integers(len(noises)))]
+    at = int(rng.integers(0, len(noise) - SAMPLE_RATE + 1))
+    ratio = 10 ** (-rng.uniform(5, 35) / 20)
+    level = 10 ** (rng.uniform(-38, -16) / 20)
+    return _int16((heard + noise[at : at + SAMPLE_RATE] * ratio) * level)
+
+
+def _make(
+    plan: Plan,
+    speaker: Speaker,
+    out: Path,
+    progress: Callable[[int, int], None] | None,
+) -> int:
+    noises = _noise_recordings(speaker, plan.seed)
+    (out / "_background_noise_").mkdir()
+    for name, samples in noises.items():
+        pcm = _int16(samples * 0.1)
+        (out / "_background_noise_" / f"{name}.wav").write_bytes(wav_bytes(pcm))
+    parts = {
+        split: [n[int(a * len(n)) : int(b * len(n))] for n in noises.values()]
+        for split, (a, b) in NOISE_SHARE.items()
+    }
+    lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    jobs = list(_jobs(plan))
+    for done, (word, voice, take) in enumerate(jobs):
+        name = f"{folder_of(word)}/{voice.id}_nohash_{take}.wav"
+        seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
+        rng = np.random.Generator(np.random.PCG64([plan.seed, seed]))
+        pcm = _clip(_utterance(speaker, word, voice, rng), parts[voice.split], rng)
+        file = out / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(wav_bytes(pcm))
+        lists[voice.split].append(name)
+        if progress is not None:
+            progress(done + 1, len(jobs))
+    for split, file_name in (("val", "validation"), ("test", "testing")):
+        text = "".join(f"{name}\n" for name in sorted(lists[split]))
+        (out / f"{file_name}_list.txt").write_text(text, encoding="utf-8")
+    record = asdict(plan) | {"version": CORPUS_VERSION, "espeak_ng": speaker.version}
+    (out / "corpus.json").write_text(json.dumps(record, indent=1) + "\n")
+    return len(jobs)
+
+
+def _jobs(plan: Plan) -> Iterator[tuple[str, Voice, int]]:
+    """(word, voice, take), voice by voice."""
+    cast = _cast(plan)
+    others = unknown_words(plan.words)
+    for place, voice in enumerate(cast):
+        for word in plan.words:
+            for take in range(_share(plan.clips_per_word, place, len(cast))):
+                yield word, voice, take
+        takes: dict[str, int] = {}
+        before = sum(_share(plan.unknown, p, len(cast)) for p in range(place))
+        for k in range(_share(plan.unknown, place, len(cast))):
+            word = others[(before + k) % len(others)]
+            yield word, voice, takes.setdefault(word, 0)
+            takes[word] += 1
+
+
+def _share(total: int, place: int, places: int) -> int:
+    return total // places + (place < total % places)
+
+
+def unknown_words(words: tuple[str, ...]) -> list[str]:
+    """Words spoken as `_unknown_`: the built-in list and the parts of keywords of
+    several words (`hey` and `robot` alone are not `hey robot`)."""
+    keywords = {word.casefold() for word in words}
+    parts = [part for word in words for part in word.split(" ")]
+    chosen = dict.fromkeys([*parts, *UNKNOWN_WORDS])
+    return [word for word in chosen if word.casefold() not in keywords]
+
+
+def _cast(plan: Plan) -> list[Voice]:
+    """Voices of a corpus: eight in ten from train, one from val, one from test."""
+    rng = np.random.Generator(np.random.PCG64([plan.seed, 1]))
+    pools = {}
+    for split in ("train", "val", "test"):
+        pool = [voice for voice in voices() if voice.split == split]
+        pools[split] = [pool[i] for i in rng.permutation(len(pool))]
+    # Two clips of a word by each voice, where there are voices enough; whole cycles,
+    # so that the shares of the splits hold.
+    size = min(max(plan.clips_per_word // 20, 1), min(len(p) for p in pools.values()))
+    return [
+        pools[split].pop() if split != "train" else pools["train"].pop()
+        for _ in range(size)
+        for split in SPLIT_CYCLE
+        if pools[split]
+    ]
+
+
+def _noise_recordings(speaker: Speaker, seed: int) -> dict[str, np.ndarray]:
+    """Synthesised background noises, float32 [30 s], root mean square 1."""
+    rng = np.random.Generator(np.random.PCG64([seed, 2]))
+    size = NOISE_SECONDS * SAMPLE_RATE
+    time = np.arange(size) / SAMPLE_RATE
+    hum = np.zeros(size)
+    for harmonic in range(1, 20):
+        phase = rng.uniform(0, 2 * np.pi)
+        hum += np.sin(2 * np.pi * 50 * harmonic * time + phase) / harmonic
+    fan = _coloured(rng, size, 2.0) * (1 + 0.3 * np.sin(2 * np.pi * 7.3 * time))
+    taps = np.zeros(size)
+    for _ in range(NOISE_SECONDS * 4):
+        at = int(rng.integers(0, size - 800))
+        ring = np.exp(-np.arange(800) / rng.uniform(30, 200))
+        taps[at : at + 800] += ring * rng.standard_normal(800) * rng.uniform(0.2, 1)
+    babble = np.zeros(size)
+    train = [voice for voice in voices() if voice.split == "train"]
+    for k in range(24):
+        sentence = SENTENCES[k % len(SENTENCES)]
+        voice = train[int(rng.integers(len(train)))]
+        said = speaker.say(sentence, voice.name, 50, int(rng.integers(130, 200)))
+        said = said / max(1e-3, float(np.sqrt(np.mean(said**2))))
+        repeated = np.resize(np.append(said, np.zeros(4000)), size)
+        babble += np.roll(repeated, int(rng.integers(size)))
+    found = {
+        "white": rng.standard_normal(size),
+        "pink": _coloured(rng, size, 1.0),
+        "hum": hum + 0.05 * rng.standard_normal(size),
+        "fan": fan,
+        "taps": taps + 0.01 * rng.standard_normal(size),
+        "babble": babble,
+    }
+    return {name: _unit(samples) for name, samples in found.items()}
+
+
+def _pink(rng: np.random.Generator, size: int) -> np.ndarray:
+    return _unit(_coloured(rng, size, 1.0))
+
+
+def _coloured(rng: np.random.Generator, size: int, slope: float) -> np.ndarray:
+    """Noise whose power falls with frequency**slope, above 20 Hz."""
+    padded = 1 << (size - 1).bit_length()
+    spectrum = np.fft.rfft(rng.standard_normal(padded))
+    frequency = np.fft.rfftfreq(padded, 1 / SAMPLE_RATE)
+    spectrum *= (np.maximum(frequency, 20) / 20) ** (-slope / 2) * (frequency > 20)
+    return np.fft.irfft(spectrum, padded)[:size]
+
+
+def _unit(samples: np.ndarray) -> np.ndarray:
+    return (samples / np.sqrt(np.mean(samples**2))).astype(np.float32)
+
+
+def _int16(samples: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
+
+
+def _same_corpus(out: Path, plan: Plan) -> bool:
+    try:
+        record = json.loads((out / "corpus.json").read_text(encoding="utf-8"))
+        return record.get("version") == CORPUS_VERSION and all(
+            record.get(key) == (list(value) if isinstance(value, tuple) else value)
+            for key, value in asdict(plan).items()
+        )
+    except (OSError, ValueError, AttributeError):
+        return False
