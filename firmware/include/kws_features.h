@@ -20,6 +20,7 @@
 #define KWS_FEATURES_MAX_WINDOW 480
 #define KWS_FEATURES_MAX_FFT 512
 #define KWS_FEATURES_MAX_MEL_BINS 80
+#define KWS_FEATURES_LOG_SHIFT 46
 
 /* Stack that kws_features_frame needs, in bytes: 8 for each of the 257 spectrum bins,
  * and a margin for locals and saved registers (measured at most 232 with gcc 12 -O2
@@ -35,9 +36,8 @@ typedef struct kws_feature_spec {
   uint8_t power;           /* 2 = power spectrum, 1 = magnitude */
   uint8_t mel_bins;        /* 8..KWS_FEATURES_MAX_MEL_BINS */
   uint16_t first_bin;      /* FFT bin of mel_weights[0] */
-  uint8_t log_shift;       /* 32..62; see log_multiplier */
-  int32_t log_multiplier;  /* out = (log2 in Q23 * log_multiplier + log_offset) */
-  int64_t log_offset;      /*       >> log_shift; rounding is in the offset */
+  uint32_t log_multiplier; /* out = (log2 in Q23 * log_multiplier + log_offset) */
+  int64_t log_offset;      /*       >> KWS_FEATURES_LOG_SHIFT; it holds the rounding */
   const int32_t *hann;     /* window: Q27 */
   const uint8_t *order;    /* fft_size / 8 (256: / 4): digit-reversed block of input n */
   const int32_t *twiddles; /* cos, sin (Q31) of each radix-4 stage, in order of use:

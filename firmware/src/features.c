@@ -10,6 +10,9 @@
  */
 #include "kws_features.h"
 
+/* Where the compiler must see constant arguments. */
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
 #define MAX_BINS (KWS_FEATURES_MAX_FFT / 2 + 1)
 
 /* log2 of the spectrum's values is kept in Q23. */
@@ -19,95 +22,118 @@ _Static_assert((-1 >> 1) == -1, "right shift of negative values must be arithmet
 
 static inline int32_t high_word(int64_t value) { return (int32_t)(value >> 32); }
 
-/* A product of Q31 numbers, summed with another, halved: (a * b + c * d) / 2. */
+/* (a * b + c * d) / 2 of Q31 numbers. */
 static inline int32_t multiply_add(int32_t a, int32_t b, int32_t c, int32_t d) {
   return high_word((int64_t)a * b + (int64_t)c * d);
 }
 
-static inline int32_t multiply_subtract(int32_t a, int32_t b, int32_t c, int32_t d) {
-  return high_word((int64_t)a * b - (int64_t)c * d);
+typedef struct {
+  int32_t re, im;
+} complex_t;
+
+/* value * (cosine - i sine) / 2, where `w` is cosine, sine in Q31. */
+static inline complex_t turn(const int32_t *value, const int32_t *w) {
+  const complex_t out = {multiply_add(value[0], w[0], value[1], w[1]),
+                         multiply_add(value[1], w[0], value[0], -w[1])};
+  return out;
 }
 
-/* Sample times window, at half of 2^27 full scale: the first stage's halving. */
-static inline int32_t windowed(int32_t sample, int32_t hann) {
-  return high_word((int64_t)(sample * 65536) * hann);
+/* Two samples times the window, as a complex value at half of 2^27 full scale (the
+ * first stage's halving); zero beyond the window. */
+static inline complex_t windowed_pair(const kws_feature_spec_t *spec,
+                                      const int16_t *samples, size_t pair) {
+  complex_t out = {0, 0};
+  if (pair < spec->window / 2U) {
+    out.re = high_word((int64_t)(samples[2 * pair] * 65536) * spec->hann[2 * pair]);
+    out.im = high_word((int64_t)(samples[2 * pair + 1] * 65536) * spec->hann[2 * pair + 1]);
+  }
+  return out;
 }
 
-/* Four complex values in, their 4-point DFT out, `stride` complex values apart. */
-static inline void butterfly4(int32_t *out, size_t stride, int32_t ar, int32_t ai,
-                              int32_t br, int32_t bi, int32_t cr, int32_t ci, int32_t dr,
-                              int32_t di) {
-  int32_t sum_r = ar + cr, sum_i = ai + ci;
-  int32_t difference_r = ar - cr, difference_i = ai - ci;
-  int32_t odd_sum_r = br + dr, odd_sum_i = bi + di;
-  int32_t odd_difference_r = br - dr, odd_difference_i = bi - di;
-  out[0] = sum_r + odd_sum_r;
-  out[1] = sum_i + odd_sum_i;
-  out[2 * stride] = difference_r + odd_difference_i;
-  out[2 * stride + 1] = difference_i - odd_difference_r;
-  out[4 * stride] = sum_r - odd_sum_r;
-  out[4 * stride + 1] = sum_i - odd_sum_i;
-  out[6 * stride] = difference_r - odd_difference_i;
-  out[6 * stride + 1] = difference_i + odd_difference_r;
+/* 4-point DFT of a, b, c, d to out[0], out[stride], ... in complex values. */
+static inline void butterfly4(int32_t *out, size_t stride, complex_t a, complex_t b,
+                              complex_t c, complex_t d) {
+  const complex_t even_sum = {a.re + c.re, a.im + c.im};
+  const complex_t even_difference = {a.re - c.re, a.im - c.im};
+  const complex_t odd_sum = {b.re + d.re, b.im + d.im};
+  const complex_t odd_difference = {b.re - d.re, b.im - d.im};
+  out[0] = even_sum.re + odd_sum.re;
+  out[1] = even_sum.im + odd_sum.im;
+  out[2 * stride] = even_difference.re + odd_difference.im;
+  out[2 * stride + 1] = even_difference.im - odd_difference.re;
+  out[4 * stride] = even_sum.re - odd_sum.re;
+  out[4 * stride + 1] = even_sum.im - odd_sum.im;
+  out[6 * stride] = even_difference.re - odd_difference.im;
+  out[6 * stride + 1] = even_difference.im + odd_difference.re;
 }
 
 /* Window the samples, take pairs of them as complex values, and do the FFT's first
- * stage, storing its blocks in digit-reversed order. Returns the block length. */
-static size_t window_and_first_stage(const kws_feature_spec_t *spec, const int16_t *samples,
-                                     int32_t *buffer) {
-  const size_t points = spec->fft_size / 2;
-  const size_t used = spec->window / 2;
-  const int32_t *hann = spec->hann;
-  /* 256 and 64 points are powers of four; 128 needs one stage of radix 2. */
-  const size_t radix = points == 128 ? 2 : 4;
-  const size_t blocks = points / radix;
+ * stage, of radix 4, storing its blocks in digit-reversed order. */
+static void first_stage_radix4(const kws_feature_spec_t *spec, const int16_t *samples,
+                               int32_t *buffer) {
+  const size_t blocks = spec->fft_size / 8U;
   for (size_t n = 0; n < blocks; n++) {
-    int32_t value[8] = {0};
-    for (size_t r = 0; r < radix; r++) {
-      const size_t index = n + r * blocks;
-      if (index < used) {
-        value[2 * r] = windowed(samples[2 * index], hann[2 * index]);
-        value[2 * r + 1] = windowed(samples[2 * index + 1], hann[2 * index + 1]);
-      }
-    }
-    int32_t *out = buffer + 2 * radix * spec->order[n];
-    if (radix == 4) {
-      butterfly4(out, 1, value[0], value[1], value[2], value[3], value[4], value[5],
-                 value[6], value[7]);
-    } else {
-      out[0] = value[0] + value[2];
-      out[1] = value[1] + value[3];
-      out[2] = value[0] - value[2];
-      out[3] = value[1] - value[3];
-    }
+    butterfly4(buffer + 8 * (size_t)spec->order[n], 1, windowed_pair(spec, samples, n),
+               windowed_pair(spec, samples, n + blocks),
+               windowed_pair(spec, samples, n + 2 * blocks),
+               windowed_pair(spec, samples, n + 3 * blocks));
   }
-  return radix;
 }
 
-/* The remaining radix-4 stages, in place; each halves. */
-static void fft_stages(int32_t *buffer, size_t points, size_t quarter, const int32_t *twiddles) {
+/* The same of radix 2, for FFTs whose number of points is no power of 4. */
+static void first_stage_radix2(const kws_feature_spec_t *spec, const int16_t *samples,
+                               int32_t *buffer) {
+  const size_t blocks = spec->fft_size / 4U;
+  for (size_t n = 0; n < blocks; n++) {
+    const complex_t a = windowed_pair(spec, samples, n);
+    const complex_t b = windowed_pair(spec, samples, n + blocks);
+    int32_t *out = buffer + 4 * (size_t)spec->order[n];
+    out[0] = a.re + b.re;
+    out[1] = a.im + b.im;
+    out[2] = a.re - b.re;
+    out[3] = a.im - b.im;
+  }
+}
+
+/* One radix-4 stage in place, which halves: blocks of 4 * quarter complex values.
+ * Returns the next stage's twiddles. */
+ALWAYS_INLINE const int32_t *radix4_stage(int32_t *buffer, size_t points, size_t quarter,
+                                          const int32_t *twiddles) {
+  for (size_t start = 0; start < points; start += 4 * quarter) {
+    int32_t *a = buffer + 2 * start;
+    const int32_t *w = twiddles;
+    for (const int32_t *end = a + 2 * quarter; a < end; a += 2, w += 6) {
+      const complex_t half = {a[0] >> 1, a[1] >> 1};
+      butterfly4(a, quarter, half, turn(a + 2 * quarter, w), turn(a + 4 * quarter, w + 2),
+                 turn(a + 6 * quarter, w + 4));
+    }
+  }
+  return twiddles + 6 * quarter;
+}
+
+/* Complex FFT of the windowed frame. */
+static void fft(const kws_feature_spec_t *spec, const int16_t *samples, int32_t *buffer) {
+  const int32_t *w = spec->twiddles;
+  if (spec->fft_size == 512) { /* the usual size: strides known to the compiler */
+    first_stage_radix4(spec, samples, buffer);
+    w = radix4_stage(buffer, 256, 4, w);
+    w = radix4_stage(buffer, 256, 16, w);
+    radix4_stage(buffer, 256, 64, w);
+    return;
+  }
+  const size_t points = spec->fft_size / 2U;
+  size_t quarter = points == 128 ? 2 : 4;
+  if (quarter == 2) {
+    first_stage_radix2(spec, samples, buffer);
+  } else {
+    first_stage_radix4(spec, samples, buffer);
+  }
   for (; quarter < points; quarter *= 4) {
-    for (size_t k = 0; k < quarter; k++) {
-      const int32_t *w = twiddles + 6 * k;
-      for (size_t start = k; start < points; start += 4 * quarter) {
-        int32_t *a = buffer + 2 * start;
-        const int32_t *b = a + 2 * quarter;
-        const int32_t *c = b + 2 * quarter;
-        const int32_t *d = c + 2 * quarter;
-        const int32_t br = multiply_add(b[0], w[0], b[1], w[1]);
-        const int32_t bi = multiply_subtract(b[1], w[0], b[0], w[1]);
-        const int32_t cr = multiply_add(c[0], w[2], c[1], w[3]);
-        const int32_t ci = multiply_subtract(c[1], w[2], c[0], w[3]);
-        const int32_t dr = multiply_add(d[0], w[4], d[1], w[5]);
-        const int32_t di = multiply_subtract(d[1], w[4], d[0], w[5]);
-        butterfly4(a, quarter, a[0] >> 1, a[1] >> 1, br, bi, cr, ci, dr, di);
-      }
-    }
-    twiddles += 6 * quarter;
+    w = radix4_stage(buffer, points, quarter, w);
   }
 }
 
-/* floor(sqrt(value)) to 1 part in 2^15, for value < 2^62. */
+/* sqrt(value) to 1 part in 2^15, for value < 2^62. */
 static inline uint32_t square_root(uint64_t value, const uint16_t *table) {
   const uint32_t high = (uint32_t)(value >> 32);
   uint32_t zeros; /* leading zeros, made even */
@@ -162,7 +188,7 @@ static void split_spectrum(const kws_feature_spec_t *spec, int32_t *buffer) {
     const int32_t even_i = (a[1] - b[1]) >> 1;
     const int32_t odd_r = a[0] - b[0];
     const int32_t odd_i = a[1] + b[1];
-    const int32_t turned_r = multiply_subtract(cosine, odd_i, sine, odd_r);
+    const int32_t turned_r = multiply_add(cosine, odd_i, -sine, odd_r);
     const int32_t turned_i = multiply_add(cosine, odd_r, sine, odd_i);
     store_spectrum((uint32_t *)a, even_r + turned_r, even_i - turned_i, spec);
     store_spectrum((uint32_t *)b, even_r - turned_r, even_i + turned_i, spec);
@@ -193,12 +219,12 @@ static inline int8_t log_int8(uint64_t value, const kws_feature_spec_t *spec) {
   const uint32_t step = spec->log_table[index + 1] - base;
   const uint32_t log2 =
       (exponent << LOG_FRACTION_BITS) + (base << 8) + ((step * fraction) >> 8);
-  const int64_t scaled =
-      ((int64_t)log2 * spec->log_multiplier + spec->log_offset) >> spec->log_shift;
+  const int64_t product = (int64_t)((uint64_t)log2 * spec->log_multiplier);
+  const int32_t scaled = (int32_t)((product + spec->log_offset) >> KWS_FEATURES_LOG_SHIFT);
   if (scaled < INT8_MIN) {
     return INT8_MIN;
   }
-  return scaled > INT8_MAX ? INT8_MAX : (int8_t)scaled;
+  return (int8_t)(scaled > INT8_MAX ? INT8_MAX : scaled);
 }
 
 /* Mel triangles of peak 1 that meet at their feet: between two centres the falling
@@ -224,8 +250,7 @@ static void mel_log(const kws_feature_spec_t *spec, const uint32_t *bins, int8_t
 
 void kws_features_frame(const kws_feature_spec_t *spec, const int16_t *samples, int8_t *out) {
   int32_t buffer[2 * MAX_BINS];
-  const size_t quarter = window_and_first_stage(spec, samples, buffer);
-  fft_stages(buffer, spec->fft_size / 2, quarter, spec->twiddles);
+  fft(spec, samples, buffer);
   split_spectrum(spec, buffer);
   mel_log(spec, (const uint32_t *)buffer, out);
 }

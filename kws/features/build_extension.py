@@ -15,8 +15,7 @@ ffibuilder.cdef(
       uint8_t power;
       uint8_t mel_bins;
       uint16_t first_bin;
-      uint8_t log_shift;
-      int32_t log_multiplier;
+      uint32_t log_multiplier;
       int64_t log_offset;
       const int32_t *hann;
       const uint8_t *order;

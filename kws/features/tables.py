@@ -30,6 +30,7 @@ FULL_SCALE_BITS = 27
 # A magnitude is stored 2**16 times its value.
 MAGNITUDE_FRACTION_BITS = 16
 LOG_FRACTION_BITS = 23
+LOG_SHIFT = 46
 
 _ARRAYS = (
     "hann",
@@ -64,7 +65,6 @@ class Tables:
     power: int
     mel_bins: int
     first_bin: int
-    log_shift: int
     log_multiplier: int
     log_offset: int
     hann: NDArray[np.int32]
@@ -141,7 +141,7 @@ def tables(spec: Features) -> Tables:
     points = spec.fft_size // 2
     first_radix = 2 if points == 128 else 4
     first_bin, segment_bins, mel_weights = _mel(spec)
-    multiplier, shift, offset = _logarithm(spec, points, first_radix)
+    multiplier, offset = _logarithm(spec, points, first_radix)
     result = Tables(
         window=spec.window,
         hop=spec.hop,
@@ -149,7 +149,6 @@ def tables(spec: Features) -> Tables:
         power=spec.power,
         mel_bins=spec.mel_bins,
         first_bin=first_bin,
-        log_shift=shift,
         log_multiplier=multiplier,
         log_offset=offset,
         hann=_fixed(
@@ -221,8 +220,7 @@ def c_source(spec: Features, symbol: str) -> str:
         for name in ("window", "hop", "fft_size", "power", "mel_bins", "first_bin")
     ]
     fields += [
-        f"    .log_shift = {values.log_shift},",
-        f"    .log_multiplier = {values.log_multiplier},",
+        f"    .log_multiplier = {values.log_multiplier}U,",
         f"    .log_offset = INT64_C({values.log_offset}),",
     ]
     fields += [f"    .{name} = {symbol}_{name}," for name in _ARRAYS]
@@ -296,19 +294,17 @@ def _mel(spec: Features) -> tuple[int, NDArray[np.uint8], NDArray[np.uint32]]:
     return int(used[0]), counts.astype(np.uint8), weights
 
 
-def _logarithm(spec: Features, points: int, first_radix: int) -> tuple[int, int, int]:
-    """Multiplier, shift and offset that turn log2 (Q23) into an int8 feature."""
+def _logarithm(spec: Features, points: int, first_radix: int) -> tuple[int, int]:
+    """Multiplier and offset that turn log2 (Q23) into an int8 feature."""
     stages = 1 + round(math.log(points / first_radix, 4))
     # log2 of the C's number for a spectrum value of 1; each stage halves.
     unit = FULL_SCALE_BITS - stages
     log2_unit = 2 * unit if spec.power == 2 else unit + MAGNITUDE_FRACTION_BITS
     steps_per_octave = math.log(2.0) / spec.scale
-    multiplier_bits = 30 - math.ceil(math.log2(steps_per_octave))
-    shift = multiplier_bits + LOG_FRACTION_BITS
-    multiplier = round(steps_per_octave * 2.0**multiplier_bits)
+    multiplier = round(steps_per_octave * 2.0 ** (LOG_SHIFT - LOG_FRACTION_BITS))
     offset = (
-        (spec.zero_point << shift)
+        (spec.zero_point << LOG_SHIFT)
         - multiplier * (log2_unit << LOG_FRACTION_BITS)
-        + (1 << (shift - 1))
+        + (1 << (LOG_SHIFT - 1))
     )
-    return multiplier, shift, offset
+    return multiplier, offset
