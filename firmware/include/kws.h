@@ -14,30 +14,55 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Audio ring, in samples; a power of two. 8192 = 512 ms: the model may run that long
+ * before the microphone's samples no longer fit. */
+#ifndef KWS_RING_SAMPLES
+#define KWS_RING_SAMPLES 8192
+#endif
+
+/* Memory reserved for the feature window: frames * mel_bins of the model must fit. */
+#ifndef KWS_MAX_FEATURES
+#define KWS_MAX_FEATURES 8192
+#endif
+
 typedef enum {
   KWS_OK = 0,
-  KWS_ERROR_MODEL = 1,    /* the generated model's shapes don't fit the firmware */
+  KWS_ERROR_MODEL = 1,    /* the generated model's tables don't fit the firmware */
   KWS_ERROR_SELFTEST = 2, /* the canned clip did not give the expected logits */
 } kws_status_t;
 
 typedef struct {
   uint16_t label;        /* index into kws_model_info.labels */
   uint16_t score;        /* smoothed posterior, Q15 */
-  uint32_t time_ms;      /* end of the window that fired, since kws_init */
+  uint32_t start_ms;     /* start of the window that fired, since kws_init */
+  uint32_t time_ms;      /* end of that window. Samples that were dropped don't count */
 } kws_event_t;
 
+/* Since kws_init. `samples` wraps after 74 hours, the others later. */
 typedef struct {
   uint32_t samples;      /* pushed and kept */
   uint32_t overruns;     /* samples dropped because the ring was full */
   uint32_t frames;       /* feature frames computed */
   uint32_t inferences;   /* model runs */
   uint32_t events;       /* words heard */
+  uint64_t feature_ticks;   /* counter ticks spent in all feature frames */
+  uint64_t model_ticks;     /* counter ticks spent in all model runs */
+  uint64_t model_ticks_max; /* counter ticks of the longest model run */
 } kws_stats_t;
 
-/* Check the model's shapes, clear all state. */
+/* A free-running counter (cycles, instructions, timer ticks). */
+typedef uint64_t (*kws_counter_t)(void);
+
+/* Check the model's shapes, clear all state and counters. Not while audio arrives. */
 kws_status_t kws_init(void);
 
-/* Forget all audio, features and detector state; counters stay. */
+/* Measure features and model with this counter from now on; NULL (the default) = don't.
+ * What reading the counter costs is measured here and taken off. */
+void kws_set_counter(kws_counter_t counter);
+
+/* Forget all audio, features and detector state; counters and the clock stay. Called by
+ * the side that polls. The first decision comes again when `frames` frames are complete,
+ * so one clip of that length is exactly one model run. */
 void kws_reset(void);
 
 /* Hand over n mono samples, 16 kHz. Returns the number kept. Interrupt-safe. */
@@ -47,12 +72,13 @@ size_t kws_push(const int16_t *pcm, size_t n);
  * a word is heard; 0 when there is no more audio. */
 int kws_poll(kws_event_t *event);
 
-/* Logits of the last model run (label_count int8), and whether there was one. */
+/* Logits of the last model run (label_count int8); NULL if none since kws_reset. */
 const int8_t *kws_last_logits(void);
 
 void kws_stats(kws_stats_t *out);
 
-/* Run the canned clip through features and model; compare with the expectation. */
+/* Run the canned clip through ring, features and model; compare the logits with the
+ * expectation. Calls kws_init before and after, so it leaves no trace. At boot only. */
 kws_status_t kws_selftest(void);
 
 #endif

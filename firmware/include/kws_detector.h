@@ -12,6 +12,9 @@
 
 #define KWS_DETECTOR_MAX_SMOOTHING 16
 
+/* Largest number of labels that the loop and the detector reserve memory for. */
+#define KWS_MAX_LABELS 48
+
 typedef struct {
   uint16_t label_count;
   uint16_t first_word;         /* labels below this one (silence, unknown) never fire */
@@ -22,5 +25,31 @@ typedef struct {
   const uint16_t *rearm;       /* label_count, Q15 posterior */
   const uint16_t *exp_table;   /* 256: exp(-scale*d) in Q15 for d = max - logit, int8 steps */
 } kws_detector_spec_t;
+
+typedef struct {
+  uint16_t history[KWS_DETECTOR_MAX_SMOOTHING][KWS_MAX_LABELS]; /* posteriors, Q15 */
+  uint32_t sum[KWS_MAX_LABELS];  /* of the last `smoothing` posteriors */
+  uint16_t wait[KWS_MAX_LABELS]; /* decisions left of the refractory time */
+  uint8_t disarmed[KWS_MAX_LABELS];
+  uint16_t oldest;               /* row of history that the next decision replaces */
+} kws_detector_t;
+
+/* 1 if every field of the spec is in its range and no table is missing, else 0. */
+int kws_detector_spec_ok(const kws_detector_spec_t *spec);
+
+/* Every word armed; the decisions before the first count as posterior 0, so a word
+ * needs more than one decision to be heard when smoothing is above 1 and its threshold
+ * above 1 / smoothing. */
+void kws_detector_init(kws_detector_t *detector);
+
+/* One decision. logits: label_count int8.
+ * Returns the label that is heard, -1 for none. Where several words qualify, the one
+ * with the highest smoothed posterior; the others stay armed for the next decision. */
+int kws_detector_step(kws_detector_t *detector, const kws_detector_spec_t *spec,
+                      const int8_t *logits);
+
+/* Smoothed posterior of a label after the last decision, Q15 (0..32767). */
+uint16_t kws_detector_score(const kws_detector_t *detector,
+                            const kws_detector_spec_t *spec, int label);
 
 #endif

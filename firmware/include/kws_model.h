@@ -11,9 +11,6 @@
 #include "kws_detector.h"
 #include "kws_features.h"
 
-/* Largest number of labels that the loop and the detector reserve memory for. */
-#define KWS_MAX_LABELS 48
-
 typedef struct {
   const char *name;            /* recipe name */
   const char *hash;            /* first 16 hex digits of the bundle's hash */

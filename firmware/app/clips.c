@@ -1,0 +1,74 @@
+/* Evaluation in an emulator: many clips, one model run each, logits to a file.
+ *
+ * Arguments: clips=FILE  concatenated clips of raw int16 samples
+ *            samples=N   samples in each clip (at least one feature window)
+ *            logits=FILE receives label_count int8 per clip
+ * Every clip goes through the same ring, features and model as live audio.
+ */
+#include <stddef.h>
+
+#include "emulated.h"
+#include "kws.h"
+#include "kws_board.h"
+#include "kws_model.h"
+#include "print.h"
+#include "semihosting.h"
+
+static int16_t block[KWS_RING_SAMPLES / 2];
+
+static int stop(const char *reason) {
+  print_begin("error");
+  print_text("reason", reason);
+  print_end();
+  return KWS_EXIT_INPUT;
+}
+
+/* Feed one clip. Returns 1 when it was whole, 0 at the end of the file. */
+static int feed(int clips, uint32_t samples) {
+  kws_reset();
+  while (samples > 0) {
+    const uint32_t space = sizeof block / sizeof block[0];
+    const size_t bytes = (samples < space ? samples : space) * sizeof block[0];
+    if (semihosting_read(clips, block, bytes) != bytes) return 0;
+    const size_t n = bytes / sizeof block[0];
+    kws_push(block, n);
+    kws_event_t event;
+    while (kws_poll(&event)) {
+    }
+    samples -= n;
+  }
+  return 1;
+}
+
+int main(void) {
+  kws_board_init();
+  print_boot("clips");
+  if (kws_init() != KWS_OK) {
+    kws_board_write("kws error reason=model\n");
+    return KWS_EXIT_MODEL;
+  }
+  kws_set_counter(kws_board_ticks);
+  const char *clips_path = emulated_argument("clips");
+  const char *logits_path = emulated_argument("logits");
+  const uint32_t samples = emulated_argument_u32("samples", 0);
+  if (clips_path == NULL || logits_path == NULL || samples == 0) {
+    return stop("expected clips=FILE samples=N logits=FILE");
+  }
+  const int clips = semihosting_open(clips_path, "r");
+  const int logits = semihosting_open(logits_path, "w");
+  if (clips < 0 || logits < 0) return stop("cannot open the files");
+  uint32_t count = 0;
+  for (; feed(clips, samples); count++) {
+    if (kws_last_logits() == NULL) return stop("the clip is shorter than the window");
+    if (semihosting_write(logits, kws_last_logits(), kws_model_info.label_count) != 0) {
+      return stop("cannot write the logits");
+    }
+  }
+  semihosting_close(logits);
+  print_begin("clips");
+  print_u64("count", count);
+  print_end();
+  print_stats();
+  kws_board_write("kws end\n");
+  return KWS_EXIT_OK;
+}

@@ -1,0 +1,104 @@
+/* See print.h. */
+#include "print.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "kws.h"
+#include "kws_board.h"
+#include "kws_model.h"
+
+enum { SCHEMA_VERSION = 1, LINE_BYTES = 400 };
+
+static char line[LINE_BYTES];
+static size_t length;
+
+/* A line that is too long is cut, never overrun. */
+static void append(const char *text) {
+  for (; *text != '\0' && length < LINE_BYTES - 2; text++) line[length++] = *text;
+}
+
+void print_begin(const char *kind) {
+  length = 0;
+  append("kws ");
+  append(kind);
+}
+
+static void append_key(const char *key) {
+  append(" ");
+  append(key);
+  append("=");
+}
+
+void print_text(const char *key, const char *value) {
+  int has_space = *value == '\0';
+  for (const char *at = value; *at != '\0'; at++) has_space |= *at == ' ';
+  append_key(key);
+  if (has_space) append("\"");
+  append(value);
+  if (has_space) append("\"");
+}
+
+void print_u64(const char *key, uint64_t value) {
+  char digits[21];
+  size_t at = sizeof digits - 1;
+  digits[at] = '\0';
+  do {
+    digits[--at] = (char)('0' + value % 10);
+    value /= 10;
+  } while (value > 0);
+  append_key(key);
+  append(digits + at);
+}
+
+void print_q15(const char *key, uint16_t value) {
+  const uint32_t thousandths = ((uint32_t)value * 1000 + 16383) / 32767;
+  char digits[6] = {(char)('0' + thousandths / 1000),
+                    '.',
+                    (char)('0' + thousandths / 100 % 10),
+                    (char)('0' + thousandths / 10 % 10),
+                    (char)('0' + thousandths % 10),
+                    '\0'};
+  append_key(key);
+  append(digits);
+}
+
+void print_end(void) {
+  line[length++] = '\n';
+  line[length] = '\0';
+  kws_board_write(line);
+}
+
+void print_boot(const char *app) {
+  print_begin("boot");
+  print_text("name", kws_model_info.name);
+  print_text("hash", kws_model_info.hash);
+  print_u64("schema", SCHEMA_VERSION);
+  print_text("app", app);
+  print_u64("labels", kws_model_info.label_count);
+  print_u64("arena", kws_model_info.arena_bytes);
+  print_u64("weights", kws_model_info.weights_bytes);
+  print_end();
+}
+
+static uint64_t mean(uint64_t ticks, uint32_t count) {
+  return count > 0 ? kws_board_ticks_to_cost((ticks + count / 2) / count) : 0;
+}
+
+void print_stats(void) {
+  kws_stats_t stats;
+  kws_stats(&stats);
+  print_begin("stats");
+  print_u64("samples", stats.samples);
+  print_u64("overruns", stats.overruns);
+  print_u64("frames", stats.frames);
+  print_u64("inferences", stats.inferences);
+  print_u64("events", stats.events);
+  print_u64("stack", kws_board_stack_used());
+  print_u64("stack_size", kws_board_stack_size());
+  print_u64("instructions_per_frame", mean(stats.feature_ticks, stats.frames));
+  print_u64("instructions_per_inference", mean(stats.model_ticks, stats.inferences));
+  print_u64("instructions_per_inference_max",
+            kws_board_ticks_to_cost(stats.model_ticks_max));
+  print_end();
+}

@@ -1,0 +1,100 @@
+/* Start-up of every Cortex-M: vector table, memory, FPU, stack paint, faults. */
+#include <stdint.h>
+
+#include "kws_board.h"
+
+int main(void);
+
+/* From the linker script. The stack is the first thing in RAM and grows towards its
+ * start, so an overflow faults instead of overwriting data. */
+extern uint32_t kws_stack_bottom[], kws_stack_top[];
+extern uint32_t kws_data_start[], kws_data_end[], kws_data_load[];
+extern uint32_t kws_bss_start[], kws_bss_end[];
+
+#define STACK_PAINT 0xdeadc0deu
+#define CPACR (*(volatile uint32_t *)0xe000ed88u)
+
+void kws_reset_handler(void);
+void kws_fault_handler(void);
+void kws_fault_report(const uint32_t *frame, uint32_t exception);
+
+/* A board with an interrupt of its own defines these; unused ones end in the fault
+ * handler. */
+void kws_systick_handler(void) __attribute__((weak, alias("kws_fault_handler")));
+
+typedef void (*handler_t)(void);
+typedef union {
+  uint32_t *stack;
+  handler_t handler;
+} vector_t;
+
+#define FAULT {.handler = kws_fault_handler}
+/* The 16 exceptions of the architecture and 32 interrupts. */
+__attribute__((section(".vectors"), used)) static const vector_t vectors[48] = {
+    {.stack = kws_stack_top},
+    {.handler = kws_reset_handler},
+    FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT,
+    FAULT, FAULT,
+    {.handler = kws_systick_handler},
+    FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT,
+    FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT,
+    FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT,
+};
+
+/* Runs on the bare stack before any C object is initialised. */
+void kws_reset_handler(void) {
+#if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
+  CPACR |= 0xfu << 20; /* CP10 and CP11: FPU and MVE registers */
+  __asm volatile("dsb\n isb" ::: "memory");
+#endif
+  for (volatile uint32_t *word = kws_bss_start; word < kws_bss_end; word++) *word = 0;
+  const uint32_t *load = kws_data_load;
+  for (volatile uint32_t *word = kws_data_start; word < kws_data_end; word++) {
+    *word = *load++;
+  }
+  uint32_t *here = __builtin_frame_address(0);
+  for (volatile uint32_t *word = kws_stack_bottom; word < here - 16; word++) {
+    *word = STACK_PAINT;
+  }
+  kws_board_exit(main());
+}
+
+uint32_t kws_board_stack_used(void) {
+  const uint32_t *word = kws_stack_bottom;
+  while (word < kws_stack_top && *word == STACK_PAINT) word++;
+  return (uint32_t)((uintptr_t)kws_stack_top - (uintptr_t)word);
+}
+
+uint32_t kws_board_stack_size(void) {
+  return (uint32_t)((uintptr_t)kws_stack_top - (uintptr_t)kws_stack_bottom);
+}
+
+/* The stack may be what is broken: report from a fresh one. */
+__attribute__((naked, used)) void kws_fault_handler(void) {
+  __asm volatile(
+      "mrs r0, msp\n"
+      "mrs r1, ipsr\n"
+      "ldr r2, =kws_stack_top\n"
+      "msr msp, r2\n"
+      "bl kws_fault_report\n");
+}
+
+static void write_hex(uint32_t value) {
+  char text[9];
+  for (int i = 0; i < 8; i++) text[i] = "0123456789abcdef"[(value >> (28 - 4 * i)) & 15];
+  text[8] = '\0';
+  kws_board_write(text);
+}
+
+/* `frame` is where the core stacked r0-r3, r12, lr, pc, xpsr; after a stack overflow
+ * it lies outside the stack and is not read. */
+void kws_fault_report(const uint32_t *frame, uint32_t exception) {
+  const int readable = frame >= kws_stack_bottom && frame + 8 <= kws_stack_top;
+  const uint32_t pc = readable ? frame[6] : 0;
+  kws_board_write("\nkws fault exception=");
+  write_hex(exception & 0x1ff);
+  kws_board_write(" pc=");
+  write_hex(pc);
+  kws_board_write(readable ? "\n" : " stack=overflow\n");
+  kws_board_exit(KWS_EXIT_FAULT);
+}

@@ -1,0 +1,155 @@
+/* kws_board.h on QEMU's MPS2 and MPS3 machines.
+ *
+ * The microphone is a file of raw int16 samples, read through semihosting in half-buffers
+ * of 160 samples (10 ms), as a DMA would fill them: while one half is being filled, the
+ * other, complete one is handed to kws_push from the interrupt.
+ *
+ * Arguments (name=value):
+ *   audio=FILE  the samples
+ *   pace=N      a half-buffer completes every N executed instructions, by the SysTick
+ *               interrupt, whatever the firmware is doing: too slow a model drops
+ *               samples. N = 0 (or absent): whenever the firmware has nothing to do.
+ *
+ * Time is virtual: QEMU runs with `-icount shift=8`, so one instruction is 256 ns and
+ * every counter below counts instructions exactly.
+ */
+#include "emulated.h"
+
+#include <string.h>
+
+#include "board_config.h" /* the board's own: addresses and clocks */
+#include "kws.h"
+#include "kws_board.h"
+#include "semihosting.h"
+
+#define REGISTER(address) (*(volatile uint32_t *)(address))
+#define FPGAIO_CLK100HZ REGISTER(BOARD_FPGAIO + 0x14)
+#define FPGAIO_COUNTER REGISTER(BOARD_FPGAIO + 0x18)
+#define FPGAIO_PRESCALE REGISTER(BOARD_FPGAIO + 0x1c)
+#define SYSTICK_CONTROL REGISTER(0xe000e010u)
+#define SYSTICK_RELOAD REGISTER(0xe000e014u)
+#define SYSTICK_VALUE REGISTER(0xe000e018u)
+
+enum { NS_PER_INSTRUCTION = 256, HALF_BUFFER = 160, MAX_ARGUMENTS = 512 };
+
+static char arguments[MAX_ARGUMENTS];
+
+static int16_t halves[2][HALF_BUFFER];
+static size_t half_bytes[2];
+static int filling;       /* the half that the "DMA" is filling */
+static int audio = -1;    /* semihosting handle */
+static uint32_t pace;     /* instructions per half-buffer; 0 = on demand */
+static volatile int audio_ended;
+static volatile uint32_t halves_arrived;
+static uint64_t interrupt_ticks; /* spent in the audio interrupt */
+
+void kws_systick_handler(void);
+
+void kws_board_init(void) {
+  /* Two NULs at least stay at the end: they close the last argument and the list. */
+  semihosting_command_line(arguments, sizeof arguments - 2);
+  for (size_t i = 0; i < sizeof arguments; i++) {
+    if (arguments[i] == ' ') arguments[i] = '\0';
+  }
+  FPGAIO_PRESCALE = 0;
+  FPGAIO_CLK100HZ = 0;
+  FPGAIO_COUNTER = 0;
+}
+
+void kws_board_write(const char *text) { semihosting_write0(text); }
+
+_Noreturn void kws_board_exit(int code) { semihosting_exit(code); }
+
+/* The fine counter wraps after minutes of instructions; the 100 Hz one says how often. */
+static uint64_t raw_ticks(void) {
+  const uint32_t fine = FPGAIO_COUNTER;
+  const uint64_t coarse = (uint64_t)FPGAIO_CLK100HZ * (1000000000u / BOARD_TICK_NS / 100);
+  return ((coarse - fine + 0x80000000u) & ~(uint64_t)0xffffffffu) + fine;
+}
+
+uint64_t kws_board_ticks(void) {
+  /* interrupt_ticks changes only by an interrupt: read again if one came between. */
+  for (;;) {
+    const uint64_t before = *(volatile uint64_t *)&interrupt_ticks;
+    const uint64_t now = raw_ticks();
+    if (before == *(volatile uint64_t *)&interrupt_ticks) return now - before;
+  }
+}
+
+uint64_t kws_board_ticks_to_cost(uint64_t ticks) {
+  return (ticks * BOARD_TICK_NS + NS_PER_INSTRUCTION / 2) / NS_PER_INSTRUCTION;
+}
+
+const char *emulated_argument(const char *name) {
+  const size_t length = strlen(name);
+  for (const char *at = arguments; *at != '\0'; at += strlen(at) + 1) {
+    if (memcmp(at, name, length) == 0 && at[length] == '=') return at + length + 1;
+  }
+  return NULL;
+}
+
+uint32_t emulated_argument_u32(const char *name, uint32_t missing) {
+  const char *text = emulated_argument(name);
+  if (text == NULL || *text == '\0') return missing;
+  uint32_t value = 0;
+  for (; *text != '\0'; text++) {
+    if (*text < '0' || *text > '9' || value > (0x7fffffffu - 9) / 10) return missing;
+    value = value * 10 + (uint32_t)(*text - '0');
+  }
+  return value;
+}
+
+/* Fill the other half, hand over the complete one. */
+static void half_complete(void) {
+  const int complete = filling;
+  filling = 1 - filling;
+  half_bytes[filling] = semihosting_read(audio, halves[filling], sizeof halves[0]);
+  kws_push(halves[complete], half_bytes[complete] / sizeof(int16_t));
+  if (half_bytes[filling] < sizeof(int16_t)) {
+    SYSTICK_CONTROL = 0;
+    audio_ended = 1;
+  }
+  halves_arrived++;
+}
+
+void kws_systick_handler(void) {
+  const uint64_t start = raw_ticks();
+  half_complete();
+  interrupt_ticks += raw_ticks() - start;
+}
+
+int kws_board_audio_start(void) {
+  const char *path = emulated_argument("audio");
+  if (path == NULL) return -1;
+  audio = semihosting_open(path, "r");
+  if (audio < 0) return -1;
+  half_bytes[filling] = semihosting_read(audio, halves[filling], sizeof halves[0]);
+  pace = emulated_argument_u32("pace", 0);
+  if (pace == 0) return 0;
+  /* SysTick counts 24 bits at BOARD_SYSTICK_HZ of virtual time. */
+  const uint64_t reload =
+      (uint64_t)pace * NS_PER_INSTRUCTION * (BOARD_SYSTICK_HZ / 1000) / 1000000 - 1;
+  if (reload == 0 || reload > 0xffffff) return -1;
+  SYSTICK_RELOAD = (uint32_t)reload;
+  SYSTICK_VALUE = 0;
+  SYSTICK_CONTROL = 7; /* processor clock, interrupt, on */
+  return 0;
+}
+
+int kws_board_audio_wait(void) {
+  if (pace == 0) {
+    if (!audio_ended) half_complete();
+    return !audio_ended;
+  }
+  static uint32_t halves_seen;
+  /* With interrupts masked, WFI still wakes on one that is pending: none is missed
+   * between the test and the sleep. */
+  __asm volatile("cpsid i" ::: "memory");
+  while (halves_seen == halves_arrived && !audio_ended) {
+    __asm volatile("wfi\n cpsie i\n isb\n cpsid i" ::: "memory");
+  }
+  halves_seen = halves_arrived;
+  const int more = !audio_ended;
+  __asm volatile("cpsie i" ::: "memory");
+  return more;
+}

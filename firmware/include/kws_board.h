@@ -1,0 +1,48 @@
+/* The port surface: what a board provides, and all that it provides.
+ *
+ * Besides these functions a board brings a start-up (boards/common/cortex_m.c serves
+ * every Cortex-M) and a board.toml. See boards/README.md.
+ */
+#ifndef KWS_BOARD_H
+#define KWS_BOARD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* What the firmware ends with, where it can end at all (an emulator's exit status). */
+enum {
+  KWS_EXIT_OK = 0,
+  KWS_EXIT_MODEL = 10,    /* kws_init refused the generated model */
+  KWS_EXIT_SELFTEST = 11, /* the canned clip did not give the expected logits */
+  KWS_EXIT_INPUT = 12,    /* an argument or a file is missing or unusable */
+  KWS_EXIT_FAULT = 20,    /* a fault handler or an unexpected interrupt ran */
+};
+
+/* Clocks, counters, the channel that kws_board_write uses. Called once, first. */
+void kws_board_init(void);
+
+/* Start the microphone: from now on every half-buffer that its DMA completes is handed
+ * to kws_push from an interrupt. Returns 0, or -1 when there is no microphone. */
+int kws_board_audio_start(void);
+
+/* Wait until audio has arrived. Returns 0 when no more can come (end of a file), else 1.
+ * A real board sleeps (WFI) here and returns 1 for ever. */
+int kws_board_audio_wait(void);
+
+/* Write text (NUL-terminated) to the serial port, the debugger or the emulator. */
+void kws_board_write(const char *text);
+
+/* Stop with one of the codes above. A real board stays in a loop. */
+_Noreturn void kws_board_exit(int code);
+
+/* A free-running counter of executed instructions (emulators) or cycles (DWT), in its
+ * own ticks; a difference of two reads is turned into instructions or cycles by
+ * kws_board_ticks_to_cost. Time spent in the audio interrupt is not counted. */
+uint64_t kws_board_ticks(void);
+uint64_t kws_board_ticks_to_cost(uint64_t ticks);
+
+/* Deepest use of the stack since reset, in bytes, and its size: painted at reset. */
+uint32_t kws_board_stack_used(void);
+uint32_t kws_board_stack_size(void);
+
+#endif

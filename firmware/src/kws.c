@@ -1,0 +1,202 @@
+/* The always-on loop: audio ring -> frames -> feature window -> model -> detector.
+ * See kws.h. Everything here is static; nothing here can fail after kws_init. */
+#include "kws.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+#include "kws_model.h"
+
+_Static_assert((KWS_RING_SAMPLES & (KWS_RING_SAMPLES - 1)) == 0,
+               "KWS_RING_SAMPLES must be a power of two");
+
+/* One producer (kws_push) owns `head`, one consumer (kws_poll) owns `tail`. Both only
+ * grow and wrap at 2^32; their difference is the number of samples in the ring.
+ * Aligned 32-bit loads and stores are single accesses on every core; the fences order
+ * them with the samples. (Not _Atomic: clang makes library calls of it on Cortex-M0.) */
+static int16_t ring[KWS_RING_SAMPLES];
+static volatile uint32_t ring_head;
+static volatile uint32_t ring_tail;
+static volatile uint32_t samples_dropped; /* written by the producer only */
+
+static inline uint32_t load_acquire(const volatile uint32_t *index) {
+  const uint32_t value = *index;
+  atomic_thread_fence(memory_order_acquire);
+  return value;
+}
+
+static inline void store_release(volatile uint32_t *index, uint32_t value) {
+  atomic_thread_fence(memory_order_release);
+  *index = value;
+}
+
+/* The samples of the frame being filled. */
+static int16_t frame[KWS_FEATURES_MAX_WINDOW];
+static uint32_t frame_fill;
+
+/* The last `window_rows` feature frames, oldest first. After a model run the oldest
+ * hop_frames rows are moved out, so the model always sees one contiguous window. */
+static int8_t window[KWS_MAX_FEATURES];
+static uint32_t window_rows;
+
+static int8_t logits[KWS_MAX_LABELS];
+static int has_logits;
+static kws_detector_t detector;
+static uint64_t samples_consumed; /* the clock: 16 per millisecond */
+
+static uint32_t frame_count;
+static uint32_t inference_count;
+static uint32_t event_count;
+static kws_counter_t counter;
+static uint64_t counter_cost; /* ticks between two reads with nothing in between */
+static uint64_t feature_ticks;
+static uint64_t model_ticks;
+static uint64_t model_ticks_max;
+
+static int model_fits(void) {
+  const kws_model_info_t *model = &kws_model_info;
+  const kws_feature_spec_t *features = model->features;
+  return kws_detector_spec_ok(model->detector) &&
+         model->detector->label_count == model->label_count && model->frames >= 1 &&
+         model->mel_bins >= 1 &&
+         (uint32_t)model->frames * model->mel_bins <= KWS_MAX_FEATURES &&
+         model->mel_bins <= KWS_FEATURES_MAX_MEL_BINS &&
+         features->mel_bins == model->mel_bins && features->hop >= 1 &&
+         features->hop <= features->window &&
+         features->window <= KWS_FEATURES_MAX_WINDOW &&
+         model->detector->hop_frames <= model->frames;
+}
+
+kws_status_t kws_init(void) {
+  if (!model_fits()) return KWS_ERROR_MODEL;
+  ring_head = 0;
+  ring_tail = 0;
+  samples_dropped = 0;
+  samples_consumed = 0;
+  frame_count = inference_count = event_count = 0;
+  feature_ticks = model_ticks = model_ticks_max = 0;
+  kws_reset();
+  return KWS_OK;
+}
+
+void kws_set_counter(kws_counter_t new_counter) {
+  counter = new_counter;
+  counter_cost = 0;
+  if (counter != NULL) {
+    const uint64_t start = counter();
+    counter_cost = counter() - start;
+  }
+}
+
+void kws_reset(void) {
+  /* The consumer's side of the ring: drop what is in it; its time has passed too. */
+  const uint32_t head = load_acquire(&ring_head);
+  samples_consumed += head - ring_tail;
+  store_release(&ring_tail, head);
+  frame_fill = 0;
+  window_rows = 0;
+  has_logits = 0;
+  kws_detector_init(&detector);
+}
+
+size_t kws_push(const int16_t *pcm, size_t n) {
+  const uint32_t head = ring_head;
+  const uint32_t tail = load_acquire(&ring_tail);
+  const uint32_t space = KWS_RING_SAMPLES - (head - tail);
+  const uint32_t kept = n < space ? (uint32_t)n : space;
+  const uint32_t start = head % KWS_RING_SAMPLES;
+  const uint32_t to_end = KWS_RING_SAMPLES - start;
+  const uint32_t first = kept < to_end ? kept : to_end;
+  memcpy(ring + start, pcm, first * sizeof *pcm);
+  memcpy(ring, pcm + first, (kept - first) * sizeof *pcm);
+  store_release(&ring_head, head + kept);
+  if (kept < n) samples_dropped += (uint32_t)(n - kept);
+  return kept;
+}
+
+/* Take up to n samples out of the ring. Returns how many there were. */
+static uint32_t ring_take(int16_t *out, uint32_t n) {
+  const uint32_t head = load_acquire(&ring_head);
+  const uint32_t tail = ring_tail;
+  const uint32_t taken = n < head - tail ? n : head - tail;
+  const uint32_t start = tail % KWS_RING_SAMPLES;
+  const uint32_t to_end = KWS_RING_SAMPLES - start;
+  const uint32_t first = taken < to_end ? taken : to_end;
+  memcpy(out, ring + start, first * sizeof *out);
+  memcpy(out + first, ring, (taken - first) * sizeof *out);
+  store_release(&ring_tail, tail + taken);
+  return taken;
+}
+
+static uint64_t ticks(void) { return counter != NULL ? counter() : 0; }
+
+/* Ticks since `start`, less what reading the counter costs. */
+static uint64_t ticks_since(uint64_t start) {
+  const uint64_t elapsed = ticks() - start;
+  return elapsed > counter_cost ? elapsed - counter_cost : 0;
+}
+
+/* Turn the full frame into the next row of the window and keep the overlap. */
+static void finish_frame(void) {
+  const kws_feature_spec_t *features = kws_model_info.features;
+  const uint64_t start = ticks();
+  kws_features_frame(features, frame, window + window_rows * kws_model_info.mel_bins);
+  feature_ticks += ticks_since(start);
+  frame_fill = features->window - features->hop;
+  memmove(frame, frame + features->hop, frame_fill * sizeof *frame);
+  window_rows++;
+  frame_count++;
+}
+
+/* Run the model on the full window and move the oldest hop out. Returns the label that
+ * is heard, or -1. */
+static int decide(void) {
+  const kws_model_info_t *model = &kws_model_info;
+  const uint64_t start = ticks();
+  kws_model_invoke(window, logits);
+  const uint64_t elapsed = ticks_since(start);
+  model_ticks += elapsed;
+  if (elapsed > model_ticks_max) model_ticks_max = elapsed;
+  has_logits = 1;
+  inference_count++;
+  const uint32_t hop = model->detector->hop_frames;
+  window_rows = model->frames - hop;
+  memmove(window, window + hop * model->mel_bins, window_rows * model->mel_bins);
+  return kws_detector_step(&detector, model->detector, logits);
+}
+
+int kws_poll(kws_event_t *event) {
+  const kws_model_info_t *model = &kws_model_info;
+  const uint32_t window_samples = model->features->window;
+  for (;;) {
+    const uint32_t taken = ring_take(frame + frame_fill, window_samples - frame_fill);
+    frame_fill += taken;
+    samples_consumed += taken;
+    if (frame_fill < window_samples) return 0;
+    finish_frame();
+    if (window_rows < model->frames) continue;
+    const int label = decide();
+    if (label < 0) continue;
+    const uint32_t length =
+        window_samples + (model->frames - 1u) * model->features->hop;
+    event->label = (uint16_t)label;
+    event->score = kws_detector_score(&detector, model->detector, label);
+    event->time_ms = (uint32_t)(samples_consumed / 16);
+    event->start_ms = (uint32_t)((samples_consumed - length) / 16);
+    event_count++;
+    return 1;
+  }
+}
+
+const int8_t *kws_last_logits(void) { return has_logits ? logits : NULL; }
+
+void kws_stats(kws_stats_t *out) {
+  out->samples = ring_head;
+  out->overruns = samples_dropped;
+  out->frames = frame_count;
+  out->inferences = inference_count;
+  out->events = event_count;
+  out->feature_ticks = feature_ticks;
+  out->model_ticks = model_ticks;
+  out->model_ticks_max = model_ticks_max;
+}

@@ -1,0 +1,1 @@
+"""From a bundle to a board: emit, build, fit check, flash, run, listen."""

@@ -1,0 +1,160 @@
+"""The boards: every folder of firmware/boards/ with a board.toml (DESIGN D13).
+
+A new board is one new folder; nothing else changes. tests/test_boards.py builds and
+boots every board that this registry lists.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kws.errors import KwsError
+
+FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
+BOARDS = FIRMWARE / "boards"
+CORES = ("portable", "dsp", "mve")
+
+
+@dataclass(frozen=True)
+class Board:
+    """One board.toml, checked.
+
+    Args:
+        name: The folder's name.
+        folder: The folder.
+        title: One line for people.
+        runner: Module of kws/deploy/runners/ that puts an image on it.
+        core: Kernel variant: `portable`, `dsp` or `mve`.
+        clock_hz: Clock of the part.
+        cycles_per_instruction: Assumed, for emulators that count instructions.
+        stack_bytes: Reserved at the start of RAM.
+        sources: C files in firmware/boards/ that it shares with others; the C files
+            in its own folder come by themselves.
+        flash_origin, flash_bytes, ram_origin, ram_bytes: Limits of the real part.
+        boot_origin: Where the core looks for its vectors, if not at flash_origin.
+        flags: Compiler flags by toolchain name (`gcc`, `zig`).
+        options: The runner's own table ([qemu] for runner = "qemu").
+    """
+
+    name: str
+    folder: Path
+    title: str
+    runner: str
+    core: str
+    clock_hz: int
+    cycles_per_instruction: float
+    stack_bytes: int
+    sources: tuple[str, ...]
+    flash_origin: int
+    flash_bytes: int
+    ram_origin: int
+    ram_bytes: int
+    boot_origin: int | None
+    flags: dict[str, tuple[str, ...]]
+    options: dict[str, Any]
+
+    @property
+    def instructions_per_second(self) -> float:
+        """How fast the part is assumed to run; an emulator paces the audio by it."""
+        return self.clock_hz / self.cycles_per_instruction
+
+
+def names() -> list[str]:
+    """The boards, by name."""
+    return sorted(path.parent.name for path in BOARDS.glob("*/board.toml"))
+
+
+def load(name: str) -> Board:
+    """Read one board.
+
+    Raises:
+        KwsError: no such board, or its board.toml is wrong.
+
+    Example:
+        >>> load("qemu-m4").core
+        'dsp'
+    """
+    if name not in names():
+        close = difflib.get_close_matches(name, names(), n=1)
+        maybe = f" Did you mean {close[0]!r}?" if close else ""
+        raise KwsError(
+            f"No such board.{maybe} Expected one of {', '.join(names())}. "
+            f"Received: {name!r}",
+            "kws boards",
+        )
+    path = BOARDS / name / "board.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _wrong(path, f"not valid TOML ({error})") from None
+    return from_table(table, path)
+
+
+def from_table(table: dict[str, Any], path: Path) -> Board:
+    """Check the table of a board.toml at `path`.
+
+    Raises:
+        KwsError: a key is missing, unknown, of a wrong type or out of range.
+    """
+    memory = _take(table, "memory", dict, path)
+    flags = _take(table, "flags", dict, path)
+    runner = _take(table, "runner", str, path)
+    board = Board(
+        name=path.parent.name,
+        folder=path.parent,
+        title=_take(table, "title", str, path),
+        runner=runner,
+        core=_take(table, "core", str, path),
+        clock_hz=_take(table, "clock_hz", int, path),
+        cycles_per_instruction=float(
+            _take(table, "cycles_per_instruction", (int, float), path)
+        ),
+        stack_bytes=_take(table, "stack_bytes", int, path),
+        sources=tuple(_take(table, "sources", list, path)),
+        flash_origin=_take(memory, "flash_origin", int, path),
+        flash_bytes=_take(memory, "flash_bytes", int, path),
+        ram_origin=_take(memory, "ram_origin", int, path),
+        ram_bytes=_take(memory, "ram_bytes", int, path),
+        boot_origin=memory.pop("boot_origin", None),
+        flags={key: tuple(value) for key, value in flags.items()},
+        options=table.pop(runner, {}),
+    )
+    for leftover in (*table, *memory):
+        raise _wrong(path, f"unknown key {leftover!r}")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", board.name):
+        raise _wrong(path, "the folder's name must be lower case, digits and dashes")
+    if board.core not in CORES:
+        raise _wrong(path, f"core must be one of {', '.join(CORES)}, not {board.core!r}")
+    if not (1_000_000 <= board.clock_hz <= 2_000_000_000):
+        raise _wrong(path, f"clock_hz = {board.clock_hz} is not in hertz")
+    if not 0.3 <= board.cycles_per_instruction <= 20:
+        raise _wrong(path, "cycles_per_instruction must be in 0.3..20")
+    if not 1024 <= board.stack_bytes < board.ram_bytes or board.stack_bytes % 8:
+        raise _wrong(path, "stack_bytes must be a multiple of 8 from 1024 to RAM's size")
+    if not board.flags:
+        raise _wrong(path, "[flags] names no toolchain")
+    for source in board.sources:
+        if not (BOARDS / source).is_file():
+            raise _wrong(path, f"source {source!r} does not exist in {BOARDS}")
+    return board
+
+
+def _take(table: dict[str, Any], key: str, kind: Any, path: Path) -> Any:
+    if key not in table:
+        raise _wrong(path, f"key {key!r} is missing")
+    value = table.pop(key)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise _wrong(path, f"{key} = {value!r} has the wrong type")
+    return value
+
+
+def _wrong(path: Path, reason: str) -> KwsError:
+    return KwsError(
+        f"A board's description is wrong: {reason}. Received: {path}",
+        f"Compare it with {BOARDS / 'qemu-m4' / 'board.toml'}",
+    )

@@ -1,0 +1,269 @@
+"""Compile and link the firmware for one board, without a C library.
+
+Objects are cached by the hash of everything that they are made from, so building again
+compiles only what changed. The cache is in KWS_CACHE, else ~/.cache/kws.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from kws.bundle import write_atomic
+from kws.deploy import elf, fit, toolchain
+from kws.deploy.boards import BOARDS, FIRMWARE, Board
+from kws.deploy.toolchain import Toolchain
+from kws.errors import KwsError
+
+JOBS = 2
+TIMEOUT_S = 300
+BOOT_BYTES = 256  # vectors: 48 words, see boards/common/cortex_m.c
+APPS = {"main": ("main.c", "print.c"), "clips": ("clips.c", "print.c")}
+_OVERFLOW = re.compile(r"overflowed by \d+ bytes|will not fit in region")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A linked firmware image that fits its board.
+
+    Args:
+        elf: The ELF file.
+        fit: Its sizes against the board's limits.
+        map: Text file of every symbol: address, bytes, name; largest first.
+        compiler: Name and version of the compiler.
+    """
+
+    elf: Path
+    fit: fit.Fit
+    map: Path
+    compiler: str
+
+    @property
+    def text(self) -> int:
+        return self.fit.text
+
+    @property
+    def data(self) -> int:
+        return self.fit.data
+
+    @property
+    def bss(self) -> int:
+        return self.fit.bss
+
+
+def cache_dir() -> Path:
+    """Where compiled objects are kept between builds."""
+    explicit = os.environ.get("KWS_CACHE")
+    if explicit:
+        return Path(explicit)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "kws"
+
+
+def build(
+    model_dir: Path,
+    board: Board,
+    out: Path,
+    app: str = "main",
+    compiler: str | None = None,
+) -> Image:
+    """Build the firmware around the generated model in `model_dir`.
+
+    Args:
+        model_dir: Folder whose *.c files define what kws_model.h declares.
+        board: See kws.deploy.boards.load.
+        out: Receives <app>.elf and <app>.map.
+        app: `main` (listen) or `clips` (evaluate clips in an emulator).
+        compiler: `gcc` or `zig`; None takes what is installed, gcc first.
+
+    Raises:
+        KwsError: no compiler; the model's C does not compile; the image is too large.
+
+    Example:
+        >>> board = boards.load("qemu-m4")
+        >>> build(Path("runs/tiny/c"), board, Path("runs/tiny/build")).text
+        61244
+    """
+    tools = toolchain.find(compiler)
+    if tools.name not in board.flags:
+        raise KwsError(
+            f"The board {board.name} has no flags for the compiler {tools.name}. "
+            f"Expected one of {', '.join(board.flags)}",
+            f"Add {tools.name} = [...] to [flags] in {board.folder / 'board.toml'}",
+        )
+    model_sources = sorted(model_dir.glob("*.c"))
+    if not model_sources:
+        raise KwsError(
+            f"There is no generated model to build. Expected *.c in {model_dir}",
+            "kws emit RUN --core dsp --out DIR",
+        )
+    sources = [
+        *model_sources,
+        *sorted((FIRMWARE / "src").glob("*.c")),
+        *(FIRMWARE / "app" / name for name in APPS[app]),
+        *(BOARDS / name for name in board.sources),
+        *sorted(board.folder.glob("*.c")),
+        *sorted(board.folder.glob("*.S")),
+    ]
+    includes = [
+        BOARDS / "common" / "include",
+        FIRMWARE / "include",
+        FIRMWARE / "src",
+        FIRMWARE / "app",
+        BOARDS / "common",
+        board.folder,
+        model_dir,
+    ]
+    headers = hashlib.sha256()
+    for folder in includes:
+        for header in sorted(folder.glob("*.h")):
+            headers.update(header.name.encode() + b"\0" + header.read_bytes() + b"\0")
+
+    def compiled(source: Path) -> Path:
+        return _compile(source, tools, board, includes, headers.digest())
+
+    with ThreadPoolExecutor(JOBS) as pool:
+        objects = list(pool.map(compiled, sources))
+
+    out.mkdir(parents=True, exist_ok=True)
+    image = out / f"{app}.elf"
+    sizes = _link(objects, tools, board, image)
+    lines = [
+        f"{symbol.address:#010x} {symbol.size:>8} {symbol.name}"
+        for symbol in elf.read(image).symbols
+    ]
+    map_file = image.with_suffix(".map")
+    write_atomic(map_file, ("\n".join(lines) + "\n").encode())
+    return Image(image, sizes, map_file, tools.version)
+
+
+def _compile(
+    source: Path,
+    tools: Toolchain,
+    board: Board,
+    includes: list[Path],
+    headers_digest: bytes,
+) -> Path:
+    """Compile one file, or find it in the cache. Returns the object."""
+    flags = [
+        *board.flags[tools.name],
+        *toolchain.COMMON_FLAGS,
+        *toolchain.EXTRA_FLAGS[tools.name],
+        f"-DKWS_CORE_{board.core.upper()}=1",
+    ]
+    key = hashlib.sha256()
+    for part in (tools.version, *flags, source.name):
+        key.update(part.encode() + b"\0")
+    key.update(headers_digest)
+    key.update(source.read_bytes())
+    target = cache_dir().resolve() / "objects" / f"{source.stem}-{key.hexdigest()[:32]}.o"
+    if target.is_file():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KwsError(
+            f"The build cache cannot be written: {error.strerror}. "
+            f"Received: {target.parent}",
+            "export KWS_CACHE=/some/folder/that/you/own",
+        ) from None
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        temporary = Path(folder) / "object.o"
+        command = [*tools.command, *flags]
+        command += [f"-I{include}" for include in includes]
+        command += ["-c", str(source), "-o", str(temporary)]
+        result = _run(command)
+        if result.returncode != 0:
+            raise KwsError(
+                f"{source.name} does not compile for {board.name} with {tools.version}:\n"
+                f"{_tail(result.stderr)}",
+                "If you changed the file, mend it; if not, emit the model again: "
+                "kws emit RUN --core " + board.core,
+            )
+        temporary.replace(target)
+    return target
+
+
+def _memory_script(board: Board, times: int = 1) -> str:
+    """memory.ld: the board's limits, or a multiple of them to see what is missing."""
+    boot, flash = board.boot_origin, board.flash_origin
+    flash_bytes = board.flash_bytes * times
+    if boot is None:
+        boot, flash, flash_bytes = flash, flash + BOOT_BYTES, flash_bytes - BOOT_BYTES
+    return (
+        "MEMORY\n{\n"
+        f"  BOOT (rx) : ORIGIN = {boot:#x}, LENGTH = {BOOT_BYTES:#x}\n"
+        f"  FLASH (rx) : ORIGIN = {flash:#x}, LENGTH = {flash_bytes:#x}\n"
+        f"  RAM (rwx) : ORIGIN = {board.ram_origin:#x}, "
+        f"LENGTH = {board.ram_bytes * times:#x}\n"
+        "}\n"
+        f"kws_stack_size = {board.stack_bytes};\n"
+    )
+
+
+def _link(objects: list[Path], tools: Toolchain, board: Board, image: Path) -> fit.Fit:
+    """Link within the part's limits; where that fails, tell by how much and why."""
+    own_script = board.folder / "link.ld"
+    script = own_script if own_script.is_file() else BOARDS / "common" / "link.ld"
+    with tempfile.TemporaryDirectory(dir=image.parent) as name:
+        folder = Path(name).resolve()
+        temporary = folder / "image.elf"
+
+        def link(times: int) -> subprocess.CompletedProcess[str]:
+            (folder / "memory.ld").write_text(_memory_script(board, times))
+            command = [*tools.command, *board.flags[tools.name]]
+            command += [*map(str, objects), "-T", str(script), "-Wl,--gc-sections"]
+            command += [*toolchain.LINK_FLAGS[tools.name], "-o", str(temporary)]
+            # lld looks for the included memory.ld in the working folder only.
+            return _run(command, folder)
+
+        result = link(1)
+        if result.returncode != 0 and _OVERFLOW.search(result.stderr):
+            result = link(64)
+            if result.returncode == 0:
+                fit.check(fit.measure(temporary, board))
+        if result.returncode != 0:
+            _link_failed(result.stderr, board, tools)
+        sizes = fit.measure(temporary, board)
+        fit.check(sizes)
+        temporary.replace(image)
+    return sizes
+
+
+def _link_failed(stderr: str, board: Board, tools: Toolchain) -> NoReturn:
+    raise KwsError(
+        f"The firmware does not link for {board.name} with {tools.version}:\n"
+        f"{_tail(stderr)}",
+        "Emit the model again (kws emit RUN --core "
+        f"{board.core}), or see firmware/boards/README.md for a board of your own.",
+    )
+
+
+def _run(
+    command: list[str], folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise KwsError(
+            f"The compiler did not finish in {TIMEOUT_S} s. Received: {command[-1]}",
+            "Try again with less running beside it.",
+        ) from None
+
+
+def _tail(text: str, lines: int = 20) -> str:
+    return "\n".join(text.strip().splitlines()[:lines])

@@ -1,0 +1,118 @@
+"""What a board says: lines of `kws <kind> key=value ...`, read without trust."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+SCHEMA_VERSION = 1
+MAX_LINE = 1024
+MAX_EVENTS = 100_000
+_LINE = re.compile(r"^kws ([a-z]+)((?: [a-z_]+(?:=(?:\"[^\"]*\"|[^\" ]+))?)*)$")
+_PAIR = re.compile(r" ([a-z_]+)(?:=(?:\"([^\"]*)\"|([^\" ]+)))?")
+
+
+@dataclass(frozen=True)
+class Event:
+    """A word that was heard.
+
+    Args:
+        word: The label.
+        start_ms: Start of the model's window that fired, since the stream's start.
+        time_ms: End of that window: when the word was reported.
+        score: Smoothed posterior, 0..1.
+    """
+
+    word: str
+    start_ms: int
+    time_ms: int
+    score: float
+
+
+@dataclass
+class Transcript:
+    """All that a run of the firmware printed.
+
+    Args:
+        boot: Pairs of the boot line (name, hash, schema, app, ...); {} if none came.
+        selftest: True, False, or None where the firmware said nothing.
+        events: Words heard.
+        stats: Counters of the last stats line.
+        clips: Clips done (app `clips`).
+        fault: Pairs of the fault line, if a fault handler ran.
+        errors: Reasons of `kws error` lines.
+        ended: The firmware reached its regular end.
+        other: Lines that are not of the protocol.
+    """
+
+    boot: dict[str, str] = field(default_factory=dict)
+    selftest: bool | None = None
+    events: list[Event] = field(default_factory=list)
+    stats: dict[str, int] = field(default_factory=dict)
+    clips: int | None = None
+    fault: dict[str, str] | None = None
+    errors: list[str] = field(default_factory=list)
+    ended: bool = False
+    other: list[str] = field(default_factory=list)
+
+
+def parse_line(line: str) -> tuple[str, dict[str, str]] | None:
+    """Kind and pairs of one line; a key without value stands for "". None if foreign.
+
+    Example:
+        >>> parse_line('kws event word="hey robot" start_ms=120 score=0.930')
+        ('event', {'word': 'hey robot', 'start_ms': '120', 'score': '0.930'})
+    """
+    if len(line) > MAX_LINE:
+        return None
+    match = _LINE.match(line)
+    if match is None:
+        return None
+    pairs = {
+        key: quoted or plain for key, quoted, plain in _PAIR.findall(match.group(2))
+    }
+    return match.group(1), pairs
+
+
+def parse(text: str) -> Transcript:
+    """Read a whole run. A damaged line is kept in `other`, never raised on."""
+    transcript = Transcript()
+    for line in text.splitlines():
+        parsed = parse_line(line.strip())
+        try:
+            if parsed is None or not _take(transcript, *parsed):
+                raise ValueError
+        except (KeyError, ValueError):
+            if line.strip() and len(transcript.other) < MAX_EVENTS:
+                transcript.other.append(line[:MAX_LINE])
+    return transcript
+
+
+def _take(transcript: Transcript, kind: str, pairs: dict[str, str]) -> bool:
+    """Enter one line. Returns False if its kind is unknown; raises on bad values."""
+    if kind == "boot":
+        transcript.boot = pairs
+    elif kind == "selftest":
+        transcript.selftest = "ok" in pairs and "failed" not in pairs
+    elif kind == "event":
+        event = Event(
+            word=pairs["word"],
+            start_ms=int(pairs["start_ms"]),
+            time_ms=int(pairs["time_ms"]),
+            score=float(pairs["score"]),
+        )
+        if len(transcript.events) < MAX_EVENTS:
+            transcript.events.append(event)
+    elif kind == "stats":
+        transcript.stats = {key: int(value) for key, value in pairs.items()}
+    elif kind == "clips":
+        transcript.clips = int(pairs["count"])
+    elif kind == "fault":
+        transcript.fault = pairs
+    elif kind == "error":
+        transcript.errors.append(pairs.get("reason", "unknown"))
+    elif kind == "end":
+        transcript.ended = True
+    else:
+        return False
+    return True
