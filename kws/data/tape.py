@@ -169,8 +169,9 @@ def score(
 
     An event hits a window of its word if its time lies in
     [start, end + tolerance_s]; of several such windows the earliest that is not yet
-    hit. An event of the same word within `repeat_s` of the one before is the same
-    event. Anything else is a false alarm, also a second event of a window.
+    hit. An event of the same word within `repeat_s` of the last one that counted is
+    the same event. Anything else is a false alarm, also a late second event of a
+    window.
 
     Args:
         events: (word, seconds), in any order.
@@ -198,7 +199,9 @@ def score(
         if open_:
             hit[open_[0]] = True
             counts[word][0] += 1
-        elif not repeated:
+        elif repeated:
+            continue  # measured from the event that counted: a stuck detector shows
+        else:
             counts.setdefault(word, [0, 0, 0])[2] += 1
         last[word] = time_s
     for i, window in enumerate(windows):
@@ -269,7 +272,8 @@ def read_windows(path: Path) -> list[Window]:
             windows.append(window)
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise KwsError(
-            f"The truth file is broken at entry {len(windows) + 1}: {error}. Received: {path}",
+            f"The truth file is broken at entry {len(windows) + 1}: {error}. "
+            f"Received: {path}",
             hint,
         ) from None
     return sorted(windows, key=lambda window: window.start_s)

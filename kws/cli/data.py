@@ -1,0 +1,272 @@
+"""Get, make, count and check audio: fetch, synth, info, verify."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kws.errors import KwsError
+
+
+@click.group()
+def command() -> None:
+    """Get, make, count and check audio.
+
+    Example: kws data synth --words "yes,no,hey robot" --out corpus
+    """
+
+
+@command.command()
+@click.option("--version", default="v0.02", show_default=True, help="v0.01 or v0.02.")
+@click.option("--part", type=click.Choice(["all", "clips", "test"]), default="all")
+@click.option("--url", help="Another address of the one --part.")
+@click.option("--archive", type=click.Path(path_type=Path), help="A .tar.gz at hand.")
+@click.option("--sha256", help="Checksum to expect, where it is not the official file.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def fetch(
+    version: str,
+    part: str,
+    url: str | None,
+    archive: Path | None,
+    sha256: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Download Speech Commands, check it, unpack it.
+
+    Without --out it goes to the user's cache, where every verb finds it. --part all
+    fetches the clips and, into OUT/test_v0.02, the official test files. Interrupted,
+    the same command goes on where it stopped.
+
+    Example: kws data fetch --version v0.02 --out data/speech_commands
+    """
+    from kws.data import download, user_cache
+
+    out = out or user_cache() / f"speech_commands_{version}"
+    if (url or archive or sha256) and part == "all":
+        part = "clips"
+    places = {"clips": out, "test": out / f"test_{version}"}
+    wanted = ["clips", "test"] if part == "all" else [part]
+    report: dict[str, Any] = {"version": version, "out": str(out), "parts": {}}
+    for name in wanted:
+        source = download.source(version, name)
+        if source is None and url is None and archive is None:
+            if part == "all":
+                continue
+            raise KwsError(
+                f"Speech Commands {version} has no part {name!r}. Received: --part "
+                f"{name}",
+                f"kws data fetch --version {version} --part clips",
+            )
+        if url or sha256 or source is None:
+            # Another address is another file: the official checksum doesn't hold.
+            address = url or (source.url if source else "")
+            source = download.Source(address, sha256)
+        place = places[name]
+        if part == "all" and place.is_dir() and any(place.iterdir()):
+            click.echo(f"{name}: already in {place}", err=True)
+            continue
+        origin = archive or source.url
+        click.echo(f"{name}: {origin} -> {place}", err=True)
+        show = _BytesProgress()
+        report["parts"][name] = download.fetch(source, place, archive, show)
+        show.end()
+        if not report["parts"][name]["checked"]:
+            digest = report["parts"][name]["sha256"]
+            click.echo(f"No checksum to compare with. SHA-256 {digest}", err=True)
+    if as_json:
+        click.echo(json.dumps(report))
+    else:
+        click.echo(f"Speech Commands {version} is in {out}")
+
+
+@command.command()
+@click.option("--words", required=True, help="Keywords, with commas between.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("--clips-per-word", default=300, show_default=True)
+@click.option("--unknown", type=int, help="Clips of other words [2 x clips-per-word].")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@click.option(
+    "--stream",
+    type=click.Path(path_type=Path),
+    help="Instead of a corpus: the words in this order in one .wav, by voices that "
+    "no training clip has; truth in a .tsv beside it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def synth(
+    words: str,
+    out: Path | None,
+    clips_per_word: int,
+    unknown: int | None,
+    seed: int,
+    stream: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a corpus out of text: many voices, rooms and noises.
+
+    The folder has the Speech Commands layout, with lists for validation and test.
+    Equal options give equal files; a corpus that is there is not made again.
+
+    Example: kws data synth --words "yes,no,hey robot" --out corpus
+    """
+    from kws.data import synth as speech
+
+    spoken = [word.strip() for word in words.split(",") if word.strip()]
+    if (out is None) == (stream is None):
+        raise KwsError(
+            "Expected either --out (a corpus) or --stream (one recording). Received: "
+            + ("neither" if out is None else "both"),
+            'kws data synth --words "yes,no" --out corpus',
+        )
+    if stream is not None:
+        windows = speech.write_stream(stream, spoken, seed)
+        if as_json:
+            rows = [vars(window) for window in windows]
+            click.echo(json.dumps({"out": str(stream), "windows": rows}))
+        for window in [] if as_json else windows:
+            click.echo(f"{window.start_s:8.2f} {window.end_s:8.2f}  {window.word}")
+        return
+    assert out is not None
+    others = 2 * clips_per_word if unknown is None else unknown
+    plan = speech.Plan(tuple(spoken), clips_per_word, others, seed)
+    show = _CountProgress("clips")
+    made = speech.make(plan, out, show)
+    if as_json:
+        record = {"out": str(out), "made": made, "words": spoken, "seed": seed}
+        click.echo(json.dumps(record))
+    elif made:
+        click.echo(f"{made} clips of {len(spoken)} words and others are in {out}")
+    else:
+        click.echo(f"The corpus is already in {out}")
+
+
+@command.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="The same as FOLDER.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def info(folder: Path | None, data: Path | None, as_json: bool) -> None:
+    """Count clips by word and split.
+
+    Hours are taken from the index of an archive, and from the sizes of .wav files
+    (16 bits, 16 kHz).
+
+    Example: kws data info --data data/speech_commands
+    """
+    from kws.data.speech_commands import SPLITS, open_corpus
+
+    corpus = open_corpus(data or folder)
+    counts: dict[str, dict[str, int]] = {}
+    hours = {}
+    for split in SPLITS:
+        try:
+            recordings = corpus.recordings(split)
+        except KwsError:
+            continue  # an archive without this split
+        samples = 0
+        for item in recordings:
+            row = counts.setdefault(item.word, {})
+            row[split] = row.get(split, 0) + 1
+            length = item.length
+            if length < 0:
+                length = max(0, item.file.stat().st_size - 44) // 2
+            samples += length
+        hours[split] = round(samples / 16000 / 3600, 3)
+    official = corpus.test_set is not None
+    noises = sorted(corpus.noises("train"))
+    if as_json:
+        report = {
+            "path": str(corpus.path),
+            "layout": corpus.layout,
+            "official_test_files": official,
+            "words": counts,
+            "hours": hours,
+            "noises": noises,
+        }
+        click.echo(json.dumps(report))
+        return
+    click.echo(f"{corpus.path}  ({corpus.layout})")
+    click.echo(f"{'word':<14}" + "".join(f"{split:>9}" for split in SPLITS))
+    for word, row in sorted(counts.items()):
+        click.echo(f"{word:<14}" + "".join(f"{row.get(s, 0):>9}" for s in SPLITS))
+    totals = {s: sum(row.get(s, 0) for row in counts.values()) for s in SPLITS}
+    click.echo(f"{'clips':<14}" + "".join(f"{totals[s]:>9}" for s in SPLITS))
+    click.echo(f"{'hours':<14}" + "".join(f"{hours.get(s, 0.0):>9.2f}" for s in SPLITS))
+    click.echo(f"Test set: {'the official test files' if official else 'by the split'}")
+    click.echo(f"Background noise: {', '.join(noises) or 'none'}")
+
+
+@command.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def verify(ctx: click.Context, folder: Path, as_json: bool) -> None:
+    """Name every bad file. Nothing is changed; exit code 1 if there is one.
+
+    Example: kws data verify corpus
+    """
+    from kws.data.verify import KINDS
+    from kws.data.verify import verify as check
+
+    clips, faults = check(folder, _CountProgress("clips checked"))
+    if as_json:
+        rows = [vars(fault) for fault in faults]
+        click.echo(json.dumps({"path": str(folder), "clips": clips, "faults": rows}))
+    else:
+        for fault in faults:
+            click.echo(f"{fault.path}: {KINDS[fault.kind]} ({fault.detail})")
+        click.echo(f"{clips} clips checked, {len(faults)} faults in {folder}")
+    ctx.exit(1 if faults else 0)
+
+
+class _CountProgress:
+    """`done of all` on stderr: one line rewritten on a terminal, else every 10 %."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._start = time.monotonic()
+        self._shown = -1
+
+    def __call__(self, done: int, total: int) -> None:
+        terminal = sys.stderr.isatty()
+        step = 100 * done // max(1, total) // (1 if terminal else 10)
+        if step == self._shown and done != total:
+            return
+        self._shown = step
+        left = (time.monotonic() - self._start) * (total - done) / max(1, done)
+        line = f"{done} of {total} {self._what}, {left:.0f} s left"
+        end = "\n" if done == total or not terminal else "\r"
+        click.echo(
+            f"\r{line:<60}{end}" if terminal else line, err=True, nl=not terminal
+        )
+
+
+class _BytesProgress:
+    """Megabytes on stderr, at most once a second."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._start = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last < (1 if sys.stderr.isatty() else 10):
+            return
+        self._last = now
+        of = f" of {total / 1e6:.0f}" if total else ""
+        line = f"{what} {done / 1e6:.0f}{of} MB"
+        if total and done:
+            line += f", {(now - self._start) * (total - done) / done:.0f} s left"
+        if sys.stderr.isatty():
+            click.echo(f"\r{line:<60}", err=True, nl=False)
+        else:
+            click.echo(line, err=True)
+
+    def end(self) -> None:
+        if sys.stderr.isatty():
+            click.echo("", err=True)

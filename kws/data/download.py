@@ -1,0 +1,379 @@
+"""Fetch a data set: resume, check, unpack. What arrives is not trusted."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+import shutil
+import tarfile
+import tempfile
+import time
+import tomllib
+import urllib.error
+import urllib.parse
+import urllib.request
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from kws.bundle import write_atomic
+from kws.data.archives import _key, user_cache
+from kws.errors import KwsError
+
+DATASETS = Path(__file__).resolve().parents[2] / "datasets"
+MAX_ARCHIVE_BYTES = 8 << 30
+MAX_UNPACKED_BYTES = 16 << 30
+MAX_MEMBER_BYTES = 64 << 20
+MAX_MEMBERS = 1_000_000
+ATTEMPTS = 6
+TIMEOUT_S = 30
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is done, bytes done, bytes of all or 0 where unknown)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something to download.
+
+    Args:
+        url: http or https.
+        sha256: 64 hex digits, or None where none is known.
+        size: Bytes, or None where not known.
+    """
+
+    url: str
+    sha256: str | None = None
+    size: int | None = None
+
+
+def versions() -> list[str]:
+    """Versions of Speech Commands with a manifest in datasets/."""
+    stem = "speech_commands_"
+    return sorted(f.stem.removeprefix(stem) for f in DATASETS.glob(f"{stem}*.toml"))
+
+
+def source(version: str, part: str = "clips") -> Source | None:
+    """Where `part` (`clips` or `test`) of a version is; None where it has none.
+
+    Raises:
+        KwsError: no such version.
+    """
+    if version not in versions():
+        raise KwsError(
+            f"No such version. Expected {' or '.join(versions()) or 'a manifest'} "
+            f"(a file in datasets/). Received: {version!r}",
+            "kws data fetch --version v0.02",
+        )
+    path = DATASETS / f"speech_commands_{version}.toml"
+    table = tomllib.loads(path.read_text(encoding="utf-8")).get(part)
+    if table is None:
+        return None
+    return Source(table["url"], table.get("sha256"), table.get("bytes"))
+
+
+def download(source: Source, to: Path, progress: Progress | None = None) -> str:
+    """Download to the file `to`, resuming what an earlier call left in `to`.part.
+
+    A connection that breaks is taken up again, 6 times in all, with pauses. A server
+    that can't resume, or whose file has changed, starts from the beginning.
+
+    Returns:
+        SHA-256 of the file, which has been compared if the source has one.
+
+    Raises:
+        KwsError: not an http address, no answer, too large, wrong size or checksum.
+    """
+    if urllib.parse.urlsplit(source.url).scheme not in ("http", "https"):
+        raise KwsError(
+            f"Only http and https addresses can be fetched. Received: {source.url!r}",
+            "kws data fetch --version v0.02",
+        )
+    to.parent.mkdir(parents=True, exist_ok=True)
+    part = to.with_name(to.name + ".part")
+    note = to.with_name(to.name + ".part.json")
+    limit = source.size if source.size is not None else MAX_ARCHIVE_BYTES
+    problem = ""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(min(8.0, 0.25 * 2**attempt))
+        try:
+            problem = _attempt(source, part, note, limit, progress)
+        except urllib.error.HTTPError as error:
+            problem = f"the server answered {error.code} {error.reason}"
+            if error.code < 500 and error.code not in (408, 429):
+                break
+        except (urllib.error.URLError, OSError, HTTPException) as error:
+            problem = f"the connection broke ({error})"
+        if not problem:
+            break
+    if problem:
+        raise KwsError(
+            f"The download is not complete: {problem}. Expected the whole file. "
+            f"Received: {_size(part)} bytes of {source.url}",
+            "Run the same command again: it goes on where it stopped.",
+        )
+    received = _sha256(part)
+    size = _size(part)
+    if source.size not in (None, size) or source.sha256 not in (None, received):
+        part.unlink()
+        note.unlink(missing_ok=True)
+        raise KwsError(
+            f"The file is not the one that was published. Expected {source.size} "
+            f"bytes, SHA-256 {source.sha256}. Received: {size} bytes, {received}",
+            "Run the command again. Twice the same: the file at the address has changed.",
+        )
+    part.replace(to)
+    note.unlink(missing_ok=True)
+    return received
+
+
+def _attempt(
+    source: Source, part: Path, note: Path, limit: int, progress: Progress | None
+) -> str:
+    """One connection. Returns what is wrong, empty when the file is complete."""
+    have, tag = _resumable(source, part, note)
+    request = urllib.request.Request(source.url, headers={"User-Agent": "kws"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-Range", tag)
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        # Nothing after `have`: complete, or another file. The checksum will tell
+        # where there is one; else begin again.
+        if have == source.size:
+            return ""
+        part.unlink(missing_ok=True)
+        return "the server has less than was received before"
+    with answer:
+        start = 0
+        if answer.status == 206:
+            match = re.match(
+                r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", "")
+            )
+            if not match or int(match[1]) != have:
+                part.unlink(missing_ok=True)
+                return "the server resumed at another place"
+            start = have
+        length = answer.headers.get("Content-Length", "")
+        total = start + int(length) if length.isdecimal() else None
+        if total is not None and total > limit:
+            raise _too_large(source, total, limit)
+        tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+        write_atomic(note, json.dumps({"url": source.url, "tag": tag}).encode())
+        with part.open("r+b" if start else "wb") as out:
+            out.seek(start)
+            out.truncate()
+            done = start
+            while block := answer.read(1 << 20):
+                done += len(block)
+                if done > limit:
+                    raise _too_large(source, done, limit)
+                out.write(block)
+                if progress is not None:
+                    progress("received", done, total or 0)
+    if total is not None and done < total:
+        return f"the connection ended {total - done} bytes early"
+    return ""
+
+
+def _resumable(source: Source, part: Path, note: Path) -> tuple[int, str]:
+    """Bytes that can be kept of an earlier attempt, and the server's tag for them.
+
+    Without a tag nothing is kept: the file at the address may have changed."""
+    try:
+        record = json.loads(note.read_text(encoding="utf-8"))
+        if record["url"] == source.url and record["tag"] and part.is_file():
+            tag = str(record["tag"])
+            # A weak tag doesn't vouch for bytes.
+            return (0, "") if tag.startswith("W/") else (_size(part), tag)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return 0, ""
+
+
+def unpack(archive: Path, out: Path, progress: Progress | None = None) -> int:
+    """Unpack a .tar.gz into a new or empty folder, whole or not at all.
+
+    Only files and folders are accepted; anything that would end up outside, links,
+    devices, names given twice, and sizes beyond reason are refused.
+
+    Returns:
+        Number of files.
+
+    Raises:
+        KwsError: refused, broken, or the folder is in use.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise KwsError(
+            "The folder to unpack into is in use. Expected a new or empty folder. "
+            f"Received: {str(out)!r}",
+            f"kws data fetch --out {out}-new",
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        with archive.open("rb") as raw:
+            count = _unpack(raw, archive, building, progress)
+        root = building
+        inside = list(building.iterdir())
+        if len(inside) == 1 and any(p.is_dir() for p in inside[0].glob("*")):
+            root = inside[0]  # everything in one folder of the archive
+        root.chmod(0o755)
+        if out.is_dir():
+            out.rmdir()
+        root.replace(out)
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise _refused(archive, f"it is broken or cut off ({error})") from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return count
+
+
+def _unpack(
+    raw: IO[bytes], archive: Path, building: Path, progress: Progress | None
+) -> int:
+    count = total = entries = 0
+    size = archive.stat().st_size
+    with tarfile.open(fileobj=raw, mode="r|gz") as tar:
+        for member in tar:
+            entries += 1
+            if entries > MAX_MEMBERS:
+                raise _refused(archive, f"it has more than {MAX_MEMBERS} members")
+            target = building / _safe_name(member, archive)
+            if member.isdir():
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            if not member.isreg() or member.issparse():
+                raise _refused(
+                    archive,
+                    f"{member.name!r} is a link or a device, not a file or a folder",
+                )
+            total += member.size
+            if member.size > MAX_MEMBER_BYTES or total > MAX_UNPACKED_BYTES:
+                raise _refused(archive, f"{member.name!r} makes it too large")
+            if target.exists():
+                raise _refused(archive, f"{member.name!r} comes twice")
+            data = tar.extractfile(member)
+            if data is None:
+                raise _refused(archive, f"{member.name!r} can't be read")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                shutil.copyfileobj(data, file)
+            count += 1
+            if progress is not None and count % 100 == 0:
+                progress("unpacked", raw.tell(), size)
+    if not count:
+        raise _refused(archive, "it holds no files")
+    return count
+
+
+def _safe_name(member: tarfile.TarInfo, archive: Path) -> PurePosixPath:
+    name = PurePosixPath(member.name)
+    if (
+        name.is_absolute()
+        or ".." in name.parts
+        or "\\" in member.name
+        or "\0" in member.name
+        or re.match(r"[A-Za-z]:", member.name)
+        or len(name.parts) > 8
+        or any(len(part.encode(errors="replace")) > 200 for part in name.parts)
+    ):
+        raise _refused(archive, f"{member.name[:100]!r} would leave the folder")
+    return name
+
+
+def unpacked(archive: Path) -> Path:
+    """The folder of an archive's content in the user's cache, unpacked if need be."""
+    name = archive.name.split(".tar")[0].split(".tgz")[0]
+    folder = user_cache() / "unpacked" / f"{name}-{_key(archive)}"
+    if not folder.is_dir():
+        unpack(archive, folder)
+    return folder
+
+
+def fetch(
+    source: Source,
+    out: Path,
+    archive: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Download (or take `archive`), check, and unpack into `out`.
+
+    Args:
+        source: What to download; its size and checksum hold for `archive` too.
+        out: A new or empty folder.
+        archive: A .tar.gz that is already here; it is left where it is.
+        progress: See `Progress`.
+
+    Returns:
+        `out`, `files`, `sha256` of the archive, and `checked`: whether it was
+        compared with a published one.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise KwsError(
+            "The folder to fetch into is in use. Expected a new or empty folder. "
+            f"Received: {str(out)!r}",
+            f"kws data info --data {out}   (shows what it holds)",
+        )
+    if archive is not None:
+        if not archive.is_file():
+            raise KwsError(
+                f"No such archive. Expected a .tar.gz. Received: {str(archive)!r}",
+                "kws data fetch --version v0.02   (downloads it)",
+            )
+        received = _sha256(archive)
+        if source.sha256 not in (None, received):
+            raise KwsError(
+                f"The archive is not the one that was published. Expected SHA-256 "
+                f"{source.sha256}. Received: {received} ({archive})",
+                "Copy it again; or, if you trust it: kws data fetch --archive FILE "
+                f"--sha256 {received}",
+            )
+        count = unpack(archive, out, progress)
+    else:
+        packed = out.with_name(out.name + ".tar.gz")
+        received = download(source, packed, progress)
+        try:
+            count = unpack(packed, out, progress)
+        finally:
+            packed.unlink(missing_ok=True)
+    return {
+        "out": str(out),
+        "files": count,
+        "sha256": received,
+        "checked": source.sha256 is not None,
+    }
+
+
+def _too_large(source: Source, size: int, limit: int) -> KwsError:
+    return KwsError(
+        f"The file is larger than it should be. Expected at most {limit} bytes. "
+        f"Received: {size} bytes from {source.url}",
+        "Check the address, or fetch the official one: kws data fetch --version v0.02",
+    )
+
+
+def _refused(archive: Path, problem: str) -> KwsError:
+    return KwsError(
+        f"The archive is refused: {problem}. Expected the official .tar.gz. "
+        f"Received: {archive}",
+        "Fetch it again from its official address: kws data fetch --version v0.02",
+    )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
