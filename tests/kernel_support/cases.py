@@ -1,0 +1,715 @@
+"""Kernel cases: random int8 operators, TFLM's answers, and the C that checks them.
+
+A case is C text: constants, and a function that calls the kernel and compares. The
+same cases run on the host under sanitizers and on QEMU's Cortex-M cores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kernel_support import tflm
+from kernel_support.tflm import schema
+from kws.graph import quantized_math as qm
+from kws.graph import weight_layout
+
+Quantization = tuple[float, int]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel call and what it must give, as C.
+
+    Args:
+        name: A C identifier.
+        constants: Definitions of the case's arrays and structs.
+        call: Statements that fill `<name>_out`.
+    """
+
+    name: str
+    constants: str
+    call: str
+
+
+def c_array(name: str, values: Any, kind: str = "int8_t", aligned: bool = False) -> str:
+    """A constant array definition."""
+    flat = np.asarray(values).ravel().tolist() or [0]
+    # INT32_MIN has no literal in C: its digits are too large before the minus.
+    items = ["INT32_MIN" if v == -(2**31) else str(int(v)) for v in flat]
+    lines = [", ".join(items[i : i + 20]) for i in range(0, len(items), 20)]
+    attribute = " __attribute__((aligned(4)))" if aligned else ""
+    body = ",\n  ".join(lines)
+    return f"static const {kind} {name}[{len(flat)}]{attribute} = {{\n  {body}}};\n"
+
+
+def c_weights(name: str, weights: np.ndarray) -> str:
+    """The matrix in the layout of the core that compiles it."""
+    dsp = np.frombuffer(weight_layout.layout(weights, "dsp"), np.int8)
+    plain = np.frombuffer(weight_layout.layout(weights, "portable"), np.int8)
+    return (
+        "#if KWS_WEIGHT_LAYOUT == KWS_LAYOUT_DSP\n"
+        + c_array(name, dsp, aligned=True)
+        + "#else\n"
+        + c_array(name, plain, aligned=True)
+        + "#endif\n"
+    )
+
+
+def c_struct(kind: str, name: str, parameters: Any) -> str:
+    """A constant struct from a dataclass whose fields are the struct's, in order."""
+    fields = dataclasses.asdict(parameters)
+    body = ", ".join(f".{key} = {value}" for key, value in fields.items())
+    return f"static const {kind} {name} = {{{body}}};\n"
+
+
+def c_output(name: str, expected: np.ndarray, scratch: str = "4") -> str:
+    """The expected result, room for the kernel's, and its scratch."""
+    return (
+        c_array(f"{name}_expected", expected)
+        + f"static int8_t {name}_out[{max(1, expected.size)}];\n"
+        + f"static int32_t {name}_scratch[(({scratch}) + 3) / 4];\n"
+    )
+
+
+# ---- Random material ---------------------------------------------------------------
+
+
+def _scale(rng: np.random.Generator, low: float = 1e-3, high: float = 0.2) -> float:
+    return float(np.float32(np.exp(rng.uniform(np.log(low), np.log(high)))))
+
+
+def _zero_point(rng: np.random.Generator) -> int:
+    return int(rng.choice([-128, 127, 0, int(rng.integers(-128, 128))]))
+
+
+def _quantization(rng: np.random.Generator) -> Quantization:
+    return _scale(rng), _zero_point(rng)
+
+
+def _int8(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    kind = rng.integers(0, 4)
+    if kind == 0:
+        return rng.choice(np.array([-128, -127, 0, 127], np.int8), shape)
+    if kind == 1:
+        values = rng.normal(0, 20, shape).round().clip(-128, 127)
+        return values.astype(np.int8)
+    return rng.integers(-128, 128, shape).astype(np.int8)
+
+
+def _weights(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return np.maximum(_int8(rng, *shape), -127).astype(np.int8)
+
+
+def _activation(rng: np.random.Generator) -> str:
+    return str(rng.choice(["none", "none", "relu", "relu6", "relu_n1_to_1"]))
+
+
+def _output_scale(rng: np.random.Generator, real: np.ndarray) -> float:
+    """A scale that spreads the real values over int8, now and then far off."""
+    spread = float(np.abs(real).max()) or 1.0
+    factor = rng.choice([1.0, 1.0, 1.0, 0.02, 30.0])
+    return float(np.float32(spread * factor / 127))
+
+
+# ---- Matrix products ------------------------------------------------------------------
+
+
+def _product_struct(
+    name: str,
+    weights: np.ndarray,
+    bias: np.ndarray | None,
+    input_zero_point: int,
+    multipliers: list[tuple[int, int]],
+    output: Quantization,
+    activation: str,
+) -> tuple[str, str]:
+    """Arrays, and the fields of a kws_fully_connected_t."""
+    outputs, inputs = weights.shape
+    if len(multipliers) == 1:
+        multipliers = multipliers * outputs
+    low, high = qm.calculate_activation_range(activation, *output)
+    arrays = (
+        c_weights(f"{name}_weights", weights)
+        + c_array(
+            f"{name}_bias", qm.fold_bias(weights, bias, input_zero_point), "int32_t"
+        )
+        + c_array(f"{name}_multiplier", [m for m, _ in multipliers], "int32_t")
+        + c_array(f"{name}_shift", [s for _, s in multipliers])
+    )
+    fields = (
+        f"{{.inputs = {inputs}, .outputs = {outputs}, .weights = {name}_weights, "
+        f".bias = {name}_bias, .multiplier = {name}_multiplier, "
+        f".shift = {name}_shift, .output_zero_point = {output[1]}, "
+        f".activation_min = {low}, .activation_max = {high}}}"
+    )
+    return arrays, fields
+
+
+def _weights_and_bias(
+    rng: np.random.Generator, outputs: int, inputs: int, per_channel: bool
+) -> tuple[np.ndarray, list[float], np.ndarray | None]:
+    scales = [_scale(rng) for _ in range(outputs if per_channel else 1)]
+    bias = None
+    if rng.random() < 0.8:
+        bias = rng.integers(-20000, 20000, outputs).astype(np.int32)
+    return _weights(rng, outputs, inputs), scales, bias
+
+
+def fully_connected(
+    rng: np.random.Generator,
+    name: str,
+    shape: tuple[int, int, int] | None = None,
+) -> Case:
+    """FULLY_CONNECTED, plain and transposed; shape = rows, inputs, outputs."""
+    rows, inputs, outputs = shape or (
+        int(rng.integers(1, 9)),
+        int(rng.choice([1, 3, 4, 16, 25, 33, 48, 64, 100, int(rng.integers(1, 140))])),
+        int(rng.integers(1, 20)),
+    )
+    x_scale, x_zero = _quantization(rng)
+    weights, scales, bias = _weights_and_bias(rng, outputs, inputs, rng.random() < 0.6)
+    x = _int8(rng, rows, inputs)
+    accumulators = (x.astype(np.int64) - x_zero) @ weights.T.astype(np.int64)
+    real = (accumulators + (0 if bias is None else bias)) * x_scale * np.array(scales)
+    y = _output_scale(rng, real), _zero_point(rng)
+    activation = _activation(rng)
+
+    model = tflm.Model()
+    x_index = model.tensor(x.shape, x_scale, x_zero)
+    operands = [x_index, model.tensor(weights.shape, scales, data=weights)]
+    if bias is None:
+        operands.append(-1)
+    else:
+        bias_scales = np.float32(x_scale) * np.array(scales, np.float32)
+        operands.append(model.tensor(bias.shape, bias_scales, data=bias))
+    y_index = model.tensor((rows, outputs), *y)
+    options = schema.FullyConnectedOptionsT()
+    options.fusedActivationFunction = tflm.ACTIVATIONS[activation]
+    model.operator("FULLY_CONNECTED", operands, y_index, options)
+    expected = model.run({x_index: x}, y_index)
+
+    multipliers = qm.fully_connected_multipliers(x_scale, scales, y[0])
+    arrays, fields = _product_struct(
+        name, weights, bias, x_zero, multipliers, y, activation
+    )
+    scratch = f"KWS_FULLY_CONNECTED_SCRATCH_BYTES({inputs})"
+    transposed = bool(rng.random() < 0.3)
+    if transposed:
+        expected = expected.T
+        call = (
+            f"kws_fully_connected_transposed_s8(&{name}, {name}_x, {rows}, "
+            f"{name}_out, {rows}, {name}_scratch);"
+        )
+    else:
+        call = (
+            f"kws_fully_connected_s8(&{name}, {name}_x, {rows}, {name}_out, "
+            f"{name}_scratch);"
+        )
+    constants = (
+        arrays
+        + c_array(f"{name}_x", x)
+        + f"static const kws_fully_connected_t {name} = {fields};\n"
+        + c_output(name, np.ascontiguousarray(expected), scratch)
+    )
+    return Case(name, constants, call)
+
+
+def conv_2d(rng: np.random.Generator, name: str) -> Case:
+    """CONV_2D, per channel; sometimes called for some output rows at a time."""
+    height, width = int(rng.integers(5, 13)), int(rng.integers(5, 13))
+    channels = int(rng.choice([1, 1, 2, 3]))
+    filter_height, filter_width = int(rng.integers(1, 6)), int(rng.integers(1, 6))
+    stride = int(rng.integers(1, 4)), int(rng.integers(1, 5))
+    dilation = (1, 1)
+    if stride == (1, 1) and filter_height < 4 and filter_width < 4:
+        dilation = (2, 1)
+    same = bool(rng.random() < 0.7) or dilation != (1, 1)
+    outputs = int(rng.integers(1, 9))
+    x_scale, x_zero = _quantization(rng)
+    inputs = filter_height * filter_width * channels
+    weights, scales, bias = _weights_and_bias(rng, outputs, inputs, True)
+    filters = weights.reshape(outputs, filter_height, filter_width, channels)
+    x = _int8(rng, 1, height, width, channels)
+
+    def output_size(size: int, taps: int, step: int, spread: int) -> tuple[int, int]:
+        reach = (taps - 1) * spread + 1
+        if not same:
+            return (size - reach) // step + 1, 0
+        out = -(-size // step)
+        return out, max(0, (out - 1) * step + reach - size) // 2
+
+    out_height, pad_top = output_size(height, filter_height, stride[0], dilation[0])
+    out_width, pad_left = output_size(width, filter_width, stride[1], dilation[1])
+    spread = np.sqrt(inputs) * 60 * 60 * x_scale * max(scales)
+    y = float(np.float32(spread / 40)), _zero_point(rng)
+    activation = _activation(rng)
+
+    model = tflm.Model()
+    x_index = model.tensor(x.shape, x_scale, x_zero)
+    operands = [x_index, model.tensor(filters.shape, scales, data=filters)]
+    if bias is not None:
+        bias_scales = np.float32(x_scale) * np.array(scales, np.float32)
+        operands.append(model.tensor(bias.shape, bias_scales, data=bias))
+    y_index = model.tensor((1, out_height, out_width, outputs), *y)
+    options = schema.Conv2DOptionsT()
+    options.padding = schema.Padding.SAME if same else schema.Padding.VALID
+    options.strideH, options.strideW = stride
+    options.dilationHFactor, options.dilationWFactor = dilation
+    options.fusedActivationFunction = tflm.ACTIVATIONS[activation]
+    model.operator("CONV_2D", operands, y_index, options)
+    expected = model.run({x_index: x}, y_index)
+
+    multipliers = qm.conv_multipliers(x_scale, scales, y[0])
+    arrays, fields = _product_struct(
+        name, weights, bias, x_zero, multipliers, y, activation
+    )
+    constants = (
+        arrays
+        + c_array(f"{name}_x", x)
+        + f"static const kws_conv_2d_t {name} = {{.input_height = {height}, "
+        f".input_width = {width}, .input_channels = {channels}, "
+        f".output_height = {out_height}, .output_width = {out_width}, "
+        f".filter_height = {filter_height}, .filter_width = {filter_width}, "
+        f".stride_height = {stride[0]}, .stride_width = {stride[1]}, "
+        f".dilation_height = {dilation[0]}, .dilation_width = {dilation[1]}, "
+        f".pad_top = {pad_top}, .pad_left = {pad_left}, "
+        f".input_zero_point = {x_zero}, .product = {fields}}};\n"
+        + c_output(name, expected, f"KWS_CONV_2D_SCRATCH_BYTES({inputs})")
+    )
+    split = out_height // 2
+    row = out_width * outputs
+    call = (
+        f"kws_conv_2d_s8(&{name}, {name}_x, 0, {split}, {name}_out, {name}_scratch);\n"
+        f"  kws_conv_2d_s8(&{name}, {name}_x, {split}, {out_height - split}, "
+        f"{name}_out + {split * row}, {name}_scratch);"
+    )
+    return Case(name, constants, call)
+
+
+def _product_parameters(
+    a: Quantization, b: Quantization, y: Quantization
+) -> dict[str, int]:
+    multiplier, shift = qm.batch_matmul_multiplier(a[0], b[0], y[0])
+    return {
+        "a_zero_point": a[1],
+        "b_zero_point": b[1],
+        "multiplier": multiplier,
+        "shift": shift,
+        "activation_min": -128,
+        "activation_max": 127,
+        "output_zero_point": y[1],
+    }
+
+
+def _fields(parameters: dict[str, Any]) -> str:
+    body = ", ".join(f".{key} = {value}" for key, value in parameters.items())
+    return f"{{{body}}}"
+
+
+def batch_matmul(rng: np.random.Generator, name: str) -> Case:
+    """BATCH_MATMUL with each adjoint; the kernel takes b's rows, so b is transposed."""
+    m, n, inner = (int(v) for v in rng.integers(1, (8, 12, 70)))
+    a_q, b_q = _quantization(rng), _quantization(rng)
+    a, b = _int8(rng, m, inner), _int8(rng, n, inner)
+    real = (a.astype(np.int64) - a_q[1]) @ (b.T.astype(np.int64) - b_q[1])
+    y = _output_scale(rng, real * a_q[0] * b_q[0]), _zero_point(rng)
+    options = schema.BatchMatMulOptionsT()
+    options.adjX, options.adjY = bool(rng.random() < 0.3), bool(rng.random() < 0.6)
+    expected = tflm.operator(
+        "BATCH_MATMUL",
+        [
+            (np.ascontiguousarray(a.T if options.adjX else a)[None], *a_q),
+            (np.ascontiguousarray(b if options.adjY else b.T)[None], *b_q),
+        ],
+        ((1, m, n), *y),
+        options,
+    )
+    fields = _fields(_product_parameters(a_q, b_q, y))
+    constants = (
+        c_array(f"{name}_a", a)
+        + c_array(f"{name}_b", b if options.adjY else b.T)
+        + f"static int8_t {name}_rows[{n * inner}];\n"
+        + f"static const kws_batch_matmul_t {name} = {fields};\n"
+        + c_output(name, expected, f"KWS_BATCH_MATMUL_SCRATCH_BYTES({inner})")
+    )
+    rows = f"{name}_b"
+    call = ""
+    if not options.adjY:
+        call = f"kws_transpose_s8({rows}, {inner}, {n}, {name}_rows, {inner});\n  "
+        rows = f"{name}_rows"
+    else:
+        constants = constants.replace(f"static int8_t {name}_rows[{n * inner}];\n", "")
+    call += (
+        f"kws_batch_matmul_s8(&{name}, {name}_a, {inner}, {rows}, {inner}, {m}, {n}, "
+        f"{inner}, {name}_out, {n}, {name}_scratch);"
+    )
+    return Case(name, constants, call)
+
+
+# ---- Attention ------------------------------------------------------------------------
+
+
+def attention(
+    rng: np.random.Generator, name: str, shape: tuple[int, int, int] | None = None
+) -> Case:
+    """Q.K^T, sometimes a MUL by a constant, SOFTMAX, P.V; shape = tokens, heads, dim.
+
+    The kernel is called for a first row and then the rest, in place over Q.
+    """
+    tokens, heads, head_dim = shape or (
+        int(rng.integers(1, 20)),
+        int(rng.choice([1, 1, 2, 3])),
+        4 * int(rng.integers(1, 9)),
+    )
+    width = heads * head_dim
+    quantizations = [_quantization(rng) for _ in range(3)]
+    q, k, v = (_int8(rng, tokens, width) for _ in range(3))
+    (q_q, k_q, v_q) = quantizations
+    real = (q.astype(np.int64) - q_q[1]) @ (k.T.astype(np.int64) - k_q[1])
+    spread = np.abs(real).max() * q_q[0] * k_q[0] or 1.0
+    score = float(np.float32(spread / 100)), _zero_point(rng)
+    scaled = bool(rng.random() < 0.4)
+    # Bring the softmax's input to a range of about +-6.
+    wanted = float(np.float32(6 / 127))
+    p_q = (1 / 256, -128)
+    out_q = float(np.float32(v_q[0] * rng.uniform(0.5, 1.5))), _zero_point(rng)
+    softmax_q = (wanted, _zero_point(rng)) if scaled else (score[0], score[1])
+    constant = int(rng.integers(20, 127))
+    constant_q = (float(np.float32(6 / spread / constant)), 0)
+
+    expected = np.empty((tokens, width), np.int8)
+    for head in range(heads):
+        columns = slice(head * head_dim, (head + 1) * head_dim)
+        model = tflm.Model()
+        indices = [
+            model.tensor((1, tokens, head_dim), *quantization)
+            for quantization in quantizations
+        ]
+        transposed = schema.BatchMatMulOptionsT()
+        transposed.adjY = True
+        s = model.operator(
+            "BATCH_MATMUL",
+            indices[:2],
+            model.tensor((1, tokens, tokens), *score),
+            transposed,
+        )
+        if scaled:
+            scalar = np.array([constant], np.int8)
+            s = model.operator(
+                "MUL",
+                [s, model.tensor((1,), *constant_q, data=scalar)],
+                model.tensor((1, tokens, tokens), *softmax_q),
+                schema.MulOptionsT(),
+            )
+        softmax = schema.SoftmaxOptionsT()
+        softmax.beta = 1.0
+        p = model.operator(
+            "SOFTMAX", [s], model.tensor((1, tokens, tokens), *p_q), softmax
+        )
+        o = model.operator(
+            "BATCH_MATMUL",
+            [p, indices[2]],
+            model.tensor((1, tokens, head_dim), *out_q),
+            schema.BatchMatMulOptionsT(),
+        )
+        values = [np.ascontiguousarray(t[:, columns]) for t in (q, k, v)]
+        expected[:, columns] = model.run(
+            dict(zip(indices, values, strict=True)), o
+        ).reshape(tokens, head_dim)
+
+    v_stride = weight_layout.attention_v_stride(tokens)
+    k_buffer = np.full(weight_layout.attention_k_bytes(tokens, width), 77, np.int8)
+    k_buffer[: k.size] = k.ravel()
+    v_buffer = np.full((width, v_stride), -99, np.int8)
+    v_buffer[:, :tokens] = v.T
+    table = "NULL"
+    constants = ""
+    if scaled:
+        parameters = qm.mul_parameters(score, constant_q, softmax_q)
+        constants += c_array(
+            f"{name}_table", qm.mul_constant_table(parameters, constant, False)
+        )
+        table = f"{name}_table"
+    exp_table = qm.softmax_exp_table(1.0, softmax_q[0])
+    constants += (
+        c_array(f"{name}_exp", exp_table, "int32_t")
+        + f"static const kws_attention_t {name} = {{.tokens = {tokens}, "
+        f".heads = {heads}, .head_dim = {head_dim}, "
+        f".scores = {_fields(_product_parameters(q_q, k_q, score))}, "
+        f".score_table = {table}, .softmax = {{.exp_table = {name}_exp}}, "
+        f".values = {_fields(_product_parameters(p_q, v_q, out_q))}}};\n"
+        + c_array(f"{name}_q", q)
+        + c_array(f"{name}_k", k_buffer, aligned=True).replace("const ", "")
+        + c_array(f"{name}_v", v_buffer, aligned=True).replace("const ", "")
+        + c_output(
+            name,
+            expected,
+            f"KWS_ATTENTION_SCRATCH_BYTES({tokens}, {heads}, {head_dim})",
+        )
+    )
+    call = (
+        f"for (size_t i = 0; i < sizeof {name}_q; ++i) {name}_out[i] = {name}_q[i];\n"
+        f"  kws_attention_prepare(&{name}, {name}_k, {name}_v, {name}_scratch);\n"
+        f"  kws_attention_rows_s8(&{name}, {name}_out, 1, {name}_k, {name}_v, "
+        f"{name}_out, {name}_scratch);\n"
+        f"  kws_attention_rows_s8(&{name}, {name}_out + {width}, {tokens - 1}, "
+        f"{name}_k, {name}_v, {name}_out + {width}, {name}_scratch);"
+    )
+    return Case(name, constants, call)
+
+
+# ---- The rest --------------------------------------------------------------------------
+
+
+def softmax(rng: np.random.Generator, name: str) -> Case:
+    """SOFTMAX over rows, in place."""
+    rows, columns = int(rng.integers(1, 5)), int(rng.choice([1, 2, 12, 99, 200]))
+    scale = _scale(rng, 1e-3, 4.0)
+    beta = float(rng.choice([1.0, 1.0, 0.5]))
+    x = _int8(rng, rows, columns)
+    options = schema.SoftmaxOptionsT()
+    options.beta = beta
+    expected = tflm.operator(
+        "SOFTMAX", [(x, scale, _zero_point(rng))], (x.shape, 1 / 256, -128), options
+    )
+    table = qm.softmax_exp_table(beta, scale)
+    constants = (
+        c_array(f"{name}_exp", table, "int32_t")
+        + f"static const kws_softmax_t {name} = {{.exp_table = {name}_exp}};\n"
+        + c_array(f"{name}_x", x)
+        + c_output(name, expected)
+    )
+    call = (
+        f"for (size_t i = 0; i < sizeof {name}_x; ++i) {name}_out[i] = {name}_x[i];\n"
+        f"  kws_softmax_s8(&{name}, {name}_out, {rows}, {columns}, {name}_out);\n"
+        f"  (void){name}_scratch;"
+    )
+    return Case(name, constants, call)
+
+
+def binary(rng: np.random.Generator, name: str) -> Case:
+    """ADD, SUB, MUL or SQUARED_DIFFERENCE, with every broadcast of a matrix."""
+    kind = str(rng.choice(["ADD", "SUB", "MUL", "SQUARED_DIFFERENCE"]))
+    rows, columns = int(rng.integers(2, 9)), int(rng.integers(2, 40))
+    shapes = {
+        (rows, columns): (columns, 1),
+        (1, columns): (0, 1),
+        (rows, 1): (1, 0),
+        (1, 1): (0, 0),
+    }
+    small = list(shapes)[int(rng.integers(0, 4))]
+    first_small = bool(rng.random() < 0.3)
+    shape1 = small if first_small else (rows, columns)
+    shape2 = (rows, columns) if first_small else small
+    x1_q, x2_q = _quantization(rng), _quantization(rng)
+    x1, x2 = _int8(rng, *shape1), _int8(rng, *shape2)
+    real1 = (x1.astype(np.int64) - x1_q[1]) * x1_q[0]
+    real2 = (x2.astype(np.int64) - x2_q[1]) * x2_q[0]
+    activation = _activation(rng)
+    real: np.ndarray
+    if kind == "MUL":
+        real, options = real1 * real2, schema.MulOptionsT()
+        prepare: Callable[..., Any] = qm.mul_parameters
+        struct, function = "kws_mul_t", "kws_mul_s8"
+    elif kind == "SQUARED_DIFFERENCE":
+        real, options = (real1 - real2) ** 2, schema.SquaredDifferenceOptionsT()
+        prepare = qm.squared_difference_parameters
+        struct, function = "kws_add_t", "kws_squared_difference_s8"
+        activation = "none"
+    else:
+        real = real1 + real2 if kind == "ADD" else real1 - real2
+        options = schema.AddOptionsT() if kind == "ADD" else schema.SubOptionsT()
+        prepare = qm.add_parameters if kind == "ADD" else qm.sub_parameters
+        struct, function = "kws_add_t", "kws_add_s8"
+    y = _output_scale(rng, real), _zero_point(rng)
+    if kind in ("ADD", "SUB"):
+        # TFLM asks for an output multiplier below 1.
+        y = max(y[0], float(np.float32(max(x1_q[0], x2_q[0]) * 2 / 2**19))), y[1]
+    if activation != "none":
+        options.fusedActivationFunction = tflm.ACTIVATIONS[activation]
+        parameters = prepare(x1_q, x2_q, y, activation)
+    else:
+        parameters = prepare(x1_q, x2_q, y)
+    expected = tflm.operator(
+        kind, [(x1, *x1_q), (x2, *x2_q)], ((rows, columns), *y), options
+    )
+    steps1, steps2 = shapes[shape1], shapes[shape2]
+    constants = (
+        c_struct(struct, name, parameters)
+        + f"static const kws_broadcast_t {name}_shape = {{{rows}, {columns}, "
+        f"{steps1[0]}, {steps1[1]}, {steps2[0]}, {steps2[1]}}};\n"
+        + c_array(f"{name}_x1", x1)
+        + c_array(f"{name}_x2", x2)
+        + c_output(name, expected)
+    )
+    call = (
+        f"{function}(&{name}, &{name}_shape, {name}_x1, {name}_x2, {name}_out);\n"
+        f"  (void){name}_scratch;"
+    )
+    return Case(name, constants, call)
+
+
+def mean(rng: np.random.Generator, name: str) -> Case:
+    """MEAN over tokens or over the last axis."""
+    rows, columns = int(rng.integers(1, 110)), int(rng.integers(1, 30))
+    over_rows = bool(rng.random() < 0.5)
+    x_q = _quantization(rng)
+    y_q = float(np.float32(x_q[0] * rng.uniform(0.05, 3))), _zero_point(rng)
+    x = _int8(rng, 1, rows, columns)
+    options = schema.ReducerOptionsT()
+    options.keepDims = bool(rng.random() < 0.5)
+    left = (1, columns) if over_rows else (1, rows)
+    if options.keepDims:
+        left = (1, 1, columns) if over_rows else (1, rows, 1)
+    axes = np.array([1 if over_rows else 2], np.int32)
+    expected = tflm.operator("MEAN", [(x, *x_q)], (left, *y_q), options, [axes])
+    count = rows if over_rows else columns
+    constants = (
+        c_struct("kws_mean_t", name, qm.mean_parameters(x_q, y_q, count))
+        + c_array(f"{name}_x", x)
+        + c_output(name, expected, f"KWS_MEAN_ROWS_SCRATCH_BYTES({columns})")
+    )
+    if over_rows:
+        call = (
+            f"kws_mean_rows_s8(&{name}, {name}_x, {columns}, {name}_out, "
+            f"{name}_scratch);"
+        )
+    else:
+        call = (
+            f"kws_mean_columns_s8(&{name}, {name}_x, {rows}, {name}_out);\n"
+            f"  (void){name}_scratch;"
+        )
+    return Case(name, constants, call)
+
+
+def concatenation(rng: np.random.Generator, name: str) -> Case:
+    """CONCATENATION of two parts along the last axis."""
+    rows, left, right = (int(v) for v in rng.integers(1, (6, 20, 20)))
+    quantization = _quantization(rng)
+    parts = _int8(rng, rows, left), _int8(rng, rows, right)
+    options = schema.ConcatenationOptionsT()
+    options.axis = 1
+    expected = tflm.operator(
+        "CONCATENATION",
+        [(part, *quantization) for part in parts],
+        ((rows, left + right), *quantization),
+        options,
+    )
+    constants = (
+        c_array(f"{name}_x1", parts[0])
+        + c_array(f"{name}_x2", parts[1])
+        + c_output(name, expected)
+    )
+    stride = left + right
+    call = (
+        f"kws_copy_rows_s8({name}_x1, {rows}, {left}, {name}_out, {stride});\n"
+        f"  kws_copy_rows_s8({name}_x2, {rows}, {right}, {name}_out + {left}, "
+        f"{stride});\n"
+        f"  (void){name}_scratch;"
+    )
+    return Case(name, constants, call)
+
+
+UNARY = ("TANH", "LOGISTIC", "HARD_SWISH", "RSQRT", "QUANTIZE", "RELU", "RELU6")
+
+
+def unary_table(
+    rng: np.random.Generator, kind: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A unary operator on every int8 value that it takes.
+
+    Returns:
+        inputs int8 [n], TFLM's outputs int8 [n], our table int8 [256].
+    """
+    x_q = _scale(rng, 1e-3, 0.5), _zero_point(rng)
+    y_q = _quantization(rng)
+    options: Any = None
+    if kind == "TANH":
+        y_q, table = (1 / 128, 0), qm.tanh_table(x_q)
+    elif kind == "LOGISTIC":
+        y_q, table = (1 / 256, -128), qm.logistic_table(x_q)
+    elif kind == "HARD_SWISH":
+        # TFLM asks that input scale / 128 is below the output's.
+        y_q = max(y_q[0], float(np.float32(x_q[0] / 100))), y_q[1]
+        table = qm.hard_swish_table(x_q, y_q)
+        options = schema.HardSwishOptionsT()
+    elif kind == "RSQRT":
+        x_q = x_q[0], int(rng.integers(-128, 100))
+        y_q = float(np.float32(rng.uniform(0.01, 0.3) / np.sqrt(x_q[0]))), y_q[1]
+        table = qm.rsqrt_table(x_q, y_q)
+    elif kind == "QUANTIZE":
+        table, options = qm.requantize_table(x_q, y_q), schema.QuantizeOptionsT()
+    elif kind == "RELU":
+        table = qm.relu_table(x_q, y_q)
+    elif kind == "RELU6":
+        x_q = float(np.float32(rng.uniform(0.05, 0.5))), int(rng.integers(-128, 0))
+        y_q, table = x_q, qm.relu6_table(x_q)
+    else:
+        raise ValueError(kind)
+    low = x_q[1] if kind == "RSQRT" else -128
+    values = np.arange(low, 128).astype(np.int8)[None]
+    expected = tflm.operator(kind, [(values, *x_q)], (values.shape, *y_q), options)
+    return values[0], expected[0], np.array(table, np.int8)
+
+
+def table(rng: np.random.Generator, name: str) -> Case:
+    """kws_table_s8 on a TANH."""
+    values, expected, entries = unary_table(rng, "TANH")
+    constants = (
+        c_array(f"{name}_table", entries)
+        + c_array(f"{name}_x", values)
+        + c_output(name, expected)
+    )
+    call = (
+        f"kws_table_s8({name}_table, {name}_x, {len(values)}, {name}_out);\n"
+        f"  (void){name}_scratch;"
+    )
+    return Case(name, constants, call)
+
+
+MAKERS: dict[str, Callable[[np.random.Generator, str], Case]] = {
+    "fully_connected": fully_connected,
+    "conv_2d": conv_2d,
+    "batch_matmul": batch_matmul,
+    "attention": attention,
+    "softmax": softmax,
+    "binary": binary,
+    "mean": mean,
+    "concatenation": concatenation,
+    "table": table,
+}
+
+
+def make(counts: dict[str, int], seed: int) -> list[Case]:
+    """Random cases, `counts[kernel]` of each, reproducible by seed."""
+    rng = np.random.default_rng(seed)
+    return [
+        MAKERS[kernel](rng, f"{kernel}_{index}")
+        for kernel, count in counts.items()
+        for index in range(count)
+    ]
+
+
+def c_source(cases: Iterable[Case], title: str) -> str:
+    """A C file that defines `int kernel_cases(void)`: the number of failed cases."""
+    parts = [
+        f"/* {title}\n * Expected results made by TFLM, tflite-micro "
+        f"{tflm.VERSION}. */\n"
+        '#include "kernel_check.h"\n\n'
+    ]
+    calls = []
+    for case in cases:
+        parts.append(case.constants)
+        parts.append(f"static void {case.name}_run(void) {{\n  {case.call}\n}}\n\n")
+        calls.append(
+            f'  {case.name}_run();\n  failed += kernel_check("{case.name}", '
+            f"{case.name}_out, {case.name}_expected, sizeof {case.name}_expected);\n"
+        )
+    parts.append("int kernel_cases(void) {\n  int failed = 0;\n" + "".join(calls))
+    parts.append("  return failed;\n}\n")
+    return "".join(parts)
