@@ -129,13 +129,17 @@ def from_table(table: dict[str, Any], path: Path) -> Board:
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", board.name):
         raise _wrong(path, "the folder's name must be lower case, digits and dashes")
     if board.core not in CORES:
-        raise _wrong(path, f"core must be one of {', '.join(CORES)}, not {board.core!r}")
+        raise _wrong(
+            path, f"core must be one of {', '.join(CORES)}, not {board.core!r}"
+        )
     if not (1_000_000 <= board.clock_hz <= 2_000_000_000):
         raise _wrong(path, f"clock_hz = {board.clock_hz} is not in hertz")
     if not 0.3 <= board.cycles_per_instruction <= 20:
         raise _wrong(path, "cycles_per_instruction must be in 0.3..20")
     if not 1024 <= board.stack_bytes < board.ram_bytes or board.stack_bytes % 8:
-        raise _wrong(path, "stack_bytes must be a multiple of 8 from 1024 to RAM's size")
+        raise _wrong(
+            path, "stack_bytes must be a multiple of 8 from 1024 to RAM's size"
+        )
     if not board.flags:
         raise _wrong(path, "[flags] names no toolchain")
     for source in board.sources:

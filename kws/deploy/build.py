@@ -163,7 +163,9 @@ def _compile(
         key.update(part.encode() + b"\0")
     key.update(headers_digest)
     key.update(source.read_bytes())
-    target = cache_dir().resolve() / "objects" / f"{source.stem}-{key.hexdigest()[:32]}.o"
+    target = (
+        cache_dir().resolve() / "objects" / f"{source.stem}-{key.hexdigest()[:32]}.o"
+    )
     if target.is_file():
         return target
     try:
@@ -182,8 +184,8 @@ def _compile(
         result = _run(command)
         if result.returncode != 0:
             raise KwsError(
-                f"{source.name} does not compile for {board.name} with {tools.version}:\n"
-                f"{_tail(result.stderr)}",
+                f"{source.name} does not compile for {board.name} with "
+                f"{tools.version}:\n{_tail(result.stderr)}",
                 "If you changed the file, mend it; if not, emit the model again: "
                 "kws emit RUN --core " + board.core,
             )

@@ -1,4 +1,4 @@
-"""The little of ELF32 that sizes need: sections and symbols (one reader, any linker)."""
+"""The little of ELF32 that sizes need: sections and symbols."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def _parse(data: bytes) -> Elf:
         if kind == SHT_SYMTAB:
             strings_at = headers[link][4]
             for at in range(offset, offset + size, 16):
-                s_name, value, s_size, info, _, _ = struct.unpack_from("<IIIBBH", data, at)
+                s_name, value, s_size, info, _, _ = struct.unpack_from(
+                    "<IIIBBH", data, at
+                )
                 if s_size and info & 15 in (STT_OBJECT, STT_FUNC):
                     text = _text(data, strings_at + s_name)
                     symbols[text, value] = Symbol(text, value & ~1, s_size)

@@ -14,11 +14,19 @@ from kws.errors import KwsError
 HINT = "apt-get install gcc-arm-none-eabi   (or, without root: pip install ziglang)"
 
 # What each compiler needs besides the board's own flags.
-COMMON_FLAGS = (
-    "-std=c11 -O2 -g -ffreestanding -ffunction-sections -fdata-sections "
-    "-fno-unwind-tables -fno-asynchronous-unwind-tables "
-    "-Wall -Wextra -Werror"
-).split()
+COMMON_FLAGS = [
+    "-std=c11",
+    "-O2",
+    "-g",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-ffreestanding",
+    "-ffunction-sections",
+    "-fdata-sections",
+    "-fno-unwind-tables",
+    "-fno-asynchronous-unwind-tables",
+]
 EXTRA_FLAGS = {
     # A loop in memcpy must not become a call of memcpy.
     "gcc": ["-fno-tree-loop-distribute-patterns"],

@@ -52,6 +52,6 @@ def get(name: str) -> ModuleType:
     if name not in names():
         raise KwsError(
             f"No such runner. Expected one of {', '.join(names())}. Received: {name!r}",
-            "Mend `runner` in the board's board.toml, or add kws/deploy/runners/<name>.py",
+            "Mend `runner` in board.toml, or add kws/deploy/runners/<name>.py",
         )
     return importlib.import_module(f"kws.deploy.runners.{name}")

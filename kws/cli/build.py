@@ -1,0 +1,60 @@
+"""Build the firmware of a run for a board, and show what it takes of flash and RAM."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command(epilog="Example: kws build runs/tiny --board qemu-m4")
+@click.argument("run")
+@click.option("--board", "board_name", required=True, help="A name from `kws boards`.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the build.")
+@click.option(
+    "--app",
+    type=click.Choice(["main", "clips"]),
+    default="main",
+    show_default=True,
+    help="main listens; clips evaluates clips in an emulator.",
+)
+@click.option("--compiler", help="gcc or zig [default: what is installed, gcc first].")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(
+    run: str,
+    board_name: str,
+    out: Path | None,
+    app: str,
+    compiler: str | None,
+    as_json: bool,
+) -> None:
+    """Emit RUN as C and build the firmware for a board.
+
+    A model that the real part could not hold is refused (exit code 2).
+    """
+    from kws import bundle as bundles
+    from kws.deploy import boards, flash
+
+    board = boards.load(board_name)
+    bundle = bundles.load(run)
+    folder = out or flash.output_folder(bundle, board)
+    click.echo(f"Building for {board.name} in {folder}", err=True)
+    image = flash.emit_and_build(bundle, board, folder, app, compiler)
+    if as_json:
+        table = {
+            "board": board.name,
+            "app": app,
+            "elf": str(image.elf),
+            "map": str(image.map),
+            "compiler": image.compiler,
+            "hash": bundle.hash[: flash.HASH_DIGITS],
+            **image.fit.as_dict(),
+        }
+        click.echo(json.dumps(table))
+        return
+    click.echo(f"{image.elf}  ({image.compiler})")
+    click.echo(image.fit.table())
+    click.echo(
+        "largest   " + ", ".join(f"{n} {s:,}" for n, s, _ in image.fit.largest[:5])
+    )

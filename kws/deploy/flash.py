@@ -1,0 +1,148 @@
+"""`kws flash`: emit, build, check the fit, run, compare hash and self-test, listen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kws import bundle as bundles
+from kws.bundle import Bundle
+from kws.deploy import build, run, runners
+from kws.deploy.boards import Board
+from kws.deploy.build import Image
+from kws.errors import KwsError
+
+HASH_DIGITS = 16
+MAX_AUDIO_S = 3600
+
+
+@dataclass(frozen=True)
+class Flashed:
+    """What `kws flash` found; `problems` is empty where all checks passed."""
+
+    board: Board
+    image: Image
+    expected_hash: str
+    listened: run.Listened
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return self.listened.problems
+
+    def as_dict(self) -> dict[str, Any]:
+        """Stable keys of `kws flash --json` (DESIGN section 4)."""
+        transcript = self.listened.transcript
+        stats = transcript.stats
+        return {
+            "board": self.board.name,
+            "built": True,
+            "compiler": self.image.compiler,
+            **self.image.fit.as_dict(),
+            "hash": transcript.boot.get("hash"),
+            "expected_hash": self.expected_hash,
+            "selftest": transcript.selftest,
+            "events": [
+                {
+                    "word": event.word,
+                    "start_s": event.start_ms / 1000,
+                    "time_s": event.time_ms / 1000,
+                    "score": event.score,
+                }
+                for event in transcript.events
+            ],
+            "samples": stats.get("samples"),
+            "overruns": stats.get("overruns"),
+            "inferences": stats.get("inferences"),
+            "instructions_per_inference": stats.get("instructions_per_inference"),
+            "instructions_per_frame": stats.get("instructions_per_frame"),
+            "stack_bytes": stats.get("stack"),
+            "problems": list(self.problems),
+        }
+
+
+def output_folder(bundle: Bundle, board: Board) -> Path:
+    """Where the build goes by default: in the run, or here for a shipped preset."""
+    if bundle.path.resolve().is_relative_to(bundles.PRETRAINED.resolve()):
+        return Path("build") / bundle.path.name / board.name
+    return bundle.path / "build" / board.name
+
+
+def emit_and_build(
+    bundle: Bundle,
+    board: Board,
+    out: Path,
+    app: str = "main",
+    compiler: str | None = None,
+) -> Image:
+    """The bundle's model as C in out/model, and the firmware around it in `out`.
+
+    Raises:
+        KwsError: the model cannot be emitted, built, or does not fit the board.
+    """
+    from kws.deploy.emit import emit
+
+    model_dir = out / "model"
+    emit(bundle, model_dir, board.core)
+    return build.build(model_dir, board, out, app, compiler)
+
+
+def read_stream(path: Path) -> np.ndarray:
+    """A recording as int16 [samples] at 16 kHz.
+
+    Raises:
+        KwsError: missing, not audio, not 16 kHz mono, empty, longer than an hour.
+    """
+    from kws.data.archives import read_audio
+
+    if not path.is_file():
+        raise KwsError(
+            f"There is no such recording. Received: {path}",
+            "kws flash RUN --board qemu-m4 --audio stream.wav",
+        )
+    try:
+        return np.asarray(read_audio(path, max_samples=MAX_AUDIO_S * run.SAMPLE_RATE))
+    except KwsError as error:
+        raise KwsError(
+            error.message,
+            f"ffmpeg -i {path} -ac 1 -ar 16000 -sample_fmt s16 stream.wav   (or sox)",
+        ) from None
+
+
+def flash(
+    bundle: Bundle,
+    board: Board,
+    audio: np.ndarray,
+    out: Path,
+    compiler: str | None = None,
+    pace: bool = True,
+    pad_s: float = 1.0,
+    timeout_s: float | None = None,
+) -> Flashed:
+    """Put the bundle on the board and let it hear `audio`.
+
+    Args:
+        bundle: A converted bundle.
+        board: The board.
+        audio: int16 [samples], 16 kHz.
+        out: Folder of the build.
+        compiler: `gcc`, `zig`, or None for what is installed.
+        pace: See kws.deploy.run.listen.
+        pad_s: Silence appended, so that the last word passes through the window.
+        timeout_s: Wall-clock limit of the run.
+
+    Raises:
+        KwsError: a tool is missing, or the model cannot be emitted, built or held.
+    """
+    error = runners.get(board.runner).missing()
+    if error is not None:
+        raise error
+    image = emit_and_build(bundle, board, out, "main", compiler)
+    pad = np.zeros(round(pad_s * run.SAMPLE_RATE), np.int16)
+    expected = bundle.hash[:HASH_DIGITS]
+    listened = run.listen(
+        image.elf, board, np.concatenate([audio, pad]), expected, pace, timeout_s
+    )
+    return Flashed(board, image, expected, listened)

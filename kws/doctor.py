@@ -1,0 +1,175 @@
+"""What is installed on this machine, what each thing is for, and how to get it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kws.errors import KwsError
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked for.
+
+    Args:
+        name: What.
+        ok: Whether it is here and usable.
+        required: Whether every verb needs it.
+        found: Version or place; "" if missing.
+        purpose: What it is for.
+        hint: How to get it.
+    """
+
+    name: str
+    ok: bool
+    required: bool
+    found: str
+    purpose: str
+    hint: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+PACKAGES = (
+    # distribution, extra ("" = always needed), purpose
+    ("numpy", "", "arrays"),
+    ("click", "", "the command line"),
+    ("cffi", "", "the firmware's C in Python"),
+    ("soundfile", "", "WAV, FLAC and Opus files"),
+    ("tflite", "", "reading .tflite files"),
+    ("tensorflow", "train", "training and conversion"),
+    ("tf-keras", "train", "training and conversion"),
+    ("tensorflow-model-optimization", "train", "quantization-aware training"),
+    ("tflite-micro", "train", "the reference interpreter (kws eval --engine tflm)"),
+)
+
+
+def checks() -> list[Check]:
+    """Look at everything, quickly: nothing heavy is imported."""
+    return [
+        _python(),
+        *(_package(*package) for package in PACKAGES),
+        _features(),
+        _host_compiler(),
+        _cross_compiler(),
+        _qemu(),
+        _data(),
+        _espeak(),
+    ]
+
+
+def _python() -> Check:
+    version = sys.version_info
+    return Check(
+        name="python",
+        ok=(3, 11) <= version[:2] < (3, 14),
+        required=True,
+        found=".".join(map(str, version[:3])),
+        purpose="3.11, 3.12 or 3.13",
+        hint="apt-get install python3 (3.11 or newer, below 3.14)",
+    )
+
+
+def _package(name: str, extra: str, purpose: str) -> Check:
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        version = ""
+    return Check(
+        name=name,
+        ok=bool(version),
+        required=not extra,
+        found=version,
+        purpose=purpose,
+        hint=f"pip install -e '.[{extra}]'" if extra else "pip install -e .",
+    )
+
+
+def _features() -> Check:
+    found = importlib.util.find_spec("kws.features._native") is not None
+    return Check(
+        name="C features",
+        ok=found,
+        required=True,
+        found="built" if found else "",
+        purpose="feature extraction, built when the package is installed",
+        hint="pip install -e .   (needs a C compiler and python3-dev)",
+    )
+
+
+def _host_compiler() -> Check:
+    path = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    return Check(
+        name="C compiler",
+        ok=path is not None,
+        required=False,
+        found=path or "",
+        purpose="the firmware's C on this machine (kws eval --engine device)",
+        hint="apt-get install gcc libc6-dev",
+    )
+
+
+def _cross_compiler() -> Check:
+    from kws.deploy import toolchain
+
+    found = toolchain.available()
+    return Check(
+        name="cross compiler",
+        ok=bool(found),
+        required=False,
+        found="; ".join(f"{tools.name}: {tools.version}" for tools in found),
+        purpose="firmware (kws build, kws flash)",
+        hint=toolchain.HINT,
+    )
+
+
+def _qemu() -> Check:
+    from kws.deploy.runners import qemu
+
+    error = qemu.missing()
+    return Check(
+        name=qemu.EXECUTABLE,
+        ok=error is None,
+        required=False,
+        found=shutil.which(qemu.EXECUTABLE) or "",
+        purpose="the emulated boards",
+        hint=error.hint if error is not None else "",
+    )
+
+
+def _data() -> Check:
+    from kws.data import find_data
+
+    hint, found = "", ""
+    try:
+        found = str(find_data(None))
+    except KwsError as error:
+        hint = error.hint
+    return Check(
+        name="Speech Commands",
+        ok=bool(found),
+        required=False,
+        found=found,
+        purpose="training and evaluating on the real data set",
+        hint=hint,
+    )
+
+
+def _espeak() -> Check:
+    found = shutil.which("espeak-ng") or ""
+    if not found and importlib.util.find_spec("espeakng_loader") is not None:
+        found = "espeakng-loader " + importlib.metadata.version("espeakng-loader")
+    return Check(
+        name="espeak-ng",
+        ok=bool(found),
+        required=False,
+        found=found,
+        purpose="TTS corpora (kws data synth)",
+        hint="pip install espeakng-loader   (or apt-get install espeak-ng)",
+    )
