@@ -1,0 +1,185 @@
+"""The training pool: augmented copies of every clip, as int8 features, made once.
+
+Augmenting and extracting a clip costs about as much as ten training steps on it, so
+it is done `augment.variants` times per clip before training, not once per epoch. The
+pool lies in one file that is mapped into memory, and its making goes on where it was
+stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kws import bundle, features
+from kws.data import ClipSet, augment
+from kws.progress import Progress
+from kws.recipe import Recipe
+
+CHUNK = 4096  # clips augmented at a time: 128 MB of audio
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Augmented features of the training clips.
+
+    Args:
+        features: int8 [variants, N, frames, mel_bins], mapped from a file.
+        label: int32 [N].
+        teacher: float32 [variants, N, labels] logits to distil from, or None.
+    """
+
+    features: np.ndarray
+    label: np.ndarray
+    teacher: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def build(
+    clips: ClipSet,
+    noises: list[np.ndarray],
+    recipe: Recipe,
+    folder: Path,
+    teacher: Any = None,
+) -> Pool:
+    """Make the pool in `folder`, or go on making it, or find it made.
+
+    Args:
+        clips: The training clips.
+        noises: Background noise to mix in (kws.data.noise_bank).
+        recipe: Its augment and features sections and train.seed are used.
+        folder: Where the pool's files go; made anew if it holds another pool.
+        teacher: A kws.teacher.Teacher, or None.
+
+    Returns:
+        The pool, read-only.
+    """
+    key = _key(clips, recipe, teacher)
+    folder.mkdir(parents=True, exist_ok=True)
+    state_path = folder / "pool.json"
+    state = bundle.read_json(state_path) if state_path.is_file() else {}
+    fresh = state.get("key") != key
+    variants, count = max(1, recipe.augment.variants), len(clips)
+    shape = (variants, count, recipe.features.frames, recipe.features.mel_bins)
+    done = set() if fresh else set(state["done"])
+    stored = _array(folder / "features.npy", np.int8, shape, fresh)
+    logits = None
+    if teacher is not None:
+        shape = (variants, count, len(clips.labels))
+        logits = _array(folder / "teacher.npy", np.float32, shape, fresh)
+    bar = Progress("features", variants * count, start=len(done) * min(CHUNK, count))
+    for number, variant, first in _chunks(variants, count):
+        if number in done:
+            continue
+        part = slice(first, min(first + CHUNK, count))
+        # A number for every (seed, variant, chunk): augment_many adds the clip's.
+        seed = (recipe.train.seed * 1000 + variant) * 100_000 + first // CHUNK
+        pcm = augment.augment_many(clips.pcm[part], seed, recipe.augment, noises)
+        stored[variant, part] = features.extract(pcm, recipe.features)
+        if logits is not None:
+            logits[variant, part] = teacher.logits(pcm, stored[variant, part], bar)
+            logits.flush()
+        stored.flush()
+        done.add(number)
+        state = {"key": key, "done": sorted(done)}
+        bundle.write_atomic(state_path, json.dumps(state).encode())
+        bar.at(variant * count + part.stop)
+    bar.end()
+    return Pool(
+        features=np.load(folder / "features.npy", mmap_mode="r"),
+        label=clips.label,
+        teacher=None if logits is None else np.load(folder / "teacher.npy", "r"),
+    )
+
+
+def _chunks(variants: int, count: int) -> Iterator[tuple[int, int, int]]:
+    number = 0
+    for variant in range(variants):
+        for first in range(0, count, CHUNK):
+            yield number, variant, first
+            number += 1
+
+
+def _array(path: Path, dtype: Any, shape: tuple[int, ...], fresh: bool) -> np.ndarray:
+    mode: Any = "w+" if fresh or not path.is_file() else "r+"
+    return np.lib.format.open_memmap(path, mode, dtype, shape)
+
+
+def _key(clips: ClipSet, recipe: Recipe, teacher: Any) -> str:
+    """Equal keys, equal pools: of the clips, the settings and the teacher.
+
+    What acts on the batch, not on the pool, is left out.
+    """
+    settings = {
+        name: value
+        for name, value in dataclasses.asdict(recipe.augment).items()
+        if not name.startswith(("time_mask", "mel_mask", "roll_"))
+    }
+    spec = {
+        "clips": clips.manifest_hash,
+        "augment": settings,
+        "features": dataclasses.asdict(recipe.features),
+        "seed": recipe.train.seed,
+        "teacher": None if teacher is None else teacher.key,
+    }
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+
+
+def batches(
+    pool: Pool, recipe: Recipe, size: int, phase: int, epoch: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """One epoch of batches, a function of (seed, phase, epoch) alone.
+
+    Every clip comes once, as one of its variants, moved by a few frames and masked
+    (SpecAugment); the last, smaller batch is left out.
+
+    Args:
+        pool: The pool.
+        recipe: Its train and augment sections are used.
+        size: Clips in a batch.
+        phase: 0 float training, 1 QAT: they draw differently.
+        epoch: From 0.
+
+    Yields:
+        features int8 [size, frames, mel_bins], label int32 [size], share float32
+        [size] (mix-up: the clip's share, the rest is its mirror clip's in the batch),
+        and teacher float32 [size, labels] where the pool has it.
+    """
+    rng = np.random.default_rng([recipe.train.seed, phase, epoch])
+    order = rng.permutation(len(pool))
+    variant = rng.integers(0, len(pool.features), size=len(pool))
+    for first in range(0, len(pool) - size + 1, size):
+        chosen = order[first : first + size]
+        picked = pool.features[variant[chosen], chosen]
+        picked = _roll(picked, rng, recipe.augment.roll_frames)
+        batch = {
+            "features": augment.spec_augment(picked, rng, recipe.augment),
+            "label": pool.label[chosen],
+            "share": np.ones(size, np.float32),
+        }
+        if recipe.train.mixup > 0:
+            share = rng.beta(recipe.train.mixup, recipe.train.mixup, size)
+            # The clip itself stays the larger part: its label is then still its own.
+            batch["share"] = np.maximum(share, 1 - share).astype(np.float32)
+        if pool.teacher is not None:
+            batch["teacher"] = pool.teacher[variant[chosen], chosen]
+        yield batch
+
+
+def _roll(picked: np.ndarray, rng: np.random.Generator, most: int) -> np.ndarray:
+    """Move every clip by -most..most frames; edges repeat the first or last frame."""
+    if most < 1:
+        return picked
+    count, frames, _ = picked.shape
+    moves = rng.integers(-most, most + 1, size=(count, 1))
+    at = np.clip(np.arange(frames)[None, :] - moves, 0, frames - 1)
+    return picked[np.arange(count)[:, None], at]
