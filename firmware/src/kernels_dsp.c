@@ -62,7 +62,7 @@ void kws_dsp_block(const int16_t *panel, const int8_t *pair, int32_t groups,
 __asm(
     "  .syntax unified\n"
     "  .thumb\n"
-    "  .text\n"
+    "  .pushsection .text.kws_dsp_block, \"ax\", %progbits\n"
     "  .align 2\n"
     "  .global kws_dsp_block\n"
     "  .type kws_dsp_block, %function\n"
@@ -95,7 +95,8 @@ __asm(
     "  stm r8, {r2-r7}\n"
     "  add sp, sp, #8\n"
     "  pop {r3-r11, pc}\n"
-    "  .size kws_dsp_block, . - kws_dsp_block\n");
+    "  .size kws_dsp_block, . - kws_dsp_block\n"
+    "  .popsection\n");
 
 #else /* The same in C, so that the sanitizers see this file on the host. */
 
