@@ -1,9 +1,11 @@
 /* Log-mel features. The interface is described in kws_features.h.
  *
- * Fixed point, without block exponents: a full-scale sample enters the FFT as 2^27,
- * which puts the rounding error of 16-bit audio 2^12 above the arithmetic's. Each stage
- * halves, and the Hann window sums to at most 240, so nothing can overflow:
- * after s radix-4 stages a value is at most min(4^s, 240) * sqrt(2) * 2^27 / 2^s < 2^31.
+ * Fixed point, without block exponents: a full-scale sample enters the FFT as 2^27, so
+ * that the error of 16-bit audio is far above the arithmetic's. Each stage halves. The
+ * Hann window sums to at most 240, and to 120 over the even samples, so nothing can
+ * overflow: after s radix-4 stages a complex value is at most
+ * min(4^s, 120) * sqrt(2) * 2^27 / 2^s < 2^30.6, and a bin of the spectrum at most
+ * 240 * 2^27 / 2^4 = 0.94 * 2^31.
  *
  * Written for a 32-bit core with a 32 x 32 -> 64 multiply-accumulate (SMULL, SMLAL):
  * products are summed in 64 bits and the high word is kept, which costs no shift.

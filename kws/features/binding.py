@@ -44,7 +44,7 @@ def extract(
         (98, 40)
     """
     pcm = _checked(pcm, (1, 2), "[samples] or [clips, samples]")
-    if not 1 <= threads <= 64:
+    if not isinstance(threads, int) or not 1 <= threads <= 64:
         raise KwsError(
             f"threads must be 1..64. Received: threads={threads!r}",
             "Leave threads away to use one.",

@@ -104,7 +104,7 @@ def check(spec: Features) -> None:
     require(
         32 <= spec.window <= largest and spec.window % 2 == 0,
         "window",
-        f"even, 32..{largest}",
+        f"even, 32..{largest} (fft_size={spec.fft_size})",
     )
     require(1 <= spec.hop <= spec.window, "hop", f"1..window ({spec.window})")
     require(1 <= spec.frames <= 1000, "frames", "1..1000")
@@ -114,15 +114,11 @@ def check(spec: Features) -> None:
         f"{MIN_MEL_BINS}..{MAX_MEL_BINS}",
     )
     require(spec.power in (1, 2), "power", "1 or 2")
-    require(
-        0 <= spec.low_hz < spec.high_hz, "low_hz", f"0..high_hz ({spec.high_hz})"
-    )
+    require(0 <= spec.low_hz < spec.high_hz, "low_hz", f"0..high_hz ({spec.high_hz})")
     require(
         spec.high_hz <= spec.sample_rate / 2, "high_hz", f"<= {spec.sample_rate // 2}"
     )
-    require(
-        MIN_SCALE <= spec.scale <= MAX_SCALE, "scale", f"{MIN_SCALE}..{MAX_SCALE}"
-    )
+    require(MIN_SCALE <= spec.scale <= MAX_SCALE, "scale", f"{MIN_SCALE}..{MAX_SCALE}")
     require(-128 <= spec.zero_point <= 127, "zero_point", "-128..127")
 
 
@@ -286,6 +282,12 @@ def _mel(spec: Features) -> tuple[int, NDArray[np.uint8], NDArray[np.uint32]]:
     centres = mel_centres_hz(spec)
     bin_hz = np.arange(spec.fft_size // 2 + 1) * (spec.sample_rate / spec.fft_size)
     used = np.flatnonzero((bin_hz >= centres[0]) & (bin_hz < centres[-1]))
+    if used.size == 0:
+        raise KwsError(
+            f"No FFT bin lies between low_hz and high_hz (bins are {bin_hz[1]:g} Hz "
+            f"apart). Received: low_hz={spec.low_hz!r}, high_hz={spec.high_hz!r}",
+            "Widen the band in [features] of the recipe.",
+        )
     segment = np.searchsorted(centres, bin_hz[used], side="right") - 1
     left, right = centres[segment], centres[segment + 1]
     rising = (bin_hz[used] - left) / (right - left)
