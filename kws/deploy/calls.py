@@ -1,0 +1,591 @@
+"""Each operator's C: its constants, and the call of its kernel.
+
+One function per operator, registered by name in `CALLS`. A function asks the `Model`
+for constants and addresses and returns lines of C. The kernels are
+firmware/include/kws_kernels.h; the numbers come from kws.graph.quantized_math, so
+nothing is computed here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from kws.deploy import c_text
+from kws.graph import operators, passes, weight_layout
+from kws.graph import quantized_math as qm
+from kws.graph.memory_plan import Plan
+from kws.graph.nodes import Graph, Node, Tensor
+from kws.graph.operators import Access
+from kws.graph.schedule import Schedule, Step
+
+
+class Model:
+    """Collects a model's constants and knows where every tensor is.
+
+    Args:
+        graph: After the passes.
+        program: Its schedule.
+        plan: Its memory plan.
+        core: `portable`, `dsp` or `mve`: the weights' layout.
+    """
+
+    def __init__(self, graph: Graph, program: Schedule, plan: Plan, core: str) -> None:
+        self.graph = graph
+        self.program = program
+        self.plan = plan
+        self.core = core
+        self.text: list[str] = []
+        self.weights_bytes = 0
+        self._symbols: dict[tuple[str, bytes], str] = {}
+        self._structs: dict[str, str] = {}
+        self._step: Step | None = None
+        self._access: list[Access] = []
+
+    def constant(self, prefix: str, values: np.ndarray) -> str:
+        """The symbol of a constant array; equal arrays are stored once."""
+        key = (values.dtype.name, values.tobytes())
+        if key not in self._symbols:
+            symbol = f"{prefix}_{len(self._symbols)}"
+            self._symbols[key] = symbol
+            self.text.append(c_text.array(symbol, values))
+            self.weights_bytes += values.nbytes
+        return self._symbols[key]
+
+    def struct(self, ctype: str, fields: dict[str, object]) -> str:
+        """`&symbol` of a constant struct; equal structs are stored once."""
+        text = c_text.struct(ctype, "@", fields)
+        if text not in self._structs:
+            symbol = f"{ctype.removeprefix('kws_').removesuffix('_t')}"
+            symbol = f"{symbol}_{len(self._structs)}"
+            self._structs[text] = symbol
+            self.text.append(text.replace("@", symbol, 1))
+        return f"&{self._structs[text]}"
+
+    def begin(self, step: Step, position: int) -> None:
+        """Say which node the following addresses are for."""
+        self._step = step
+        self._access = step.access[position] if step.rows else []
+
+    @property
+    def loop_rows(self) -> int:
+        assert self._step is not None
+        return self._step.rows
+
+    def rows(self, total: int) -> str:
+        """C for how many rows of `total` the call at hand computes."""
+        if not self.loop_rows:
+            return str(total)
+        factor = total // self.loop_rows
+        return "rows" if factor == 1 else f"rows * {factor}"
+
+    def input(self, node: Node, index: int) -> str:
+        """C for the address of an input."""
+        tensor = node.input(index)
+        by_row = bool(self._access) and self._access[index] is Access.ROW
+        return self._address(tensor, tensor.elements if by_row else 0)
+
+    def output(self, node: Node) -> str:
+        """C for the address of the output."""
+        return self._address(node.output, node.output.elements if self.loop_rows else 0)
+
+    def scratch(self, node: Node) -> str:
+        """C for the address of the node's scratch."""
+        return _offset("arena", self.plan.scratch[id(node)].offset)
+
+    def _address(self, tensor: Tensor, elements_by_row: int) -> str:
+        root = self.program.root(tensor)
+        if tensor.data is not None:
+            base = self.constant("values", tensor.data)
+        elif root is self.graph.input:
+            base = "features"
+        elif root is self.program.root(self.graph.output):
+            base = "logits"
+        else:
+            base = _offset("arena", self.plan.tensors[id(root)].offset)
+        if not elements_by_row or id(root) in self.plan.blocks:
+            return base
+        return f"{base} + row * {elements_by_row // self.loop_rows}"
+
+
+def _offset(base: str, offset: int) -> str:
+    return f"{base} + {offset}" if offset else base
+
+
+def _call(function: str, *arguments: object) -> list[str]:
+    """One call, broken where a line would be too long."""
+    texts = [str(argument) for argument in arguments]
+    lines, line = [], f"{function}("
+    for i, text in enumerate(texts):
+        piece = text + (");" if i == len(texts) - 1 else ", ")
+        if len(line) + len(piece) > 80:
+            lines.append(line.rstrip())
+            line = "    "
+        line += piece
+    return [*lines, line]
+
+
+# --- matrix products ----------------------------------------------------------------
+
+
+def _product(
+    model: Model, node: Node, weights: np.ndarray, pairs: list[tuple[int, int]]
+) -> dict[str, object]:
+    """The fields of a kws_fully_connected_t."""
+    outputs, inputs = weights.shape
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    values = None if bias is None or bias.data is None else bias.data.reshape(-1)
+    x, y = node.input(0), node.output
+    try:
+        folded = qm.fold_bias(weights, values, x.zero_point)
+        low, high = qm.calculate_activation_range(
+            passes.activation(node), y.scale, y.zero_point
+        )
+    except ValueError as error:
+        raise operators.refuse(node, str(error)) from None
+    for multiplier, shift in pairs:
+        if not (-31 <= shift <= 30 and 0 <= multiplier < 2**31):
+            raise operators.refuse(node, "scales too far apart")
+    repeated = pairs * outputs if len(pairs) == 1 else pairs
+    laid_out = np.frombuffer(weight_layout.layout(weights, model.core), np.int8)
+    return {
+        "inputs": inputs,
+        "outputs": outputs,
+        "weights": model.constant("weights", laid_out),
+        "bias": model.constant("bias", folded),
+        "multiplier": model.constant(
+            "multiplier", np.array([m for m, _ in repeated], np.int32)
+        ),
+        "shift": model.constant("shift", np.array([s for _, s in repeated], np.int8)),
+        "output_zero_point": y.zero_point,
+        "activation_min": low,
+        "activation_max": high,
+    }
+
+
+def _fully_connected_struct(model: Model, node: Node) -> str:
+    weights = node.input(1)
+    assert weights.data is not None and weights.quantization is not None
+    pairs = qm.fully_connected_multipliers(
+        node.input(0).scale, weights.quantization.scales, node.output.scale
+    )
+    return model.struct(
+        "kws_fully_connected_t", _product(model, node, weights.data, pairs)
+    )
+
+
+def _fully_connected(model: Model, node: Node) -> list[str]:
+    return _call(
+        "kws_fully_connected_s8",
+        _fully_connected_struct(model, node),
+        model.input(node, 0),
+        model.rows(operators.row_count(node.output)),
+        model.output(node),
+        model.scratch(node),
+    )
+
+
+def _fully_connected_transposed(model: Model, node: Node) -> list[str]:
+    base = model._address(node.output, 0)
+    return _call(
+        "kws_fully_connected_transposed_s8",
+        _fully_connected_struct(model, node),
+        model.input(node, 0),
+        model.rows(node.input(0).elements // node.input(1).shape[1]),
+        f"{base} + row" if model.loop_rows else base,
+        node.options["stride"],
+        model.scratch(node),
+    )
+
+
+def _conv_2d(model: Model, node: Node) -> list[str]:
+    x, weights, y = node.input(0), node.input(1), node.output
+    assert weights.data is not None and weights.quantization is not None
+    pairs = qm.conv_multipliers(x.scale, weights.quantization.scales, y.scale)
+    flat = weights.data.reshape(weights.shape[0], -1)
+    top, left = operators.conv_padding(node)
+    product = ", ".join(
+        f".{name} = {value}"
+        for name, value in _product(model, node, flat, pairs).items()
+    )
+    parameters = model.struct(
+        "kws_conv_2d_t",
+        {
+            "input_height": x.shape[1],
+            "input_width": x.shape[2],
+            "input_channels": x.shape[3],
+            "output_height": y.shape[1],
+            "output_width": y.shape[2],
+            "filter_height": weights.shape[1],
+            "filter_width": weights.shape[2],
+            "stride_height": node.options["StrideH"],
+            "stride_width": node.options["StrideW"],
+            "dilation_height": 1,
+            "dilation_width": 1,
+            "pad_top": top,
+            "pad_left": left,
+            "input_zero_point": x.zero_point,
+            "product": f"{{{product}}}",
+        },
+    )
+    return _call(
+        "kws_conv_2d_s8",
+        parameters,
+        model.input(node, 0),
+        "row" if model.loop_rows else 0,
+        model.rows(y.shape[1]),
+        model.output(node),
+        model.scratch(node),
+    )
+
+
+def _batch_matmul_fields(node: Node) -> dict[str, object]:
+    a, b, y = node.input(0), node.input(1), node.output
+    multiplier, shift = qm.batch_matmul_multiplier(a.scale, b.scale, y.scale)
+    if not -31 <= shift <= 30:
+        raise operators.refuse(node, "scales too far apart")
+    return {
+        "a_zero_point": a.zero_point,
+        "b_zero_point": b.zero_point,
+        "multiplier": multiplier,
+        "shift": shift,
+        "activation_min": -128,
+        "activation_max": 127,
+        "output_zero_point": y.zero_point,
+    }
+
+
+def _batch_matmul(model: Model, node: Node) -> list[str]:
+    a, y = node.input(0), node.output
+    rows, columns = y.shape[-2:]
+    depth = a.shape[-2 if node.options["AdjX"] else -1]
+    left_at, right_at, _ = operators.batch_matmul_scratch(node)
+    scratch = model.plan.scratch[id(node)].offset
+    parameters = model.struct("kws_batch_matmul_t", _batch_matmul_fields(node))
+    lines = []
+    for batch in range(y.elements // (rows * columns)):
+        a_at = _plus(model.input(node, 0), batch * rows * depth)
+        b_at = _plus(model.input(node, 1), batch * columns * depth)
+        if node.options["AdjX"]:
+            to = _offset("arena", scratch + left_at)
+            lines += _call("kws_transpose_s8", a_at, depth, rows, to, depth)
+            a_at = to
+        if not node.options["AdjY"]:
+            to = _offset("arena", scratch + right_at)
+            lines += _call("kws_transpose_s8", b_at, depth, columns, to, depth)
+            b_at = to
+        lines += _call(
+            "kws_batch_matmul_s8",
+            parameters,
+            a_at,
+            depth,
+            b_at,
+            depth,
+            model.rows(rows),
+            columns,
+            depth,
+            _plus(model.output(node), batch * rows * columns),
+            columns,
+            _offset("arena", scratch),
+        )
+    return lines
+
+
+def _plus(address: str, offset: int) -> str:
+    return f"{address} + {offset}" if offset else address
+
+
+# --- attention -----------------------------------------------------------------------
+
+
+def _softmax_table(model: Model, node: Node) -> str:
+    try:
+        table = qm.softmax_exp_table(node.options["Beta"], node.input(0).scale)
+    except ValueError as error:
+        raise operators.refuse(node, str(error)) from None
+    return model.constant("exp_table", np.array(table, np.int32))
+
+
+def _attention_struct(model: Model, node: Node) -> str:
+    options = node.options
+
+    def inline(fields: dict[str, object]) -> str:
+        return "{" + ", ".join(f".{k} = {v}" for k, v in fields.items()) + "}"
+
+    table = options["table"]
+    return model.struct(
+        "kws_attention_t",
+        {
+            "tokens": options["tokens"],
+            "heads": options["heads"],
+            "head_dim": options["head_dim"],
+            "scores": inline(_batch_matmul_fields(options["scores"])),
+            "score_table": "NULL"
+            if table is None
+            else model.constant("table", np.array(table, np.int8)),
+            "softmax": f"{{{_softmax_table(model, options['softmax'])}}}",
+            "values": inline(_batch_matmul_fields(options["values"])),
+        },
+    )
+
+
+def _attention_prepare(model: Model, node: Node) -> list[str]:
+    return _call(
+        "kws_attention_prepare",
+        _attention_struct(model, node),
+        model.input(node, 0),
+        model.input(node, 1),
+        model.output(node),
+    )
+
+
+def _attention(model: Model, node: Node) -> list[str]:
+    width = node.options["heads"] * node.options["head_dim"]
+    return _call(
+        "kws_attention_rows_s8",
+        _attention_struct(model, node),
+        model.input(node, 3),
+        model.rows(node.output.elements // width),
+        model.input(node, 1),
+        model.input(node, 2),
+        model.output(node),
+        model.input(node, 0),
+    )
+
+
+def _transpose_tokens(model: Model, node: Node) -> list[str]:
+    x = node.input(0)
+    width = node.output.shape[0]
+    return _call(
+        "kws_transpose_s8",
+        model.input(node, 0),
+        x.elements // width,
+        width,
+        model.output(node),
+        node.options["stride"],
+    )
+
+
+def _softmax(model: Model, node: Node) -> list[str]:
+    columns = node.output.shape[-1]
+    return _call(
+        "kws_softmax_s8",
+        model.struct("kws_softmax_t", {"exp_table": _softmax_table(model, node)}),
+        model.input(node, 0),
+        model.rows(operators.row_count(node.output)),
+        columns,
+        model.output(node),
+    )
+
+
+# --- element by element ------------------------------------------------------------
+
+
+def _two_inputs(kernel: str, ctype: str, prepare: Callable[..., Any]) -> Any:
+    def call(model: Model, node: Node) -> list[str]:
+        x1, x2 = (passes.quantization(node.input(i)) for i in (0, 1))
+        y = passes.quantization(node.output)
+        fused = [passes.activation(node)] if "activation" in _names(prepare) else []
+        try:
+            parameters = dataclasses.asdict(prepare(x1, x2, y, *fused))
+        except ValueError as error:
+            raise operators.refuse(node, str(error)) from None
+        columns = node.output.shape[-1] if node.output.shape else 1
+        steps = [operators.broadcast_steps(node, i) for i in (0, 1)]
+        shape = ", ".join(
+            [
+                model.rows(operators.row_count(node.output)),
+                str(columns),
+                *(str(step) for pair in steps for step in pair),
+            ]
+        )
+        return _call(
+            kernel,
+            model.struct(ctype, parameters),
+            f"&(kws_broadcast_t){{{shape}}}",
+            model.input(node, 0),
+            model.input(node, 1),
+            model.output(node),
+        )
+
+    return call
+
+
+def _names(function: Callable[..., Any]) -> tuple[str, ...]:
+    return function.__code__.co_varnames[: function.__code__.co_argcount]
+
+
+def _table(model: Model, node: Node) -> list[str]:
+    table = node.options.get("table")
+    if table is None:
+        table = passes.element_table(node, [list(range(-128, 128))])
+    return _call(
+        "kws_table_s8",
+        model.constant("table", np.array(table, np.int8)),
+        model.input(node, 0),
+        model.rows(node.output.elements),
+        model.output(node),
+    )
+
+
+def _mean(model: Model, node: Node) -> list[str]:
+    outer, count, inner = operators.mean_split(node)
+    parameters = model.struct(
+        "kws_mean_t",
+        dataclasses.asdict(
+            qm.mean_parameters(
+                passes.quantization(node.input(0)),
+                passes.quantization(node.output),
+                count,
+            )
+        ),
+    )
+    x, y = model.input(node, 0), model.output(node)
+    if inner == 1:
+        return _call("kws_mean_columns_s8", parameters, x, model.rows(outer), y)
+    lines = []
+    for part in range(outer):
+        lines += _call(
+            "kws_mean_rows_s8",
+            parameters,
+            _plus(x, part * count * inner),
+            inner,
+            _plus(y, part * inner),
+            model.scratch(node),
+        )
+    return lines
+
+
+# --- moving values -----------------------------------------------------------------
+
+
+def _copy(
+    dims: list[int],
+    x: tuple[str, list[int]],
+    y: tuple[str, list[int]],
+) -> list[str]:
+    """Loops that copy element [i, j, ...] from x to y, each with its own steps."""
+    (source, x_steps), (target, y_steps) = x, y
+    merged: list[list[int]] = []
+    for dim, x_step, y_step in zip(dims, x_steps, y_steps, strict=True):
+        if dim == 1:
+            continue
+        if merged and merged[-1][1:] == [dim * x_step, dim * y_step]:
+            merged[-1] = [merged[-1][0] * dim, x_step, y_step]
+        else:
+            merged.append([dim, x_step, y_step])
+    inner = 1
+    if merged and merged[-1][1:] == [1, 1]:
+        inner = merged.pop()[0]
+    lines = []
+    x_index, y_index = [source], [target]
+    for depth, (dim, x_step, y_step) in enumerate(merged):
+        name = f"i{depth}"
+        lines.append(
+            "  " * depth + f"for (int32_t {name} = 0; {name} < {dim}; {name}++) {{"
+        )
+        x_index.append(f"{name} * {x_step}")
+        y_index.append(f"{name} * {y_step}")
+    lines.append(
+        "  " * len(merged)
+        + f"memcpy({' + '.join(y_index)}, {' + '.join(x_index)}, {inner});"
+    )
+    lines += ["  " * depth + "}" for depth in range(len(merged) - 1, -1, -1)]
+    return lines
+
+
+def _steps(shape: tuple[int, ...]) -> list[int]:
+    return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+
+
+def _transpose(model: Model, node: Node) -> list[str]:
+    x_steps = _steps(node.input(0).shape)
+    permutation = operators.constant_ints(node, 1)
+    return _copy(
+        list(node.output.shape),
+        (model.input(node, 0), [x_steps[axis] for axis in permutation]),
+        (model.output(node), _steps(node.output.shape)),
+    )
+
+
+def _strided_slice(model: Model, node: Node) -> list[str]:
+    x = node.input(0)
+    start, dims, steps = 0, [], []
+    for part, step in zip(operators.slice_of(node), _steps(x.shape), strict=True):
+        if isinstance(part, int):
+            start += part * step
+            continue
+        start += part.start * step
+        dims.append(len(range(part.start, part.stop, part.step)))
+        steps.append(part.step * step)
+    return _copy(
+        dims,
+        (_plus(model.input(node, 0), start), steps),
+        (model.output(node), _steps(tuple(dims))),
+    )
+
+
+def _pad(model: Model, node: Node) -> list[str]:
+    x, y = node.input(0), node.output
+    y_steps = _steps(y.shape)
+    before = [pair[0] for pair in operators.pads_of(node)]
+    start = sum(pad * step for pad, step in zip(before, y_steps, strict=True))
+    out = model.output(node)
+    return [
+        f"memset({out}, {y.zero_point}, {y.elements});",
+        *_copy(
+            list(x.shape),
+            (model.input(node, 0), _steps(x.shape)),
+            (_plus(out, start), y_steps),
+        ),
+    ]
+
+
+def _concatenation(model: Model, node: Node) -> list[str]:
+    axis = node.options["Axis"] % len(node.output.shape)
+    y_steps = _steps(node.output.shape)
+    lines, start = [], 0
+    for index in range(len(node.inputs)):
+        part = node.input(index)
+        lines += _copy(
+            list(part.shape),
+            (model.input(node, index), _steps(part.shape)),
+            (_plus(model.output(node), start), y_steps),
+        )
+        start += part.shape[axis] * y_steps[axis]
+    return lines
+
+
+CALLS: dict[str, Callable[[Model, Node], list[str]]] = {
+    "FULLY_CONNECTED": _fully_connected,
+    "FULLY_CONNECTED_TRANSPOSED": _fully_connected_transposed,
+    "CONV_2D": _conv_2d,
+    "BATCH_MATMUL": _batch_matmul,
+    "ATTENTION_PREPARE": _attention_prepare,
+    "ATTENTION": _attention,
+    "TRANSPOSE_TOKENS": _transpose_tokens,
+    "SOFTMAX": _softmax,
+    "ADD": _two_inputs("kws_add_s8", "kws_add_t", qm.add_parameters),
+    "SUB": _two_inputs("kws_add_s8", "kws_add_t", qm.sub_parameters),
+    "MUL": _two_inputs("kws_mul_s8", "kws_mul_t", qm.mul_parameters),
+    "SQUARED_DIFFERENCE": _two_inputs(
+        "kws_squared_difference_s8", "kws_add_t", qm.squared_difference_parameters
+    ),
+    "TABLE": _table,
+    "TANH": _table,
+    "LOGISTIC": _table,
+    "HARD_SWISH": _table,
+    "RELU": _table,
+    "RELU6": _table,
+    "RSQRT": _table,
+    "QUANTIZE": _table,
+    "MEAN": _mean,
+    "TRANSPOSE": _transpose,
+    "STRIDED_SLICE": _strided_slice,
+    "PAD": _pad,
+    "CONCATENATION": _concatenation,
+}

@@ -1,0 +1,296 @@
+"""Engine `device`: the firmware's own C, compiled for this machine.
+
+The emitted model and firmware/src are built into a shared library (cached by the hash
+of all that it is made from) and fed through the always-on loop: kws_push, kws_poll,
+kws_last_logits. What comes out is what the board computes, bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kws.bundle import Bundle
+from kws.deploy import emit
+from kws.deploy.boards import FIRMWARE
+from kws.deploy.build import cache_dir
+from kws.engines.common import clip_pcm
+from kws.errors import KwsError
+
+FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
+MAX_EVENTS = 1 << 20
+
+_DECLARATIONS = """
+typedef struct {
+  uint16_t label;
+  uint16_t score;
+  uint32_t start_ms;
+  uint32_t time_ms;
+} kws_event_t;
+int kws_host_start(void);
+int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t labels,
+                    int8_t *out);
+size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
+                       size_t room);
+int kws_selftest(void);
+void kws_model_invoke(const int8_t *features, int8_t *logits);
+"""
+
+# What the library adds to the firmware: loops over clips and over a stream.
+_GLUE = """
+#include <string.h>
+#include "kws.h"
+#include "kws_model.h"
+
+int kws_host_start(void);
+int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t labels,
+                    int8_t *out);
+size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
+                       size_t room);
+
+int kws_host_start(void) { return (int)kws_init(); }
+
+/* The logits of the model's last run on each clip; 0, or 1 if a clip gave none. */
+int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t labels,
+                    int8_t *out) {
+  kws_event_t event;
+  for (size_t clip = 0; clip < clips; clip++) {
+    kws_reset();
+    for (size_t done = 0; done < samples;) {
+      done += kws_push(pcm + clip * samples + done, samples - done);
+      while (kws_poll(&event)) {
+      }
+    }
+    const int8_t *logits = kws_last_logits();
+    if (logits == NULL) return 1;
+    memcpy(out + clip * labels, logits, labels);
+  }
+  return 0;
+}
+
+/* Stream on; the events heard, at most `room`. */
+size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
+                       size_t room) {
+  size_t count = 0;
+  kws_event_t event;
+  for (size_t done = 0; done < samples;) {
+    const size_t left = samples - done;
+    done += kws_push(pcm + done, left < 160 ? left : 160);
+    while (kws_poll(&event)) {
+      if (count < room) events[count++] = event;
+    }
+  }
+  return count;
+}
+"""
+
+
+@dataclass(frozen=True)
+class Event:
+    """A word that the firmware heard.
+
+    Args:
+        word: The label.
+        start_s: Start of the window that fired, in seconds of the stream.
+        time_s: End of that window.
+        score: Smoothed posterior, 0..1.
+    """
+
+    word: str
+    start_s: float
+    time_s: float
+    score: float
+
+
+def logits(bundle: Bundle, pcm: np.ndarray, jobs: int = 2) -> np.ndarray:
+    """Logits of one-second clips; see `kws.engines`.
+
+    Args:
+        bundle: With a model.tflite.
+        pcm: int16 [N, samples], at least one window's length each.
+        jobs: Threads, each with its own copy of the firmware's static memory.
+
+    Returns:
+        int8 [N, labels].
+    """
+    clips = clip_pcm(bundle, pcm)
+    parts = np.array_split(np.arange(len(clips)), max(1, min(jobs, len(clips))))
+    return np.concatenate(
+        _on_copies(library(bundle), parts, lambda lib, p: _run(bundle, lib, clips[p]))
+    )
+
+
+def _on_copies(path: Path, parts: list[np.ndarray], work: Any) -> list[np.ndarray]:
+    """Run `work` on each part, in a thread with its own copy of the library."""
+    with tempfile.TemporaryDirectory() as folder:
+        copies = []
+        for i in range(len(parts)):
+            copy = Path(folder) / f"{i}{path.suffix}"
+            shutil.copyfile(path, copy)
+            copies.append(load(copy))
+        with ThreadPoolExecutor(len(parts)) as pool:
+            return list(pool.map(work, copies, parts))
+
+
+def _run(bundle: Bundle, opened: tuple[Any, Any], clips: np.ndarray) -> np.ndarray:
+    ffi, lib = opened
+    out = np.zeros((len(clips), len(bundle.labels)), np.int8)
+    _start(lib)
+    clips = np.ascontiguousarray(clips)
+    failed = lib.kws_host_logits(
+        ffi.cast("int16_t *", clips.ctypes.data),
+        *clips.shape,
+        len(bundle.labels),
+        ffi.cast("int8_t *", out.ctypes.data),
+    )
+    if failed:
+        raise KwsError(
+            "A clip is too short for one window of the model. "
+            f"Received: {clips.shape[1]} samples",
+            "Use one-second clips at 16 kHz.",
+        )
+    return out
+
+
+def invoke(bundle: Bundle, features: np.ndarray) -> np.ndarray:
+    """Run the model alone: int8 [N, frames, mel_bins] -> int8 [N, labels]."""
+    ffi, lib = load(library(bundle))
+    out = np.zeros((len(features), len(bundle.labels)), np.int8)
+    for row, logits_row in zip(np.ascontiguousarray(features), out, strict=True):
+        lib.kws_model_invoke(
+            ffi.cast("int8_t *", row.ctypes.data),
+            ffi.cast("int8_t *", logits_row.ctypes.data),
+        )
+    return out
+
+
+def detect(bundle: Bundle, pcm: np.ndarray) -> list[Event]:
+    """Stream a recording of any length through the firmware; the words it hears.
+
+    Args:
+        bundle: With a model.tflite.
+        pcm: int16 [samples], 16 kHz.
+    """
+    pcm = np.ascontiguousarray(pcm, np.int16)
+    with tempfile.TemporaryDirectory() as folder:
+        path = library(bundle)
+        copy = Path(folder) / path.name
+        shutil.copyfile(path, copy)
+        ffi, lib = load(copy)
+        _start(lib)
+        room = min(MAX_EVENTS, len(pcm) // bundle.recipe.features.hop + 1)
+        events = ffi.new("kws_event_t[]", room)
+        count = lib.kws_host_detect(
+            ffi.cast("int16_t *", pcm.ctypes.data), len(pcm), events, room
+        )
+        return [
+            Event(
+                bundle.labels[event.label],
+                event.start_ms / 1000,
+                event.time_ms / 1000,
+                event.score / emit.Q15_ONE,
+            )
+            for event in events[0:count]
+        ]
+
+
+def _start(lib: Any) -> None:
+    status = lib.kws_host_start()
+    if status != 0:
+        raise KwsError(
+            f"The firmware refuses the generated model (status {status}).",
+            "Check [detector] and [features] of the bundle's recipe.toml.",
+        )
+
+
+def load(path: Path) -> tuple[Any, Any]:
+    """Open a library; returns (ffi, lib). Two copies have two sets of static memory."""
+    import cffi
+
+    ffi = cffi.FFI()
+    ffi.cdef(_DECLARATIONS)
+    return ffi, ffi.dlopen(str(path))
+
+
+def library(bundle: Bundle) -> Path:
+    """The shared library of a bundle, built or found in the cache.
+
+    Raises:
+        KwsError: no C compiler, or the model can't be emitted.
+    """
+    placeholder = np.zeros(len(bundle.labels), np.int8)
+    texts = dict(emit.model_sources(bundle, "portable").texts)
+    texts[emit.FILES[2]] = emit.selftest_source(bundle, placeholder)
+    return build(texts)
+
+
+def build(texts: dict[str, str], flags: tuple[str, ...] = ()) -> Path:
+    """Compile generated C with the firmware's sources for this machine.
+
+    Args:
+        texts: File name -> C text of the model.
+        flags: More compiler flags.
+    """
+    compiler = _compiler()
+    sources = sorted((FIRMWARE / "src").glob("*.c"))
+    headers = sorted(FIRMWARE.glob("include/*.h")) + sorted(FIRMWARE.glob("src/*.h"))
+    digest = hashlib.sha256(repr((compiler, FLAGS, flags, _GLUE)).encode())
+    for path in sources + headers:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for name, text in sorted(texts.items()):
+        digest.update(f"{name}\0{text}\0".encode())
+    target = cache_dir() / "host" / f"{digest.hexdigest()[:32]}.so"
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        written = []
+        for name, text in {**texts, "kws_host.c": _GLUE}.items():
+            path = Path(folder) / name
+            path.write_text(text, encoding="ascii")
+            written.append(path)
+        result = Path(folder) / target.name
+        command = [
+            *compiler,
+            *FLAGS,
+            *flags,
+            "-DKWS_CORE_PORTABLE=1",
+            f"-I{FIRMWARE / 'include'}",
+            f"-I{FIRMWARE / 'src'}",
+            *map(str, [*written, *sources]),
+            "-o",
+            str(result),
+        ]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode != 0:
+            raise KwsError(
+                f"The emitted C does not compile on this machine: {run.stderr[-2000:]}",
+                "Check the compiler with kws doctor.",
+            )
+        os.replace(result, target)  # noqa: PTH105 (atomic, also onto an existing file)
+    return target
+
+
+def _compiler() -> tuple[str, ...]:
+    """The C compiler of this machine: $CC, cc, gcc, clang, or zig from PyPI."""
+    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
+        if name and shutil.which(name):
+            return (name,)
+    if importlib.util.find_spec("ziglang") is not None:
+        return (sys.executable, "-m", "ziglang", "cc")
+    raise KwsError(
+        "There is no C compiler on this machine. Expected cc, gcc or clang on the "
+        "PATH, or the Python package ziglang.",
+        "apt-get install gcc   (or, without root: pip install ziglang)",
+    )

@@ -1,0 +1,342 @@
+"""Rewrites of the graph. Each pass finds a pattern and replaces it; bits don't change.
+
+    drop_identities   slices that keep everything become views
+    fold_tables       functions of one tensor's elements become one 256-entry table
+    fuse_attention    Q.K^T, scaling, softmax, P.V become one operator on rows of Q
+
+`run` applies all of them in order. A new pass is a function `Graph -> int` (how many
+times it matched) and one line in `PASSES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kws.graph import operators, weight_layout
+from kws.graph import quantized_math as qm
+from kws.graph.nodes import Graph, Node, Tensor
+
+MAX_ATTENTION_TOKENS = 1024
+
+
+def run(graph: Graph) -> dict[str, int]:
+    """Apply every pass; returns how often each one matched."""
+    return {rewrite.__name__: rewrite(graph) for rewrite in PASSES}
+
+
+def drop_identities(graph: Graph) -> int:
+    """A slice that keeps every element in order is a view."""
+    found = 0
+    for node in graph.nodes:
+        same = node.output.elements == node.input(0).elements
+        if node.kind == "STRIDED_SLICE" and same:
+            node.kind, node.inputs, node.options = "RESHAPE", [node.input(0)], {}
+            found += 1
+    return found
+
+
+# --- tables ---------------------------------------------------------------------
+
+
+def fold_tables(graph: Graph) -> int:
+    """Replace functions of one tensor's elements by one look-up table.
+
+    `x * sigmoid(1.702 x)` is such a function, as is a MUL by a scalar, a TANH, or the
+    ADD of an epsilon and the RSQRT behind it. Intermediate results with other readers
+    become tables of the same source.
+    """
+    sources: dict[int, tuple[Tensor, list[int]]] = {}
+    identity = list(range(-128, 128))
+    found = 0
+    for node in graph.nodes:
+        source = _single_source(node, sources)
+        if source is None:
+            continue
+        sides: list[list[int] | int] = []
+        for tensor in node.inputs:
+            assert tensor is not None
+            if tensor.data is not None:
+                sides.append(int(tensor.data.reshape(-1)[0]))
+            else:
+                sides.append(sources.get(id(tensor), (tensor, identity))[1])
+        table = element_table(node, sides)
+        sources[id(node.output)] = (source, table)
+        node.kind, node.options = "TABLE", {"table": table}
+        node.inputs = [source]
+        found += 1
+    _drop_unread(graph)
+    return found
+
+
+def _single_source(
+    node: Node, sources: dict[int, tuple[Tensor, list[int]]]
+) -> Tensor | None:
+    """The one tensor whose elements this node's elements depend on, or None."""
+    if not operators.operator(node).in_place or node.kind == "SOFTMAX":
+        return None
+    found: Tensor | None = None
+    for tensor in node.inputs:
+        assert tensor is not None
+        if tensor.data is not None:
+            if tensor.elements != 1:
+                return None
+            continue
+        source = sources[id(tensor)][0] if id(tensor) in sources else tensor
+        if found is not None and source is not found:
+            return None
+        found = source
+    if found is None or found.elements != node.output.elements:
+        return None
+    return found
+
+
+def element_table(node: Node, sides: list[list[int] | int]) -> list[int]:
+    """An element-wise node as a table.
+
+    Args:
+        node: The node.
+        sides: Each input as 256 values (by the source's value + 128) or one constant.
+
+    Returns:
+        256 int8 values.
+    """
+    x = quantization(node.input(0))
+    y = quantization(node.output)
+    unary: dict[str, Callable[[], list[int]]] = {
+        "TANH": lambda: qm.tanh_table(x),
+        "LOGISTIC": lambda: qm.logistic_table(x),
+        "HARD_SWISH": lambda: qm.hard_swish_table(x, y),
+        "RSQRT": lambda: qm.rsqrt_table(x, y),
+        "RELU": lambda: qm.relu_table(x, y),
+        "RELU6": lambda: qm.relu6_table(x),
+        "QUANTIZE": lambda: qm.requantize_table(x, y),
+        "TABLE": lambda: node.options["table"],
+    }
+    columns = [[side] * 256 if isinstance(side, int) else side for side in sides]
+    try:
+        if node.kind in unary:
+            return qm.compose_tables(columns[0], unary[node.kind]())
+        function = _binary(node)
+    except ValueError as error:
+        raise operators.refuse(node, str(error)) from None
+    return [function(a, b) for a, b in zip(*columns, strict=True)]
+
+
+def _binary(node: Node) -> Callable[[int, int], int]:
+    x1, x2 = quantization(node.input(0)), quantization(node.input(1))
+    y = quantization(node.output)
+    if node.kind == "MUL":
+        multiply = qm.mul_parameters(x1, x2, y, activation(node))
+        return lambda a, b: qm.mul(multiply, a, b)
+    if node.kind == "SQUARED_DIFFERENCE":
+        difference = qm.squared_difference_parameters(x1, x2, y)
+        return lambda a, b: qm.squared_difference(difference, a, b)
+    prepare = qm.add_parameters if node.kind == "ADD" else qm.sub_parameters
+    parameters = prepare(x1, x2, y, activation(node))
+    return lambda a, b: qm.add(parameters, a, b)
+
+
+def quantization(tensor: Tensor) -> tuple[float, int]:
+    """(scale, zero point), as quantized_math takes it."""
+    return (tensor.scale, tensor.zero_point)
+
+
+def activation(node: Node) -> str:
+    """The fused activation by quantized_math's name."""
+    return operators.activation(node).lower()
+
+
+def _drop_unread(graph: Graph) -> None:
+    """Remove nodes whose results nobody reads."""
+    needed = {id(graph.output)}
+    kept = []
+    for node in reversed(graph.nodes):
+        if id(node.output) in needed:
+            kept.append(node)
+            needed.update(id(tensor) for tensor in node.variables)
+    graph.nodes = kept[::-1]
+
+
+# --- attention --------------------------------------------------------------------
+
+
+def fuse_attention(graph: Graph) -> int:
+    """Replace BATCH_MATMUL, (TABLE), SOFTMAX, BATCH_MATMUL by attention on rows.
+
+    K and V are rewritten in place by the kernel, so they must have no other reader. V
+    is made transposed: by the dense layer that makes it where that is possible. Heads
+    side by side in a token (RESHAPE, TRANSPOSE around the products) are one operator.
+    """
+    found = 0
+    for softmax in [node for node in graph.nodes if node.kind == "SOFTMAX"]:
+        if _fuse_one(graph, softmax):
+            found += 1
+            _drop_unread(graph)
+    return found
+
+
+def _fuse_one(graph: Graph, softmax: Node) -> bool:
+    before = graph.producer(softmax.input(0))
+    table = None
+    if before is not None and before.kind == "TABLE" and _sole(graph, before):
+        table = before.options["table"]
+        before = graph.producer(before.input(0))
+    after = graph.consumers(softmax.output)
+    if (
+        before is None
+        or before.kind != "BATCH_MATMUL"
+        or not _sole(graph, before)
+        or before.options["AdjX"]
+        or len(after) != 1
+        or after[0].kind != "BATCH_MATMUL"
+        or after[0].options["AdjX"]
+        or after[0].input(0) is not softmax.output
+        or not _sole(graph, softmax)
+    ):
+        return False
+    scores, values = before, after[0]
+    query = _tokens(graph, scores.input(0), False)
+    key = _tokens(graph, scores.input(1), not scores.options["AdjY"], alone=True)
+    value = _tokens(graph, values.input(1), values.options["AdjY"], alone=True)
+    result = _untokens(graph, values.output)
+    if query is None or key is None or value is None or result is None:
+        return False
+    rows, columns = scores.output.shape[-2:]
+    heads = scores.output.elements // (rows * columns)
+    width = query.elements // rows
+    head_dim = width // heads
+    if (
+        len({id(query), id(key), id(value), id(graph.input)}) != 4
+        or heads * head_dim != width
+        or head_dim % 4
+        or columns > MAX_ATTENTION_TOKENS
+        or key.elements != columns * width
+        or value.elements != columns * width
+        or values.output.elements != rows * width
+    ):
+        return False
+    _replace_by_attention(
+        graph,
+        (scores, table, softmax, values),
+        (query, key, value, result),
+        (columns, heads, head_dim),
+    )
+    return True
+
+
+def _sole(graph: Graph, node: Node) -> bool:
+    """Whether exactly one node reads this node's result, and the caller doesn't."""
+    output = node.output
+    return output is not graph.output and len(graph.consumers(output)) == 1
+
+
+def _tokens(
+    graph: Graph, tensor: Tensor, transposed: bool, alone: bool = False
+) -> Tensor | None:
+    """The tensor [tokens, heads * head_dim] behind a side of attention's products.
+
+    Args:
+        graph: The graph.
+        tensor: The side: [.., heads, tokens, head_dim].
+        transposed: The side is [.., heads, head_dim, tokens] instead.
+        alone: Nothing else may read the result or what lies between.
+    """
+    shape = tensor.shape
+    rank = len(shape)
+    heads = tensor.elements // (shape[-1] * shape[-2])
+    if heads == 1 and not transposed:
+        chain = [tensor]
+    else:
+        producer = graph.producer(tensor)
+        if producer is None or producer.kind != "TRANSPOSE":
+            return None
+        permutation = operators.constant_ints(producer, 1)
+        swap = [*range(rank - 2), rank - 1, rank - 2]
+        split = {False: [0, 2, 1, 3], True: [0, 2, 3, 1]}[transposed]
+        if permutation != (swap if heads == 1 else split):
+            return None
+        if heads > 1 and (rank != 4 or shape[0] != 1):
+            return None
+        chain = [tensor, producer.input(0)]
+        view = graph.producer(producer.input(0))
+        if view is not None and view.kind in operators.VIEWS:
+            chain.append(view.input(0))
+    if chain[-1].is_constant:
+        return None
+    if alone:
+        for item in chain:
+            if item is graph.output or len(graph.consumers(item)) != 1:
+                return None
+    return chain[-1]
+
+
+def _untokens(graph: Graph, tensor: Tensor) -> Tensor | None:
+    """Where attention's result ends up as [tokens, heads * head_dim]."""
+    if tensor.elements == tensor.shape[-1] * tensor.shape[-2]:
+        return tensor
+    readers = graph.consumers(tensor)
+    if (
+        tensor is graph.output
+        or len(readers) != 1
+        or readers[0].kind != "TRANSPOSE"
+        or len(tensor.shape) != 4
+        or tensor.shape[0] != 1
+        or operators.constant_ints(readers[0], 1) != [0, 2, 1, 3]
+    ):
+        return None
+    return readers[0].output
+
+
+def _replace_by_attention(
+    graph: Graph,
+    nodes: tuple[Node, list[int] | None, Node, Node],
+    ends: tuple[Tensor, Tensor, Tensor, Tensor],
+    shape: tuple[int, int, int],
+) -> None:
+    scores, table, softmax, values = nodes
+    query, key, value, result = ends
+    tokens, heads, head_dim = shape
+    width = heads * head_dim
+    stride = weight_layout.attention_v_stride(tokens)
+    options = {
+        "tokens": tokens,
+        "heads": heads,
+        "head_dim": head_dim,
+        "table": table,
+        "beta": softmax.options["Beta"],
+        "scores": scores,
+        "softmax": softmax,
+        "values": values,
+    }
+    key.reserve = weight_layout.attention_k_bytes(tokens, width)
+    made = graph.producer(value)
+    transposed = Tensor(
+        f"{value.name} transposed", (width, stride), "int8", value.quantization
+    )
+    if made is not None and made.kind == "FULLY_CONNECTED":
+        made.kind = "FULLY_CONNECTED_TRANSPOSED"
+        made.options = {**made.options, "stride": stride}
+        made.output = transposed
+        extra = []
+    else:
+        extra = [Node("TRANSPOSE_TOKENS", [value], transposed, {"stride": stride})]
+    state = Tensor(
+        f"state of {result.name}",
+        (weight_layout.attention_scratch_bytes(tokens, heads, head_dim),),
+        "int8",
+        result.quantization,
+    )
+    at = next(i for i, node in enumerate(graph.nodes) if node.output is result)
+    graph.nodes[at : at + 1] = [
+        *extra,
+        Node("ATTENTION_PREPARE", [key, transposed], state, options),
+        # Keys and values first: the scheduler then makes them before the queries.
+        Node("ATTENTION", [state, key, transposed, query], result, options),
+    ]
+
+
+PASSES: tuple[Callable[[Graph], int], ...] = (
+    drop_identities,
+    fold_tables,
+    fuse_attention,
+)
