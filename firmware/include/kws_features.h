@@ -17,10 +17,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define KWS_FEATURES_MAX_WINDOW 480
-#define KWS_FEATURES_MAX_FFT 512
+#define KWS_FEATURES_MAX_WINDOW   480
+#define KWS_FEATURES_MAX_FFT      512
 #define KWS_FEATURES_MAX_MEL_BINS 80
-#define KWS_FEATURES_LOG_SHIFT 46
+#define KWS_FEATURES_LOG_SHIFT    46
 
 /* Stack that kws_features_frame needs, in bytes: 8 for each of the 257 spectrum bins,
  * and a margin for locals and saved registers (gcc 12 -fstack-usage: at most 544 on M0+
@@ -39,7 +39,7 @@ typedef struct kws_feature_spec {
   uint32_t log_multiplier; /* out = (log2 in Q23 * log_multiplier + log_offset) */
   int64_t log_offset;      /*       >> KWS_FEATURES_LOG_SHIFT; it holds the rounding */
   const int32_t *hann;     /* window: Q27 */
-  const uint8_t *order;    /* fft_size / 8 (256: / 4): digit-reversed block of input n */
+  const uint8_t *order; /* fft_size / 8 (256: / 4): digit-reversed block of input n */
   const int32_t *twiddles; /* cos, sin (Q31) of each radix-4 stage, in order of use:
                               for k < quarter: k, 2k, 3k */
   const int32_t *split;    /* cos, sin (Q31) of 2 pi k / fft_size, k < fft_size / 4 */
@@ -55,9 +55,10 @@ typedef struct kws_feature_spec {
  * samples: spec->window samples, 16 kHz, full range of int16 allowed.
  * out:     spec->mel_bins values. Must not overlap samples.
  *
- * Reentrant. Takes the same path whatever the audio, but for the magnitude of bins that
- * are zero. Stack: KWS_FEATURES_STACK_BYTES. */
-void kws_features_frame(const kws_feature_spec_t *spec, const int16_t *samples, int8_t *out);
+ * Reentrant. Time hardly depends on the audio (within 1 %).
+ * Stack: KWS_FEATURES_STACK_BYTES. */
+void kws_features_frame(const kws_feature_spec_t *spec, const int16_t *samples,
+                        int8_t *out);
 
 /* Frames in a clip of n samples: 1 + (n - window) / hop, or 0 where n < window. */
 size_t kws_features_frame_count(const kws_feature_spec_t *spec, size_t n);

@@ -15,14 +15,16 @@
 /* Where the compiler must see constant arguments. */
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-#define MAX_BINS (KWS_FEATURES_MAX_FFT / 2 + 1)
+#define MAX_BINS      (KWS_FEATURES_MAX_FFT / 2 + 1)
 
 /* log2 of the spectrum's values is kept in Q23. */
 #define LOG_FRACTION_BITS 23
 
 _Static_assert((-1 >> 1) == -1, "right shift of negative values must be arithmetic");
 
-static inline int32_t high_word(int64_t value) { return (int32_t)(value >> 32); }
+static inline int32_t high_word(int64_t value) {
+  return (int32_t)(value >> 32);
+}
 
 /* (a * b + c * d) / 2 of Q31 numbers. */
 static inline int32_t multiply_add(int32_t a, int32_t b, int32_t c, int32_t d) {
@@ -47,7 +49,8 @@ static inline complex_t windowed_pair(const kws_feature_spec_t *spec,
   complex_t out = {0, 0};
   if (pair < spec->window / 2U) {
     out.re = high_word((int64_t)(samples[2 * pair] * 65536) * spec->hann[2 * pair]);
-    out.im = high_word((int64_t)(samples[2 * pair + 1] * 65536) * spec->hann[2 * pair + 1]);
+    out.im =
+        high_word((int64_t)(samples[2 * pair + 1] * 65536) * spec->hann[2 * pair + 1]);
   }
   return out;
 }
@@ -99,22 +102,23 @@ static void first_stage_radix2(const kws_feature_spec_t *spec, const int16_t *sa
 
 /* One radix-4 stage in place, which halves: blocks of 4 * quarter complex values.
  * Returns the next stage's twiddles. */
-ALWAYS_INLINE const int32_t *radix4_stage(int32_t *buffer, size_t points, size_t quarter,
-                                          const int32_t *twiddles) {
+ALWAYS_INLINE const int32_t *radix4_stage(int32_t *buffer, size_t points,
+                                          size_t quarter, const int32_t *twiddles) {
   for (size_t start = 0; start < points; start += 4 * quarter) {
     int32_t *a = buffer + 2 * start;
     const int32_t *w = twiddles;
     for (const int32_t *end = a + 2 * quarter; a < end; a += 2, w += 6) {
       const complex_t half = {a[0] >> 1, a[1] >> 1};
-      butterfly4(a, quarter, half, turn(a + 2 * quarter, w), turn(a + 4 * quarter, w + 2),
-                 turn(a + 6 * quarter, w + 4));
+      butterfly4(a, quarter, half, turn(a + 2 * quarter, w),
+                 turn(a + 4 * quarter, w + 2), turn(a + 6 * quarter, w + 4));
     }
   }
   return twiddles + 6 * quarter;
 }
 
 /* Complex FFT of the windowed frame. */
-static void fft(const kws_feature_spec_t *spec, const int16_t *samples, int32_t *buffer) {
+static void fft(const kws_feature_spec_t *spec, const int16_t *samples,
+                int32_t *buffer) {
   const int32_t *w = spec->twiddles;
   if (spec->fft_size == 512) { /* the usual size: strides known to the compiler */
     first_stage_radix4(spec, samples, buffer);
@@ -222,7 +226,8 @@ static inline int8_t log_int8(uint64_t value, const kws_feature_spec_t *spec) {
   const uint32_t log2 =
       (exponent << LOG_FRACTION_BITS) + (base << 8) + ((step * fraction) >> 8);
   const int64_t product = (int64_t)((uint64_t)log2 * spec->log_multiplier);
-  const int32_t scaled = (int32_t)((product + spec->log_offset) >> KWS_FEATURES_LOG_SHIFT);
+  const int32_t scaled =
+      (int32_t)((product + spec->log_offset) >> KWS_FEATURES_LOG_SHIFT);
   if (scaled < INT8_MIN) {
     return INT8_MIN;
   }
@@ -250,7 +255,8 @@ static void mel_log(const kws_feature_spec_t *spec, const uint32_t *bins, int8_t
   }
 }
 
-void kws_features_frame(const kws_feature_spec_t *spec, const int16_t *samples, int8_t *out) {
+void kws_features_frame(const kws_feature_spec_t *spec, const int16_t *samples,
+                        int8_t *out) {
   int32_t buffer[2 * MAX_BINS];
   fft(spec, samples, buffer);
   split_spectrum(spec, buffer);

@@ -6,7 +6,7 @@
 #include "kws_features.h"
 
 #define STACK_BYTES 8192
-#define PAINT 0xA5
+#define PAINT       0xA5
 
 extern const kws_feature_spec_t test_features;
 extern const int16_t test_samples[];
@@ -37,7 +37,9 @@ static void stop(uint32_t code) {
   }
 }
 
-void fault(void) { stop(3); }
+void fault(void) {
+  stop(3);
+}
 
 __attribute__((noinline)) void *memset(void *target, int value, size_t count) {
   volatile uint8_t *to = target;
@@ -64,7 +66,9 @@ static char *hex(char *text, uint32_t value, int digits) {
   return text;
 }
 
-static uint32_t counter(void) { return *(volatile uint32_t *)TEST_COUNTER; }
+static uint32_t counter(void) {
+  return *(volatile uint32_t *)TEST_COUNTER;
+}
 
 static uint32_t instructions(uint32_t ticks) {
   return (ticks * TEST_TICK_NS + 128) / 256;
@@ -75,8 +79,9 @@ void reset(void) {
   static char text[2 * KWS_FEATURES_MAX_MEL_BINS + 1];
   uint32_t most = 0;
   size_t most_stack = 0;
-  *(volatile uint32_t *)0xE000ED88 |= 0xFU << 20; /* FPU and MVE on, where there is one */
-  *(volatile uint32_t *)(TEST_COUNTER + 4) = 0;   /* no prescaler */
+  *(volatile uint32_t *)0xE000ED88 |= 0xFU
+                                      << 20;    /* FPU and MVE on, where there is one */
+  *(volatile uint32_t *)(TEST_COUNTER + 4) = 0; /* no prescaler */
   const size_t frames = kws_features_frame_count(&test_features, test_sample_count);
   for (size_t frame = 0; frame < frames; frame++) {
     volatile uint8_t *const here = (volatile uint8_t *)__builtin_frame_address(0) - 256;

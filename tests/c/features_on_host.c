@@ -9,10 +9,12 @@ extern const kws_feature_spec_t test_features;
 
 int main(void) {
   static int16_t samples[1 << 20];
-  const size_t n = fread(samples, sizeof samples[0], sizeof samples / sizeof samples[0], stdin);
+  const size_t n =
+      fread(samples, sizeof samples[0], sizeof samples / sizeof samples[0], stdin);
   /* Heap blocks of the exact size, so that ASan sees any access beyond them. */
   int16_t *exact = malloc((n ? n : 1) * sizeof *exact);
-  const size_t bytes = kws_features_frame_count(&test_features, n) * test_features.mel_bins;
+  const size_t bytes =
+      kws_features_frame_count(&test_features, n) * test_features.mel_bins;
   int8_t *out = malloc(bytes ? bytes : 1);
   if (exact == NULL || out == NULL) {
     return 2;
