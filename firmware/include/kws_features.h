@@ -55,7 +55,7 @@ typedef struct kws_feature_spec {
  * samples: spec->window samples, 16 kHz, full range of int16 allowed.
  * out:     spec->mel_bins values. Must not overlap samples.
  *
- * Reentrant. Time hardly depends on the audio (within 1 %).
+ * Reentrant. No loop depends on the audio.
  * Stack: KWS_FEATURES_STACK_BYTES. */
 void kws_features_frame(const kws_feature_spec_t *spec, const int16_t *samples,
                         int8_t *out);
