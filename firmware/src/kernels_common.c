@@ -78,8 +78,13 @@ static int32_t one_over_one_plus(int32_t a) {
   return x >= (1 << 30) ? INT32_MAX : x * 2;
 }
 
-static int32_t leading_zeros(uint32_t value) { return __builtin_clz(value); }
+int32_t kws_softmax_reciprocal(uint32_t sum, int32_t *exponent) {
+  const int32_t headroom = __builtin_clz(sum);
+  *exponent = 12 - headroom + 31 - 8;
+  return one_over_one_plus((int32_t)((sum << headroom) - 0x80000000u));
+}
 
+#if !defined(KWS_CORE_MVE)
 void kws_softmax_row(const kws_softmax_t *p, const int8_t *x, int32_t columns,
                      int8_t *y) {
   int32_t largest = INT8_MIN;
@@ -89,9 +94,8 @@ void kws_softmax_row(const kws_softmax_t *p, const int8_t *x, int32_t columns,
   for (int32_t c = 0; c < columns; ++c) {
     sum += ((uint32_t)p->exp_table[largest - x[c]] + 2048u) >> 12;
   }
-  const int32_t headroom = leading_zeros(sum);
-  const int32_t reciprocal = one_over_one_plus((int32_t)((sum << headroom) - 0x80000000u));
-  const int32_t exponent = 12 - headroom + 31 - 8;
+  int32_t exponent;
+  const int32_t reciprocal = kws_softmax_reciprocal(sum, &exponent);
   for (int32_t c = 0; c < columns; ++c) {
     const int32_t product = kws_high_multiply(p->exp_table[largest - x[c]], reciprocal);
     const int32_t value =
@@ -99,6 +103,7 @@ void kws_softmax_row(const kws_softmax_t *p, const int8_t *x, int32_t columns,
     y[c] = (int8_t)(value > INT8_MAX ? INT8_MAX : value);
   }
 }
+#endif
 
 void kws_softmax_s8(const kws_softmax_t *p, const int8_t *x, int32_t rows,
                     int32_t columns, int8_t *y) {
@@ -106,6 +111,8 @@ void kws_softmax_s8(const kws_softmax_t *p, const int8_t *x, int32_t rows,
     kws_softmax_row(p, x + r * columns, columns, y + r * columns);
   }
 }
+
+#if !defined(KWS_CORE_MVE) /* kernels_mve.c has its own */
 
 /* ---- Element-wise -------------------------------------------------------------------- */
 
@@ -174,6 +181,8 @@ void kws_table_s8(const int8_t *table, const int8_t *x, int32_t n, int8_t *y) {
   table += 128;
   for (int32_t i = 0; i < n; ++i) y[i] = table[x[i]];
 }
+
+#endif
 
 /* ---- MEAN -------------------------------------------------------------------------------- */
 

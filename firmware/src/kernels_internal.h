@@ -54,6 +54,10 @@ static inline int32_t kws_requantize(int32_t value, int32_t multiplier, int32_t 
   return kws_rounding_shift_right(kws_high_multiply(value, multiplier), -shift);
 }
 
+/* SOFTMAX's division. `sum` is the row's sum of exponentials, Q12.19, above 0; an
+ * element is then round(exponential * reciprocal / 2^31 / 2^exponent) - 128. */
+int32_t kws_softmax_reciprocal(uint32_t sum, int32_t *exponent);
+
 /* SOFTMAX of one row; y may be x. */
 void kws_softmax_row(const kws_softmax_t *p, const int8_t *x, int32_t columns,
                      int8_t *y);
