@@ -116,6 +116,12 @@ def model_sources(bundle: Bundle, core: str) -> Sources:
             f"Received: {core!r}",
             "kws emit RUN --core dsp",
         )
+    if any(bundle.thresholds.values()):
+        raise KwsError(
+            "The bundle has delta thresholds, which this version's native engine does "
+            f"not run. Expected none, or 0. Received: {bundle.thresholds}",
+            f"Set them to 0 in {bundle.path / 'bundle.json'}.",
+        )
     data = bundle.model_bytes()
     graph = reader.read(data, str(bundle.model_path))
     _check_fit(bundle, graph)

@@ -1,0 +1,54 @@
+"""Engines: one module for each way to run a bundle's network on clips.
+
+An engine is a module of this folder with
+
+    def logits(bundle, pcm, jobs=2, board=None, progress=None) -> np.ndarray
+
+        bundle    kws.bundle.Bundle
+        pcm       int16 [N, samples], 16 kHz; each clip at least one window long
+        jobs      threads, processes or emulators side by side
+        board     board name, for engines that run on one
+        progress  called with the number of clips done so far
+        returns   [N, labels] in the order of bundle.labels: int8, the network's own
+                  quantized logits, from every engine that runs model.tflite;
+                  float32 from `float`
+
+and the constant INTEGER, True where the logits are int8. All integer engines but
+`int8` give the same bits (DESIGN D3). The folder's listing is the registry; the tests
+in tests/test_engines.py run over it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+from kws.errors import KwsError
+
+
+def names() -> list[str]:
+    """The engines, by name."""
+    return sorted(
+        path.stem
+        for path in Path(__file__).parent.glob("*.py")
+        if path.stem not in ("__init__", "common")
+    )
+
+
+def get(name: str) -> ModuleType:
+    """An engine's module.
+
+    Raises:
+        KwsError: no such engine.
+    """
+    if name not in names():
+        close = difflib.get_close_matches(name, names(), n=1)
+        maybe = f" Did you mean {close[0]!r}?" if close else ""
+        raise KwsError(
+            f"No such engine.{maybe} Expected one of {', '.join(names())}. "
+            f"Received: {name!r}",
+            "kws eval RUN --engine device",
+        )
+    return importlib.import_module(f"kws.engines.{name}")

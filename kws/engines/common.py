@@ -1,11 +1,21 @@
-"""What the engines share: clips cut to one window, features, refusals."""
+"""What the engines share: clips cut to one window, features, work in processes."""
 
 from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from kws.bundle import Bundle
-from kws.errors import KwsError
+from kws.errors import KwsError, MissingExtra
+
+CHUNK = 64  # clips between two reports of progress
+FEW = 2 * CHUNK  # up to this many clips aren't worth starting processes
+
+Progress = Callable[[int], None]
 
 
 def clip_pcm(bundle: Bundle, pcm: np.ndarray) -> np.ndarray:
@@ -38,3 +48,64 @@ def features(bundle: Bundle, pcm: np.ndarray) -> np.ndarray:
     from kws.features import extract
 
     return extract(clip_pcm(bundle, pcm), bundle.recipe.features)
+
+
+def run_interpreter(
+    start: Callable[[bytes], Callable[[np.ndarray], np.ndarray]],
+    model: bytes,
+    inputs: np.ndarray,
+    jobs: int,
+    progress: Progress | None,
+) -> np.ndarray:
+    """Run an interpreter clip by clip, in several processes where that pays.
+
+    Args:
+        start: Module-level function: the .tflite -> (one clip's features -> logits).
+        model: The .tflite.
+        inputs: int8 [N, frames, mel_bins].
+        jobs: Processes.
+        progress: Called with the clips done so far.
+    """
+    parts = np.array_split(inputs, -(-len(inputs) // CHUNK))
+    done, results = 0, []
+    if jobs < 2 or len(inputs) <= FEW:
+        _start_worker(start, model)
+        source = map(_work, parts)
+        pool = None
+    else:
+        # spawn, not fork: TensorFlow's threads don't survive a fork.
+        pool = ProcessPoolExecutor(
+            jobs, multiprocessing.get_context("spawn"), _start_worker, (start, model)
+        )
+        source = pool.map(_work, parts)
+    try:
+        for part in source:
+            results.append(part)
+            done += len(part)
+            if progress is not None:
+                progress(done)
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+    return np.concatenate(results)
+
+
+_invoke: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def _start_worker(start: Any, model: bytes) -> None:
+    global _invoke
+    _invoke = start(model)
+
+
+def _work(part: np.ndarray) -> np.ndarray:
+    assert _invoke is not None
+    return np.stack([_invoke(clip) for clip in part])
+
+
+def need(package: str, purpose: str) -> None:
+    """Raise MissingExtra unless a package of the `train` extra can be imported."""
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtra(package.replace("_", "-"), "train", purpose)

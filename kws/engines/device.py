@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import queue
 import shutil
 import subprocess
 import sys
@@ -25,10 +26,11 @@ from kws.bundle import Bundle
 from kws.deploy import emit
 from kws.deploy.boards import FIRMWARE
 from kws.deploy.build import cache_dir
-from kws.engines.common import clip_pcm
+from kws.engines import common
 from kws.errors import KwsError
 
 FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
+INTEGER = True
 MAX_EVENTS = 1 << 20
 
 _DECLARATIONS = """
@@ -113,34 +115,40 @@ class Event:
     score: float
 
 
-def logits(bundle: Bundle, pcm: np.ndarray, jobs: int = 2) -> np.ndarray:
-    """Logits of one-second clips; see `kws.engines`.
-
-    Args:
-        bundle: With a model.tflite.
-        pcm: int16 [N, samples], at least one window's length each.
-        jobs: Threads, each with its own copy of the firmware's static memory.
-
-    Returns:
-        int8 [N, labels].
-    """
-    clips = clip_pcm(bundle, pcm)
-    parts = np.array_split(np.arange(len(clips)), max(1, min(jobs, len(clips))))
-    return np.concatenate(
-        _on_copies(library(bundle), parts, lambda lib, p: _run(bundle, lib, clips[p]))
-    )
-
-
-def _on_copies(path: Path, parts: list[np.ndarray], work: Any) -> list[np.ndarray]:
-    """Run `work` on each part, in a thread with its own copy of the library."""
+def logits(
+    bundle: Bundle,
+    pcm: np.ndarray,
+    jobs: int = 2,
+    board: str | None = None,
+    progress: common.Progress | None = None,
+) -> np.ndarray:
+    """int8 logits [N, labels]; see `kws.engines`. `jobs` threads, each its own copy."""
+    clips = common.clip_pcm(bundle, pcm)
+    path = library(bundle)
+    parts = np.array_split(clips, -(-len(clips) // common.CHUNK))
+    done, results = 0, []
     with tempfile.TemporaryDirectory() as folder:
-        copies = []
-        for i in range(len(parts)):
+        # Static memory is per library: every thread takes a copy from the shelf.
+        shelf: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+        for i in range(max(1, min(jobs, len(parts)))):
             copy = Path(folder) / f"{i}{path.suffix}"
             shutil.copyfile(path, copy)
-            copies.append(load(copy))
-        with ThreadPoolExecutor(len(parts)) as pool:
-            return list(pool.map(work, copies, parts))
+            shelf.put(load(copy))
+
+        def work(part: np.ndarray) -> np.ndarray:
+            opened = shelf.get()
+            try:
+                return _run(bundle, opened, part)
+            finally:
+                shelf.put(opened)
+
+        with ThreadPoolExecutor(max(1, jobs)) as pool:
+            for result in pool.map(work, parts):
+                results.append(result)
+                done += len(result)
+                if progress is not None:
+                    progress(done)
+    return np.concatenate(results)
 
 
 def _run(bundle: Bundle, opened: tuple[Any, Any], clips: np.ndarray) -> np.ndarray:

@@ -1,0 +1,47 @@
+"""Write a run as C for a core: the network, its tables, and a self-test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command(epilog="Example: kws emit runs/tiny --out build/model --core dsp")
+@click.argument("run")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the C."
+)
+@click.option(
+    "--core",
+    type=click.Choice(["portable", "dsp", "mve"]),
+    default="dsp",
+    show_default=True,
+    help="portable: any; dsp: Cortex-M4, M7, M33; mve: M55, M85.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(run: str, out: Path, core: str, as_json: bool) -> None:
+    """Write RUN's network as C that defines what firmware/include/kws_model.h asks."""
+    from kws import bundle as bundles
+    from kws.deploy.emit import emit
+
+    bundle = bundles.load(run)
+    result = emit(bundle, out, core)
+    if as_json:
+        table = {
+            "core": core,
+            "hash": bundle.hash[:16],
+            "files": [str(path) for path in result.files],
+            "arena_bytes": result.arena_bytes,
+            "weights_bytes": result.weights_bytes,
+            "macs": result.macs,
+        }
+        click.echo(json.dumps(table))
+        return
+    for path in result.files:
+        click.echo(str(path))
+    click.echo(
+        f"core {core}: {result.macs:,} multiply-accumulates, arena "
+        f"{result.arena_bytes:,} bytes, constants {result.weights_bytes:,} bytes"
+    )

@@ -1,0 +1,147 @@
+"""Measure a run: accuracy on a split, or misses and false alarms on a long tape."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from kws.evaluate import Evaluation, TapeResult
+
+EPILOG = """\b
+Examples:
+  kws eval runs/tiny --split test --engine device
+  kws eval runs/tiny --engine tflm,device,qemu --limit 500
+  kws eval runs/tiny --tape tape.wav
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("run")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    default="test",
+    show_default=True,
+)
+@click.option(
+    "--engine",
+    "engine_names",
+    default="device",
+    show_default=True,
+    help="float, int8 (TFLite's reference kernels), tflm, device (the firmware's C on "
+    "this machine), qemu; several, with commas, are compared logit by logit.",
+)
+@click.option("--board", help="Board of the engine qemu.  [default: qemu-m4]")
+@click.option(
+    "--limit", type=click.IntRange(1), help="The first N clips of a fixed shuffle."
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder of Speech Commands."
+)
+@click.option(
+    "--tape",
+    type=click.Path(path_type=Path),
+    help="Measure on a long recording instead (WAV or FLAC, 16 kHz, mono).",
+)
+@click.option(
+    "--truth",
+    type=click.Path(path_type=Path),
+    help="What is said on the tape: start_s, end_s, word (TSV).  [default: beside it]",
+)
+@click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(
+    run: str,
+    split: str,
+    engine_names: str,
+    board: str | None,
+    limit: int | None,
+    data: Path | None,
+    tape: Path | None,
+    truth: Path | None,
+    jobs: int,
+    as_json: bool,
+) -> None:
+    """Measure RUN on the clips of a split, or on a long tape.
+
+    Every figure comes with its task, the number of clips and a 95 % interval.
+    """
+    from kws import bundle as bundles
+    from kws import engines
+
+    names = [name.strip() for name in engine_names.split(",")]
+    for name in names:
+        engines.get(name)
+    bundle = bundles.load(run)
+    if tape is not None:
+        _tape(bundle, tape, truth, names[0], as_json)
+        return
+    from kws import data as datasets
+    from kws.evaluate import agreement, evaluate
+
+    clips = datasets.load(split, bundle.recipe.task, data, limit=limit)
+    results = [evaluate(bundle, clips, name, board, jobs) for name in names]
+    pairs = [agreement(results[0], other) for other in results[1:]]
+    if as_json:
+        table = results[0].as_dict()
+        if pairs:
+            table["engines"] = [result.as_dict() for result in results]
+            table["agreement"] = [pair.as_dict() for pair in pairs]
+        click.echo(json.dumps(table))
+        return
+    for result in results:
+        _print(result)
+    for pair in pairs:
+        steps = "" if pair.largest is None else f", at most {pair.largest} steps apart"
+        click.echo(
+            f"{pair.first} and {pair.second}: {100 * pair.equal:.2f} % of the logits "
+            f"equal{steps}; the same label on {100 * pair.same_label:.2f} % of "
+            f"{pair.n} clips"
+        )
+
+
+def _print(result: Evaluation) -> None:
+    low, high = result.ci95
+    where = f" on {result.board}" if result.board else ""
+    click.echo(
+        f"{result.task}, {result.split}, {result.engine}{where}: "
+        f"{100 * result.accuracy:.2f} % of {result.n:,} clips right "
+        f"(95 %: {100 * low:.2f} to {100 * high:.2f}), {result.seconds:.1f} s"
+    )
+    width = max(len(label) for label in result.labels)
+    heads = "".join(f"{label[:6]:>7}" for label in result.labels)
+    click.echo(f"{'':<{width}}  recall{heads}   <- heard")
+    for label, row in zip(result.labels, result.confusion, strict=True):
+        recall = result.recall[label]
+        share = "     -" if recall is None else f"{100 * recall:5.1f}%"
+        click.echo(f"{label:<{width}}  {share}" + "".join(f"{n:>7}" for n in row))
+
+
+def _tape(
+    bundle: Any, tape: Path, truth: Path | None, engine: str, as_json: bool
+) -> None:
+    from kws.data.tape import open_tape
+    from kws.evaluate import evaluate_tape
+
+    result: TapeResult = evaluate_tape(bundle, open_tape(tape, truth), engine)
+    table = result.as_dict()
+    if as_json:
+        click.echo(json.dumps({"tape": str(tape), "engine": engine, **table}))
+        return
+    low, high = table["false_alarms_per_hour_ci95"]
+    click.echo(
+        f"{tape}: {table['hours']:.3f} h, {table['words']} words: {table['hits']} "
+        f"heard, {table['misses']} missed ({100 * table['miss_rate']:.1f} %); "
+        f"{table['false_alarms']} false alarms = "
+        f"{table['false_alarms_per_hour']:.2f} per hour "
+        f"(95 %: {low:.2f} to {high:.2f})"
+    )
+    for word, counts in table["per_word"].items():
+        click.echo(
+            f"  {word:<16} {counts['hits']:>4} heard {counts['misses']:>4} missed "
+            f"{counts['false_alarms']:>4} false alarms"
+        )

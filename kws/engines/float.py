@@ -1,0 +1,29 @@
+"""Engine `float`: the Keras network in float32, from the bundle's weights."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kws.bundle import Bundle
+from kws.engines import common
+
+INTEGER = False
+
+
+def logits(
+    bundle: Bundle,
+    pcm: np.ndarray,
+    jobs: int = 2,
+    board: str | None = None,
+    progress: common.Progress | None = None,
+) -> np.ndarray:
+    """Float32 logits [N, labels]; see `kws.engines`. The features are the board's."""
+    common.need("tensorflow", "The engine 'float'")
+    inputs = common.features(bundle, pcm)
+    from kws.model.network import restore
+    from kws.train import predict
+
+    result = predict(restore(bundle), bundle.recipe, inputs)
+    if progress is not None:
+        progress(len(result))
+    return np.asarray(result, np.float32)

@@ -1,0 +1,46 @@
+"""Engine `qemu`: the firmware of a board, in an emulator, clip by clip."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kws.bundle import Bundle
+from kws.engines import common
+from kws.errors import KwsError
+
+INTEGER = True
+DEFAULT_BOARD = "qemu-m4"
+CLIPS_A_RUN = 100
+
+
+def logits(
+    bundle: Bundle,
+    pcm: np.ndarray,
+    jobs: int = 2,
+    board: str | None = None,
+    progress: common.Progress | None = None,
+) -> np.ndarray:
+    """int8 logits [N, labels]; see `kws.engines`. `board`: default qemu-m4."""
+    from kws.deploy import boards, flash, run, runners
+
+    clips = common.clip_pcm(bundle, pcm)
+    target = boards.load(board or DEFAULT_BOARD)
+    if target.runner != "qemu":
+        raise KwsError(
+            "The engine 'qemu' needs an emulated board. "
+            f"Received: {target.name}, which runs with {target.runner}",
+            f"kws eval {bundle.path} --engine qemu --board {DEFAULT_BOARD}",
+        )
+    error = runners.get(target.runner).missing()
+    if error is not None:
+        raise error
+    folder = flash.output_folder(bundle, target)
+    image = flash.emit_and_build(bundle, target, folder, app="clips")
+    results = []
+    for start in range(0, len(clips), CLIPS_A_RUN):
+        part = clips[start : start + CLIPS_A_RUN]
+        result = run.clips(image.elf, target, part, len(bundle.labels), jobs)
+        results.append(result.logits)
+        if progress is not None:
+            progress(start + len(part))
+    return np.concatenate(results)

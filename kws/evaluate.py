@@ -1,0 +1,274 @@
+"""How good a bundle is: on the clips of a split, and on long tapes.
+
+Every accuracy comes with its task, N and a 95 % interval (DESIGN D10).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kws import engines
+from kws.bundle import Bundle
+from kws.data import ClipSet
+from kws.data.tape import Score, Tape
+from kws.errors import KwsError
+from kws.progress import Progress
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One engine on one set of clips.
+
+    Args:
+        task: Name of the task.
+        split: `train`, `val` or `test`.
+        engine: Name of the engine.
+        board: The board it ran on, if any.
+        labels: Label names.
+        confusion: int [labels, labels]: clips by true label and by heard label.
+        logits: [N, labels], as the engine gave them.
+        seconds: What it took here.
+    """
+
+    task: str
+    split: str
+    engine: str
+    board: str | None
+    labels: tuple[str, ...]
+    confusion: np.ndarray
+    logits: np.ndarray
+    seconds: float
+
+    @property
+    def n(self) -> int:
+        return int(self.confusion.sum())
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.trace(self.confusion) / self.n)
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy."""
+        return wilson_interval(int(np.trace(self.confusion)), self.n)
+
+    @property
+    def recall(self) -> dict[str, float | None]:
+        """Share of each label's clips that were heard as it; None without clips."""
+        counts = self.confusion.sum(axis=1)
+        return {
+            label: float(self.confusion[i, i] / counts[i]) if counts[i] else None
+            for i, label in enumerate(self.labels)
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Stable keys of `kws eval --json` (DESIGN section 4)."""
+        return {
+            "task": self.task,
+            "split": self.split,
+            "engine": self.engine,
+            "board": self.board,
+            "n": self.n,
+            "accuracy": self.accuracy,
+            "ci95": list(self.ci95),
+            "recall": self.recall,
+            "labels": list(self.labels),
+            "confusion": self.confusion.tolist(),
+            # Dense: no engine of this version skips anything.
+            "mhsa_mac_cut": 0.0,
+            "mac_cut": 0.0,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def evaluate(
+    bundle: Bundle,
+    clips: ClipSet,
+    engine: str = "device",
+    board: str | None = None,
+    jobs: int = 2,
+) -> Evaluation:
+    """Run an engine over clips and count.
+
+    Args:
+        bundle: The run.
+        clips: From kws.data.load, of the bundle's task.
+        engine: A name from kws.engines.
+        board: For engines that run on one.
+        jobs: Processes, threads or emulators side by side.
+
+    Raises:
+        KwsError: the clips' labels aren't the bundle's, or the engine can't run.
+    """
+    if clips.labels != bundle.labels:
+        raise KwsError(
+            "The clips' labels are not the bundle's. Expected "
+            f"{', '.join(bundle.labels)}. Received: {', '.join(clips.labels)}",
+            f"Mend [task] in {bundle.path / 'recipe.toml'}, or train again.",
+        )
+    module = engines.get(engine)
+    bar = Progress(f"{engine} on {len(clips)} clips", len(clips))
+    start = time.monotonic()
+    logits = module.logits(bundle, clips.pcm, jobs=jobs, board=board, progress=bar.at)
+    bar.end()
+    used = board if engine != "qemu" else board or module.DEFAULT_BOARD
+    return Evaluation(
+        task=bundle.recipe.task.name,
+        split=clips.split,
+        engine=engine,
+        board=used,
+        labels=bundle.labels,
+        confusion=confusion_matrix(
+            clips.label, logits.argmax(axis=1), len(bundle.labels)
+        ),
+        logits=logits,
+        seconds=time.monotonic() - start,
+    )
+
+
+def confusion_matrix(truth: np.ndarray, heard: np.ndarray, labels: int) -> np.ndarray:
+    """int64 [labels, labels]: row = true label, column = heard label."""
+    flat = truth.astype(np.int64) * labels + heard
+    return np.bincount(flat, minlength=labels * labels).reshape(labels, labels)
+
+
+def wilson_interval(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a share.
+
+    Example:
+        >>> [round(x, 4) for x in wilson_interval(94, 100)]
+        [0.8752, 0.9722]
+    """
+    if not 0 <= hits <= n or n < 1:
+        raise ValueError(f"expected 0 <= hits <= n, n >= 1. Received: {hits}, {n}")
+    share = hits / n
+    centre = share + z * z / (2 * n)
+    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return (max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the logits of two engines agree.
+
+    Args:
+        first: Name of one engine.
+        second: Name of the other.
+        n: Clips.
+        equal: Share of logits that are equal.
+        largest: Largest difference, in int8 steps; None beside a float engine.
+        same_label: Share of clips with the same label.
+    """
+
+    first: str
+    second: str
+    n: int
+    equal: float
+    largest: int | None
+    same_label: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "engines": [self.first, self.second],
+            "n": self.n,
+            "equal_logits": self.equal,
+            "largest_difference": self.largest,
+            "same_label": self.same_label,
+        }
+
+
+def agreement(first: Evaluation, second: Evaluation) -> Agreement:
+    """Compare two evaluations of the same clips."""
+    a, b = first.logits, second.logits
+    integer = a.dtype == b.dtype == np.int8
+    difference = np.abs(a.astype(np.int64) - b.astype(np.int64)) if integer else None
+    return Agreement(
+        first=_where(first),
+        second=_where(second),
+        n=len(a),
+        equal=float((a == b).mean()) if integer else 0.0,
+        largest=None if difference is None else int(difference.max()),
+        same_label=float((a.argmax(axis=1) == b.argmax(axis=1)).mean()),
+    )
+
+
+def _where(evaluation: Evaluation) -> str:
+    return (
+        f"{evaluation.engine} ({evaluation.board})"
+        if evaluation.board
+        else evaluation.engine
+    )
+
+
+@dataclass(frozen=True)
+class TapeResult:
+    """A detector on a long recording.
+
+    Args:
+        score: Hits, misses, false alarms.
+        events: (word, seconds, posterior) of all that was heard.
+    """
+
+    score: Score
+    events: Sequence[tuple[str, float, float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        low, high = self.score.false_alarms_per_hour_ci95
+        total = self.score.hits + self.score.misses
+        return {
+            "hours": self.score.hours,
+            "words": total,
+            "hits": self.score.hits,
+            "misses": self.score.misses,
+            "miss_rate": self.score.miss_rate,
+            "miss_rate_ci95": list(wilson_interval(self.score.misses, total))
+            if total
+            else None,
+            "false_alarms": self.score.false_alarms,
+            "false_alarms_per_hour": self.score.false_alarms_per_hour,
+            "false_alarms_per_hour_ci95": [low, high],
+            "per_word": {
+                word: {"hits": h, "misses": m, "false_alarms": f}
+                for word, (h, m, f) in self.score.per_word.items()
+            },
+            "events": [
+                {"word": word, "time_s": seconds, "score": round(score, 4)}
+                for word, seconds, score in self.events
+            ],
+        }
+
+
+def evaluate_tape(bundle: Bundle, tape: Tape, engine: str = "device") -> TapeResult:
+    """Stream a tape through the firmware and score what it hears.
+
+    Args:
+        bundle: The run.
+        tape: Recording and truth. Windows of words that are none of the bundle's are
+            left out: the network was not asked for them.
+        engine: One that can stream (`device`).
+    """
+    from kws.data.tape import score
+
+    module = engines.get(engine)
+    if not hasattr(module, "detect"):
+        able = [
+            name for name in engines.names() if hasattr(engines.get(name), "detect")
+        ]
+        raise KwsError(
+            f"This engine does not stream. Expected {', '.join(able)}. "
+            f"Received: {engine!r}",
+            "kws eval RUN --tape TAPE.wav --engine device",
+        )
+    events = [
+        (event.word, event.time_s, event.score)
+        for event in module.detect(bundle, tape.pcm)
+    ]
+    words = [window for window in tape.windows if window.word in bundle.labels]
+    return TapeResult(score([e[:2] for e in events], words, tape.hours), events)
