@@ -7,6 +7,7 @@ so no TRANSPOSE or RESHAPE is needed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,16 @@ import numpy as np
 from kws import recipe
 from kws.model.keras import tf
 from kws.model.layers import UNIT_RANGE, Dense, KwsLayer, Norm, Quantizer
+
+
+# Replaces a tensor by what its delta encoding holds: (kind, tensor) -> tensor, with kind
+# one of kws.simulate.KINDS. Set by the simulator; `dense` otherwise.
+Hold = Callable[[str, Any], Any]
+
+
+def dense(kind: str, tensor: Any) -> Any:
+    """The `Hold` of a network without delta pruning."""
+    return tensor
 
 
 class Head(KwsLayer):
@@ -44,15 +55,16 @@ class Head(KwsLayer):
         self.shares_range = Quantizer(mode, "shares", fixed=UNIT_RANGE)
         self.outputs_range = Quantizer(mode, "outputs")
 
-    def call(self, inputs: Any, training: Any = False) -> Any:
-        query = self.query_range(self.query(inputs), training=training)
-        key = self.key_range(self.key(inputs), training=training)
+    def call(self, inputs: Any, training: Any = False, hold: Hold = dense) -> Any:
+        query = hold("Q", self.query_range(self.query(inputs), training=training))
+        key = hold("K", self.key_range(self.key(inputs), training=training))
         value = self.value_range(self.value(inputs), training=training)
         scores = tf.matmul(query, key, transpose_b=True)
         if self.mode == "float":
             scores *= self.scale
         scores = self.scores_range(scores, training=training)
         shares = self.shares_range(tf.nn.softmax(scores), training=training)
+        shares = hold("P", shares)
         return self.outputs_range(tf.matmul(shares, value), training=training)
 
     def fold(self, source: Head, norm: Norm | None) -> None:
@@ -81,6 +93,7 @@ class Attention(KwsLayer):
 
     def __init__(self, mode: str, name: str, model: recipe.Model) -> None:
         super().__init__(mode, name)
+        self.hold: Hold = dense
         use_bias = mode != "float" and model.norm_position == "pre"
         self.heads = [
             Head(mode, f"head{index}", model.head_dim, use_bias)
@@ -91,11 +104,14 @@ class Attention(KwsLayer):
         self.outputs_range = Quantizer(mode, "outputs")
 
     def call(self, inputs: Any, training: Any = False) -> Any:
-        outputs = [head(inputs, training=training) for head in self.heads]
+        hold = self.hold
+        inputs = hold("X", inputs)
+        outputs = [head(inputs, training=training, hold=hold) for head in self.heads]
         if len(outputs) == 1:
             joined = outputs[0]
         else:
             joined = self.joined_range(tf.concat(outputs, -1), training=training)
+        joined = hold("O", joined)
         return self.outputs_range(self.output_dense(joined), training=training)
 
     def fold(self, source: Attention, norm: Norm | None) -> None:

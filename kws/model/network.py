@@ -346,6 +346,23 @@ def activation_quantizers(network: Any) -> list[Quantizer]:
     return [part for part in network.submodules if isinstance(part, Quantizer)]
 
 
+def save_weights(network: Any, bundle: Bundle) -> None:
+    """Write weights.h5 by rename."""
+    bundle.path.mkdir(parents=True, exist_ok=True)
+    temporary = bundle.path / f".{bundle.weights_path.name}.partial.h5"
+    try:
+        network.save_weights(str(temporary))
+        temporary.replace(bundle.weights_path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def calibrated(network: Any) -> bool:
+    """False where no activation range was ever set (all are tfmot's start, +-6)."""
+    ranges = [q.limits() for q in activation_quantizers(network) if q.fixed is None]
+    return any(limits != (-6.0, 6.0) for limits in ranges)
+
+
 def kernels(network: Any) -> set[int]:
     """`id` of the variables that weight decay applies to: kernels, nothing else."""
     return {
@@ -379,7 +396,7 @@ CHOICES = {
     "stem": ("conv", "patch"),
     "norm": tuple(layers.NORMS),
     "norm_position": ("pre", "post"),
-    "activation": ("relu", "hard_swish", "gelu"),
+    "activation": ("relu", "hard_swish", "gelu", "gelu_tanh"),
 }
 
 

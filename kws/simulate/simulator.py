@@ -1,0 +1,298 @@
+"""Run a whole test set with delta thresholds: accuracy, and what was transmitted.
+
+The network itself is the one of kws/model, run in mode `folded`; its attention hands
+every tensor that a threshold applies to (X, Q, K, P, O) to the encoding and goes on
+with what that holds. So every variant of norm, stem, activation and number of heads is
+simulated by the code that trains it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kws.bundle import Bundle
+from kws.errors import KwsError
+from kws.simulate import cost, delta
+from kws.simulate.cost import KINDS, Counts, Shape
+
+# Small enough for a batch's activations to stay in the cache.
+BATCH = 32
+WORKERS = os.cpu_count() or 1
+
+
+class Thresholds:
+    """One real threshold per layer and tensor kind; negative: dense, not encoded.
+
+    In units of the tensor itself. Q is meant before the 1 / sqrt(head_dim) that is
+    folded into its projection, as in the papers.
+
+    Args:
+        values: float [layers, 5], columns in the order of `KINDS`.
+
+    Example:
+        >>> Thresholds.parse("X=0.3,P=0.005,3.X=0.25", layers=12)["X", 3]
+        0.25
+    """
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = np.asarray(values, dtype=np.float64)
+        if self.values.ndim != 2 or self.values.shape[1] != len(KINDS):
+            raise ValueError(f"Expected [layers, 5]. Received: {self.values.shape}")
+
+    @classmethod
+    def dense(cls, layers: int) -> Thresholds:
+        """No tensor encoded."""
+        return cls(np.full((layers, len(KINDS)), -1.0))
+
+    @classmethod
+    def parse(cls, text: str, layers: int) -> Thresholds:
+        """Read `X=0.3,P=0.005,3.X=0.25`: kinds for all layers, then single layers.
+
+        Raises:
+            KwsError: not of that form, no such kind or layer, not a number from 0.
+        """
+        pairs: dict[str, float] = {}
+        for item in filter(None, text.replace(" ", "").split(",")):
+            match = re.fullmatch(r"((?:\d+\.)?[A-Za-z]+)=([0-9.eE+-]+)", item)
+            try:
+                if match is None:
+                    raise ValueError
+                pairs[match[1]] = float(match[2])
+            except ValueError:
+                raise _bad_threshold(item, layers) from None
+        return cls.from_dict(pairs, layers)
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, float], layers: int) -> Thresholds:
+        """Read {"X": 0.3, "3.X": 0.25}; a single layer's overrides the kind's.
+
+        Raises:
+            KwsError: no such kind or layer, not a number from 0.
+        """
+        out = cls.dense(layers)
+        for key, value in sorted(table.items(), key=lambda item: "." in item[0]):
+            layer, _, kind = key.rpartition(".")
+            rows = slice(None)
+            ok = kind in KINDS and isinstance(value, (int, float))
+            if ok and layer:
+                ok = layer.isdigit() and int(layer) < layers
+                rows = slice(int(layer), int(layer) + 1) if ok else rows
+            if not ok or not 0 <= value < np.inf:
+                raise _bad_threshold(f"{key}={value}", layers)
+            out.values[rows, KINDS.index(kind)] = value
+        return out
+
+    def to_dict(self) -> dict[str, float]:
+        """The shortest table that `from_dict` reads back."""
+        table: dict[str, float] = {}
+        for column, kind in enumerate(KINDS):
+            values = self.values[:, column]
+            if (values == values[0]).all():
+                if values[0] >= 0:
+                    table[kind] = float(values[0])
+                continue
+            for layer, value in enumerate(values):
+                if value >= 0:
+                    table[f"{layer}.{kind}"] = float(value)
+        return table
+
+    def __getitem__(self, key: tuple[str, int]) -> float:
+        kind, layer = key
+        return float(self.values[layer, KINDS.index(kind)])
+
+    def encoded(self) -> tuple[frozenset[str], ...]:
+        """Per layer, the kinds that are encoded."""
+        return tuple(
+            frozenset(kind for kind, v in zip(KINDS, row, strict=True) if v >= 0)
+            for row in self.values
+        )
+
+
+def _bad_threshold(item: str, layers: int) -> KwsError:
+    return KwsError(
+        f"Bad threshold. Expected KIND=NUMBER or LAYER.KIND=NUMBER with KIND one of "
+        f"{', '.join(KINDS)}, LAYER 0 to {layers - 1} and NUMBER at least 0. "
+        f"Received: {item!r}",
+        "--theta X=0.3,Q=0.3,K=0.3,P=0.005,O=0.05",
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pass over a set of clips.
+
+    Args:
+        logits: float32 [N, labels].
+        counts: What was transmitted.
+        shape: The network's sizes.
+    """
+
+    logits: np.ndarray
+    counts: Counts
+    shape: Shape
+
+    def cost(self) -> dict[str, object]:
+        """See `kws.simulate.cost.summary`."""
+        return cost.summary(self.shape, self.counts)
+
+
+class Simulator:
+    """A bundle's float network with delta thresholds.
+
+    Args:
+        bundle: A bundle with Keras weights (trained or imported).
+
+    Raises:
+        KwsError: no Keras weights, or another attention than softmax.
+
+    Example:
+        >>> simulator = Simulator(bundle.load("runs/kwt1"))
+        >>> run = simulator.run(simulator.features(pcm), thresholds)
+        >>> run.cost()["mhsa_mac_cut"]
+        0.826
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        from kws import model
+
+        self.bundle = bundle
+        self.shape = cost.shape_of(bundle.recipe, len(bundle.labels))
+        self.network = model.restore(bundle, "folded")
+        self._function = self._trace()
+
+    def features(self, pcm: np.ndarray) -> np.ndarray:
+        """Float log-mel features: int16 [N, 16000] -> float32 [N, frames, mel_bins]."""
+        from kws.simulate.log_mel import log_mel
+
+        return log_mel(pcm, self.bundle.recipe.features)
+
+    def run(
+        self,
+        features: np.ndarray,
+        thresholds: Thresholds,
+        progress: Callable[[int], None] | None = None,
+    ) -> Run:
+        """Run all clips.
+
+        Args:
+            features: float32 [N, frames, mel_bins].
+            thresholds: Of as many layers as the network has.
+            progress: Called with the number of clips done.
+
+        Returns:
+            Logits and counts.
+        """
+        limits = thresholds.values.copy()
+        # The network folds the scale into Q.
+        limits[:, KINDS.index("Q")] *= self.shape.head_dim**-0.5
+        batches = [features[i : i + BATCH] for i in range(0, len(features), BATCH)]
+        logits, sent, pairs, done = [], [], [], 0
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for out in pool.map(lambda batch: self._function(batch, limits), batches):
+                logits.append(out[0].numpy())
+                sent.append(out[1].numpy())
+                pairs.append(out[2].numpy())
+                done += len(logits[-1])
+                if progress is not None:
+                    progress(done)
+        by_kind = np.concatenate(sent)
+        return Run(
+            logits=np.concatenate(logits),
+            counts=Counts(
+                sent={kind: by_kind[:, :, k] for k, kind in enumerate(KINDS)},
+                pairs=np.concatenate(pairs),
+                encoded=thresholds.encoded(),
+            ),
+            shape=self.shape,
+        )
+
+    def _trace(self) -> Any:
+        """The network as one TensorFlow function.
+
+        Returns:
+            (features [B, frames, mel], limits [layers, 5]) -> logits [B, labels],
+            transmitted elements int64 [B, layers, 5], pairs int64 [B, layers].
+        """
+        from kws.attention.softmax import dense
+        from kws.model.keras import tf
+
+        blocks = [
+            self.network.get_layer(f"block{index}")
+            for index in range(self.shape.layers)
+        ]
+
+        def run(features: Any, limits: Any) -> Any:
+            layers = [
+                _Layer(limits[index], self.shape.dense_rows)
+                for index in range(self.shape.layers)
+            ]
+            try:
+                for block, layer in zip(blocks, layers, strict=True):
+                    block.attention.hold = layer
+                logits = self.network(features, training=False)
+            finally:
+                for block in blocks:
+                    block.attention.hold = dense
+            sent = [
+                tf.stack([layer.sent[k] for k in KINDS], axis=1) for layer in layers
+            ]
+            pairs = [layer.pairs for layer in layers]
+            return logits, tf.stack(sent, axis=1), tf.stack(pairs, axis=1)
+
+        spec = self.bundle.recipe.features
+        return tf.function(
+            run,
+            input_signature=[
+                tf.TensorSpec((None, spec.frames, spec.mel_bins), tf.float32),
+                tf.TensorSpec((self.shape.layers, len(KINDS)), tf.float64),
+            ],
+        )
+
+
+class _Layer:
+    """The `Hold` of one layer: encodes, and adds up what was transmitted.
+
+    Args:
+        limits: float64 [5] tensor, thresholds in the order of `KINDS`; < 0: dense.
+        dense_rows: Rows at the start that are transmitted whole.
+    """
+
+    def __init__(self, limits: Any, dense_rows: int) -> None:
+        self.limits = limits
+        self.dense_rows = dense_rows
+        self.sent: dict[str, Any] = {}
+        self.pairs: Any = 0
+        self.query_columns: Any = None
+
+    def __call__(self, kind: str, tensor: Any) -> Any:
+        from kws.model.keras import tf
+
+        held, columns = tf.numpy_function(
+            self.encode,
+            (tensor, self.limits[KINDS.index(kind)]),
+            (tensor.dtype, tf.int64),
+            stateful=False,
+        )
+        held.set_shape(tensor.shape)
+        columns.set_shape((None, tensor.shape[-1]))
+        self.sent[kind] = self.sent.get(kind, 0) + tf.reduce_sum(columns, axis=-1)
+        if kind == "Q":
+            self.query_columns = columns
+        elif kind == "K":
+            self.pairs += tf.reduce_sum(self.query_columns * columns, axis=-1)
+        return held
+
+    def encode(self, values: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
+        """`delta.encode`, or all of it transmitted where the limit is negative."""
+        if limit < 0:
+            batch, rows, width = values.shape
+            return values, np.full((batch, width), rows, np.int64)
+        encoded = delta.encode(values, float(limit), self.dense_rows)
+        return encoded.held, encoded.columns
