@@ -147,7 +147,7 @@ void kws_model_invoke(const int8_t *features, int8_t *logits) {{
 #if {self.recurse_at}
   if (runs == {self.recurse_at}) arena[1] = (uint8_t)recurse(0);
 #endif
-  for (volatile uint32_t turn = 0; turn < {self.spin}u; turn++) {{
+  for (volatile uint32_t left = {self.spin}u; left > 0; left--) {{
   }}
   int32_t low = 0, high = 0;
   for (int t = 0; t < FRAMES; t++) {{

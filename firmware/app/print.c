@@ -53,12 +53,10 @@ void print_u64(const char *key, uint64_t value) {
 
 void print_q15(const char *key, uint16_t value) {
   const uint32_t thousandths = ((uint32_t)value * 1000 + 16383) / 32767;
-  char digits[6] = {(char)('0' + thousandths / 1000),
-                    '.',
-                    (char)('0' + thousandths / 100 % 10),
-                    (char)('0' + thousandths / 10 % 10),
-                    (char)('0' + thousandths % 10),
-                    '\0'};
+  char digits[6] = {
+      (char)('0' + thousandths / 1000),     '.',
+      (char)('0' + thousandths / 100 % 10), (char)('0' + thousandths / 10 % 10),
+      (char)('0' + thousandths % 10),       '\0'};
   append_key(key);
   append(digits);
 }

@@ -1,5 +1,5 @@
-/* One line of the protocol that kws/deploy/monitor.py reads: `kws <kind> key=value ...`.
- * Values with spaces are quoted. */
+/* One line of the protocol that kws/deploy/monitor.py reads: `kws <kind> key=value
+ * ...`. Values with spaces are quoted. */
 #ifndef KWS_PRINT_H
 #define KWS_PRINT_H
 

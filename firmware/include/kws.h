@@ -32,19 +32,19 @@ typedef enum {
 } kws_status_t;
 
 typedef struct {
-  uint16_t label;        /* index into kws_model_info.labels */
-  uint16_t score;        /* smoothed posterior, Q15 */
-  uint32_t start_ms;     /* start of the window that fired, since kws_init */
-  uint32_t time_ms;      /* end of that window. Samples that were dropped don't count */
+  uint16_t label;    /* index into kws_model_info.labels */
+  uint16_t score;    /* smoothed posterior, Q15 */
+  uint32_t start_ms; /* start of the window that fired, since kws_init */
+  uint32_t time_ms;  /* end of that window. Samples that were dropped don't count */
 } kws_event_t;
 
 /* Since kws_init. `samples` wraps after 74 hours, the others later. */
 typedef struct {
-  uint32_t samples;      /* pushed and kept */
-  uint32_t overruns;     /* samples dropped because the ring was full */
-  uint32_t frames;       /* feature frames computed */
-  uint32_t inferences;   /* model runs */
-  uint32_t events;       /* words heard */
+  uint32_t samples;         /* pushed and kept */
+  uint32_t overruns;        /* samples dropped because the ring was full */
+  uint32_t frames;          /* feature frames computed */
+  uint32_t inferences;      /* model runs */
+  uint32_t events;          /* words heard */
   uint64_t feature_ticks;   /* counter ticks spent in all feature frames */
   uint64_t model_ticks;     /* counter ticks spent in all model runs */
   uint64_t model_ticks_max; /* counter ticks of the longest model run */
@@ -61,8 +61,8 @@ kws_status_t kws_init(void);
 void kws_set_counter(kws_counter_t counter);
 
 /* Forget all audio, features and detector state; counters and the clock stay. Called by
- * the side that polls. The first decision comes again when `frames` frames are complete,
- * so one clip of that length is exactly one model run. */
+ * the side that polls. The first decision comes again when `frames` frames are
+ * complete, so one clip of that length is exactly one model run. */
 void kws_reset(void);
 
 /* Hand over n mono samples, 16 kHz. Returns the number kept. Interrupt-safe. */

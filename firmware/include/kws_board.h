@@ -25,8 +25,8 @@ void kws_board_init(void);
  * to kws_push from an interrupt. Returns 0, or -1 when there is no microphone. */
 int kws_board_audio_start(void);
 
-/* Wait until audio has arrived. Returns 0 when no more can come (end of a file), else 1.
- * A real board sleeps (WFI) here and returns 1 for ever. */
+/* Wait until audio has arrived. Returns 0 when no more can come (end of a file),
+ * else 1. A real board sleeps (WFI) here and returns 1 for ever. */
 int kws_board_audio_wait(void);
 
 /* Write text (NUL-terminated) to the serial port, the debugger or the emulator. */

@@ -17,13 +17,14 @@
 
 typedef struct {
   uint16_t label_count;
-  uint16_t first_word;         /* labels below this one (silence, unknown) never fire */
-  uint16_t hop_frames;         /* feature frames between two decisions */
-  uint16_t smoothing;          /* decisions averaged, 1..KWS_DETECTOR_MAX_SMOOTHING */
-  uint16_t refractory;         /* decisions */
-  const uint16_t *threshold;   /* label_count, Q15 posterior (32767 = 1) */
-  const uint16_t *rearm;       /* label_count, Q15 posterior */
-  const uint16_t *exp_table;   /* 256: exp(-scale*d) in Q15 for d = max - logit, int8 steps */
+  uint16_t first_word;       /* labels below this one (silence, unknown) never fire */
+  uint16_t hop_frames;       /* feature frames between two decisions */
+  uint16_t smoothing;        /* decisions averaged, 1..KWS_DETECTOR_MAX_SMOOTHING */
+  uint16_t refractory;       /* decisions */
+  const uint16_t *threshold; /* label_count, Q15 posterior (32767 = 1) */
+  const uint16_t *rearm;     /* label_count, Q15 posterior */
+  const uint16_t
+      *exp_table; /* 256: exp(-scale*d) in Q15 for d = max - logit, int8 steps */
 } kws_detector_spec_t;
 
 typedef struct {
@@ -31,7 +32,7 @@ typedef struct {
   uint32_t sum[KWS_MAX_LABELS];  /* of the last `smoothing` posteriors */
   uint16_t wait[KWS_MAX_LABELS]; /* decisions left of the refractory time */
   uint8_t disarmed[KWS_MAX_LABELS];
-  uint16_t oldest;               /* row of history that the next decision replaces */
+  uint16_t oldest; /* row of history that the next decision replaces */
 } kws_detector_t;
 
 /* 1 if every field of the spec is in its range and no table is missing, else 0. */

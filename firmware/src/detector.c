@@ -17,7 +17,8 @@ void kws_detector_init(kws_detector_t *detector) {
   memset(detector, 0, sizeof *detector);
 }
 
-/* Integer softmax: exp(-scale * (max - logit)) from the table, over its sum, rounded. */
+/* Integer softmax: exp(-scale * (max - logit)) from the table, over its sum, rounded.
+ */
 static void posteriors(const kws_detector_spec_t *spec, const int8_t *logits,
                        uint16_t *out) {
   int max = logits[0];

@@ -13,7 +13,8 @@ _Static_assert((KWS_RING_SAMPLES & (KWS_RING_SAMPLES - 1)) == 0,
 /* One producer (kws_push) owns `head`, one consumer (kws_poll) owns `tail`. Both only
  * grow and wrap at 2^32; their difference is the number of samples in the ring.
  * Aligned 32-bit loads and stores are single accesses on every core; the fences order
- * them with the samples. (Not _Atomic: clang makes library calls of it on Cortex-M0.) */
+ * them with the samples. (Not _Atomic: clang makes library calls of it on Cortex-M0.)
+ */
 static int16_t ring[KWS_RING_SAMPLES];
 static volatile uint32_t ring_head;
 static volatile uint32_t ring_tail;
@@ -128,7 +129,9 @@ static uint32_t ring_take(int16_t *out, uint32_t n) {
   return taken;
 }
 
-static uint64_t ticks(void) { return counter != NULL ? counter() : 0; }
+static uint64_t ticks(void) {
+  return counter != NULL ? counter() : 0;
+}
 
 /* Ticks since `start`, less what reading the counter costs. */
 static uint64_t ticks_since(uint64_t start) {
@@ -188,7 +191,9 @@ int kws_poll(kws_event_t *event) {
   }
 }
 
-const int8_t *kws_last_logits(void) { return has_logits ? logits : NULL; }
+const int8_t *kws_last_logits(void) {
+  return has_logits ? logits : NULL;
+}
 
 void kws_stats(kws_stats_t *out) {
   out->samples = ring_head;

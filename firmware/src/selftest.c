@@ -29,9 +29,8 @@ kws_status_t kws_selftest(void) {
     done += n;
   }
   const int8_t *logits = kws_last_logits();
-  const int same =
-      logits != NULL &&
-      memcmp(logits, kws_selftest_logits, kws_model_info.label_count) == 0;
+  const int same = logits != NULL &&
+                   memcmp(logits, kws_selftest_logits, kws_model_info.label_count) == 0;
   kws_init();
   return same ? KWS_OK : KWS_ERROR_SELFTEST;
 }

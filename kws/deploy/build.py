@@ -6,11 +6,13 @@ compiles only what changed. The cache is in KWS_CACHE, else ~/.cache/kws.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import subprocess
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from kws.errors import KwsError
 
 JOBS = 2
 TIMEOUT_S = 300
+CACHE_DAYS = 30
 BOOT_BYTES = 256  # vectors: 48 words, see boards/common/cortex_m.c
 APPS = {"main": ("main.c", "print.c"), "clips": ("clips.c", "print.c")}
 _OVERFLOW = re.compile(r"overflowed by \d+ bytes|will not fit in region")
@@ -131,6 +134,7 @@ def build(
 
     with ThreadPoolExecutor(JOBS) as pool:
         objects = list(pool.map(compiled, sources))
+    _forget_unused(objects[0].parent)
 
     out.mkdir(parents=True, exist_ok=True)
     image = out / f"{app}.elf"
@@ -167,6 +171,7 @@ def _compile(
         cache_dir().resolve() / "objects" / f"{source.stem}-{key.hexdigest()[:32]}.o"
     )
     if target.is_file():
+        os.utime(target)
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -191,6 +196,14 @@ def _compile(
             )
         temporary.replace(target)
     return target
+
+
+def _forget_unused(cache: Path) -> None:
+    """Remove objects that no build has used for a while."""
+    for file in cache.glob("*.o"):
+        with contextlib.suppress(OSError):
+            if time.time() - file.stat().st_mtime > CACHE_DAYS * 86400:
+                file.unlink()
 
 
 def _memory_script(board: Board, times: int = 1) -> str:

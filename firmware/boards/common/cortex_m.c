@@ -12,7 +12,7 @@ extern uint32_t kws_data_start[], kws_data_end[], kws_data_load[];
 extern uint32_t kws_bss_start[], kws_bss_end[];
 
 #define STACK_PAINT 0xdeadc0deu
-#define CPACR (*(volatile uint32_t *)0xe000ed88u)
+#define CPACR       (*(volatile uint32_t *)0xe000ed88u)
 
 void kws_reset_handler(void);
 void kws_fault_handler(void);
@@ -33,12 +33,52 @@ typedef union {
 __attribute__((section(".vectors"), used)) static const vector_t vectors[48] = {
     {.stack = kws_stack_top},
     {.handler = kws_reset_handler},
-    FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT,
-    FAULT, FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
     {.handler = kws_systick_handler},
-    FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT,
-    FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT,
-    FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT, FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
+    FAULT,
 };
 
 /* Runs on the bare stack before any C object is initialised. */
@@ -81,7 +121,8 @@ __attribute__((naked, used)) void kws_fault_handler(void) {
 
 static void write_hex(uint32_t value) {
   char text[9];
-  for (int i = 0; i < 8; i++) text[i] = "0123456789abcdef"[(value >> (28 - 4 * i)) & 15];
+  for (int i = 0; i < 8; i++)
+    text[i] = "0123456789abcdef"[(value >> (28 - 4 * i)) & 15];
   text[8] = '\0';
   kws_board_write(text);
 }

@@ -1,8 +1,8 @@
 /* kws_board.h on QEMU's MPS2 and MPS3 machines.
  *
- * The microphone is a file of raw int16 samples, read through semihosting in half-buffers
- * of 160 samples (10 ms), as a DMA would fill them: while one half is being filled, the
- * other, complete one is handed to kws_push from the interrupt.
+ * The microphone is a file of raw int16 samples, read through semihosting in
+ * half-buffers of 160 samples (10 ms), as a DMA would fill them: while one half is
+ * being filled, the other, complete one is handed to kws_push from the interrupt.
  *
  * Arguments (name=value):
  *   audio=FILE  the samples
@@ -23,12 +23,12 @@
 #include "semihosting.h"
 
 #define REGISTER(address) (*(volatile uint32_t *)(address))
-#define FPGAIO_CLK100HZ REGISTER(BOARD_FPGAIO + 0x14)
-#define FPGAIO_COUNTER REGISTER(BOARD_FPGAIO + 0x18)
-#define FPGAIO_PRESCALE REGISTER(BOARD_FPGAIO + 0x1c)
-#define SYSTICK_CONTROL REGISTER(0xe000e010u)
-#define SYSTICK_RELOAD REGISTER(0xe000e014u)
-#define SYSTICK_VALUE REGISTER(0xe000e018u)
+#define FPGAIO_CLK100HZ   REGISTER(BOARD_FPGAIO + 0x14)
+#define FPGAIO_COUNTER    REGISTER(BOARD_FPGAIO + 0x18)
+#define FPGAIO_PRESCALE   REGISTER(BOARD_FPGAIO + 0x1c)
+#define SYSTICK_CONTROL   REGISTER(0xe000e010u)
+#define SYSTICK_RELOAD    REGISTER(0xe000e014u)
+#define SYSTICK_VALUE     REGISTER(0xe000e018u)
 
 enum { NS_PER_INSTRUCTION = 256, HALF_BUFFER = 160, MAX_ARGUMENTS = 512 };
 
@@ -36,9 +36,9 @@ static char arguments[MAX_ARGUMENTS];
 
 static int16_t halves[2][HALF_BUFFER];
 static size_t half_bytes[2];
-static int filling;       /* the half that the "DMA" is filling */
-static int audio = -1;    /* semihosting handle */
-static uint32_t pace;     /* instructions per half-buffer; 0 = on demand */
+static int filling;    /* the half that the "DMA" is filling */
+static int audio = -1; /* semihosting handle */
+static uint32_t pace;  /* instructions per half-buffer; 0 = on demand */
 static volatile int audio_ended;
 static volatile uint32_t halves_arrived;
 static uint64_t interrupt_ticks; /* spent in the audio interrupt */
@@ -56,14 +56,20 @@ void kws_board_init(void) {
   FPGAIO_COUNTER = 0;
 }
 
-void kws_board_write(const char *text) { semihosting_write0(text); }
+void kws_board_write(const char *text) {
+  semihosting_write0(text);
+}
 
-_Noreturn void kws_board_exit(int code) { semihosting_exit(code); }
+_Noreturn void kws_board_exit(int code) {
+  semihosting_exit(code);
+}
 
-/* The fine counter wraps after minutes of instructions; the 100 Hz one says how often. */
+/* The fine counter wraps after minutes of instructions; the 100 Hz one says how often.
+ */
 static uint64_t raw_ticks(void) {
   const uint32_t fine = FPGAIO_COUNTER;
-  const uint64_t coarse = (uint64_t)FPGAIO_CLK100HZ * (1000000000u / BOARD_TICK_NS / 100);
+  const uint64_t coarse =
+      (uint64_t)FPGAIO_CLK100HZ * (1000000000u / BOARD_TICK_NS / 100);
   return ((coarse - fine + 0x80000000u) & ~(uint64_t)0xffffffffu) + fine;
 }
 

@@ -46,7 +46,9 @@ void semihosting_close(int handle) {
   call(SYS_CLOSE, block);
 }
 
-void semihosting_write0(const char *text) { call(SYS_WRITE0, text); }
+void semihosting_write0(const char *text) {
+  call(SYS_WRITE0, text);
+}
 
 int semihosting_command_line(char *to, size_t bytes) {
   uintptr_t block[2] = {(uintptr_t)to, bytes};

@@ -11,7 +11,7 @@ void *memset(void *to, int value, size_t n);
 int memcmp(const void *a, const void *b, size_t n);
 size_t strlen(const char *text);
 
-#define memcpy(to, from, n) __builtin_memcpy(to, from, n)
+#define memcpy(to, from, n)  __builtin_memcpy(to, from, n)
 #define memmove(to, from, n) __builtin_memmove(to, from, n)
 #define memset(to, value, n) __builtin_memset(to, value, n)
 

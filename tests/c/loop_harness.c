@@ -1,0 +1,120 @@
+/* The always-on loop on the host: a raw int16 file in, decisions out.
+ *
+ *   loop_harness FILE chunk SEED   random chunk sizes, polled after each
+ *   loop_harness FILE clips N      every N samples one kws_reset; logits only
+ *   loop_harness FILE thread SEED  a producer thread beside the polling one
+ *   loop_harness FILE flood N      all samples pushed N at a time, polled at the end
+ *   loop_harness - selftest 0
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kws.h"
+#include "kws_model.h"
+
+static int16_t *samples;
+static size_t count;
+static unsigned long number;
+static volatile int producer_done;
+
+static void print_logits(void) {
+  static uint32_t printed;
+  kws_stats_t stats;
+  kws_stats(&stats);
+  if (stats.inferences == printed) return;
+  printed = stats.inferences;
+  printf("logits");
+  for (int i = 0; i < kws_model_info.label_count; i++) {
+    printf(" %d", kws_last_logits()[i]);
+  }
+  printf("\n");
+}
+
+static void poll_all(void) {
+  kws_event_t event;
+  while (kws_poll(&event)) {
+    printf("event %u %u %u %u\n", event.label, (unsigned)event.start_ms,
+           (unsigned)event.time_ms, event.score);
+  }
+}
+
+static size_t random_below(size_t n) {
+  number = number * 6364136223846793005ul + 1442695040888963407ul;
+  return (size_t)(number >> 33) % n;
+}
+
+static void *produce(void *unused) {
+  (void)unused;
+  for (size_t done = 0; done < count;) {
+    size_t n = 1 + random_below(700);
+    if (n > count - done) n = count - done;
+    /* What did not fit is offered again: it counts as an overrun, but none is lost. */
+    const size_t kept = kws_push(samples + done, n);
+    done += kept;
+    if (kept < n) sched_yield();
+  }
+  producer_done = 1;
+  return NULL;
+}
+
+int main(int argc, char **argv) {
+  if (argc != 4) return 2;
+  number = strtoul(argv[3], NULL, 10);
+  if (strcmp(argv[2], "selftest") == 0) return (int)kws_selftest();
+  FILE *file = fopen(argv[1], "rb");
+  if (file == NULL || fseek(file, 0, SEEK_END) != 0) return 2;
+  count = (size_t)ftell(file) / sizeof *samples;
+  rewind(file);
+  samples = malloc(count * sizeof *samples);
+  if (samples == NULL || fread(samples, sizeof *samples, count, file) != count)
+    return 2;
+  fclose(file);
+  if (kws_init() != KWS_OK) return 3;
+
+  if (strcmp(argv[2], "chunk") == 0) {
+    for (size_t done = 0; done < count;) {
+      size_t n = random_below(random_below(4) == 0 ? KWS_RING_SAMPLES : 300);
+      if (n > count - done) n = count - done;
+      /* A copy of exactly n samples, so that the sanitizer sees a read past its end. */
+      int16_t *chunk = malloc(n * sizeof *chunk + 1);
+      memcpy(chunk, samples + done, n * sizeof *chunk);
+      if (kws_push(chunk, n) != n) return 4;
+      free(chunk);
+      poll_all();
+      done += n;
+    }
+  } else if (strcmp(argv[2], "clips") == 0) {
+    for (size_t done = 0; done + number <= count; done += number) {
+      kws_reset();
+      for (size_t at = 0; at < number; at += 160) {
+        kws_push(samples + done + at, number - at < 160 ? number - at : 160);
+        poll_all();
+      }
+      print_logits();
+    }
+  } else if (strcmp(argv[2], "thread") == 0) {
+    pthread_t producer;
+    if (pthread_create(&producer, NULL, produce, NULL) != 0) return 5;
+    while (!producer_done) poll_all();
+    pthread_join(producer, NULL);
+    poll_all();
+  } else if (strcmp(argv[2], "flood") == 0) {
+    size_t kept = 0;
+    for (size_t done = 0; done < count; done += number) {
+      kept += kws_push(samples + done, count - done < number ? count - done : number);
+    }
+    poll_all();
+    printf("kept %zu\n", kept);
+  } else {
+    return 2;
+  }
+  kws_stats_t stats;
+  kws_stats(&stats);
+  printf("stats %u %u %u %u %u\n", stats.samples, stats.overruns, stats.frames,
+         stats.inferences, stats.events);
+  free(samples);
+  return 0;
+}

@@ -1,0 +1,365 @@
+"""The always-on loop: on this machine under sanitizers, and on emulated boards."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_model import LABELS, FakeModel, tone
+from toolbox import SANITIZE, host_compile, need_compiler, need_qemu
+
+from kws.deploy import boards, build, monitor, run
+from kws.deploy.boards import FIRMWARE
+from kws.deploy.runners import qemu
+from kws.errors import CheckFailed, KwsError
+from kws.features import extract
+
+RING = 8192
+FAKE = FakeModel()
+# Five seconds: low, high, low.
+STREAM = np.concatenate([tone(300, 24000), tone(5000, 32000), tone(300, 24000)])
+CLIPS = np.stack([tone(hertz, 16000) for hertz in (300, 5000, 1500, 900, 3000)])
+BAD_AUDIO = Path(__file__).parent / "bad_input" / "data"
+
+
+# --- on this machine ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tests/c/loop_harness.c around the loop and the fake model, sanitized."""
+    folder = FAKE.write(tmp_path_factory.mktemp("loop"))
+    names = ("kws.c", "detector.c", "selftest.c", "features.c")
+    sources = [FIRMWARE / "src" / name for name in names]
+    sources += [folder / "kws_model.c", Path(__file__).parent / "c" / "loop_harness.c"]
+    (folder / "stream.raw").write_bytes(STREAM.tobytes())
+    (folder / "clips.raw").write_bytes(CLIPS.tobytes())
+    return host_compile(sources, folder / "harness", *SANITIZE, "-pthread")
+
+
+def harness_says(harness: Path, file: str, mode: str, number: int) -> list[str]:
+    result = subprocess.run(
+        [str(harness), file, mode, str(number)],
+        cwd=harness.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+@cache
+def expected_stream() -> tuple[tuple[str, ...], int, int]:
+    """Lines that the harness must print for STREAM, from Python alone: events, frames,
+    inferences. The detector here is the plain reading of kws_detector.h."""
+    from test_detector import Model, Settings
+
+    spec, detector = FAKE.features, FAKE.detector
+    frames = extract(STREAM, spec)
+    hop_ms = detector.hop_frames * 10
+    settings = Settings(
+        smoothing=detector.smoothing,
+        refractory=-(-detector.refractory_ms // hop_ms),
+        threshold=[detector.threshold] * 4,
+        rearm=[detector.rearm] * 4,
+    )
+    model, lines, runs = Model(settings), [], 0
+    for end in range(spec.frames, len(frames) + 1, detector.hop_frames):
+        logits = FAKE.logits(frames[end - spec.frames : end])
+        label, scores = model.step(logits)
+        runs += 1
+        if label >= 0:
+            time_ms = (480 + 160 * (end - 1)) // 16
+            lines.append(f"event {label} {time_ms - 1000} {time_ms} {scores[label]}")
+    return tuple(lines), len(frames), runs
+
+
+def test_the_stream_gives_the_events_that_python_computes(harness: Path) -> None:
+    events, frames, runs = expected_stream()
+    words = [LABELS[int(line.split()[1])] for line in events]
+    assert words == ["low", "high pitch", "low"]
+    for seed in range(6):
+        lines = harness_says(harness, "stream.raw", "chunk", seed)
+        stats = f"stats {len(STREAM)} 0 {frames} {runs} {len(events)}"
+        assert lines == [*events, stats]
+
+
+def test_a_producer_thread_beside_the_polling_one_changes_nothing(
+    harness: Path,
+) -> None:
+    events, frames, runs = expected_stream()
+    lines = harness_says(harness, "stream.raw", "thread", 1)
+    assert lines[:-1] == list(events)
+    kept, _, *rest = map(int, lines[-1].split()[1:])
+    assert [kept, *rest] == [len(STREAM), frames, runs, len(events)]
+
+
+def test_one_clip_is_one_model_run_with_pythons_logits(harness: Path) -> None:
+    lines = harness_says(harness, "clips.raw", "clips", 16000)
+    logits = [list(map(int, line.split()[1:])) for line in lines[:-1]]
+    expected = [FAKE.logits(extract(clip, FAKE.features)).tolist() for clip in CLIPS]
+    assert logits == expected
+    assert lines[-1].split()[3:5] == [str(98 * len(CLIPS)), str(len(CLIPS))]
+
+
+@pytest.mark.parametrize("chunk", [160, 1000, RING, RING + 1, 50000])
+def test_what_does_not_fit_the_ring_is_dropped_and_counted(
+    harness: Path, chunk: int
+) -> None:
+    lines = harness_says(harness, "stream.raw", "flood", chunk)
+    kept, dropped = map(int, lines[-1].split()[1:3])
+    assert (kept, dropped) == (RING, len(STREAM) - RING)
+    assert lines[-2] == f"kept {kept}"
+
+
+def test_selftest_passes_and_a_wrong_expectation_fails(
+    harness: Path, tmp_path: Path
+) -> None:
+    harness_says(harness, "-", "selftest", 0)
+    folder = dataclasses.replace(FAKE, expected_shift=1).write(tmp_path)
+    names = ("kws.c", "detector.c", "selftest.c", "features.c")
+    wrong = host_compile(
+        [
+            *(FIRMWARE / "src" / name for name in names),
+            folder / "kws_model.c",
+            Path(__file__).parent / "c" / "loop_harness.c",
+        ],
+        tmp_path / "harness",
+        "-pthread",
+    )
+    result = subprocess.run([str(wrong), "-", "selftest", "0"], check=False)
+    assert result.returncode == 2  # KWS_ERROR_SELFTEST
+
+
+# --- on the emulated board ----------------------------------------------------------
+
+
+def build_fake(model: FakeModel, folder: Path, app: str = "main") -> build.Image:
+    need_compiler()
+    need_qemu()
+    board = boards.load("qemu-m4")
+    return build.build(model.write(folder / "model"), board, folder, app)
+
+
+def listen(model: FakeModel, folder: Path, **options: object) -> run.Listened:
+    image = build_fake(model, folder)
+    options = {"pcm": STREAM, "expected_hash": FAKE.hash, **options}
+    return run.listen(image.elf, boards.load("qemu-m4"), **options)  # type: ignore
+
+
+@pytest.mark.parametrize("pace", [True, False])
+def test_the_board_hears_what_python_computes(tmp_path: Path, pace: bool) -> None:
+    listened = listen(FAKE, tmp_path, pace=pace)
+    assert listened.problems == ()
+    events, frames, runs = expected_stream()
+    said = [
+        f"event {LABELS.index(event.word)} {event.start_ms} {event.time_ms}"
+        for event in listened.transcript.events
+    ]
+    assert said == [line.rsplit(" ", 1)[0] for line in events]
+    for event, line in zip(listened.transcript.events, events, strict=True):
+        assert abs(event.score - int(line.split()[-1]) / 32767) <= 0.0006
+    stats = listened.transcript.stats
+    assert stats["samples"] == len(STREAM)
+    assert (stats["frames"], stats["inferences"]) == (frames, runs)
+    assert stats["overruns"] == 0
+    # The paint tells a real depth: more than the features' spectrum, less than all.
+    assert 2056 < stats["stack"] < stats["stack_size"]
+
+
+def test_too_slow_a_model_loses_samples_and_says_so(tmp_path: Path) -> None:
+    # About 60 million instructions a run: 0.7 s at 86 M/s, and a hop is 0.16 s.
+    slow = dataclasses.replace(FAKE, spin=10_000_000)
+    listened = listen(slow, tmp_path)
+    overruns = listened.transcript.stats["overruns"]
+    assert overruns > 10_000
+    assert listened.transcript.stats["samples"] + overruns == len(STREAM)
+    assert len(listened.problems) == 1
+    assert f"{overruns:,} of {len(STREAM):,} samples were lost" in listened.problems[0]
+    # The same model is no problem for one that waits.
+    waits = listen(slow, tmp_path, pace=False)
+    assert waits.problems == ()
+
+
+def test_instruction_counts_are_exact(tmp_path: Path) -> None:
+    counts = []
+    for spin in (0, 1000, 2000, 1_000_000):
+        model = dataclasses.replace(FAKE, spin=spin)
+        image = build_fake(model, tmp_path / str(spin), "clips")
+        result = run.clips(image.elf, boards.load("qemu-m4"), CLIPS, 4, jobs=1)
+        counts.append(result.instructions_per_inference_max)
+    per_turn = (counts[2] - counts[1]) / 1000
+    assert per_turn == int(per_turn)
+    assert counts[3] == counts[2] + 998_000 * per_turn
+
+
+def test_the_counters_wrap_is_bridged(tmp_path: Path) -> None:
+    # One run of about 900 million instructions: the 25 MHz counter wraps at 671.
+    model = dataclasses.replace(FAKE, spin=150_000_000)
+    image = build_fake(model, tmp_path, "clips")
+    result = run.clips(image.elf, boards.load("qemu-m4"), CLIPS[:1], 4)
+    short = dataclasses.replace(FAKE, spin=150_000)
+    image = build_fake(short, tmp_path, "clips")
+    expected = run.clips(image.elf, boards.load("qemu-m4"), CLIPS[:1], 4)
+    ratio = result.instructions_per_inference / expected.instructions_per_inference
+    assert result.instructions_per_inference > 2**32 * 40 // 256
+    assert 900 < ratio < 1000
+
+
+def test_a_crash_is_a_failed_run(tmp_path: Path) -> None:
+    listened = listen(dataclasses.replace(FAKE, crash_at=5), tmp_path)
+    assert len(listened.problems) == 1
+    assert "the firmware crashed (exit code 20" in listened.problems[0]
+    assert listened.transcript.fault is not None
+    assert int(listened.transcript.fault["pc"], 16) > 0
+
+
+def test_a_stack_overflow_faults(tmp_path: Path) -> None:
+    listened = listen(dataclasses.replace(FAKE, recurse_at=3), tmp_path)
+    assert "crashed" in listened.problems[0]
+    assert listened.transcript.fault is not None
+    assert listened.transcript.fault["stack"] == "overflow"
+
+
+def test_a_failed_selftest_is_a_failed_run(tmp_path: Path) -> None:
+    listened = listen(dataclasses.replace(FAKE, expected_shift=1), tmp_path)
+    assert "self-test failed" in listened.problems[0]
+    assert listened.transcript.selftest is False
+
+
+def test_a_model_that_the_loop_cannot_hold_is_refused_at_boot(tmp_path: Path) -> None:
+    detector = dataclasses.replace(FAKE.detector, hop_frames=99)
+    listened = listen(dataclasses.replace(FAKE, detector=detector), tmp_path)
+    assert "refused the generated model" in listened.problems[0]
+
+
+def test_another_models_hash_is_told(tmp_path: Path) -> None:
+    listened = listen(FAKE, tmp_path, expected_hash="f" * 16)
+    assert listened.problems == (
+        f"the board runs another model: expected hash {'f' * 16}, received {FAKE.hash}",
+    )
+
+
+def test_a_run_that_hangs_is_stopped(tmp_path: Path) -> None:
+    hangs = dataclasses.replace(FAKE, spin=2**32 - 1)
+    listened = listen(hangs, tmp_path, timeout_s=1.0)
+    assert "did not end in time" in listened.problems[0]
+
+
+def test_no_audio_file_is_an_input_error(tmp_path: Path) -> None:
+    image = build_fake(FAKE, tmp_path)
+    arguments = {"audio": "absent.raw", "pace": "0"}
+    board = boards.load("qemu-m4")
+    outcome = qemu.run(image.elf, board, arguments, tmp_path, 20)
+    assert outcome.exit_code == 12
+    assert monitor.parse(outcome.text).errors == ["audio"]
+
+
+def test_clips_shorter_than_the_window_are_refused(tmp_path: Path) -> None:
+    image = build_fake(FAKE, tmp_path, "clips")
+    with pytest.raises(CheckFailed, match="shorter than the window"):
+        run.clips(image.elf, boards.load("qemu-m4"), CLIPS[:, :8000], 4)
+
+
+# --- the protocol -------------------------------------------------------------------
+
+
+def test_protocol_survives_garbage() -> None:
+    good = 'kws event word="high pitch" start_ms=1 time_ms=1001 score=0.93'
+    bad = [
+        "kws event word=yes start_ms=x time_ms=1 score=1",
+        "kws event word=yes",
+        'kws event word="yes start_ms=1',
+        "kws unknown a=1",
+        "kws stats samples=many",
+        "kws",
+        "\x00\xff" * 50,
+        "kws boot name=" + "a" * 5000,
+        "kws clips count=-",
+    ]
+    transcript = monitor.parse("\n".join([*bad, good, *bad]))
+    assert transcript.events == [monitor.Event("high pitch", 1, 1001, 0.93)]
+    assert transcript.boot == {}
+    assert transcript.clips is None
+    assert len(transcript.other) == 2 * len(bad)
+
+
+# --- the command line ---------------------------------------------------------------
+
+
+def kws(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the real command; `path` replaces PATH."""
+    import os
+
+    environment = dict(os.environ)
+    if path is not None:
+        environment["PATH"] = path
+    code = "from kws.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("not_audio.wav", "can't be read as audio"),
+        ("wrong_rate.wav", "expected 16000 Hz"),
+        ("stereo.wav", "expected one channel"),
+        ("empty.wav", "Not a usable recording"),
+        ("absent.wav", "no such recording"),
+    ],
+)
+def test_flash_refuses_a_bad_recording(file: str, message: str) -> None:
+    result = kws("flash", "any", "--board", "qemu-m4", "--audio", str(BAD_AUDIO / file))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert re.search(r"^Hint:  \S", result.stderr, re.MULTILINE)
+    assert "Traceback" not in result.stderr
+
+
+def test_flash_refuses_a_board_that_is_not_there() -> None:
+    result = kws("flash", "any", "--board", "qemu-m5", "--audio", "x.wav", "--json")
+    assert result.returncode == 2
+    assert "Did you mean 'qemu-m55'?" in json.loads(result.stdout)["error"]
+
+
+def test_boards_and_doctor_speak_json() -> None:
+    table = json.loads(kws("boards", "--json").stdout)
+    assert [row["name"] for row in table["boards"]] == boards.names()
+    result = kws("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert checks["numpy"]["ok"]
+    assert result.returncode == 0
+
+
+def test_doctor_without_tools_names_them_and_how_to_get_them(tmp_path: Path) -> None:
+    result = kws("doctor", "--json", path=str(tmp_path))
+    checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert not checks["qemu-system-arm"]["ok"]
+    assert "apt-get install qemu-system-arm" in checks["qemu-system-arm"]["hint"]
+    assert result.returncode == 0  # no verb but flash and eval --engine qemu needs it
+
+
+def test_without_qemu_the_run_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(KwsError, match="emulator is not installed") as caught:
+        run.listen(tmp_path / "x.elf", boards.load("qemu-m4"), STREAM, "0" * 16)
+    assert caught.value.exit_code == 2
+    assert "apt-get install qemu-system-arm" in caught.value.hint

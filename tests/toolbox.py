@@ -1,0 +1,49 @@
+"""Tools that a test needs: it skips where one is missing, or fails in CI.
+
+KWS_REQUIRE_TOOLS=1 (tools/test.sh sets it) turns every such skip into a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kws.deploy import toolchain
+from kws.deploy.boards import FIRMWARE
+from kws.deploy.runners import qemu
+
+HOST_FLAGS = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
+def skip_or_fail(reason: str) -> None:
+    if os.environ.get("KWS_REQUIRE_TOOLS") == "1":
+        pytest.fail(f"{reason} (KWS_REQUIRE_TOOLS=1)")
+    pytest.skip(reason)
+
+
+def need_qemu() -> None:
+    if qemu.missing() is not None:
+        skip_or_fail("qemu-system-arm is not installed")
+
+
+def need_compiler(name: str | None = None) -> None:
+    names = [tools.name for tools in toolchain.available()]
+    if not names or name not in (None, *names):
+        skip_or_fail(f"the cross compiler {name or ''} is not installed")
+
+
+def host_compile(sources: list[Path], out: Path, *flags: str) -> Path:
+    """Compile firmware C on this machine, warnings being errors. Returns `out`."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        skip_or_fail("there is no C compiler (cc)")
+    command = [str(compiler), *HOST_FLAGS, *flags, f"-I{FIRMWARE / 'include'}"]
+    command += [*map(str, sources), "-o", str(out)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return out
