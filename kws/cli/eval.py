@@ -81,10 +81,10 @@ def command(
         _tape(bundle, tape, truth, names[0], as_json)
         return
     from kws import data as datasets
-    from kws.evaluate import agreement, evaluate
+    from kws.evaluate import agreement, evaluate_clips
 
     clips = datasets.load(split, bundle.recipe.task, data, limit=limit)
-    results = [evaluate(bundle, clips, name, board, jobs) for name in names]
+    results = [evaluate_clips(bundle, clips, name, board, jobs) for name in names]
     pairs = [agreement(results[0], other) for other in results[1:]]
     if as_json:
         table = results[0].as_dict()
@@ -105,13 +105,9 @@ def command(
 
 
 def _print(result: Evaluation) -> None:
-    low, high = result.ci95
-    where = f" on {result.board}" if result.board else ""
-    click.echo(
-        f"{result.task}, {result.split}, {result.engine}{where}: "
-        f"{100 * result.accuracy:.2f} % of {result.n:,} clips right "
-        f"(95 %: {100 * low:.2f} to {100 * high:.2f}), {result.seconds:.1f} s"
-    )
+    from kws.evaluate import describe
+
+    click.echo(f"{describe(result)}, {result.seconds:.1f} s")
     width = max(len(label) for label in result.labels)
     heads = "".join(f"{label[:6]:>7}" for label in result.labels)
     click.echo(f"{'':<{width}}  recall{heads}   <- heard")

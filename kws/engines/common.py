@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -68,10 +68,11 @@ def run_interpreter(
     """
     parts = np.array_split(inputs, -(-len(inputs) // CHUNK))
     done, results = 0, []
+    source: Iterator[np.ndarray]
+    pool = None
     if jobs < 2 or len(inputs) <= FEW:
         _start_worker(start, model)
         source = map(_work, parts)
-        pool = None
     else:
         # spawn, not fork: TensorFlow's threads don't survive a fork.
         pool = ProcessPoolExecutor(

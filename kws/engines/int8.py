@@ -7,6 +7,7 @@ default interpreter (XNNPACK) differs in more operators and is not used.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -32,8 +33,10 @@ def logits(
 
 
 def _start(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    # TensorFlow announces that its interpreter will move to another package.
+    warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated")
     import tensorflow as tf
 
     interpreter = tf.lite.Interpreter(
