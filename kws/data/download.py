@@ -30,6 +30,7 @@ MAX_ARCHIVE_BYTES = 8 << 30
 MAX_UNPACKED_BYTES = 16 << 30
 MAX_MEMBER_BYTES = 64 << 20
 MAX_MEMBERS = 1_000_000
+MAX_HEADER_BYTES = 1 << 20
 ATTEMPTS = 6
 TIMEOUT_S = 30
 
@@ -126,7 +127,7 @@ def download(source: Source, to: Path, progress: Progress | None = None) -> str:
         raise KwsError(
             f"The file is not the one that was published. Expected {source.size} "
             f"bytes, SHA-256 {source.sha256}. Received: {size} bytes, {received}",
-            "Run the command again. Twice the same: the file at the address has changed.",
+            "Run it again; if that fails too, the file has changed at its source.",
         )
     part.replace(to)
     note.unlink(missing_ok=True)
@@ -243,14 +244,26 @@ def _unpack(
 ) -> int:
     count = total = entries = 0
     size = archive.stat().st_size
-    with tarfile.open(fileobj=raw, mode="r|gz") as tar:
+    with gzip.open(raw) as plain:
+        metered: Any = _Metered(plain, archive)  # only read() is called
+        tar = tarfile.TarFile.open(fileobj=metered, mode="r|")  # noqa: SIM115
         for member in tar:
             entries += 1
+            metered.left = MAX_HEADER_BYTES + (member.size if member.isreg() else 0)
             if entries > MAX_MEMBERS:
                 raise _refused(archive, f"it has more than {MAX_MEMBERS} members")
             target = building / _safe_name(member, archive)
+            if target.exists() and not (member.isdir() and target.is_dir()):
+                raise _refused(archive, f"{member.name!r} comes twice")
+            try:
+                (target if member.isdir() else target.parent).mkdir(
+                    parents=True, exist_ok=True
+                )
+            except (FileExistsError, NotADirectoryError):
+                raise _refused(
+                    archive, f"{member.name!r} lies in what is a file"
+                ) from None
             if member.isdir():
-                target.mkdir(parents=True, exist_ok=True)
                 continue
             if not member.isreg() or member.issparse():
                 raise _refused(
@@ -260,20 +273,37 @@ def _unpack(
             total += member.size
             if member.size > MAX_MEMBER_BYTES or total > MAX_UNPACKED_BYTES:
                 raise _refused(archive, f"{member.name!r} makes it too large")
-            if target.exists():
-                raise _refused(archive, f"{member.name!r} comes twice")
             data = tar.extractfile(member)
             if data is None:
                 raise _refused(archive, f"{member.name!r} can't be read")
-            target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as file:
                 shutil.copyfileobj(data, file)
             count += 1
             if progress is not None and count % 100 == 0:
                 progress("unpacked", raw.tell(), size)
+        metered.left = MAX_HEADER_BYTES
+        while metered.read(1 << 16):
+            pass  # to the end, where gzip keeps its checksum
     if not count:
         raise _refused(archive, "it holds no files")
     return count
+
+
+class _Metered:
+    """The unpacked bytes, refused when more come than what is being read can need:
+    tarfile would take a header of any size into memory."""
+
+    def __init__(self, plain: gzip.GzipFile, archive: Path) -> None:
+        self.left = MAX_HEADER_BYTES
+        self._plain = plain
+        self._archive = archive
+
+    def read(self, size: int) -> bytes:
+        block = self._plain.read(size)
+        self.left -= len(block)
+        if self.left < 0:
+            raise _refused(self._archive, "a header, or what follows, is too large")
+        return block
 
 
 def _safe_name(member: tarfile.TarInfo, archive: Path) -> PurePosixPath:

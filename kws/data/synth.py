@@ -42,12 +42,13 @@ ACCENTS = (
     "en-gb-x-gbcwmd",
     "en-029",
 )
-# Those of eSpeak NG's variants that sound like people.
+# Those of eSpeak NG's variants that sound like people; without caleb and Reed, which
+# say the same thing differently each time.
 _VARIANTS = (
     "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 adam Alex Alicia Andrea Andy Annie antonio "
-    "aunty belinda benjamin boris caleb david Denis Diogo ed edward Gene grandma "
+    "aunty belinda benjamin boris david Denis Diogo ed edward Gene grandma "
     "grandpa Hugo ian iven Jacky john Lee linda Marco marcelo Mario max Michael michel "
-    "Mike pablo paul pedro quincy Reed rob robert sandro shelby steph travis victor "
+    "Mike pablo paul pedro quincy rob robert sandro shelby steph travis victor "
     "zac"
 )
 VARIANTS = tuple(_VARIANTS.split())
@@ -193,7 +194,8 @@ def spoken_stream(
         split: Whose voices speak; `test` are voices that no training clip has.
         snr_db: Loudness of the words over the noise, in dB.
         gap_s: Shortest and longest pause before each word, in seconds.
-        speaker: Who speaks; None opens eSpeak NG.
+        speaker: Who speaks; None opens eSpeak NG anew, which makes the result a
+            function of the other arguments.
 
     Returns:
         int16 [n] at 16 kHz, and where each word is.
@@ -251,7 +253,7 @@ def open_speaker() -> Speaker:
         KwsError: neither is there.
     """
     try:
-        return _library()
+        return _Library()
     except (ImportError, OSError, AttributeError):
         command = shutil.which("espeak-ng")
         if command:
@@ -264,7 +266,12 @@ def open_speaker() -> Speaker:
 
 
 class _Library:
-    """eSpeak NG through ctypes: samples come back through a callback."""
+    """eSpeak NG through ctypes: samples come back through a callback.
+
+    The library keeps phases and filters in global variables that nothing resets, so
+    what it says depends on what it said before. Each instance therefore loads a copy
+    of its own, and equal calls on a new instance give equal samples.
+    """
 
     _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: no thread, no waiting
     _DONT_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT
@@ -274,7 +281,11 @@ class _Library:
     def __init__(self) -> None:
         import espeakng_loader
 
-        self._lib = ctypes.CDLL(espeakng_loader.get_library_path())
+        with tempfile.TemporaryDirectory() as folder:
+            # Another file is another library to the loader; once it is loaded the
+            # name is not needed.
+            copy = shutil.copy(espeakng_loader.get_library_path(), folder)
+            self._lib = ctypes.CDLL(copy)
         data = os.fsencode(espeakng_loader.get_data_path())
         self._rate = self._lib.espeak_Initialize(
             self._SYNCHRONOUS, 0, data, self._DONT_EXIT
@@ -298,8 +309,6 @@ class _Library:
         return 0
 
     def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
-        # The voice is set anew each time, and the random source too: nothing is
-        # carried from one utterance to the next.
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
             raise OSError(f"no voice {voice}")
         self._lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
@@ -312,12 +321,6 @@ class _Library:
         )
         samples = np.frombuffer(b"".join(self._chunks), dtype=np.int16)
         return _to_16k(samples, self._rate)
-
-
-@functools.cache
-def _library() -> _Library:
-    """The library keeps global state: one instance a process."""
-    return _Library()
 
 
 class _Command:

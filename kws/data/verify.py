@@ -15,7 +15,7 @@ from kws.data.archives import SAMPLE_RATE
 from kws.errors import KwsError
 
 CLIPPED_SHARE = 0.02
-NEAR_SILENT_RMS = 30.0
+NEAR_SILENT_RMS = 20.0
 MAX_CLIP_SECONDS = 3.0
 
 KINDS = {

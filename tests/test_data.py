@@ -1,0 +1,313 @@
+"""Reading corpora: layouts, splits, tasks, and what is drawn by seed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_corpus
+import soundfile
+
+from kws import data
+from kws.data import archives, speech_commands
+from kws.errors import KwsError
+from kws.recipe import SILENCE, UNKNOWN, Task
+
+BAD = Path(__file__).parent / "bad_input" / "data"
+WORDS = Task("custom", words=("yes", "no"), silence_percent=50, unknown_percent=50)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of this test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "kws"
+
+
+@pytest.fixture
+def folder(tmp_path, cache):
+    return small_corpus.make(tmp_path / "corpus")
+
+
+@pytest.fixture
+def archive(tmp_path, cache):
+    """The same layout as the shared archives, with tones."""
+    root = tmp_path / "archives"
+    for split, speakers in small_corpus.SPEAKERS.items():
+        part = root / ("test_v0.02" if split == "test" else split)
+        part.mkdir(parents=True)
+        lines = []
+        for word in ("yes", "no", "up", "down", "left", "right", "on", "stop", "go"):
+            clips = [small_corpus.tone(500, 16000 - 10 * i) for i in range(2)]
+            at = 0
+            for speaker, clip in zip(speakers, clips, strict=False):
+                name = f"{word}/{speaker}_nohash_0.wav"
+                lines.append(f"{word}\t{name}\t{at}\t{len(clip)}")
+                at += len(clip)
+            soundfile.write(part / f"{word}.flac", np.concatenate(clips), 16000)
+        other = small_corpus.tone(900, 16000)
+        soundfile.write(part / "_unknown_.flac", np.tile(other, 2), 16000)
+        if split == "test":
+            names = ["_unknown_/cat_1_nohash_0.wav.wav", "_unknown_/dog_2_nohash_0.wav"]
+            soundfile.write(part / "_silence_.flac", np.zeros(16000, np.int16), 16000)
+            lines.append("_silence_\t_silence_/1.wav\t0\t16000")
+        else:
+            names = ["cat/1_nohash_0.wav", "dog/2_nohash_0.wav"]
+        lines += [f"_unknown_\t{n}\t{16000 * i}\t16000" for i, n in enumerate(names)]
+        (part / "index.tsv").write_text("\n".join(lines) + "\n")
+    (root / "background_noise").mkdir()
+    rng = np.random.default_rng(0)
+    noise = rng.integers(-900, 900, 20 * 16000).astype(np.int16)
+    soundfile.write(root / "background_noise" / "rain.flac", noise, 16000)
+    return root
+
+
+def shared() -> Path:
+    """The shared archives, or skip."""
+    root = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    path = Path(os.environ.get("KWS_DATA", root / "speech_commands"))
+    if not (path / "test_v0.02" / "index.tsv").is_file():
+        pytest.skip(f"no shared audio in {path}")
+    return path
+
+
+def test_labels_are_in_the_order_of_the_contract():
+    ten = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]
+    eight = [word for word in ten if word not in ("on", "off")]
+    assert data.labels(Task("gsc12")) == (SILENCE, UNKNOWN, *ten)
+    assert data.labels(Task("gsc10")) == (SILENCE, UNKNOWN, *eight)
+    assert len(data.labels(Task("gsc35"))) == 35
+    assert data.labels(Task("custom", words=("b", "a"))) == (SILENCE, UNKNOWN, "b", "a")
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("yes", "yes"), ("../yes",), ("_unknown_",), ("a/b",), ("x" * 41,)]
+)
+def test_words_that_cannot_be_folders_are_refused(words):
+    with pytest.raises(KwsError):
+        data.labels(Task("custom", words=words))
+
+
+def test_an_unknown_task_is_refused():
+    with pytest.raises(KwsError, match="gsc12"):
+        data.labels(Task("gsc11"))
+
+
+def test_the_split_rule_on_names_of_the_official_lists():
+    split_of = speech_commands.split_of
+    assert split_of("right/a69b9b3e_nohash_0.wav") == "val"
+    assert split_of("right/439c84f4_nohash_1.wav") == "val"
+    assert split_of("right/bb05582b_nohash_3.wav") == "test"
+    assert split_of("another/bb05582b_nohash_77.wav") == "test"  # by speaker alone
+
+
+def test_the_split_rule_gives_the_official_lists():
+    """All 20,986 names of the v0.02 lists fall where the lists put them."""
+    for split, name in (("val", "validation"), ("test", "testing")):
+        path = shared() / f"{name}_list_v0.02.txt"
+        if not path.is_file():
+            pytest.skip(f"no {path.name}")
+        names = path.read_text().split()
+        assert len(names) > 9000
+        wrong = [n for n in names if speech_commands.split_of(n) != split]
+        assert wrong == []
+
+
+def test_a_folder_is_split_by_the_rule(folder):
+    for split, speakers in small_corpus.SPEAKERS.items():
+        clips = data.load(split, WORDS, folder)
+        words = [name for name in clips.names if name[0] != "_"]
+        assert {name.split("/")[1].split("_")[0] for name in words} <= set(speakers)
+        count = Counter(clips.labels[i] for i in clips.label)
+        n = len(speakers)
+        assert count == {"yes": n, "no": n, UNKNOWN: n, SILENCE: n}
+        assert clips.pcm.dtype == np.int16 and clips.pcm.shape == (4 * n, 16000)
+        assert clips.label.dtype == np.int32
+
+
+def test_lists_win_over_the_rule(folder):
+    (folder / "validation_list.txt").write_text("yes/00000001_nohash_0.wav\n")
+    (folder / "testing_list.txt").write_text("no/00000003_nohash_0.wav\n")
+    corpus = data.open_corpus(folder)
+    assert [r.name for r in corpus.recordings("val")] == ["yes/00000001_nohash_0.wav"]
+    assert [r.name for r in corpus.recordings("test")] == ["no/00000003_nohash_0.wav"]
+    assert len(corpus.recordings("train")) == 4 * 8 - 2
+
+
+def test_audio_is_what_the_file_holds(folder):
+    clips = data.load("train", WORDS, folder)
+    row = clips.names.index("no/00000003_nohash_0.wav")
+    expected, _ = soundfile.read(folder / clips.names[row], dtype="int16")
+    assert np.array_equal(clips.pcm[row], expected)
+    assert clips.labels[clips.label[row]] == "no"
+
+
+def test_short_clips_end_in_zeros_and_long_ones_are_cut():
+    assert archives.clip(np.ones(10, np.int16)).tolist() == [1] * 10 + [0] * 15990
+    assert archives.clip(np.arange(17000, dtype=np.int16))[-1] == 15999
+
+
+def test_a_word_of_two_words_is_a_folder_with_an_underscore(tmp_path, cache):
+    root = small_corpus.make(tmp_path / "c", ("hey_robot", "cat"))
+    clips = data.load("train", Task("custom", words=("hey robot",)), root)
+    assert clips.labels[2] == "hey robot" and (clips.label == 2).sum() == 4
+
+
+def test_same_seed_same_draw_other_seed_other_draw(folder):
+    first = data.load("train", WORDS, folder, seed=1)
+    again = data.load("train", WORDS, folder, seed=1)
+    other = data.load("train", WORDS, folder, seed=2)
+    assert first.manifest_hash == again.manifest_hash
+    assert np.array_equal(first.pcm, again.pcm)
+    assert first.manifest_hash != other.manifest_hash
+    assert not np.array_equal(first.pcm, other.pcm)
+
+
+def test_silence_of_one_split_never_overlaps_that_of_another(folder):
+    task = Task("custom", words=("yes", "no"), silence_percent=4000)
+    places: dict[str, list[tuple[str, int]]] = {}
+    for split in ("train", "val", "test"):
+        for clip in data.load(split, task, folder).manifest["clips"]:
+            if clip.get("noise"):
+                places.setdefault(split, []).append((clip["noise"], clip["start"]))
+    seconds = 30
+    assert max(s for _, s in places["train"]) + 16000 <= 0.8 * seconds * 16000
+    assert min(s for _, s in places["val"]) >= 0.8 * seconds * 16000
+    assert max(s for _, s in places["val"]) + 16000 <= 0.9 * seconds * 16000
+    assert min(s for _, s in places["test"]) >= 0.9 * seconds * 16000
+
+
+def test_silence_spans_zero_to_loud(folder):
+    task = Task("custom", words=("yes", "no"), silence_percent=4000)
+    clips = data.load("train", task, folder)
+    silence = clips.pcm[clips.label == 0].astype(np.float64)
+    rms = np.sqrt((silence**2).mean(axis=1))
+    assert len(rms) == 320
+    assert 0.01 < (rms == 0).mean() < 0.12
+    assert rms.max() > 800 and 0 < rms[rms > 0].min() < 10
+
+
+def test_silence_can_be_made_again_from_the_manifest(folder, tmp_path):
+    clips = data.load("train", WORDS, folder)
+    clips.save(tmp_path / "manifest.json")
+    saved = json.loads((tmp_path / "manifest.json").read_text())
+    assert saved["sha256"] == clips.manifest_hash
+    assert saved["clips"] == clips.manifest["clips"]
+    drawn = [(i, c) for i, c in enumerate(saved["clips"]) if c.get("noise")]
+    assert drawn
+    for row, clip in drawn:
+        file = folder / "_background_noise_" / f"{clip['noise']}.wav"
+        noise, _ = soundfile.read(file, dtype="int16")
+        part = noise[clip["start"] : clip["start"] + 16000] * clip["gain"]
+        assert np.array_equal(np.rint(part).astype(np.int16), clips.pcm[row])
+
+
+def test_limit_takes_the_first_of_a_fixed_shuffle(folder):
+    five = data.load("train", WORDS, folder, limit=5)
+    three = data.load("train", WORDS, folder, limit=3)
+    assert len(five) == 5 and five.names[:3] == three.names
+    assert np.array_equal(five.pcm[:3], three.pcm)
+    with pytest.raises(KwsError):
+        data.load("train", WORDS, folder, limit=0)
+
+
+def test_noise_bank_is_the_training_part(folder):
+    bank = data.noise_bank(folder)
+    assert [len(noise) for noise in bank] == [24 * 16000] * 2
+    assert len(data.noise_bank(folder, "val")[0]) == 3 * 16000
+
+
+def test_archives_load_like_folders_and_are_decoded_once(archive, cache):
+    task = Task("custom", words=("yes", "no"), silence_percent=0, unknown_percent=100)
+    first = data.load("train", task, archive)
+    assert Counter(first.label.tolist()) == {2: 2, 3: 2, 1: 4}
+    assert len(list((cache / "decoded").glob("*.npy"))) >= 2
+    assert not list((cache / "decoded").glob("*.part"))
+    (archive / "train" / "yes.flac").touch()  # changed: decoded again, same samples
+    assert np.array_equal(data.load("train", task, archive).pcm, first.pcm)
+
+
+def test_a_cached_file_that_was_cut_off_is_decoded_again(archive, cache):
+    task = Task("custom", words=("yes",), silence_percent=0, unknown_percent=0)
+    first = data.load("train", task, archive)
+    for file in (cache / "decoded").glob("yes-*.npy"):
+        file.write_bytes(file.read_bytes()[:100])
+    assert np.array_equal(data.load("train", task, archive).pcm, first.pcm)
+
+
+def test_official_test_files_are_taken_whole(archive):
+    """gsc10: `on` is neither a word nor unknown; the rest is as given."""
+    clips = data.load("test", Task("gsc10"), archive)
+    assert Counter(clips.labels[i] for i in clips.label) == (
+        dict.fromkeys(data.labels(Task("gsc10"))[2:], 2) | {SILENCE: 1, UNKNOWN: 2}
+    )
+    assert not any(name.startswith("on/") for name in clips.names)
+
+
+def test_unknown_test_clips_have_the_word_of_their_name(archive):
+    task = Task("custom", words=("cat",), silence_percent=100, unknown_percent=100)
+    clips = data.load("test", task, archive)
+    assert clips.names[0] == "_unknown_/cat_1_nohash_0.wav.wav"
+    assert Counter(clips.label.tolist()) == {0: 1, 1: 1, 2: 1}
+
+
+def test_a_missing_word_is_named(folder, archive):
+    with pytest.raises(KwsError, match="maybe"):
+        data.load("train", Task("custom", words=("yes", "maybe")), folder)
+    with pytest.raises(KwsError, match="off"):  # the fixture has none
+        data.load("train", Task("gsc12"), archive)
+
+
+def test_missing_audio_is_one_message_with_a_hint(tmp_path, monkeypatch):
+    with pytest.raises(KwsError, match="--data") as error:
+        data.find_data(tmp_path / "nothing")
+    assert "kws data" in error.value.hint
+    monkeypatch.setenv("KWS_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(KwsError, match="KWS_DATA"):
+        data.find_data()
+
+
+def test_kws_data_is_used_and_an_explicit_folder_wins(tmp_path, monkeypatch):
+    monkeypatch.setenv("KWS_DATA", str(tmp_path))
+    assert data.find_data() == tmp_path
+    (tmp_path / "mine").mkdir()
+    assert data.find_data(tmp_path / "mine") == tmp_path / "mine"
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(KwsError, match="No clips found"):
+        data.open_corpus(tmp_path)
+
+
+@pytest.mark.parametrize("file", sorted(BAD.glob("index_*.tsv")), ids=lambda p: p.stem)
+def test_a_broken_index_is_refused(file, tmp_path, cache):
+    part = tmp_path / "train"
+    part.mkdir()
+    shutil.copy(file, part / "index.tsv")
+    soundfile.write(part / "yes.flac", small_corpus.tone(400, 400), 16000)
+    with pytest.raises(KwsError, match="archive folder is broken"):
+        archives.read_clips(archives.read_index(part))
+
+
+@pytest.mark.parametrize(
+    "name", ["not_audio", "empty", "empty_header_only", "stereo", "wrong_rate"]
+)
+def test_a_file_that_cannot_be_used_is_named(name, folder):
+    shutil.copy(BAD / f"{name}.wav", folder / "yes" / "00000001_nohash_0.wav")
+    with pytest.raises(KwsError, match="00000001_nohash_0.wav") as error:
+        data.load("train", WORDS, folder)
+    assert str(folder) in error.value.hint
+
+
+def test_the_shared_test_set_is_the_official_one():
+    clips = data.load("test", Task("gsc10"), shared())
+    assert len(clips) == 4092
+    assert np.bincount(clips.label).tolist() == [
+        408, 408, 419, 405, 425, 406, 412, 396, 411, 402,
+    ]  # fmt: skip
+    assert len(data.load("test", Task("gsc12"), shared(), limit=5000)) == 4890

@@ -1,0 +1,144 @@
+"""Augmentation: deterministic, within its bounds, and never odd on silence."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import small_corpus
+
+from kws.data.augment import augment, augment_many, spec_augment
+from kws.recipe import Augment
+
+NONE = Augment(shift_ms=0, speed=0, gain_db=0, noise_probability=0)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+@pytest.fixture(scope="module")
+def noises() -> list[np.ndarray]:
+    made = rng(5).integers(-3000, 3000, (2, 40000)).astype(np.int16)
+    return list(made)
+
+
+def test_nothing_asked_nothing_changed(noises):
+    clip = small_corpus.tone(440)
+    out = augment(clip, rng(), NONE, noises)
+    assert np.array_equal(out, clip) and out is not clip
+
+
+def test_shift_moves_the_sound_and_leaves_zeros(noises):
+    clip = np.zeros(16000, np.int16)
+    clip[8000] = 20000
+    where = []
+    for seed in range(200):
+        out = augment(clip, rng(seed), replace(NONE, shift_ms=100), noises)
+        where.append(int(np.argmax(out)) - 8000)
+    assert -1601 <= min(where) < -1200 and 1200 < max(where) <= 1601
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_speed_moves_the_pitch(seed, noises):
+    clip = small_corpus.tone(1000)
+    out = augment(clip, rng(seed), replace(NONE, speed=0.15), noises)
+    speed = 1 + (2 * rng(seed).random(7)[1] - 1) * 0.15
+    middle = out[4000:12000].astype(float) * np.hanning(8000)
+    peak = np.argmax(np.abs(np.fft.rfft(middle))) * 2  # Hz a bin
+    assert abs(peak - 1000 * speed) <= 3
+
+
+def test_gain_stays_in_its_range_and_never_wraps(noises):
+    clip = small_corpus.tone(500, level=30000)
+    levels = []
+    for seed in range(100):
+        out = augment(clip, rng(seed), replace(NONE, gain_db=10), noises)
+        assert np.all(
+            np.sign(out[np.abs(out) > 100]) == np.sign(clip)[np.abs(out) > 100]
+        )
+        levels.append(float(np.abs(out.astype(int)).max()))
+    assert 30000 * 10**-0.5 - 1 <= min(levels) < 12000 and max(levels) >= 32767
+
+
+@pytest.mark.parametrize("snr", [0.0, 10.0, 30.0])
+def test_noise_comes_at_the_ratio_asked_for(snr, noises):
+    clip = small_corpus.tone(500)
+    settings = replace(NONE, noise_probability=1, snr_db=(snr, snr))
+    added = augment(clip, rng(3), settings, noises).astype(float) - clip
+    ratio = 10 * np.log10(np.mean(clip.astype(float) ** 2) / np.mean(added**2))
+    assert abs(ratio - snr) < 0.1
+
+
+def test_noise_comes_as_often_as_asked_for(noises):
+    clip = small_corpus.tone(500)
+    settings = replace(NONE, noise_probability=0.3, snr_db=(0, 0))
+    mixed = [not np.array_equal(augment(clip, rng(s), settings, noises), clip)
+             for s in range(400)]  # fmt: skip
+    assert 0.22 < np.mean(mixed) < 0.38
+
+
+def test_digital_silence_stays_silent(noises):
+    out = augment(
+        np.zeros(16000, np.int16), rng(), Augment(noise_probability=1), noises
+    )
+    assert not out.any()
+
+
+def test_without_noises_nothing_is_mixed():
+    clip = small_corpus.tone(440)
+    out = augment(clip, rng(), replace(NONE, noise_probability=1), [])
+    assert np.array_equal(out, clip)
+
+
+def test_many_is_the_same_on_any_number_of_processes(noises):
+    clips = np.stack([small_corpus.tone(300 + i) for i in range(37)])
+    one = augment_many(clips, 7, Augment(), noises, processes=1)
+    assert np.array_equal(one, augment_many(clips, 7, Augment(), noises, processes=3))
+    assert not np.array_equal(one, augment_many(clips, 8, Augment(), noises, 1))
+    assert augment_many(clips[:0], 7, Augment(), noises).shape == (0, 16000)
+
+
+def test_a_clip_does_not_depend_on_its_neighbours(noises):
+    clips = np.stack([small_corpus.tone(300 + i) for i in range(4)])
+    whole = augment_many(clips, 7, Augment(), noises, 1)
+    assert np.array_equal(whole[:2], augment_many(clips[:2], 7, Augment(), noises, 1))
+
+
+def test_a_clip_takes_less_than_a_millisecond_of_processor_time(noises):
+    clip = small_corpus.tone(440)
+    source = rng()
+    augment(clip, source, Augment(), noises)
+    best = np.inf
+    for _ in range(5):
+        start = time.process_time()
+        for _ in range(40):
+            augment(clip, source, Augment(), noises)
+        best = min(best, (time.process_time() - start) / 40)
+    assert best < 1e-3
+
+
+def test_spec_augment_hides_bands_with_the_mean():
+    features = rng().integers(-90, 90, (200, 98, 40)).astype(np.int8)
+    before = features.copy()
+    settings = Augment(time_masks=1, time_mask_frames=20, mel_masks=1, mel_mask_bins=6)
+    out = spec_augment(features, rng(1), settings)
+    assert np.array_equal(features, before) and out.dtype == np.int8
+    fill = np.rint(features.mean(axis=(1, 2), dtype=np.float32)).astype(np.int8)
+    changed = out != features
+    assert np.all(
+        out[changed] == np.broadcast_to(fill[:, None, None], out.shape)[changed]
+    )
+    held = np.broadcast_to(fill[:, None, None], out.shape) == out
+    rows, columns = held.all(axis=2).sum(axis=1), held.all(axis=1).sum(axis=1)
+    assert rows.max() == 20 and rows.min() == 0
+    assert columns.max() == 6 and columns.min() == 0
+    assert len(set(rows)) > 10
+
+
+def test_spec_augment_without_masks_changes_nothing():
+    features = rng().integers(-90, 90, (3, 98, 40)).astype(np.int8)
+    out = spec_augment(features, rng(), Augment(time_masks=0, mel_masks=0))
+    assert np.array_equal(out, features)

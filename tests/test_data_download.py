@@ -1,0 +1,289 @@
+"""Fetching: resume, checksum, and archives that mean harm. A real HTTP server."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import small_corpus
+from click.testing import CliRunner
+
+from kws import data
+from kws.cli import data as verb
+from kws.data import download
+from kws.data.download import Source
+from kws.errors import KwsError
+from kws.recipe import Task
+
+
+def packed(root: Path) -> bytes:
+    """A folder as .tar.gz, with ./ in front as the official one has."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        tar.add(root, arcname=".")
+    return out.getvalue()
+
+
+class Server:
+    """Serves one file; can break off after so many bytes, or change the file."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.tag = '"one"'
+        self.break_after: list[int] = []  # bytes sent by each of the next answers
+        self.ranges = True
+        self.requests: list[str | None] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                wanted = self.headers.get("Range")
+                outer.requests.append(wanted)
+                if self.path != "/file.tar.gz":
+                    self.send_error(404)
+                    return
+                start = 0
+                if wanted and outer.ranges and self.headers["If-Range"] == outer.tag:
+                    start = int(wanted.removeprefix("bytes=").rstrip("-"))
+                    if start >= len(outer.body):
+                        self.send_error(416)
+                        return
+                    self.send_response(206)
+                    end, size = len(outer.body) - 1, len(outer.body)
+                    self.send_header("Content-Range", f"bytes {start}-{end}/{size}")
+                else:
+                    self.send_response(200)
+                rest = outer.body[start:]
+                self.send_header("ETag", outer.tag)
+                self.send_header("Content-Length", str(len(rest)))
+                self.end_headers()
+                if outer.break_after:
+                    rest = rest[: outer.break_after.pop(0)]
+                self.wfile.write(rest)
+                self.close_connection = True
+
+            def log_message(self, *_args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/file.tar.gz"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+    monkeypatch.setattr(download.time, "sleep", lambda _seconds: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def corpus_bytes(tmp_path_factory) -> bytes:
+    return packed(small_corpus.make(tmp_path_factory.mktemp("corpus") / "c"))
+
+
+@pytest.fixture
+def server(corpus_bytes):
+    running = Server(corpus_bytes)
+    yield running
+    running.close()
+
+
+def sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def test_fetch_downloads_checks_and_unpacks(server, tmp_path):
+    source = Source(server.url, sha256(server.body), len(server.body))
+    report = download.fetch(source, tmp_path / "out")
+    assert report["checked"] and report["files"] == 4 * 8 + 2
+    clips = data.load("train", Task("custom", words=("yes",)), tmp_path / "out")
+    assert (clips.label == 2).sum() == 4
+    assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == ["out"]
+
+
+def test_a_broken_connection_is_taken_up_where_it_broke(server, tmp_path):
+    server.break_after = [50_000, 30_000]
+    source = Source(server.url, sha256(server.body), len(server.body))
+    download.download(source, tmp_path / "file")
+    assert server.requests == [None, "bytes=50000-", "bytes=80000-"]
+    assert (tmp_path / "file").read_bytes() == server.body
+
+
+def test_a_second_run_resumes_what_the_first_left(server, tmp_path):
+    server.break_after = [1000] * download.ATTEMPTS
+    with pytest.raises(KwsError, match="not complete") as error:
+        download.download(Source(server.url), tmp_path / "file")
+    assert "again" in error.value.hint
+    assert not (tmp_path / "file").exists()
+    server.requests.clear()
+    download.download(Source(server.url), tmp_path / "file")
+    assert server.requests == [f"bytes={1000 * download.ATTEMPTS}-"]
+    assert (tmp_path / "file").read_bytes() == server.body
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_anew(server, tmp_path):
+    server.break_after = [1000] * download.ATTEMPTS
+    with pytest.raises(KwsError):
+        download.download(Source(server.url), tmp_path / "file")
+    server.body, server.tag = server.body[::-1], '"two"'
+    download.download(Source(server.url), tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == server.body
+
+
+def test_a_server_that_cannot_resume_starts_anew(server, tmp_path):
+    server.ranges = False
+    server.break_after = [1000]
+    download.download(Source(server.url, sha256(server.body)), tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == server.body
+
+
+def test_a_complete_part_needs_no_more_bytes(server, tmp_path):
+    source = Source(server.url, sha256(server.body), len(server.body))
+    (tmp_path / "file.part").write_bytes(server.body)
+    note = {"url": server.url, "tag": server.tag}
+    (tmp_path / "file.part.json").write_text(json.dumps(note))
+    download.download(source, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == server.body
+
+
+def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
+    with pytest.raises(KwsError, match="not the one that was published"):
+        download.fetch(Source(server.url, "0" * 64), tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == []
+
+
+def test_more_bytes_than_announced_are_not_stored(server, tmp_path):
+    with pytest.raises(KwsError, match="larger"):
+        download.download(Source(server.url, size=5000), tmp_path / "file")
+    part = tmp_path / "file.part"
+    assert not part.exists() or part.stat().st_size <= 5000
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "nonsense"])
+def test_only_http_is_fetched(url, tmp_path):
+    with pytest.raises(KwsError, match="http"):
+        download.download(Source(url), tmp_path / "file")
+
+
+def test_a_wrong_address_fails_at_once(server, tmp_path):
+    with pytest.raises(KwsError, match="404"):
+        download.download(Source(server.url + "x"), tmp_path / "file")
+    assert len(server.requests) == 1
+
+
+def member(
+    name: str, body: bytes = b"x", **attributes
+) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.size = len(body)
+    for key, value in attributes.items():
+        setattr(info, key, value)
+    return info, body
+
+
+HOSTILE = {
+    "parent_folder": [member("../escaped.wav")],
+    "deep_parent_folder": [member("yes/../../escaped.wav")],
+    "absolute": [member("/tmp/escaped.wav")],
+    "backslash": [member("yes\\..\\..\\escaped.wav")],
+    "drive": [member("C:/escaped.wav")],
+    "symbolic_link": [member("link", b"", type=tarfile.SYMTYPE, linkname="/etc")],
+    "hard_link": [member("link", b"", type=tarfile.LNKTYPE, linkname="/etc/passwd")],
+    "link_then_file": [
+        member("yes", b"", type=tarfile.SYMTYPE, linkname=".."),
+        member("yes/escaped.wav"),
+    ],
+    "device": [member("null", b"", type=tarfile.CHRTYPE)],
+    "pipe": [member("pipe", b"", type=tarfile.FIFOTYPE)],
+    "twice": [member("yes/a.wav"), member("yes/a.wav")],
+    "file_as_folder": [member("yes"), member("yes/a.wav")],
+    "too_large": [member("yes/a.wav", b"\0" * (download.MAX_MEMBER_BYTES + 1))],
+    "long_name": [member("yes/" + "a" * 300)],
+    "huge_header": [member("x", b"\0" * (2 << 20), type=tarfile.XHDTYPE)],
+    "nothing": [],
+}
+
+
+@pytest.mark.parametrize("fault", HOSTILE)
+def test_hostile_archives_are_refused_and_leave_nothing(fault, tmp_path):
+    archive = tmp_path / "in" / "bad.tar.gz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
+        for info, body in [member("ok/a.wav")][: len(HOSTILE[fault])] + HOSTILE[fault]:
+            tar.addfile(info, io.BytesIO(body))
+    with pytest.raises(KwsError, match="refused"):
+        download.unpack(archive, tmp_path / "deep" / "out")
+    left = [p for p in tmp_path.rglob("*") if p.is_file() and p != archive]
+    assert left == [] and not (tmp_path / "deep" / "out").exists()
+
+
+def test_a_cut_off_archive_is_refused_and_leaves_nothing(corpus_bytes, tmp_path):
+    archive = tmp_path / "cut.tar.gz"
+    for size in (0, 5, 1000, len(corpus_bytes) // 2, len(corpus_bytes) - 5):
+        archive.write_bytes(corpus_bytes[:size])
+        with pytest.raises(KwsError, match="refused"):
+            download.unpack(archive, tmp_path / "out")
+        assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == [
+            "cut.tar.gz"
+        ]
+
+
+def test_an_archive_in_one_folder_is_unpacked_without_it(tmp_path):
+    inner = small_corpus.make(tmp_path / "in" / "speech_commands")
+    (tmp_path / "a.tar.gz").write_bytes(packed(inner.parent))
+    download.unpack(tmp_path / "a.tar.gz", tmp_path / "out")
+    assert (tmp_path / "out" / "yes").is_dir()
+
+
+def test_load_reads_a_tar_gz(corpus_bytes, tmp_path):
+    archive = tmp_path / "corpus.tar.gz"
+    archive.write_bytes(corpus_bytes)
+    for _ in range(2):
+        clips = data.load("val", Task("custom", words=("yes", "no")), archive)
+        assert (clips.label >= 2).sum() == 4
+
+
+def test_manifests_name_the_official_addresses():
+    assert download.versions() == ["v0.01", "v0.02"]
+    for version in download.versions():
+        clips = download.source(version)
+        assert clips is not None and clips.sha256 is not None
+        assert clips.url == (
+            f"http://download.tensorflow.org/data/speech_commands_{version}.tar.gz"
+        )
+    assert download.source("v0.01", "test") is None
+    with pytest.raises(KwsError, match="v0.02"):
+        download.source("v3")
+
+
+def test_the_verb_fetches_from_another_address(server, tmp_path):
+    arguments = ["fetch", "--url", server.url, "--out", str(tmp_path / "o"), "--json"]
+    result = CliRunner().invoke(verb.command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)["parts"]["clips"]
+    assert report["sha256"] == sha256(server.body) and not report["checked"]
+    assert report["sha256"] in result.stderr
+
+
+def test_the_verb_takes_an_archive_at_hand(corpus_bytes, tmp_path):
+    archive = tmp_path / "mine.tar.gz"
+    archive.write_bytes(corpus_bytes)
+    base = ["fetch", "--archive", str(archive), "--out", str(tmp_path / "out")]
+    refused = CliRunner().invoke(verb.command, base)
+    assert isinstance(refused.exception, KwsError)  # not the official checksum
+    assert not (tmp_path / "out").exists()
+    accepted = CliRunner().invoke(
+        verb.command, [*base, "--sha256", sha256(corpus_bytes)], catch_exceptions=False
+    )
+    assert accepted.exit_code == 0 and (tmp_path / "out" / "yes").is_dir()
+    assert archive.is_file()

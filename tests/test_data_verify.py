@@ -1,0 +1,160 @@
+"""`kws data verify` names every bad file and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import small_corpus
+import soundfile
+from click.testing import CliRunner
+
+from kws.cli import data as verb
+from kws.data.verify import KINDS, verify
+from kws.errors import KwsError
+
+BAD = Path(__file__).parent / "bad_input" / "data"
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return small_corpus.make(tmp_path / "corpus")
+
+
+def kinds(corpus: Path) -> list[tuple[str, str]]:
+    return [(fault.kind, fault.path) for fault in verify(corpus)[1]]
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"folder"
+        for p in folder.rglob("*")
+    }
+
+
+def test_a_sound_corpus_has_no_faults(corpus):
+    assert verify(corpus) == (4 * 8 + 2, [])
+
+
+@pytest.mark.parametrize("file", sorted(BAD.glob("*.wav")), ids=lambda p: p.stem)
+def test_every_bad_file_is_named_after_its_fault(file, corpus):
+    shutil.copy(file, corpus / "yes" / "0000000a_nohash_0.wav")
+    expected = "empty" if file.stem.startswith("empty") else file.stem
+    assert expected in KINDS
+    assert kinds(corpus) == [(expected, "yes/0000000a_nohash_0.wav")]
+
+
+def test_all_faults_at_once_and_nothing_is_lost(corpus):
+    names = {}
+    for number, file in enumerate(sorted(BAD.glob("*.wav"))):
+        names[f"no/{number:08x}_nohash_5.wav"] = file.stem.split("_header")[0]
+        shutil.copy(file, corpus / "no" / f"{number:08x}_nohash_5.wav")
+    before = snapshot(corpus)
+    found = {path: kind for kind, path in kinds(corpus)}
+    assert found == names
+    assert snapshot(corpus) == before
+
+
+@pytest.mark.parametrize("name", ["Yes!", "YES2", "yes.old", "1+1"])
+def test_a_folder_that_is_no_word_is_named(name, corpus):
+    (corpus / name).mkdir()
+    shutil.move(corpus / "cat" / "00000001_nohash_0.wav", corpus / name)
+    assert kinds(corpus) == [("label_name", name)]
+
+
+def test_a_folder_without_clips_is_named(corpus):
+    (corpus / "bird").mkdir()
+    assert kinds(corpus) == [("label_empty", "bird")]
+
+
+@pytest.mark.parametrize("name", ["anna.wav", "yes_1.wav", "_nohash_1.wav"])
+def test_a_file_without_a_speaker_is_named(name, corpus):
+    (corpus / "yes" / "00000001_nohash_0.wav").rename(corpus / "yes" / name)
+    assert kinds(corpus) == [("speaker_name", f"yes/{name}")]
+
+
+def test_a_stray_file_is_named(corpus):
+    (corpus / "yes" / "notes.txt").write_text("hello")
+    assert kinds(corpus) == [("stray", "yes/notes.txt")]
+
+
+def test_the_same_audio_under_two_labels_is_named(corpus):
+    shutil.copy(
+        corpus / "no/00000001_nohash_0.wav", corpus / "yes/00000001_nohash_9.wav"
+    )
+    ((kind, path),) = kinds(corpus)
+    assert (kind, path) == ("duplicate", "yes/00000001_nohash_9.wav")
+    shutil.copy(
+        corpus / "no/00000001_nohash_0.wav", corpus / "no/00000001_nohash_9.wav"
+    )
+    assert len(kinds(corpus)) == 1  # twice under one label is no mislabelling
+
+
+def test_a_clip_that_is_too_long_is_named(corpus):
+    path = corpus / "yes" / "00000001_nohash_0.wav"
+    soundfile.write(path, small_corpus.tone(300, 4 * 16000), 16000, "PCM_16")
+    assert kinds(corpus) == [("too_long", "yes/00000001_nohash_0.wav")]
+
+
+def test_lists_are_checked_too(corpus):
+    (corpus / "validation_list.txt").write_text(
+        "yes/00000001_nohash_0.wav\nyes/00000099_nohash_0.wav\n../x.wav\n"
+    )
+    assert sorted(kinds(corpus)) == [
+        ("listed_missing", "../x.wav"),
+        ("listed_missing", "yes/00000099_nohash_0.wav"),
+        ("split_leak", "cat/00000001_nohash_0.wav"),
+    ]
+
+
+def test_bad_noise_is_named(corpus):
+    for name in ("not_audio", "stereo", "wrong_rate", "empty"):
+        shutil.copy(BAD / f"{name}.wav", corpus / "_background_noise_")
+    assert kinds(corpus) == [
+        (name, f"_background_noise_/{name}.wav")
+        for name in ("empty", "not_audio", "stereo", "wrong_rate")
+    ]
+
+
+def test_archives_are_checked_against_their_index(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    part = tmp_path / "archives" / "train"
+    part.mkdir(parents=True)
+    shutil.copy(BAD / "index_beyond_end.tsv", part / "index.tsv")
+    soundfile.write(part / "yes.flac", small_corpus.tone(300, 400), 16000)
+    assert kinds(part.parent) == [("index", "train/yes/b_nohash_0.wav")]
+    shutil.copy(BAD / "not_audio.wav", part / "yes.flac")
+    assert kinds(part.parent) == [("not_audio", "train/yes.flac")]
+    shutil.copy(BAD / "index_negative.tsv", part / "index.tsv")
+    assert kinds(part.parent) == [("index", "train/index.tsv")]
+
+
+def test_nothing_to_check_is_bad_input(tmp_path):
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(KwsError) as error:
+            verify(folder)
+        assert error.value.exit_code == 2
+
+
+def test_the_verb_answers_with_its_exit_code(corpus):
+    clean = CliRunner().invoke(verb.command, ["verify", str(corpus)])
+    assert clean.exit_code == 0 and "0 faults" in clean.stdout
+    shutil.copy(BAD / "stereo.wav", corpus / "yes" / "0000000a_nohash_0.wav")
+    result = CliRunner().invoke(verb.command, ["verify", str(corpus), "--json"])
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert report["clips"] == 35
+    assert [f["kind"] for f in report["faults"]] == ["stereo"]
+
+
+def test_info_counts_by_word_and_split(corpus):
+    result = CliRunner().invoke(verb.command, ["info", str(corpus), "--json"])
+    report = json.loads(result.stdout)
+    assert report["words"]["yes"] == {"train": 4, "val": 2, "test": 2}
+    assert report["hours"]["train"] == round(16 / 3600, 3)
+    assert report["noises"] == ["hiss", "rush"]
+    table = CliRunner().invoke(verb.command, ["info", str(corpus)])
+    assert table.exit_code == 0 and "yes" in table.stdout

@@ -1,0 +1,214 @@
+"""Spoken corpora: same seed same files, held-out voices, audible words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from kws import data
+from kws.cli import data as verb
+from kws.data import synth, tape
+from kws.data.verify import verify
+from kws.errors import KwsError
+from kws.recipe import Task
+
+WORDS = ("yes", "no", "hey robot")
+PLAN = synth.Plan(WORDS, clips_per_word=20, unknown=30, seed=3)
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def speaker():
+    try:
+        return synth.open_speaker()
+    except KwsError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    out = tmp_path_factory.mktemp("synth") / "corpus"
+    assert synth.make(PLAN, out) == 3 * 20 + 30
+    return out
+
+
+def test_the_corpus_passes_verification(corpus):
+    clips, faults = verify(corpus)
+    assert clips == 90 + 6 and faults == []
+
+
+def test_it_loads_as_a_custom_task(corpus):
+    task = Task("custom", words=WORDS)
+    sizes = {}
+    for split in ("train", "val", "test"):
+        clips = data.load(split, task, corpus)
+        count = Counter(clips.labels[i] for i in clips.label)
+        sizes[split] = [count[word] for word in WORDS]
+        assert count["_silence_"] > 0 and count["_unknown_"] > 0
+    assert sizes == {"train": [16] * 3, "val": [2] * 3, "test": [2] * 3}
+
+
+def test_equal_plans_give_equal_files(corpus, tmp_path):
+    synth.make(PLAN, tmp_path / "again")
+    assert tree(tmp_path / "again") == tree(corpus)
+
+
+def test_another_seed_gives_other_voices_and_samples(corpus, tmp_path):
+    other = synth.Plan(("yes",), 10, 0, seed=4)
+    synth.make(other, tmp_path / "other")
+    first = {n: h for n, h in tree(corpus).items() if n.startswith("yes/")}
+    second = {n: h for n, h in tree(tmp_path / "other").items() if n.startswith("yes/")}
+    assert set(first) != set(second)
+    assert not set(first.values()) & set(second.values())
+
+
+def test_the_lists_are_those_of_the_split_rule(corpus):
+    listed = [
+        data.speech_commands.split_of(name)
+        for file in ("validation", "testing")
+        for name in (corpus / f"{file}_list.txt").read_text().split()
+    ]
+    assert Counter(listed)["train"] == 0 and len(set(listed)) == 2
+
+
+def test_every_voice_is_in_one_split_in_every_corpus():
+    voices = synth.voices()
+    assert len(voices) > 300
+    assert len({v.id for v in voices}) == len({v.name for v in voices}) == len(voices)
+    share = Counter(v.split for v in voices)
+    assert min(share["val"], share["test"]) >= 30
+    assert all(data.speech_commands.split_of(v.id) == v.split for v in voices)
+
+
+def test_every_voice_says_the_same_each_time():
+    first, second = synth.open_speaker(), synth.open_speaker()
+    if "library" not in first.version:
+        pytest.skip("the command takes a process for each word")
+    for voice in synth.voices():
+        said = first.say("hey", voice.name, 50, 190)
+        assert len(said) > 1600, voice.name
+        assert np.array_equal(said, second.say("hey", voice.name, 50, 190)), voice.name
+
+
+def test_words_differ_from_each_other_and_stand_out_of_the_noise(corpus):
+    spectra = {}
+    for word in ("yes", "no"):
+        files = sorted((corpus / word).glob("*.wav"))
+        pcm = np.stack([data.archives.read_audio(f) for f in files]).astype(float)
+        frames = pcm.reshape(len(files), 50, 320)
+        loudness = 10 * np.log10(1 + (frames**2).mean(axis=2))
+        assert np.median(loudness.max(axis=1) - loudness.min(axis=1)) > 12
+        spectra[word] = np.abs(np.fft.rfft(pcm)).mean(axis=0)
+    # The s of yes: far more above 4 kHz.
+    high = {w: s[4000:].sum() / s[:4000].sum() for w, s in spectra.items()}
+    assert high["yes"] > 1.5 * high["no"]
+
+
+def test_unknown_words_never_contain_a_keyword_but_do_its_parts():
+    found = synth.unknown_words(("Seven", "hey robot"))
+    assert found[:2] == ["hey", "robot"] and "seven" not in found
+    assert len(found) > 25
+
+
+def test_a_corpus_that_is_there_is_not_made_again(corpus):
+    before = {p: p.stat().st_mtime_ns for p in corpus.rglob("*")}
+    assert synth.make(PLAN, corpus) == 0
+    assert {p: p.stat().st_mtime_ns for p in corpus.rglob("*")} == before
+
+
+def test_a_folder_in_use_is_left_alone(corpus, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("keep")
+    with pytest.raises(KwsError, match="in use"):
+        synth.make(PLAN, tmp_path / "mine")
+    with pytest.raises(KwsError, match="in use"):  # another plan's corpus
+        synth.make(synth.Plan(WORDS, 20, 30, seed=9), corpus)
+    assert (tmp_path / "mine" / "file").read_text() == "keep"
+
+
+@pytest.mark.parametrize(
+    "word", ["supercalifragilisticexpialidocious and more of the same", "x" * 60]
+)
+def test_words_that_do_not_fit_are_refused_and_leave_nothing(word, tmp_path):
+    with pytest.raises(KwsError):
+        synth.make(synth.Plan((word,), 10, 0), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corpus_needs_clips_enough_for_its_splits(tmp_path):
+    with pytest.raises(KwsError, match="10 to"):
+        synth.make(synth.Plan(("yes",), 9, 0), tmp_path / "out")
+
+
+def test_a_stream_has_its_words_where_the_truth_says():
+    words = ["yes", "no", "hey robot", "yes"]
+    pcm, windows = synth.spoken_stream(words, seed=5)
+    again, _ = synth.spoken_stream(words, seed=5)
+    assert np.array_equal(pcm, again)
+    assert [w.word for w in windows] == words
+    power = np.square(pcm.astype(float))
+    spoken = np.zeros(len(pcm), bool)
+    for window in windows:
+        assert 0.05 < window.end_s - window.start_s <= 0.95
+        spoken[round(window.start_s * 16000) : round(window.end_s * 16000)] = True
+    assert power[spoken].mean() > 100 * power[~spoken].mean()
+    assert np.abs(pcm.astype(int)).max() < 32767 and (~spoken).mean() > 0.5
+
+
+def test_the_verb_writes_a_stream_and_its_truth(tmp_path):
+    out = tmp_path / "stream.wav"
+    arguments = ["synth", "--words", "yes,no", "--stream", str(out), "--json"]
+    result = CliRunner().invoke(verb.command, arguments, catch_exceptions=False)
+    report = json.loads(result.stdout)
+    read = tape.open_tape(out)
+    assert [w.word for w in read.windows] == ["yes", "no"]
+    assert [w["word"] for w in report["windows"]] == ["yes", "no"]
+
+
+def test_the_verb_makes_a_corpus(tmp_path):
+    out = tmp_path / "c"
+    base = ["synth", "--words", "up, down", "--clips-per-word", "10", "--unknown", "4"]
+    result = CliRunner().invoke(
+        verb.command, [*base, "--out", str(out), "--json"], catch_exceptions=False
+    )
+    assert json.loads(result.stdout)["made"] == 24
+    assert len(list((out / "down").glob("*.wav"))) == 10
+
+
+def test_the_verb_wants_one_of_out_and_stream(tmp_path):
+    result = CliRunner().invoke(verb.command, ["synth", "--words", "yes"])
+    assert isinstance(result.exception, KwsError)
+
+
+def test_the_command_speaks_too():
+    path = shutil.which("espeak-ng")
+    if path is None:
+        pytest.skip("no espeak-ng command")
+    said = synth._Command(path).say("yes", "en-us+f3", 50, 160)
+    assert said.dtype == np.float32 and 4000 < len(said) < 32000
+    assert 0.05 < np.abs(said).max() <= 1.01
+
+
+def test_without_any_espeak_there_is_one_message(monkeypatch):
+    def absent() -> None:
+        raise ImportError
+
+    monkeypatch.setattr(synth, "_Library", absent)
+    monkeypatch.setattr(synth.shutil, "which", lambda _name: None)
+    with pytest.raises(KwsError) as error:
+        synth.open_speaker()
+    assert "espeakng-loader" in error.value.hint
