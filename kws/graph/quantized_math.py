@@ -176,9 +176,7 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
 def multiply_by_quantized_multiplier(value: int, multiplier: int, shift: int) -> int:
     """TFLM's requantisation: rounds twice (high multiply, then the shift)."""
     left, right = (shift, 0) if shift > 0 else (0, -shift)
-    product = saturating_rounding_doubling_high_mul(
-        _wrap32(value << left), multiplier
-    )
+    product = saturating_rounding_doubling_high_mul(_wrap32(value << left), multiplier)
     return rounding_divide_by_pot(product, right)
 
 
@@ -236,7 +234,9 @@ def fold_bias(
         ValueError: some input could make the 32-bit accumulator overflow.
     """
     wide = weights.astype(np.int64)
-    offset = np.zeros(wide.shape[0], np.int64) if bias is None else bias.astype(np.int64)
+    offset = (
+        np.zeros(wide.shape[0], np.int64) if bias is None else bias.astype(np.int64)
+    )
     folded = offset - input_zero_point * wide.sum(axis=1)
     low = folded + np.where(wide > 0, wide * INT8_MIN, wide * INT8_MAX).sum(axis=1)
     high = folded + np.where(wide > 0, wide * INT8_MAX, wide * INT8_MIN).sum(axis=1)
@@ -528,7 +528,7 @@ def mean_parameters(x: Quantization, y: Quantization, count: int) -> MeanParamet
     )
 
 
-# ---- Unary operators as tables ---------------------------------------------------------
+# ---- Unary operators as tables -----------------------------------------------
 
 Table = list[int]
 """256 int8 values; index = input + 128."""

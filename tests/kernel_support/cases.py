@@ -76,7 +76,7 @@ def c_output(name: str, expected: np.ndarray, scratch: str = "4") -> str:
     )
 
 
-# ---- Random material ---------------------------------------------------------------
+# ---- Random material ---------------------------------------------
 
 
 def _scale(rng: np.random.Generator, low: float = 1e-3, high: float = 0.2) -> float:
@@ -116,7 +116,7 @@ def _output_scale(rng: np.random.Generator, real: np.ndarray) -> float:
     return float(np.float32(spread * factor / 127))
 
 
-# ---- Matrix products ------------------------------------------------------------------
+# ---- Matrix products ---------------------------------------------
 
 
 def _product_struct(
@@ -351,7 +351,7 @@ def batch_matmul(rng: np.random.Generator, name: str) -> Case:
     return Case(name, constants, call)
 
 
-# ---- Attention ------------------------------------------------------------------------
+# ---- Attention ---------------------------------------------
 
 
 def attention(
@@ -463,7 +463,7 @@ def attention(
     return Case(name, constants, call)
 
 
-# ---- The rest --------------------------------------------------------------------------
+# ---- The rest ---------------------------------------------
 
 
 def softmax(rng: np.random.Generator, name: str) -> Case:

@@ -48,7 +48,7 @@ def host(
 def board(
     sources: Sequence[Path], target: Board, out: Path, compiler: str | None = None
 ) -> Path:
-    """Compile `sources` and the kernels for an emulated board, with plenty of memory."""
+    """Compile `sources` and the kernels for an emulated board, with memory to spare."""
     tools = toolchain.find(compiler)
     flags = [
         *target.flags[tools.name],

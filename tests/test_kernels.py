@@ -1,0 +1,214 @@
+"""int8 kernels: bit-exact to TFLM on every core (DESIGN D3).
+
+Random operators are built and run by TFLM here; the kernels are compiled and must give
+the same bytes: on the host under AddressSanitizer and UBSan, and on QEMU's Cortex-M0+,
+M4 and M55 with each compiler. tests/c/vectors holds one such set, so that the C can be
+checked without Python.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toolbox import need_compiler, need_qemu
+
+from kws.deploy import boards, toolchain
+from kws.graph import quantized_math as qm
+from kws.graph import weight_layout
+
+pytest.importorskip(
+    "tflite_micro", reason="needs tflite-micro: pip install -e .[train]"
+)
+
+from kernel_support import cases, image
+
+ROOT = Path(__file__).resolve().parents[1]
+VECTORS = image.C / "vectors" / "kernel_cases.c"
+CHECK = image.C / "kernel_check.c"
+CASES_PER_KERNEL = 25
+
+
+@pytest.fixture(scope="module")
+def random_cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A C file of random cases, and how many they are; also the shapes of real models:
+    the last group of a block, a token too many."""
+    made = cases.make(dict.fromkeys(cases.MAKERS, CASES_PER_KERNEL), seed=20)
+    rng = np.random.default_rng(21)
+    made += [
+        cases.fully_connected(rng, "dense_98", (98, 64, 64)),
+        cases.attention(rng, "heads_1_of_98", (98, 1, 64)),
+        cases.attention(rng, "heads_3_of_99", (99, 3, 16)),
+        cases.attention(rng, "one_token", (1, 1, 4)),
+    ]
+    path = tmp_path_factory.mktemp("cases") / "cases.c"
+    path.write_text(cases.c_source(made, "Made by tests/test_kernels.py."))
+    return path, len(made)
+
+
+@pytest.mark.parametrize("core", ["portable", "dsp"])
+def test_random_operators_equal_tflm_on_the_host(
+    core: str, random_cases: tuple[Path, int], tmp_path: Path
+) -> None:
+    source, count = random_cases
+    result = image.run_host(image.host([source, CHECK], core, tmp_path))
+    assert result.stderr == ""
+    assert result.stdout == f"{count} of {count} kernel cases equal TFLM\n"
+
+
+@pytest.mark.parametrize("compiler", toolchain.NAMES)
+@pytest.mark.parametrize("name", ["qemu-m0", "qemu-m4", "qemu-m55"])
+def test_vectors_on_an_emulated_core(name: str, compiler: str, tmp_path: Path) -> None:
+    need_compiler(compiler)
+    need_qemu()
+    board = boards.load(name)
+    result = image.run_board(
+        image.board([VECTORS, CHECK], board, tmp_path, compiler), board
+    )
+    assert "FAIL" not in result.stdout
+    assert "kernel cases equal TFLM" in result.stdout
+    assert result.returncode == 0
+
+
+def test_the_check_finds_one_wrong_step(tmp_path: Path) -> None:
+    case = cases.make({"fully_connected": 1}, seed=3)[0]
+    lines = case.constants.split("\n")
+    at = next(i for i, line in enumerate(lines) if "_expected" in line) + 1
+    first, _, rest = lines[at].strip().partition(",")
+    wrong = int(first) + (1 if int(first) < 127 else -1)
+    lines[at] = f"  {wrong},{rest}"
+    broken = cases.Case(case.name, "\n".join(lines), case.call)
+    source = tmp_path / "cases.c"
+    source.write_text(cases.c_source([broken], "Broken on purpose."))
+    result = image.run_host(image.host([source, CHECK], "portable", tmp_path, ()))
+    assert result.returncode == 1
+    assert f"first at 0: got {first}, wanted {wrong}" in result.stdout
+
+
+def test_committed_vectors_are_what_tflm_gives_today() -> None:
+    command = "import make_kernel_vectors as m; print(m.text(), end='')"
+    result = subprocess.run(
+        [sys.executable, "-c", command],
+        cwd=ROOT / "tools",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout == VECTORS.read_text(), "python tools/make_kernel_vectors.py"
+
+
+@pytest.mark.parametrize("kind", cases.UNARY)
+def test_unary_operators_are_exact_as_tables(kind: str) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        values, expected, table = cases.unary_table(rng, kind)
+        got = table[values.astype(int) + 128]
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_scalar_constants_are_exact_as_tables() -> None:
+    rng = np.random.default_rng(6)
+    values = np.arange(-128, 128).astype(np.int8)[None]
+    for _ in range(20):
+        x, c, y = (0.02, 3), (float(np.float32(rng.uniform(0.01, 0.1))), 0), (0.05, -7)
+        constant = np.array([[rng.integers(-128, 128)]], np.int8)
+        first = bool(rng.random() < 0.5)
+        inputs = [(values, *x), (constant, *c)]
+        add = qm.sub_parameters(*((c, x) if first else (x, c)), y)
+        mul = qm.mul_parameters(*((c, x) if first else (x, c)), y)
+        number = int(constant[0, 0])
+        for kind, options, table in (
+            ("SUB", cases.schema.SubOptionsT(), qm.add_constant_table),
+            ("MUL", cases.schema.MulOptionsT(), qm.mul_constant_table),
+        ):
+            parameters = add if kind == "SUB" else mul
+            expected = cases.tflm.operator(
+                kind, inputs[::-1] if first else inputs, (values.shape, *y), options
+            )
+            got = table(parameters, number, first)  # type: ignore[operator]
+            np.testing.assert_array_equal(got, expected[0])
+
+
+def test_softmax_in_python_equals_tflm() -> None:
+    rng = np.random.default_rng(7)
+    x = rng.integers(-128, 128, (4, 30)).astype(np.int8)
+    options = cases.schema.SoftmaxOptionsT()
+    options.beta = 1.0
+    expected = cases.tflm.operator(
+        "SOFTMAX", [(x, 0.1, 5)], (x.shape, 1 / 256, -128), options
+    )
+    table = qm.softmax_exp_table(1.0, float(np.float32(0.1)))
+    assert [qm.softmax(table, row) for row in x.tolist()] == expected.tolist()
+
+
+def test_multiplier_is_the_nearest_and_round_trips() -> None:
+    assert qm.quantize_multiplier(0.0) == (0, 0)
+    assert qm.quantize_multiplier(0.5) == (1 << 30, 0)
+    assert qm.quantize_multiplier(1.0) == (1 << 30, 1)
+    assert qm.quantize_multiplier(1 - 2.0**-40) == (1 << 30, 1)  # rounds up to 1
+    assert qm.quantize_multiplier(2.0**-40) == (0, 0)  # flushed, as TFLM does
+    for real in np.exp(np.random.default_rng(8).uniform(-15, 5, 200)):
+        multiplier, shift = qm.quantize_multiplier(float(real))
+        assert 1 << 30 <= multiplier < 1 << 31
+        assert multiplier * 2.0 ** (shift - 31) == pytest.approx(real, rel=2**-31)
+    with pytest.raises(ValueError, match="at least 0"):
+        qm.quantize_multiplier(-1.0)
+
+
+def test_rounding_is_away_from_zero_after_up() -> None:
+    assert [qm.rounding_divide_by_pot(v, 1) for v in (-3, -1, 1, 3)] == [-2, -1, 1, 2]
+    assert qm.saturating_rounding_doubling_high_mul(-1, 1 << 30) == 0  # -0.5 goes up
+    assert qm.saturating_rounding_doubling_high_mul(1, 1 << 30) == 1
+    low = qm.INT32_MIN
+    assert qm.saturating_rounding_doubling_high_mul(low, low) == qm.INT32_MAX
+
+
+def test_a_bias_that_could_overflow_is_refused() -> None:
+    weights = np.full((1, 10), 127, np.int8)
+    folded = qm.fold_bias(weights, np.array([5], np.int32), -3)
+    assert folded.tolist() == [5 + 3 * 1270]
+    with pytest.raises(ValueError, match="overflow"):
+        qm.fold_bias(weights, np.array([2**31 - 100], np.int32), -3)
+
+
+def test_dsp_layout_interleaves_pairs_of_rows() -> None:
+    weights = np.arange(15, dtype=np.int8).reshape(3, 5)
+    pairs = np.frombuffer(weight_layout.layout(weights, "dsp"), np.int8)
+    assert pairs.tolist() == [
+        *(0, 1, 2, 3, 5, 6, 7, 8, 4, 0, 0, 0, 9, 0, 0, 0),
+        *(10, 11, 12, 13, 0, 0, 0, 0, 14, 0, 0, 0, 0, 0, 0, 0),
+    ]
+    assert weight_layout.layout(weights, "mve") == weights.tobytes()
+    with pytest.raises(ValueError, match="core must be"):
+        weight_layout.layout(weights, "avx")
+
+
+def test_scratch_formulas_equal_the_header(tmp_path: Path) -> None:
+    layout = weight_layout
+    lines = [f'_Static_assert(KWS_CONV_2D_BLOCK == {layout.CONV_2D_BLOCK}, "");']
+    for n in (1, 7, 25, 64, 99):
+        wanted = {
+            f"KWS_FULLY_CONNECTED_SCRATCH_BYTES({n})": (
+                layout.fully_connected_scratch_bytes(n)
+            ),
+            f"KWS_CONV_2D_SCRATCH_BYTES({n})": layout.conv_2d_scratch_bytes(n),
+            f"KWS_BATCH_MATMUL_SCRATCH_BYTES({n})": (
+                layout.batch_matmul_scratch_bytes(n)
+            ),
+            f"KWS_ATTENTION_V_STRIDE({n})": layout.attention_v_stride(n),
+            f"KWS_ATTENTION_K_BYTES({n}, 48)": layout.attention_k_bytes(n, 48),
+            f"KWS_ATTENTION_V_BYTES({n}, 48)": layout.attention_v_bytes(n, 48),
+            f"KWS_ATTENTION_SCRATCH_BYTES({n}, 3, 16)": (
+                layout.attention_scratch_bytes(n, 3, 16)
+            ),
+            f"KWS_MEAN_ROWS_SCRATCH_BYTES({n})": layout.mean_rows_scratch_bytes(n),
+        }
+        lines += [f'_Static_assert({m} == {v}, "{m}");' for m, v in wanted.items()]
+    source = tmp_path / "scratch.c"
+    source.write_text(
+        '#include "kws_kernels.h"\n' + "\n".join(lines) + "\nint main(void) {}\n"
+    )
+    image.host([source], "portable", tmp_path, ())
