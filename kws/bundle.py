@@ -122,8 +122,12 @@ def save(bundle: Bundle) -> None:
     write_atomic(bundle.path / "bundle.json", _json_bytes(table))
 
 
-def load(run: str | Path) -> Bundle:
+def load(run: str | Path, accept_changed: bool = False) -> Bundle:
     """Read a bundle by folder, or a shipped preset by name, and check it.
+
+    Args:
+        run: Folder or preset.
+        accept_changed: Take its files as they are (`kws convert` makes it anew).
 
     Raises:
         KwsError: not a bundle, another schema version, a missing or changed file.
@@ -172,6 +176,8 @@ def load(run: str | Path) -> Bundle:
                 "Copy the bundle again from a source that you trust.",
             )
         file = path / name
+        if accept_changed:
+            continue
         if not file.is_file():
             raise KwsError(
                 f"The bundle is incomplete: {name} is missing. Received: {path}",

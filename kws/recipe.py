@@ -111,7 +111,8 @@ class Model:
         attention: Name of a module in `kws/attention/`.
         norm: `dyt`, `batch`, `layer` (DESIGN D5).
         norm_position: `pre` or `post`.
-        activation: `relu`, `hard_swish` or `gelu` (x * sigmoid(1.702 x)).
+        activation: `relu`, `hard_swish`, `gelu` (x * sigmoid(1.702 x)) or `gelu_tanh`
+            (of imported weights: the tanh approximation, `gelu` once quantized).
         positions: Learned position table added to the tokens.
         class_token: Classify a learned extra token; otherwise the mean of all.
         dropout: Share of activations dropped in training.
@@ -147,6 +148,7 @@ class Augment:
         gain_db: Largest change of loudness, either way, in dB.
         noise_probability: Share of clips mixed with background noise.
         snr_db: Lowest and highest signal-to-noise ratio of the mix, in dB.
+        roll_frames: Largest shift of a clip's features on each draw, in frames.
         time_masks: SpecAugment: number of time masks.
         time_mask_frames: SpecAugment: widest time mask, in frames.
         mel_masks: SpecAugment: number of mel masks.
@@ -159,6 +161,7 @@ class Augment:
     gain_db: float = 10.0
     noise_probability: float = 0.8
     snr_db: tuple[float, ...] = (0.0, 30.0)
+    roll_frames: int = 3
     time_masks: int = 2
     time_mask_frames: int = 20
     mel_masks: int = 2

@@ -6,13 +6,12 @@ is drawn from (seed, phase, epoch): so a run that was killed goes on to the same
 weights as one that was not.
 
     out/results.csv      one line per epoch
-    out/tensorboard/     the same as curves: tensorboard --logdir out/tensorboard
+    out/tensorboard/     the same as curves (pip install tensorboard to see them)
     out/checkpoints/     the pool and the loops' state; may be deleted after training
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import io
@@ -218,9 +217,9 @@ class Loop:
                 flush=True,
             )
             if chief:
-                for key in COLUMNS[2:]:
-                    with writer.as_default():
-                        tf.summary.scalar(key, row[key], step=epoch)
+                with writer.as_default(step=epoch):
+                    for key in COLUMNS[2:]:
+                        write_scalar(key, row[key])
                 self._save()
                 write_results(self.folder, self.name, self.history)
         if writer is not None:
@@ -247,11 +246,10 @@ class Loop:
                 exit_code=1,
             )
         accuracy, val_loss = self._validate()
-        rate = self.optimizer.learning_rate
         return {
             "phase": self.name,
             "epoch": epoch + 1,
-            "learning_rate": float(rate(self.optimizer.iterations)),
+            "learning_rate": float(self.optimizer.learning_rate.numpy()),
             "train_loss": train_loss,
             "val_loss": val_loss,
             "val_accuracy": accuracy,
@@ -459,14 +457,17 @@ def _predictor(network: Any, recipe: Recipe) -> Callable[[np.ndarray], np.ndarra
 
     spec = recipe.features
 
-    @tf.function(reduce_retracing=True)
+    @tf.function
     def run(part: Any) -> Any:
         real = (tf.cast(part, tf.float32) - spec.zero_point) * spec.scale
         return network(real, training=False)
 
     def predict(int8: np.ndarray) -> np.ndarray:
-        parts = [run(int8[i : i + 256]).numpy() for i in range(0, len(int8), 256)]
-        return np.concatenate(parts)
+        size = min(256, len(int8))
+        # The last part is filled up: another size would be traced anew.
+        padded = np.concatenate([int8, int8[: -len(int8) % size]])
+        parts = [run(padded[i : i + size]) for i in range(0, len(padded), size)]
+        return np.concatenate([part.numpy() for part in parts])[: len(int8)]
 
     return predict
 
@@ -474,6 +475,15 @@ def _predictor(network: Any, recipe: Recipe) -> Callable[[np.ndarray], np.ndarra
 def predict(network: Any, recipe: Recipe, int8: np.ndarray) -> np.ndarray:
     """Logits float32 [N, labels] of features int8 [N, frames, mel_bins]."""
     return _predictor(network, recipe)(int8)
+
+
+def write_scalar(tag: str, number: float) -> None:
+    """A point of a TensorBoard curve (tf.summary.scalar needs tensorboard itself)."""
+    from kws.model.keras import tf
+
+    metadata = tf.compat.v1.SummaryMetadata()
+    metadata.plugin_data.plugin_name = "scalars"
+    tf.summary.write(tag, tf.constant(number, tf.float32), metadata=metadata)
 
 
 def score(logits: np.ndarray, label: np.ndarray) -> tuple[float, float]:
@@ -500,7 +510,9 @@ def write_results(folder: Path, phase: str, history: list[dict[str, Any]]) -> No
         lines += [line for line in old if line.split(",")[0] in earlier]
     for row in history:
         cells = [row[key] for key in COLUMNS]
-        lines.append(",".join(f"{c:.6g}" if isinstance(c, float) else str(c) for c in cells))
+        lines.append(
+            ",".join(f"{c:.6g}" if isinstance(c, float) else str(c) for c in cells)
+        )
     bundles.write_atomic(path, ("\n".join(lines) + "\n").encode())
 
 
@@ -549,7 +561,9 @@ def gather(
     folder.mkdir(parents=True, exist_ok=True)
     training.save(folder / "train.json")
     validation.save(folder / "val.json")
-    clips = pool.build(training, data.noise_bank(audio), recipe, folder / "pool", mentor)
+    clips = pool.build(
+        training, data.noise_bank(audio), recipe, folder / "pool", mentor
+    )
     rng = np.random.default_rng(recipe.train.seed)
     count = min(len(training), recipe.quantize.calibration_clips)
     chosen = rng.permutation(len(training))[:count]
@@ -632,11 +646,8 @@ def train(
     networks.check(recipe)
     start(recipe, out, restart)
     begin = time.monotonic()
-    if distribute == "multiworker":
-        strategy = strategy_of(distribute)  # before anything else of TensorFlow runs
+    strategy = strategy_of(distribute)  # a cluster has to come before all else
     prepare(recipe.train.seed)
-    if distribute != "multiworker":
-        strategy = strategy_of(distribute)
     material = gather(recipe, audio, out, teacher, teacher_labels, limit)
     labels = material.labels
     schedule = Schedule(FLOAT, recipe.train.epochs, recipe.train.learning_rate)
@@ -657,6 +668,51 @@ def train(
     return finish(
         recipe, out, network, material, strategy, begin, convert, float_result=result
     )
+
+
+def tune(
+    source: Bundle,
+    recipe: Recipe,
+    out: Path,
+    audio: Path | None = None,
+    *,
+    teacher: Path | None = None,
+    teacher_labels: tuple[str, ...] | None = None,
+    distribute: str = "none",
+    restart: bool = False,
+    convert: bool = True,
+    limit: int | None = None,
+) -> Bundle:
+    """Calibrate and tune the weights of another bundle, into `out`.
+
+    Args:
+        source: Where the weights come from.
+        recipe: The source's recipe, with other training settings where wanted.
+        out: Folder of the new run. The other arguments are `train`'s.
+
+    Raises:
+        KwsError: bad input; CheckFailed: the conversion check did not hold.
+    """
+    from kws.model import network as networks
+
+    if out.resolve() == source.path.resolve():
+        raise KwsError(
+            f"--out has to be another folder than the run. Received: {out}",
+            f"kws tune {source.path} --out {out}-tuned",
+        )
+    start(recipe, out, restart)
+    begin = time.monotonic()
+    strategy = strategy_of(distribute)
+    prepare(recipe.train.seed)
+    network = networks.restore(source, "folded")
+    material = gather(recipe, audio, out, teacher, teacher_labels, limit)
+    if material.labels != source.labels:
+        raise KwsError(
+            f"The run's labels are not its task's. Expected "
+            f"{', '.join(material.labels)}. Received: {', '.join(source.labels)}",
+            f"Set [task] in a recipe: kws train --recipe my.toml --out {out}",
+        )
+    return finish(recipe, out, network, material, strategy, begin, convert, fold=False)
 
 
 def finish(
@@ -689,9 +745,7 @@ def finish(
     quantized = score(
         predict(tuned, recipe, material.validation[0]), material.validation[1]
     )
-    print(
-        f"Quantized without tuning: val {100 * quantized[0]:.2f} %", file=sys.stderr
-    )
+    print(f"Quantized without tuning: val {100 * quantized[0]:.2f} %", file=sys.stderr)
     metrics: dict[str, Any] = {
         "training_clips": len(material.clips),
         "validation_clips": len(material.validation[1]),
@@ -724,7 +778,7 @@ def finish(
     bundle = Bundle(path=out, recipe=recipe, labels=labels, metrics={"train": metrics})
     if not is_chief(strategy):
         return bundle
-    save_weights(tuned, bundle)
+    networks.save_weights(tuned, bundle)
     quantize.save_calibration(out, material.calibration)
     bundle.model_path.unlink(missing_ok=True)  # of weights that are no more
     bundles.save(bundle)
@@ -733,16 +787,6 @@ def finish(
 
         bundle = conversion.convert(bundle, tuned, material.calibration)
     return bundle
-
-
-def save_weights(network: Any, bundle: Bundle) -> None:
-    """Write weights.h5 by rename."""
-    bundle.path.mkdir(parents=True, exist_ok=True)
-    temporary = bundle.path / f".{bundle.weights_path.name}.partial.h5"
-    with contextlib.ExitStack() as stack:
-        stack.callback(temporary.unlink, missing_ok=True)
-        network.save_weights(str(temporary))
-        temporary.replace(bundle.weights_path)
 
 
 def with_task(recipe: Recipe, task: str | None, words: tuple[str, ...]) -> Recipe:

@@ -16,9 +16,8 @@ from kws import recipe
 from kws.model.keras import tf
 from kws.model.layers import UNIT_RANGE, Dense, KwsLayer, Norm, Quantizer
 
-
-# Replaces a tensor by what its delta encoding holds: (kind, tensor) -> tensor, with kind
-# one of kws.simulate.KINDS. Set by the simulator; `dense` otherwise.
+# Replaces a tensor by what its delta encoding holds: (kind, tensor) -> tensor, with
+# kind one of kws.simulate.KINDS. Set by the simulator; `dense` otherwise.
 Hold = Callable[[str, Any], Any]
 
 

@@ -1,0 +1,508 @@
+"""Conversion: trained weights to an int8 .tflite of stock operators, and its check.
+
+The weights are baked onto their int8 grid, the graph of one clip is traced from them
+and converted, then refused unless it is int8 throughout and made of operators that
+TensorFlow Lite Micro and our kernels have. Then three machines run the same clips:
+
+    keras       the fake-quantized network that was tuned
+    tflite      TensorFlow Lite's reference kernels (BUILTIN_REF)
+    tflm        TensorFlow Lite Micro on this machine: what the board equals bit for bit
+
+tflite and tflm differ by rounding alone, and so does keras up to a step here and
+there; what is larger means that the graph is not the network, and fails.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kws import bundle as bundles
+from kws.bundle import Bundle
+from kws.errors import CheckFailed, KwsError
+from kws.recipe import Features, Recipe
+
+REPORT = "conversion.json"
+# Tolerances of the check. Rounding differs in every layer, so the deeper, the more.
+STEPS, STEPS_PER_BLOCK = 4, 1
+SAME_LABEL = 0.985
+CHECK_CLIPS = 200
+# The per-layer comparison, over fewer clips: it is a diagnosis, not a verdict.
+LAYER_CLIPS = 8
+
+WAYS_OUT = {
+    "GELU": "Use kws.model.layers.Activation('gelu'): x * sigmoid(1.702 x)",
+    "ERF": "Use kws.model.layers.Activation('gelu'): x * sigmoid(1.702 x)",
+    "REDUCE_PROD": "Give every tf.reshape a static shape (batch 1)",
+    "SHAPE": "Give every tf.reshape a static shape (batch 1)",
+    "SQRT": "Use tf.math.rsqrt",
+    "DIV": "Multiply by tf.math.rsqrt or by a constant",
+    "POW": "Multiply the tensor by itself",
+    "DEQUANTIZE": "Put a Quantizer behind the layer, so that its output has a range",
+    "QUANTIZE": "Give both sides of the layer the same Quantizer",
+}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operator of a .tflite: its kind, and its output tensor's name and type."""
+
+    kind: str
+    layer: str
+    types: tuple[str, ...]
+
+
+def convert(bundle: Bundle, tuned: Any, clips: np.ndarray) -> Bundle:
+    """Convert, check, and write weights, model.tflite and report into the bundle.
+
+    Where the check does not hold, the report is all that is written.
+
+    Args:
+        bundle: The bundle; its recipe and labels are used.
+        tuned: The network in mode `qat`.
+        clips: Features int8 [N, frames, mel_bins] to check on.
+
+    Returns:
+        The bundle with metrics["conversion"].
+
+    Raises:
+        KwsError: the network can't be deployed: names layer, operator and way out.
+        CheckFailed: the three differ by more than rounding does.
+    """
+    from kws.model import network as networks
+
+    recipe, labels = bundle.recipe, len(bundle.labels)
+    exported = networks.build(recipe, labels, "export")
+    networks.copy_weights(tuned, exported)
+    model = to_tflite(exported, recipe.features)
+    report = three_way(tuned, model, recipe, clips)
+    summary = {key: value for key, value in report.items() if key != "layers"}
+    bundle = dataclasses.replace(
+        bundle, metrics=bundle.metrics | {"conversion": summary}
+    )
+    text = json.dumps(report, indent=1) + "\n"
+    bundles.write_atomic(bundle.path / REPORT, text.encode())
+    if not report["holds"]:
+        raise CheckFailed(
+            f"The converted model is not the trained network. Expected logits at most "
+            f"{report['tolerance_steps']} int8 steps apart and the same label on "
+            f"{100 * SAME_LABEL} % of clips. Received: {describe(report)}",
+            f"See the layers in {bundle.path / REPORT}; more calibration clips "
+            "([quantize] calibration_clips) or more QAT epochs usually help.",
+        )
+    networks.save_weights(tuned, bundle)
+    bundles.write_atomic(bundle.model_path, model)
+    bundles.save(bundle)
+    return bundle
+
+
+def to_tflite(exported: Any, features: Features) -> bytes:
+    """The int8 flatbuffer of a network in mode `export`.
+
+    Raises:
+        KwsError: it can't be converted, or not to what the board runs.
+    """
+    from kws.model.keras import tf
+
+    shape = (1, features.frames, features.mel_bins)
+    function = tf.function(
+        lambda x: exported(x, training=False),
+        input_signature=[tf.TensorSpec(shape, tf.float32, name="features")],
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function()], tf.Module()
+    )
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.inference_input_type = tf.int8
+    converter.inference_output_type = tf.int8
+    try:
+        model = converter.convert()
+    except Exception as error:  # the converter's own errors have no common type
+        reason = str(error).strip().splitlines()
+        raise KwsError(
+            "TensorFlow Lite can't convert the network. Received: "
+            f"{reason[0] if reason else type(error).__name__}",
+            "Use operators that TFLite has as builtins (kws/graph/operators.py).",
+        ) from error
+    assert_deployable(model, features)
+    return model
+
+
+def operations(model: bytes) -> list[Operation]:
+    """The operators of a .tflite in order of execution."""
+    import tflite
+
+    codes = {
+        code: name
+        for name, code in vars(tflite.BuiltinOperator).items()
+        if isinstance(code, int)
+    }
+    types = {
+        code: name.lower()
+        for name, code in vars(tflite.TensorType).items()
+        if isinstance(code, int)
+    }
+    table = tflite.Model.GetRootAs(model, 0)
+    graph = table.Subgraphs(0)
+    found = []
+    for index in range(graph.OperatorsLength()):
+        operator = graph.Operators(index)
+        code = table.OperatorCodes(operator.OpcodeIndex())
+        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        kind = codes.get(number, f"operator {number}")
+        if kind == "CUSTOM":
+            kind = f"CUSTOM {(code.CustomCode() or b'?').decode(errors='replace')}"
+        tensors = [graph.Tensors(operator.Outputs(0))]
+        tensors += [
+            graph.Tensors(operator.Inputs(i))
+            for i in range(operator.InputsLength())
+            if operator.Inputs(i) >= 0
+        ]
+        layer = (tensors[0].Name() or b"?").decode(errors="replace").split(";")[0]
+        names = tuple(types.get(t.Type(), str(t.Type())) for t in tensors)
+        found.append(Operation(kind, layer, names))
+    return found
+
+
+def assert_deployable(model: bytes, features: Features | None = None) -> None:
+    """Refuse a .tflite that the board can't run.
+
+    Args:
+        model: The flatbuffer (of our converter: it is not checked for damage).
+        features: Where given, input scale and zero point have to be exactly these.
+
+    Raises:
+        KwsError: a foreign operator, a float tensor, another input.
+    """
+    import tflite
+
+    from kws.graph.operators import OPERATORS
+
+    for operation in operations(model):
+        if operation.kind not in OPERATORS:
+            raise KwsError(
+                f"Layer {operation.layer} became the operator {operation.kind}, which "
+                f"the board has no kernel for. Expected: {', '.join(OPERATORS)}.",
+                WAYS_OUT.get(operation.kind, "Build the layer from those operators."),
+            )
+        foreign = [t for t in operation.types if t not in ("int8", "int32")]
+        if foreign:
+            raise KwsError(
+                f"Layer {operation.layer} ({operation.kind}) is not int8. Expected "
+                f"int8 tensors only. Received: {foreign[0]}",
+                "Put a Quantizer behind every activation of the layer "
+                "(kws/model/layers.py).",
+            )
+    if features is None:
+        return
+    graph = tflite.Model.GetRootAs(model, 0).Subgraphs(0)
+    tensor = graph.Tensors(graph.Inputs(0))
+    scale = float(tensor.Quantization().Scale(0))
+    zero_point = int(tensor.Quantization().ZeroPoint(0))
+    expected = (features.scale, features.zero_point)
+    if not math.isclose(scale, expected[0], rel_tol=1e-6) or zero_point != expected[1]:
+        raise KwsError(
+            f"The model's input is not the recipe's features: expected scale and zero "
+            f"point {expected}. Received: {(scale, zero_point)}",
+            "Convert again: kws convert RUN",
+        )
+
+
+def three_way(
+    tuned: Any, model: bytes, recipe: Recipe, clips: np.ndarray
+) -> dict[str, Any]:
+    """Run the same clips through keras, tflite and tflm, and compare.
+
+    Args:
+        tuned: The network in mode `qat`.
+        model: Its .tflite.
+        recipe: Its features and model sections are used.
+        clips: Features int8 [N, frames, mel_bins].
+
+    Returns:
+        {clips, tolerance_steps, same_label_at_least, pairs: {name: {most_steps,
+        mean_steps, equal, same_label}}, operators, layers: [...], holds}; steps are
+        int8 steps of the tensor at hand.
+    """
+    clips = clips[:CHECK_CLIPS]
+    runners = {"tflite": TfliteRunner(model), "tflm": TflmRunner(model)}
+    scale, zero_point = runners["tflite"].output_quantization
+    keras = _keras_logits(tuned, recipe, clips)
+    logits = {"keras": np.rint(keras / scale) + zero_point}
+    for name, runner in runners.items():
+        logits[name] = np.stack([runner.run(clip) for clip in clips])
+    pairs = {
+        f"{a}-{b}": _compare(logits[a], logits[b])
+        for a, b in (("keras", "tflite"), ("tflite", "tflm"), ("keras", "tflm"))
+    }
+    tolerance = STEPS + STEPS_PER_BLOCK * recipe.model.layers
+    holds = all(
+        pair["most_steps"] <= tolerance and pair["same_label"] >= SAME_LABEL
+        for pair in pairs.values()
+    )
+    return {
+        "clips": len(clips),
+        "tolerance_steps": tolerance,
+        "same_label_at_least": SAME_LABEL,
+        "pairs": pairs,
+        "operators": dict(collections.Counter(o.kind for o in operations(model))),
+        "bytes": len(model),
+        "holds": bool(holds),
+        "layers": _layers(tuned, recipe, clips[:LAYER_CLIPS], runners),
+    }
+
+
+def describe(report: dict[str, Any]) -> str:
+    """The report's verdict in one line."""
+    return "; ".join(
+        f"{name}: at most {pair['most_steps']} steps apart, the same label on "
+        f"{100 * pair['same_label']:.1f} % of {report['clips']}"
+        for name, pair in report["pairs"].items()
+    )
+
+
+class TfliteRunner:
+    """TensorFlow Lite with its reference kernels, all tensors kept.
+
+    Args:
+        model: An int8 flatbuffer of batch 1.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        from kws.model.keras import tf
+
+        self.interpreter = tf.lite.Interpreter(
+            model_content=model,
+            experimental_op_resolver_type=(
+                tf.lite.experimental.OpResolverType.BUILTIN_REF
+            ),
+            experimental_preserve_all_tensors=True,
+        )
+        self.interpreter.allocate_tensors()
+        self._input = self.interpreter.get_input_details()[0]["index"]
+        self._output = self.interpreter.get_output_details()[0]
+
+    @property
+    def output_quantization(self) -> tuple[float, int]:
+        """(scale, zero point) of the logits."""
+        scale, zero_point = self._output["quantization"]
+        return float(scale), int(zero_point)
+
+    def run(self, clip: np.ndarray) -> np.ndarray:
+        """int8 [frames, mel_bins] -> int8 [labels]."""
+        self.interpreter.set_tensor(self._input, clip[None])
+        self.interpreter.invoke()
+        return self.interpreter.get_tensor(self._output["index"])[0]
+
+    def tensor(self, index: int) -> np.ndarray:
+        """A tensor's value after `run`."""
+        return self.interpreter.get_tensor(index)
+
+    def activations(self) -> list[dict[str, Any]]:
+        """Details of the operators' outputs, in order of execution."""
+        details = {d["index"]: d for d in self.interpreter.get_tensor_details()}
+        operators = self.interpreter._get_ops_details()
+        return [
+            details[int(operator["outputs"][0])] | {"operator": operator["op_name"]}
+            for operator in operators
+        ]
+
+
+class TflmRunner:
+    """TensorFlow Lite Micro on this machine (PyPI tflite-micro), all tensors kept."""
+
+    def __init__(self, model: bytes) -> None:
+        from tflite_micro.python.tflite_micro import runtime
+
+        self.interpreter = runtime.Interpreter.from_bytes(
+            model,
+            arena_size=max(1 << 22, 12 * len(model)),
+            intrepreter_config=runtime.InterpreterConfig.kPreserveAllTensors,
+        )
+
+    def run(self, clip: np.ndarray) -> np.ndarray:
+        """int8 [frames, mel_bins] -> int8 [labels]."""
+        self.interpreter.set_input(np.ascontiguousarray(clip[None]), 0)
+        self.interpreter.invoke()
+        return self.interpreter.get_output(0)[0]
+
+    def tensor(self, index: int) -> np.ndarray:
+        """A tensor's value after `run`."""
+        return self.interpreter.GetTensor(index, 0)["tensor_data"]
+
+
+def _keras_logits(tuned: Any, recipe: Recipe, clips: np.ndarray) -> np.ndarray:
+    from kws.train import predict
+
+    return predict(tuned, recipe, clips)
+
+
+def _compare(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
+    steps = np.abs(a.astype(np.int32) - b.astype(np.int32))
+    return {
+        "most_steps": int(steps.max()),
+        "mean_steps": round(float(steps.mean()), 4),
+        "equal": round(float((steps == 0).mean()), 4),
+        "same_label": round(float((a.argmax(-1) == b.argmax(-1)).mean()), 4),
+    }
+
+
+def _layers(
+    tuned: Any, recipe: Recipe, clips: np.ndarray, runners: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Compare the tensors that all three have, layer by layer.
+
+    Errors add up on the way: each row is the difference of whole runs, in steps of
+    that tensor. A quantizer and a tensor of the .tflite belong together where scale,
+    zero point and size agree, in order.
+    """
+    rows: dict[str, list[dict[str, float]]] = {}
+    facts: dict[str, tuple[str, str]] = {}
+    for clip in clips:
+        trace = _trace(tuned, recipe, clip)
+        for runner in runners.values():
+            runner.run(clip)
+        used: set[int] = set()
+        for name, values, (scale, zero_point) in trace:
+            match = _match(
+                runners["tflite"].activations(), used, scale, zero_point, values.size
+            )
+            if match is None:
+                continue
+            used.add(match["index"])
+            facts[name] = (match["operator"], match["name"].split(";")[0])
+            steps = {"keras": np.rint(values.ravel() / scale) + zero_point}
+            for key, runner in runners.items():
+                steps[key] = runner.tensor(match["index"]).ravel().astype(np.float64)
+            row = {}
+            for a, b in (("keras", "tflite"), ("tflite", "tflm")):
+                apart = np.abs(steps[a] - steps[b])
+                row[f"{a}-{b} most"] = float(apart.max())
+                row[f"{a}-{b} mean"] = float(apart.mean())
+            rows.setdefault(name, []).append(row)
+    table = []
+    for name, found in rows.items():
+        line: dict[str, Any] = {
+            "layer": name,
+            "operator": facts[name][0],
+            "tensor": facts[name][1],
+        }
+        for key in found[0]:
+            values_ = [row[key] for row in found]
+            line[key] = max(values_) if key.endswith("most") else np.mean(values_)
+            line[key] = round(float(line[key]), 4)
+        table.append(line)
+    return table
+
+
+def _match(
+    activations: list[dict[str, Any]],
+    used: set[int],
+    scale: float,
+    zero_point: int,
+    size: int,
+) -> dict[str, Any] | None:
+    for details in activations:
+        tensor_scale, tensor_zero = details["quantization"]
+        if (
+            details["index"] not in used
+            and math.isclose(tensor_scale, scale, rel_tol=1e-5)
+            and tensor_zero == zero_point
+            and math.prod(int(n) for n in details["shape"]) == size
+        ):
+            return details
+    return None
+
+
+def _trace(
+    tuned: Any, recipe: Recipe, clip: np.ndarray
+) -> list[tuple[str, np.ndarray, tuple[float, int]]]:
+    """(path, value, (scale, zero point)) of every quantizer on one clip, in order."""
+    from kws.model.keras import tf
+    from kws.model.layers import Quantizer
+
+    spec = recipe.features
+    real = (clip[None].astype(np.float32) - spec.zero_point) * np.float32(spec.scale)
+    names = _paths(tuned)
+    found: list[tuple[str, np.ndarray, tuple[float, int]]] = []
+
+    def note(quantizer: Any, outputs: Any) -> None:
+        found.append((names[id(quantizer)], outputs.numpy(), quantizer.grid()))
+
+    Quantizer.watcher = note
+    try:
+        tuned(tf.constant(real))
+    finally:
+        Quantizer.watcher = None
+    return found
+
+
+def _paths(network: Any) -> dict[int, str]:
+    """id -> `block0/attention/head0/scores` of every layer."""
+    paths: dict[int, str] = {}
+
+    def walk(layer: Any, prefix: str) -> None:
+        path = f"{prefix}{layer.name}"
+        paths[id(layer)] = path
+        for part in layer._flatten_layers(recursive=False, include_self=False):
+            walk(part, path + "/")
+
+    for layer in network.layers:
+        walk(layer, "")
+    return paths
+
+
+def check_clips(run: Path, recipe: Recipe, audio: Path | None) -> np.ndarray:
+    """Features to check a conversion on: the run's own, else of training clips.
+
+    Returns:
+        int8 [N, frames, mel_bins].
+    """
+    from kws import data, features, quantize
+
+    stored = quantize.stored_calibration(run, recipe)
+    if stored is not None and audio is None:
+        return stored
+    clips = data.load(
+        "train",
+        recipe.task,
+        audio,
+        recipe.train.seed,
+        recipe.quantize.calibration_clips,
+    )
+    return features.extract(clips.pcm, recipe.features)
+
+
+def convert_run(run: Path, audio: Path | None = None, ptq: bool = False) -> Bundle:
+    """Convert a run from its weights.h5.
+
+    Args:
+        run: The bundle's folder.
+        audio: Folder of clips, where calibration or the check needs some.
+        ptq: Calibrate the activation ranges anew. A bundle whose ranges were never
+            set (an imported one) is calibrated whether asked for or not.
+
+    Returns:
+        The converted bundle.
+
+    Raises:
+        KwsError: no weights, no clips; CheckFailed: the check did not hold.
+    """
+    from kws import quantize
+    from kws.model import network as networks
+
+    bundle = bundles.load(str(run), accept_changed=True)
+    folded = networks.restore(bundle)
+    clips = check_clips(bundle.path, bundle.recipe, audio)
+    if ptq or not networks.calibrated(folded):
+        quantize.calibrate(folded, bundle.recipe, clips)
+    tuned = networks.build(bundle.recipe, len(bundle.labels), "qat")
+    networks.copy_weights(folded, tuned)
+    return convert(bundle, tuned, clips)
