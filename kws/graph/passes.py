@@ -3,6 +3,7 @@
     drop_identities   slices that keep everything become views
     fold_tables       functions of one tensor's elements become one 256-entry table
     fuse_attention    Q.K^T, scaling, softmax, P.V become one operator on rows of Q
+    narrow_rows       tokens that no class token or head reads are not computed
 
 `run` applies all of them in order. A new pass is a function `Graph -> int` (how many
 times it matched) and one line in `PASSES`.
@@ -12,9 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from kws.graph import operators, weight_layout
 from kws.graph import quantized_math as qm
 from kws.graph.nodes import Graph, Node, Tensor
+from kws.graph.operators import Access
 
 MAX_ATTENTION_TOKENS = 1024
 
@@ -335,8 +339,126 @@ def _replace_by_attention(
     ]
 
 
+# --- rows that nobody reads --------------------------------------------------------
+
+
+def narrow_rows(graph: Graph) -> int:
+    """Compute only the tokens that the head reads.
+
+    Where a slice keeps some tokens (the class token), whatever leads to it row by row
+    is computed for those rows only: most of the last block. Keys and values are read
+    whole and stay whole.
+    """
+    found = 0
+    for node in [node for node in graph.nodes if node.kind == "STRIDED_SLICE"]:
+        found += _narrow_one(graph, node)
+    return found
+
+
+def _narrow_one(graph: Graph, last: Node) -> int:
+    source = last.input(0)
+    total = operators.row_count(source)
+    parts = operators.slice_of(last)
+    rows = parts[-2] if len(parts) > 1 else None
+    if isinstance(rows, int):
+        rows = slice(rows, rows + 1, 1)
+    if (
+        rows is None
+        or rows.step != 1
+        or source.shape[-2] != total
+        or last.output.elements != (rows.stop - rows.start) * source.shape[-1]
+    ):
+        return 0
+    narrow: set[int] = set()
+    access: dict[int, list[Access]] = {}
+    for node in reversed(graph.nodes):
+        uses = operators.operator(node).rows(node, total)
+        readers = graph.consumers(node.output)
+        if (
+            uses is not None
+            and node.kind != "FULLY_CONNECTED_TRANSPOSED"
+            and node.output is not graph.output
+            and node.output.shape[-2:-1] == (total,)
+            and all(
+                reader is last
+                or (
+                    id(reader.output) in narrow
+                    and _only_by_row(reader, access[id(reader)], node.output)
+                )
+                for reader in readers
+            )
+        ):
+            narrow.add(id(node.output))
+            access[id(node)] = uses
+    nodes = [node for node in graph.nodes if id(node.output) in narrow]
+    slices: dict[int, Tensor] = {}
+    for node in nodes:
+        for index, use in enumerate(access[id(node)]):
+            tensor = node.inputs[index]
+            if tensor is None or use is not Access.ROW or id(tensor) in narrow:
+                continue
+            if id(tensor) not in slices:
+                slices[id(tensor)] = _sliced(graph, node, tensor, total, rows)
+            node.inputs[index] = slices[id(tensor)]
+        node.output.shape = _with_rows(node.output.shape, rows)
+    if nodes:
+        last.kind, last.inputs, last.options = "RESHAPE", [source], {}
+    return len(nodes)
+
+
+def _only_by_row(node: Node, access: list[Access], tensor: Tensor) -> bool:
+    return all(
+        use is Access.ROW
+        for item, use in zip(node.inputs, access, strict=True)
+        if item is tensor
+    )
+
+
+def _with_rows(shape: tuple[int, ...], rows: slice) -> tuple[int, ...]:
+    return (*shape[:-2], rows.stop - rows.start, shape[-1])
+
+
+def _sliced(
+    graph: Graph, reader: Node, tensor: Tensor, total: int, rows: slice
+) -> Tensor:
+    """Some rows of a tensor: a smaller constant, or the output of a new slice."""
+    width = tensor.elements // total
+    shape = (rows.stop - rows.start, width)
+    if len(tensor.shape) > 2:
+        shape = (*tensor.shape[:-2], *shape)
+    name = f"rows of {tensor.name}"
+    part = Tensor(name[:200], shape, tensor.dtype, tensor.quantization)
+    if tensor.data is not None:
+        part.data = tensor.data.reshape(total, width)[rows].reshape(shape)
+        return part
+    whole = Tensor("", (*shape[:-2], total, width), tensor.dtype, tensor.quantization)
+    rank = len(shape)
+    bounds = {
+        "begin": [0] * (rank - 2) + [rows.start, 0],
+        "end": [*shape[:-2], rows.stop, width],
+        "strides": [1] * rank,
+    }
+    constants = [
+        Tensor(key, (rank,), "int32", data=np.array(values, np.int32))
+        for key, values in bounds.items()
+    ]
+    masks = ("Begin", "End", "Ellipsis", "NewAxis", "ShrinkAxis")
+    options = {**{f"{mask}Mask": 0 for mask in masks}, "Offset": False}
+    at = graph.nodes.index(reader)
+    viewed = tensor
+    new = []
+    if tensor.shape != whole.shape:
+        whole.name = f"view of {tensor.name}"[:200]
+        new.append(Node("RESHAPE", [tensor], whole))
+        viewed = whole
+    new.append(Node("STRIDED_SLICE", [viewed, *constants], part, options))
+    graph.nodes[at:at] = new
+    return part
+
+
 PASSES: tuple[Callable[[Graph], int], ...] = (
     drop_identities,
     fold_tables,
     fuse_attention,
+    narrow_rows,
 )
