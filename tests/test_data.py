@@ -249,6 +249,28 @@ def test_official_test_files_are_taken_whole(archive):
     assert not any(name.startswith("on/") for name in clips.names)
 
 
+def test_official_test_files_may_be_twelve_folders(tmp_path, cache):
+    words = data.labels(Task("gsc12"))[2:]
+    root = small_corpus.make(tmp_path / "c", words)
+    for word in words:
+        shutil.copytree(root / word, root / "test_v0.02" / word)
+    clip = root / "yes" / "00000001_nohash_0.wav"
+    for name in ("_unknown_/cat_1_nohash_0.wav.wav", "_silence_/1.wav"):
+        (root / "test_v0.02" / name).parent.mkdir()
+        shutil.copy(clip, root / "test_v0.02" / name)
+    clips = data.load("test", Task("gsc12"), root)
+    assert np.bincount(clips.label).tolist() == [1, 1] + [8] * 10
+    assert len(data.load("test", Task("gsc10"), root)) == 2 + 8 * 8
+    train = data.load("train", Task("gsc12", silence_percent=0), root)
+    assert len(train) == 10 * 4
+
+
+def test_hidden_files_are_not_clips(folder):
+    (folder / "yes" / "._00000001_nohash_0.wav").write_bytes(b"not audio")
+    (folder / ".git").mkdir()
+    assert len(data.open_corpus(folder).recordings("train")) == 4 * 4
+
+
 def test_unknown_test_clips_have_the_word_of_their_name(archive):
     task = Task("custom", words=("cat",), silence_percent=100, unknown_percent=100)
     clips = data.load("test", task, archive)

@@ -46,7 +46,8 @@ def augment(
         noise = noises[int(draw[4] * len(noises))]
         start = int(draw[5] * (len(noise) - len(signal) + 1))
         segment = noise[start : start + len(signal)].astype(np.float32)
-        power, noise_power = float(signal @ signal), float(segment @ segment)
+        # Not a dot product: BLAS adds in another order on another number of cores.
+        power, noise_power = np.square(signal).sum(), np.square(segment).sum()
         if power > 0 and noise_power > 0:
             segment *= np.float32(np.sqrt(power / noise_power) * 10 ** (-snr / 20))
             signal += segment

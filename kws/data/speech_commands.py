@@ -254,7 +254,7 @@ class Corpus:
     def _all(self) -> list[Recording]:
         found = []
         for folder in _word_folders(self.path):
-            for file in sorted(folder.glob("*.wav")):
+            for file in sorted(folder.glob("[!.]*.wav")):
                 name = f"{folder.name}/{file.name}"
                 found.append(Recording(folder.name, name, file))
         return found
@@ -502,7 +502,7 @@ def _test_folder(folder: Path) -> list[Recording]:
     """The official test files as 12 folders of .wav."""
     found = []
     for label in _word_folders(folder):
-        for file in sorted(label.glob("*.wav")):
+        for file in sorted(label.glob("[!.]*.wav")):
             word = label.name
             if word == UNKNOWN and "_nohash_" in file.name:
                 word = file.name.split("_", 1)[0]  # cat_<speaker>_nohash_0.wav.wav
