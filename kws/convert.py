@@ -232,8 +232,9 @@ def three_way(
         int8 steps of the tensor at hand.
     """
     clips = clips[:CHECK_CLIPS]
-    runners = {"tflite": TfliteRunner(model), "tflm": TflmRunner(model)}
-    scale, zero_point = runners["tflite"].output_quantization
+    tflite = TfliteRunner(model)
+    runners: dict[str, Any] = {"tflite": tflite, "tflm": TflmRunner(model)}
+    scale, zero_point = tflite.output_quantization
     keras = _keras_logits(tuned, recipe, clips)
     logits = {"keras": np.rint(keras / scale) + zero_point}
     for name, runner in runners.items():

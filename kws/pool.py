@@ -69,13 +69,17 @@ def build(
     state = bundle.read_json(state_path) if state_path.is_file() else {}
     fresh = state.get("key") != key
     variants, count = max(1, recipe.augment.variants), len(clips)
-    shape = (variants, count, recipe.features.frames, recipe.features.mel_bins)
+    shape = (recipe.features.frames, recipe.features.mel_bins)
     done = set() if fresh else set(state["done"])
-    stored = _array(folder / "features.npy", np.int8, shape, fresh)
+    stored = _array(folder / "features.npy", np.int8, (variants, count, *shape), fresh)
     logits = None
     if teacher is not None:
-        shape = (variants, count, len(clips.labels))
-        logits = _array(folder / "teacher.npy", np.float32, shape, fresh)
+        logits = _array(
+            folder / "teacher.npy",
+            np.float32,
+            (variants, count, len(clips.labels)),
+            fresh,
+        )
     bar = Progress("features", variants * count, start=len(done) * min(CHUNK, count))
     for number, variant, first in _chunks(variants, count):
         if number in done:
@@ -109,7 +113,7 @@ def _chunks(variants: int, count: int) -> Iterator[tuple[int, int, int]]:
             number += 1
 
 
-def _array(path: Path, dtype: Any, shape: tuple[int, ...], fresh: bool) -> np.ndarray:
+def _array(path: Path, dtype: Any, shape: tuple[int, ...], fresh: bool) -> np.memmap:
     mode: Any = "w+" if fresh or not path.is_file() else "r+"
     return np.lib.format.open_memmap(path, mode, dtype, shape)
 

@@ -1,4 +1,4 @@
-"""One progress line on stderr: rewritten on a terminal, now and then a line in a log."""
+"""A progress line on stderr: rewritten on a terminal, now and then one in a log."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from typing import Any
 
 import numpy as np
@@ -163,6 +164,41 @@ class Tokens(KwsLayer):
         self.table.assign(table)
 
 
+class Dropout(KwsLayer):
+    """Dropout whose choice depends on how often it was called, and on nothing else.
+
+    Keras's draws from a global generator, which a resumed run can't put back.
+
+    Args:
+        rate: Share of elements dropped.
+    """
+
+    def __init__(self, mode: str, name: str, rate: float) -> None:
+        super().__init__(mode, name)
+        self.rate = rate
+
+    def build(self, input_shape: Any) -> None:
+        self.calls = self.add_weight(
+            name="calls",
+            shape=(),
+            dtype=tf.int32,
+            initializer="zeros",
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+        self.salt = zlib.crc32(self.calls.name.encode()) & 0x7FFFFFFF
+        super().build(input_shape)
+
+
+    def call(self, inputs: Any, training: Any = False) -> Any:
+        if not training:
+            return inputs
+        self.calls.assign_add(1)
+        seed = tf.stack([self.salt, self.calls])
+        kept = tf.random.stateless_uniform(tf.shape(inputs), seed) >= self.rate
+        return tf.where(kept, inputs / (1.0 - self.rate), tf.zeros_like(inputs))
+
+
 class Block(KwsLayer):
     """One Transformer block: attention and MLP, each with a norm and a residual.
 
@@ -184,7 +220,9 @@ class Block(KwsLayer):
         self.contract = Dense(mode, "contract", model.dim)
         self.contract_range = Quantizer(mode, "contract_range")
         self.residual2 = Quantizer(mode, "residual2")
-        self.dropout = tf_keras.layers.Dropout(model.dropout)
+        self.dropout: Dropout | None = None
+        if mode == "float" and model.dropout > 0:
+            self.dropout = Dropout(mode, "dropout", model.dropout)
 
     def call(self, inputs: Any, training: Any = False) -> Any:
         x = inputs
@@ -200,7 +238,7 @@ class Block(KwsLayer):
         return x if self.pre else self.norm2(x, training=training)
 
     def drop(self, x: Any, training: Any) -> Any:
-        return self.dropout(x, training=training) if self.mode == "float" else x
+        return x if self.dropout is None else self.dropout(x, training=training)
 
     def fold(self, source: Block) -> None:
         self.attention.fold(source.attention, source.norm1 if self.pre else None)

@@ -1,0 +1,100 @@
+"""The network: its shapes, its options, and that folding changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow")
+
+from kws import attention, recipe  # noqa: E402
+from kws.errors import KwsError  # noqa: E402
+from kws.model import network  # noqa: E402
+from kws.model.keras import tf, tf_keras  # noqa: E402
+from networks_for_tests import VARIANTS, awake, features, small  # noqa: E402
+
+
+def test_kwt1_has_the_published_number_of_parameters() -> None:
+    net = network.build(recipe.load("kwt-1"), labels=12)
+    assert sum(np.prod(w.shape) for w in net.trainable_weights) == 607_308
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_folding_changes_nothing(variant: str) -> None:
+    spec = small(variant)
+    net = awake(spec, labels=5)
+    folded = network.fold(net, spec, 5)
+    real = features(spec, 6)[1]
+    expected = net(real).numpy()
+    assert np.abs(folded(real).numpy() - expected).max() < 2e-5 * np.abs(expected).max()
+    # Where a norm is followed by a projection, its scale and shift are gone.
+    if spec.model.norm_position == "pre":
+        names = [w.name.rsplit("/", 1)[-1] for w in folded.weights]
+        assert not any(name.startswith(("gamma", "beta")) for name in names)
+
+
+def test_dct_is_that_of_tf_signal() -> None:
+    log_mel = np.random.default_rng(1).normal(size=(3, 80)).astype(np.float32)
+    expected = tf.signal.mfccs_from_log_mel_spectrograms(log_mel)[:, :40]
+    assert np.allclose(log_mel @ network.dct_matrix(80, 40), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", attention.names())
+def test_attention_contract(name: str) -> None:
+    """Every module in kws/attention: builds, keeps the shape, folds, has gradients."""
+    spec = dataclasses.replace(small("tiny").model, attention=name, heads=2)
+    tokens = tf.constant(np.random.default_rng(0).normal(size=(2, 9, spec.dim)), "float32")
+    source = attention.find(name)("float", "attention", spec)
+    with tf.GradientTape() as tape:
+        outputs = source(tokens, training=True)
+        loss = tf.reduce_sum(outputs * outputs)
+    assert outputs.shape == tokens.shape
+    for weight, gradient in zip(
+        source.trainable_weights,
+        tape.gradient(loss, source.trainable_weights),
+        strict=True,
+    ):
+        assert gradient is not None, f"{weight.name} has no gradient"
+    folded = attention.find(name)("folded", "attention", spec)
+    folded(tokens)
+    norm = network.layers.DyT("float", "norm", folded=True)
+    norm(tokens)
+    norm.gamma.assign(np.linspace(0.5, 1.5, spec.dim))
+    norm.beta.assign(np.linspace(-0.2, 0.2, spec.dim))
+    folded.fold(source, norm)
+    plain = tf.tanh(tokens * norm.alpha)
+    assert np.allclose(folded(plain), source(norm(tokens)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("attention", "softmx", "Did you mean 'softmax'"),
+        ("norm", "rms", "dyt, layer, batch"),
+        ("stem_stride", (2,), "two strides"),
+        ("cepstra", 41, "0 to 40"),
+        ("dim", 0, "1 to 4096"),
+    ],
+)
+def test_a_bad_shape_is_refused(key: str, value: object, expected: str) -> None:
+    spec = small("tiny")
+    spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, **{key: value}))
+    with pytest.raises(KwsError) as error:
+        network.build(spec, 5)
+    assert expected in error.value.message
+    assert "Received" in error.value.message
+
+
+def test_dropout_depends_on_the_step_alone() -> None:
+    """So that a resumed run drops what the uninterrupted one drops."""
+    layer = network.Dropout("float", "dropout", 0.5)
+    ones = tf.ones((4, 100))
+    first, second = layer(ones, training=True), layer(ones, training=True)
+    assert np.any(first != second)
+    layer.calls.assign(0)
+    tf_keras.utils.set_random_seed(99)
+    assert np.array_equal(first, layer(ones, training=True))
+    assert np.array_equal(ones, layer(ones, training=False))
+    assert 0.3 < float(tf.reduce_mean(tf.cast(first == 0, tf.float32))) < 0.7
