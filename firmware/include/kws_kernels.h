@@ -41,8 +41,8 @@
 /* Weight layout that this build's kernels read; emitted models assert it:
  *   _Static_assert(KWS_WEIGHT_LAYOUT == KWS_LAYOUT_DSP, "emitted for another core"); */
 #define KWS_LAYOUT_PORTABLE 0
-#define KWS_LAYOUT_DSP 1
-#define KWS_LAYOUT_MVE 2
+#define KWS_LAYOUT_DSP      1
+#define KWS_LAYOUT_MVE      2
 #if defined(KWS_CORE_MVE)
 #define KWS_WEIGHT_LAYOUT KWS_LAYOUT_MVE
 #elif defined(KWS_CORE_DSP)
@@ -51,7 +51,7 @@
 #define KWS_WEIGHT_LAYOUT KWS_LAYOUT_PORTABLE
 #endif
 
-#define KWS_ROUND_UP(n, multiple) ((((n) + (multiple)-1) / (multiple)) * (multiple))
+#define KWS_ROUND_UP(n, multiple) ((((n) + (multiple) - 1) / (multiple)) * (multiple))
 
 /* ---- FULLY_CONNECTED ---------------------------------------------------------- */
 
@@ -80,9 +80,9 @@ void kws_fully_connected_s8(const kws_fully_connected_t *p, const int8_t *x,
 /* The same, written transposed: element (r, o) goes to y[o * y_stride + r]. The way
  * to make the V that kws_attention_* reads (y_stride = KWS_ATTENTION_V_STRIDE).
  * To continue at row r0, pass x + r0 * inputs and y + r0. */
-void kws_fully_connected_transposed_s8(const kws_fully_connected_t *p,
-                                       const int8_t *x, int32_t rows, int8_t *y,
-                                       int32_t y_stride, void *scratch);
+void kws_fully_connected_transposed_s8(const kws_fully_connected_t *p, const int8_t *x,
+                                       int32_t rows, int8_t *y, int32_t y_stride,
+                                       void *scratch);
 
 /* ---- CONV_2D (NHWC, batch 1, no groups) ---------------------------------------- */
 
@@ -101,8 +101,8 @@ typedef struct {
 } kws_conv_2d_t;
 
 /* Patches gathered at a time. */
-#define KWS_CONV_2D_BLOCK 8
-#define KWS_CONV_2D_SCRATCH_BYTES(inputs)            \
+#define KWS_CONV_2D_BLOCK 12
+#define KWS_CONV_2D_SCRATCH_BYTES(inputs)          \
   (KWS_ROUND_UP(KWS_CONV_2D_BLOCK * (inputs), 4) + \
    KWS_FULLY_CONNECTED_SCRATCH_BYTES(inputs))
 
@@ -130,10 +130,9 @@ typedef struct {
  * b_rows [n, inner] with rows b_stride apart (TFLite's adj_y = true). Where the graph
  * has adj_y = false, or adj_x = true, transpose with kws_transpose_s8 first.
  * y [m, n] has rows y_stride apart. */
-void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a,
-                         int32_t a_stride, const int8_t *b_rows, int32_t b_stride,
-                         int32_t m, int32_t n, int32_t inner, int8_t *y,
-                         int32_t y_stride, void *scratch);
+void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a_stride,
+                         const int8_t *b_rows, int32_t b_stride, int32_t m, int32_t n,
+                         int32_t inner, int8_t *y, int32_t y_stride, void *scratch);
 
 /* x [rows, columns] -> y: element (r, c) goes to y[c * y_stride + r]. */
 void kws_transpose_s8(const int8_t *x, int32_t rows, int32_t columns, int8_t *y,
@@ -152,7 +151,8 @@ typedef struct {
 void kws_softmax_s8(const kws_softmax_t *p, const int8_t *x, int32_t rows,
                     int32_t columns, int8_t *y);
 
-/* ---- Attention: Q.K^T -> (table) -> SOFTMAX -> P.V, a few rows at a time ---------- */
+/* ---- Attention: Q.K^T -> (table) -> SOFTMAX -> P.V, a few rows at a time ----------
+ */
 
 /* No tokens x tokens matrix is ever stored. Usage per inference:
  *   K  [KWS_ATTENTION_K_BYTES]: written by kws_fully_connected_s8, [tokens, width]
@@ -163,25 +163,25 @@ void kws_softmax_s8(const kws_softmax_t *p, const int8_t *x, int32_t rows,
  * with width = heads * head_dim, head h in columns h * head_dim ... of Q, K, V and
  * out. `scratch` carries state from prepare to rows: keep it untouched between. */
 typedef struct {
-  uint16_t tokens;                 /* rows of K and V, 1..1024 */
-  uint16_t heads;                  /* 1.. */
-  uint16_t head_dim;               /* a multiple of 4 */
-  kws_batch_matmul_t scores;       /* a = Q, b = K */
-  const int8_t *score_table;       /* [256] applied to the scores (e.g. a MUL by
-                                    * 1/sqrt(d) between the two), or NULL */
+  uint16_t tokens;           /* rows of K and V, 1..1024 */
+  uint16_t heads;            /* 1.. */
+  uint16_t head_dim;         /* a multiple of 4 */
+  kws_batch_matmul_t scores; /* a = Q, b = K */
+  const int8_t *score_table; /* [256] applied to the scores (e.g. a MUL by
+                              * 1/sqrt(d) between the two), or NULL */
   kws_softmax_t softmax;
-  kws_batch_matmul_t values;       /* a = P (zero point -128), b = V */
+  kws_batch_matmul_t values; /* a = P (zero point -128), b = V */
 } kws_attention_t;
 
-#define KWS_ATTENTION_V_STRIDE(tokens) KWS_ROUND_UP(tokens, 4)
+#define KWS_ATTENTION_V_STRIDE(tokens)       KWS_ROUND_UP(tokens, 4)
 #define KWS_ATTENTION_K_BYTES(tokens, width) (KWS_ROUND_UP(tokens, 2) * (width))
 #define KWS_ATTENTION_V_BYTES(tokens, width) (KWS_ATTENTION_V_STRIDE(tokens) * (width))
 /* Row sums of K and VT; three score rows widened to 16 bits; three Q rows widened;
  * two rows for packing. */
-#define KWS_ATTENTION_SCRATCH_BYTES(tokens, heads, head_dim)                    \
-  (4 * (tokens) * (heads) + 4 * (heads) * (head_dim) +                          \
-   9 * KWS_ROUND_UP(tokens, 4) + 6 * (head_dim) +                               \
-   2 * (KWS_ROUND_UP(tokens, 4) > (heads) * (head_dim) ? KWS_ROUND_UP(tokens, 4) \
+#define KWS_ATTENTION_SCRATCH_BYTES(tokens, heads, head_dim)                         \
+  (4 * (tokens) * (heads) + 4 * (heads) * (head_dim) + 9 * KWS_ROUND_UP(tokens, 4) + \
+   6 * (head_dim) +                                                                  \
+   2 * (KWS_ROUND_UP(tokens, 4) > (heads) * (head_dim) ? KWS_ROUND_UP(tokens, 4)     \
                                                        : (heads) * (head_dim)))
 
 void kws_attention_prepare(const kws_attention_t *p, int8_t *k, int8_t *v_transposed,
@@ -192,7 +192,8 @@ void kws_attention_rows_s8(const kws_attention_t *p, const int8_t *q, int32_t ro
                            const int8_t *k, const int8_t *v_transposed, int8_t *out,
                            void *scratch);
 
-/* ---- Element-wise, two inputs ------------------------------------------------------ */
+/* ---- Element-wise, two inputs ------------------------------------------------------
+ */
 
 /* y [rows, columns]; element (r, c) reads x1[r * x1_row_step + c * x1_column_step].
  *   same shape: row_step = columns, column_step = 1
@@ -230,14 +231,16 @@ void kws_mul_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *
 void kws_squared_difference_s8(const kws_add_t *p, const kws_broadcast_t *shape,
                                const int8_t *x1, const int8_t *x2, int8_t *y);
 
-/* ---- Element-wise, one input --------------------------------------------------------- */
+/* ---- Element-wise, one input
+ * --------------------------------------------------------- */
 
 /* y[i] = table[x[i] + 128]: any chain of TANH, LOGISTIC, RSQRT, HARD_SWISH, RELU,
  * QUANTIZE and arithmetic with scalar constants is one table
  * (quantized_math.compose_tables). y may be x. */
 void kws_table_s8(const int8_t *table, const int8_t *x, int32_t n, int8_t *y);
 
-/* ---- MEAN ------------------------------------------------------------------------------ */
+/* ---- MEAN
+ * ------------------------------------------------------------------------------ */
 
 /* Integer sums of `count` elements, then one requantisation
  * (quantized_math.mean_parameters); keep_dims only changes the shape. */
@@ -256,9 +259,10 @@ void kws_mean_columns_s8(const kws_mean_t *p, const int8_t *x, int32_t rows, int
 void kws_mean_rows_s8(const kws_mean_t *p, const int8_t *x, int32_t columns, int8_t *y,
                       void *scratch);
 
-/* ---- CONCATENATION and copies -------------------------------------------------------------
- * TFLM's int8 CONCATENATION copies (equal scales). A part on the last axis of a
- * row-major tensor is rows apart: element (r, c) goes to y[r * y_stride + c]. */
+/* ---- CONCATENATION and copies
+ * ------------------------------------------------------------- TFLM's int8
+ * CONCATENATION copies (equal scales). A part on the last axis of a row-major tensor is
+ * rows apart: element (r, c) goes to y[r * y_stride + c]. */
 void kws_copy_rows_s8(const int8_t *x, int32_t rows, int32_t columns, int8_t *y,
                       int32_t y_stride);
 

@@ -5,18 +5,27 @@
 
 /* One patch [filter_height, filter_width, channels], the padding filled. */
 static void gather_patch(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
-                         int32_t left, int8_t *patch) {
+                         int32_t left, int8_t *restrict patch) {
   const int32_t channels = p->input_channels;
-  for (int32_t fy = 0; fy < p->filter_height; ++fy) {
-    const int32_t y = top + fy * p->dilation_height;
-    const int8_t *row = x + y * (int32_t)p->input_width * channels;
-    for (int32_t fx = 0; fx < p->filter_width; ++fx) {
-      const int32_t column = left + fx * p->dilation_width;
-      if (y < 0 || y >= p->input_height || column < 0 || column >= p->input_width) {
-        for (int32_t c = 0; c < channels; ++c) *patch++ = p->input_zero_point;
-      } else {
-        const int8_t *pixel = row + column * channels;
-        for (int32_t c = 0; c < channels; ++c) *patch++ = pixel[c];
+  const int32_t row_bytes = p->input_width * channels;
+  const int32_t taps = p->filter_width;
+  const int32_t reach = (taps - 1) * p->dilation_width;
+  const int8_t padding = p->input_zero_point;
+  const int whole_rows =
+      p->dilation_width == 1 && left >= 0 && left + reach < p->input_width;
+  const int32_t patch_row = taps * channels;
+  for (int32_t fy = 0; fy < p->filter_height; ++fy, top += p->dilation_height) {
+    const int8_t *row = x + top * row_bytes + left * channels;
+    if (top < 0 || top >= p->input_height) {
+      for (int32_t i = 0; i < patch_row; ++i) *patch++ = padding;
+    } else if (whole_rows) {
+      for (int32_t i = 0; i < patch_row; ++i) *patch++ = *row++;
+    } else {
+      for (int32_t fx = 0; fx < taps; ++fx) {
+        const int32_t column = left + fx * p->dilation_width;
+        const int inside = column >= 0 && column < p->input_width;
+        const int8_t *pixel = row + fx * p->dilation_width * channels;
+        for (int32_t c = 0; c < channels; ++c) *patch++ = inside ? pixel[c] : padding;
       }
     }
   }
@@ -64,7 +73,8 @@ void kws_copy_rows_s8(const int8_t *x, int32_t rows, int32_t columns, int8_t *y,
   }
 }
 
-/* ---- SOFTMAX ----------------------------------------------------------------------- */
+/* ---- SOFTMAX -----------------------------------------------------------------------
+ */
 
 /* 1 / (1 + a) for a in [0, 1), both Q0.31: gemmlowp's three Newton-Raphson steps. */
 static int32_t one_over_one_plus(int32_t a) {
@@ -89,19 +99,36 @@ void kws_softmax_row(const kws_softmax_t *p, const int8_t *x, int32_t columns,
                      int8_t *y) {
   int32_t largest = INT8_MIN;
   for (int32_t c = 0; c < columns; ++c) largest = x[c] > largest ? x[c] : largest;
+  /* Walked backwards: the exponential of `value` is from_zero[-value]. */
+  const int32_t *from_zero = p->exp_table + largest;
   /* Q12.19; up to 4096 columns fit. */
   uint32_t sum = 0;
   for (int32_t c = 0; c < columns; ++c) {
-    sum += ((uint32_t)p->exp_table[largest - x[c]] + 2048u) >> 12;
+    sum += ((uint32_t)from_zero[-x[c]] + 2048u) >> 12;
   }
   int32_t exponent;
   const int32_t reciprocal = kws_softmax_reciprocal(sum, &exponent);
+#if defined(__ARM_ARCH_6M__)
   for (int32_t c = 0; c < columns; ++c) {
-    const int32_t product = kws_high_multiply(p->exp_table[largest - x[c]], reciprocal);
+    const int32_t product = kws_high_multiply(from_zero[-x[c]], reciprocal);
     const int32_t value =
         kws_rounding_shift_right(product, exponent) + KWS_SOFTMAX_ZERO_POINT;
-    y[c] = (int8_t)(value > INT8_MAX ? INT8_MAX : value);
+    y[c] = (int8_t)kws_min(value, INT8_MAX);
   }
+#else
+  /* Nothing is negative, so TFLM's two roundings are one: floor((floor((a + r1) / 2^31)
+   * + r2) / 2^e) = floor((a + r1 + r2 * 2^31) / 2^(31 + e)). The exponent is 23 at
+   * least: the row's largest element alone makes the sum 2^19. */
+  const uint64_t rounding = 0x40000000u + (UINT64_C(0x40000000) << exponent);
+  const int32_t shift = exponent - 1;
+  for (int32_t c = 0; c < columns; ++c) {
+    const uint64_t product =
+        rounding + (uint64_t)(uint32_t)from_zero[-x[c]] * (uint32_t)reciprocal;
+    const int32_t value =
+        (int32_t)((uint32_t)(product >> 32) >> shift) + KWS_SOFTMAX_ZERO_POINT;
+    y[c] = (int8_t)kws_min(value, INT8_MAX);
+  }
+#endif
 }
 #endif
 
@@ -114,86 +141,182 @@ void kws_softmax_s8(const kws_softmax_t *p, const int8_t *x, int32_t rows,
 
 #if !defined(KWS_CORE_MVE) /* kernels_mve.c has its own */
 
-/* ---- Element-wise -------------------------------------------------------------------- */
-
-#define ADD_LEFT_SHIFT 20
+#define ADD_LEFT_SHIFT                20
 #define SQUARED_DIFFERENCE_LEFT_SHIFT 7
+
+/* An int8 input of ADD, moved to the common scale. TFLM shifts it left by 20 and
+ * multiplies: (value << 20) * multiplier / 2^31 = value * multiplier / 2^11, which two
+ * 32-bit products give exactly. The input of larger scale has multiplier 1/2 and no
+ * shift: exact too. */
+typedef struct {
+  int32_t zero_point;
+  int32_t high, low; /* multiplier = high * 2^11 + low */
+  int32_t shift;     /* right */
+} addend_t;
+
+static inline addend_t addend(int32_t zero_point, int32_t multiplier, int32_t shift) {
+  const addend_t result = {zero_point, multiplier >> 11, multiplier & 0x7ff, -shift};
+  return result;
+}
+
+static inline int32_t scale_addend(const addend_t *a, int32_t x) {
+  const int32_t value = x - a->zero_point;
+  const int32_t product = value * a->high + ((value * a->low + 0x400) >> 11);
+  return kws_rounding_shift_right(product, a->shift);
+}
+
+static int is_unit(int32_t multiplier, int32_t shift) {
+  return multiplier == 1 << 30 && shift == 0;
+}
+
+/* Both inputs have y's shape. */
+static int is_flat(const kws_broadcast_t *s) {
+  return s->x1_column_step == 1 && s->x2_column_step == 1 &&
+         (s->rows == 1 ||
+          (s->x1_row_step == s->columns && s->x2_row_step == s->columns));
+}
+
+/* The common case: flat, `unit` has multiplier 1/2 and no shift, all others shift. */
+static void add_flat(const kws_add_t *p, const addend_t *scaled, const int8_t *x,
+                     int32_t sign, const int8_t *unit, int32_t unit_zero_point,
+                     int32_t unit_sign, int32_t n, int8_t *y) {
+  const int32_t zero_point = scaled->zero_point, high = scaled->high, low = scaled->low;
+  const int32_t right = scaled->shift, half = 1 << (right - 1);
+  const int32_t factor = unit_sign * (1 << (ADD_LEFT_SHIFT - 1));
+  const int32_t constant = -unit_zero_point * factor;
+  const int32_t multiplier = p->output_multiplier, output_right = -p->output_shift;
+  const int32_t output_half = 1 << (output_right - 1);
+  const int32_t output_zero_point = p->output_zero_point;
+  const int32_t smallest = p->activation_min, largest = p->activation_max;
+  const int8_t *end = x + n;
+  while (x < end) {
+    const int32_t value = *x++ - zero_point;
+    int32_t term = value * high + ((value * low + 0x400) >> 11);
+    term = (term + (term >> 31) + half) >> right;
+    const int32_t sum = *unit++ * factor + constant + sign * term;
+    const int32_t result =
+        kws_requantize_small(sum, multiplier, output_half, output_right) +
+        output_zero_point;
+    *y++ = (int8_t)kws_clamp(result, smallest, largest);
+  }
+}
 
 void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                 const int8_t *x2, int8_t *y) {
-  for (int32_t r = 0; r < shape->rows; ++r) {
-    for (int32_t c = 0; c < shape->columns; ++c) {
-      const int32_t value1 = x1[c * shape->x1_column_step] - p->x1_zero_point;
-      const int32_t value2 = x2[c * shape->x2_column_step] - p->x2_zero_point;
-      const int32_t scaled1 = kws_requantize(value1 * (1 << ADD_LEFT_SHIFT),
-                                             p->x1_multiplier, p->x1_shift);
-      int32_t scaled2 = kws_requantize(value2 * (1 << ADD_LEFT_SHIFT),
-                                       p->x2_multiplier, p->x2_shift);
-      if (p->subtract) scaled2 = -scaled2;
-      const int32_t value =
-          kws_requantize(scaled1 + scaled2, p->output_multiplier, p->output_shift) +
-          p->output_zero_point;
-      *y++ = (int8_t)kws_clamp(value, p->activation_min, p->activation_max);
+  /* Copies: a store to y might change what p points to, for all the compiler knows. */
+  const kws_add_t q = *p;
+  const kws_broadcast_t s = *shape;
+  const addend_t a1 = addend(q.x1_zero_point, q.x1_multiplier, q.x1_shift);
+  const addend_t a2 = addend(q.x2_zero_point, q.x2_multiplier, q.x2_shift);
+  const int32_t sign = q.subtract ? -1 : 1;
+  if (is_flat(&s) && q.output_shift < 0) {
+    const int32_t n = s.rows * s.columns;
+    if (is_unit(q.x1_multiplier, q.x1_shift) && a2.shift > 0) {
+      add_flat(&q, &a2, x2, sign, x1, q.x1_zero_point, 1, n, y);
+      return;
     }
-    x1 += shape->x1_row_step;
-    x2 += shape->x2_row_step;
+    if (is_unit(q.x2_multiplier, q.x2_shift) && a1.shift > 0) {
+      add_flat(&q, &a1, x1, 1, x2, q.x2_zero_point, sign, n, y);
+      return;
+    }
+  }
+  for (int32_t r = 0; r < s.rows; ++r) {
+    const int8_t *at1 = x1 + r * s.x1_row_step;
+    const int8_t *at2 = x2 + r * s.x2_row_step;
+    for (int32_t c = 0; c < s.columns; ++c) {
+      const int32_t sum = scale_addend(&a1, *at1) + sign * scale_addend(&a2, *at2);
+      at1 += s.x1_column_step;
+      at2 += s.x2_column_step;
+      const int32_t value =
+          kws_requantize_down(sum, q.output_multiplier, -q.output_shift) +
+          q.output_zero_point;
+      *y++ = (int8_t)kws_clamp(value, q.activation_min, q.activation_max);
+    }
   }
 }
 
 void kws_squared_difference_s8(const kws_add_t *p, const kws_broadcast_t *shape,
                                const int8_t *x1, const int8_t *x2, int8_t *y) {
-  for (int32_t r = 0; r < shape->rows; ++r) {
-    for (int32_t c = 0; c < shape->columns; ++c) {
-      const int32_t value1 = x1[c * shape->x1_column_step] - p->x1_zero_point;
-      const int32_t value2 = x2[c * shape->x2_column_step] - p->x2_zero_point;
+  const kws_add_t q = *p;
+  const kws_broadcast_t s = *shape;
+  for (int32_t r = 0; r < s.rows; ++r) {
+    for (int32_t c = 0; c < s.columns; ++c) {
+      const int32_t value1 =
+          x1[r * s.x1_row_step + c * s.x1_column_step] - q.x1_zero_point;
+      const int32_t value2 =
+          x2[r * s.x2_row_step + c * s.x2_column_step] - q.x2_zero_point;
       const int32_t difference =
-          kws_requantize(value1 * (1 << SQUARED_DIFFERENCE_LEFT_SHIFT),
-                         p->x1_multiplier, p->x1_shift) -
-          kws_requantize(value2 * (1 << SQUARED_DIFFERENCE_LEFT_SHIFT),
-                         p->x2_multiplier, p->x2_shift);
-      const int32_t value = kws_requantize(difference * difference,
-                                           p->output_multiplier, p->output_shift) +
-                            p->output_zero_point;
+          kws_requantize_down(value1 * (1 << SQUARED_DIFFERENCE_LEFT_SHIFT),
+                              q.x1_multiplier, -q.x1_shift) -
+          kws_requantize_down(value2 * (1 << SQUARED_DIFFERENCE_LEFT_SHIFT),
+                              q.x2_multiplier, -q.x2_shift);
+      const int32_t value =
+          kws_requantize(difference * difference, q.output_multiplier, q.output_shift) +
+          q.output_zero_point;
       *y++ = (int8_t)kws_clamp(value, INT8_MIN, INT8_MAX);
     }
-    x1 += shape->x1_row_step;
-    x2 += shape->x2_row_step;
   }
 }
 
 void kws_mul_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                 const int8_t *x2, int8_t *y) {
-  for (int32_t r = 0; r < shape->rows; ++r) {
-    for (int32_t c = 0; c < shape->columns; ++c) {
-      const int32_t value1 = x1[c * shape->x1_column_step] - p->x1_zero_point;
-      const int32_t value2 = x2[c * shape->x2_column_step] - p->x2_zero_point;
+  const kws_mul_t q = *p;
+  const kws_broadcast_t s = *shape;
+  if (is_flat(&s) && q.output_shift < 0) {
+    const int32_t right = -q.output_shift, half = 1 << (right - 1);
+    for (int32_t i = 0; i < s.rows * s.columns; ++i) {
+      const int32_t product = (x1[i] - q.x1_zero_point) * (x2[i] - q.x2_zero_point);
       const int32_t value =
-          kws_requantize(value1 * value2, p->output_multiplier, p->output_shift) +
-          p->output_zero_point;
-      *y++ = (int8_t)kws_clamp(value, p->activation_min, p->activation_max);
+          kws_requantize_small(product, q.output_multiplier, half, right) +
+          q.output_zero_point;
+      y[i] = (int8_t)kws_clamp(value, q.activation_min, q.activation_max);
     }
-    x1 += shape->x1_row_step;
-    x2 += shape->x2_row_step;
+    return;
+  }
+  for (int32_t r = 0; r < s.rows; ++r) {
+    const int8_t *at1 = x1 + r * s.x1_row_step;
+    const int8_t *at2 = x2 + r * s.x2_row_step;
+    for (int32_t c = 0; c < s.columns; ++c) {
+      const int32_t product = (*at1 - q.x1_zero_point) * (*at2 - q.x2_zero_point);
+      at1 += s.x1_column_step;
+      at2 += s.x2_column_step;
+      const int32_t value =
+          kws_requantize(product, q.output_multiplier, q.output_shift) +
+          q.output_zero_point;
+      *y++ = (int8_t)kws_clamp(value, q.activation_min, q.activation_max);
+    }
   }
 }
 
 void kws_table_s8(const int8_t *table, const int8_t *x, int32_t n, int8_t *y) {
   table += 128;
-  for (int32_t i = 0; i < n; ++i) y[i] = table[x[i]];
+  for (; n >= 4; n -= 4, x += 4, y += 4) {
+    const int8_t value0 = table[x[0]];
+    const int8_t value1 = table[x[1]];
+    const int8_t value2 = table[x[2]];
+    const int8_t value3 = table[x[3]];
+    y[0] = value0;
+    y[1] = value1;
+    y[2] = value2;
+    y[3] = value3;
+  }
+  for (; n > 0; --n) *y++ = table[*x++];
 }
 
 #endif
 
-/* ---- MEAN -------------------------------------------------------------------------------- */
+/* ---- MEAN
+ * -------------------------------------------------------------------------------- */
 
 static int8_t finish_mean(const kws_mean_t *p, int32_t sum) {
-  const int32_t value = kws_requantize(sum - p->input_zero_point * p->count,
-                                       p->multiplier, p->shift) +
-                        p->output_zero_point;
+  const int32_t value =
+      kws_requantize(sum - p->input_zero_point * p->count, p->multiplier, p->shift) +
+      p->output_zero_point;
   return (int8_t)kws_clamp(value, INT8_MIN, INT8_MAX);
 }
 
-void kws_mean_columns_s8(const kws_mean_t *p, const int8_t *x, int32_t rows, int8_t *y) {
+void kws_mean_columns_s8(const kws_mean_t *p, const int8_t *x, int32_t rows,
+                         int8_t *y) {
   for (int32_t r = 0; r < rows; ++r) {
     int32_t sum = 0;
     for (int32_t c = 0; c < p->count; ++c) sum += x[c];

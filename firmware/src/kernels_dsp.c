@@ -12,11 +12,40 @@
 
 #include <string.h>
 
-#define BLOCK_ROWS 3
+#define BLOCK_ROWS    3
 #define BLOCK_COLUMNS 2
 
 /* Two signed 16-bit values in a word. */
-#define PAIR(value) (((uint32_t)(value)&0xffffu) | ((uint32_t)(value) << 16))
+#define PAIR(value) (((uint32_t)(value) & 0xffffu) | ((uint32_t)(value) << 16))
+
+/* Three rows against pairs of columns, requantised and stored; the common case of
+ * products, which the inner loops below run through. It holds where
+ *   - every sum is below 2^30 in magnitude (kws/graph/quantized_math.py checks it),
+ *   - every shift is in -22..-1, and
+ *   - the clamp is int8's own range. */
+typedef struct {
+  const int16_t *panel;   /* 0 */
+  const int8_t *pair;     /* 4 */
+  int32_t main_bytes;     /* 8: of a pair, a multiple of 32 */
+  int32_t rest_groups;    /* 12: 0..3 after main_bytes */
+  int32_t gap;            /* 16: bytes from the end of a pair to the next */
+  int32_t pairs;          /* 20: 1.. */
+  int8_t *y;              /* 24 */
+  int32_t row_step;       /* 28 */
+  int32_t column_step;    /* 32 */
+  const int32_t *start;   /* 36: dense: biases; product: the rows' corrections */
+  union {                 /* 40 */
+    const int32_t *array; /* dense */
+    int32_t value;        /* product */
+  } multiplier;
+  union {                /* 44 */
+    const int8_t *array; /* dense: TFLM's shifts */
+    intptr_t right;      /* product: the right shift */
+  } shift;
+  int32_t rounding; /* 48: dense: 2 * zero point + 1; product: that, shifted */
+} run_t;
+
+#define LARGEST_RIGHT_SHIFT 22
 
 #if defined(__ARM_FEATURE_DSP)
 
@@ -39,64 +68,150 @@ static inline int32_t dual_multiply_add(uint32_t a, uint32_t b, int32_t sum) {
   return result;
 }
 
-/* sums[2 * r + c] = sum over `groups` groups of 4 of panel row r times pair row c.
- * Assembly because the block needs all 14 registers, which neither compiler manages.
- *   r0 panel, r1 pair, r2-r7 sums, r8 r9 a row's 4 values, r10-r12 lr the columns' */
-void kws_dsp_block(const int16_t *panel, const int8_t *pair, int32_t groups,
-                   int32_t *sums);
+/* Assembly because a block needs all 14 registers, which neither compiler manages.
+ *   r0 panel, r1 pair, r2-r7 sums (row 0 column 0, row 0 column 1, row 1 column 0 ...),
+ *   r8 r9 a row's 4 values, r10-r12 lr the columns'
+ * run_t lies on the stack; the numbers are its offsets. */
+void kws_dsp_dense(const run_t *run);
+void kws_dsp_product(const run_t *run);
 
-#define ROW(column0, column1)                      \
-  "  ldrd r8, r9, [r0], #8\n"                      \
-  "  smlad " column0 ", r8, r12, " column0 "\n"    \
-  "  smlad " column0 ", r9, r10, " column0 "\n"    \
-  "  smlad " column1 ", r8, lr, " column1 "\n"     \
+#define ROW(column0, column1)              \
+  "  ldrd r8, r9, [r0], #8\n"              \
+  "  smlad " column0 ", r8, r12, " column0 \
+  "\n"                                     \
+  "  smlad " column0 ", r9, r10, " column0 \
+  "\n"                                     \
+  "  smlad " column1 ", r8, lr, " column1  \
+  "\n"                                     \
   "  smlad " column1 ", r9, r11, " column1 "\n"
-#define GROUP                     \
-  "  ldrd r10, r11, [r1], #8\n"   \
-  "  sxtb16 r12, r10\n"           \
-  "  sxtb16 r10, r10, ror #8\n"   \
-  "  sxtb16 lr, r11\n"            \
-  "  sxtb16 r11, r11, ror #8\n"   \
-  ROW("r2", "r3") ROW("r4", "r5") ROW("r6", "r7")
+#define GROUP                   \
+  "  ldrd r10, r11, [r1], #8\n" \
+  "  sxtb16 r12, r10\n"         \
+  "  sxtb16 r10, r10, ror #8\n" \
+  "  sxtb16 lr, r11\n"          \
+  "  sxtb16 r11, r11, ror #8\n" ROW("r2", "r3") ROW("r4", "r5") ROW("r6", "r7")
 
-__asm(
-    "  .syntax unified\n"
-    "  .thumb\n"
-    "  .pushsection .text.kws_dsp_block, \"ax\", %progbits\n"
-    "  .align 2\n"
-    "  .global kws_dsp_block\n"
-    "  .type kws_dsp_block, %function\n"
-    "  .thumb_func\n"
-    "kws_dsp_block:\n"
-    "  push {r3-r11, lr}\n"
-    "  add r12, r1, r2, lsl #3\n" /* end of the pair */
-    "  bic r3, r2, #3\n"
-    "  add r3, r1, r3, lsl #3\n" /* end of the groups taken four at a time */
-    "  push {r3, r12}\n"
-    "  mov r2, #0\n"
-    "  mov r4, #0\n"
-    "  mov r5, #0\n"
-    "  mov r6, #0\n"
-    "  mov r7, #0\n"
-    "  cmp r1, r3\n"
-    "  mov r3, #0\n"
-    "  beq 2f\n"
-    "1:\n" GROUP GROUP GROUP GROUP
-    "  ldr r8, [sp]\n"
-    "  cmp r1, r8\n"
-    "  bne 1b\n"
-    "2:\n"
-    "  ldr r8, [sp, #4]\n"
-    "  cmp r1, r8\n"
-    "  beq 3f\n" GROUP
-    "  b 2b\n"
-    "3:\n"
-    "  ldr r8, [sp, #8]\n"
-    "  stm r8, {r2-r7}\n"
-    "  add sp, sp, #8\n"
-    "  pop {r3-r11, pc}\n"
-    "  .size kws_dsp_block, . - kws_dsp_block\n"
-    "  .popsection\n");
+/* All groups of one pair: four at a time, then the rest. */
+#define SUMS                     \
+  "  ldrd r0, r1, [sp, #0]\n"    \
+  "  ldr r8, [sp, #8]\n"         \
+  "  cmp r8, #0\n"               \
+  "  beq 3f\n"                   \
+  "  add r8, r1\n"               \
+  "  str r8, [sp, #56]\n"        \
+  "2:\n" GROUP GROUP GROUP GROUP \
+  "  ldr r8, [sp, #56]\n"        \
+  "  cmp r1, r8\n"               \
+  "  bne 2b\n"                   \
+  "3:\n"                         \
+  "  ldr r8, [sp, #12]\n"        \
+  "  cmp r8, #0\n"               \
+  "  beq 5f\n"                   \
+  "4:\n"                         \
+  "  str r8, [sp, #56]\n" GROUP  \
+  "  ldr r8, [sp, #56]\n"        \
+  "  subs r8, #1\n"              \
+  "  bne 4b\n"                   \
+  "5:\n"
+
+/* r9 multiplier, r10 right shift, r11 rounding with the zero point: TFLM's
+ * requantisation of one sum, saturated. */
+#define FINISH(sum, address)    \
+  "  smull r0, r1, " sum        \
+  ", r9\n"                      \
+  "  lsls r0, r0, #1\n"         \
+  "  adc r1, r1, r1\n"          \
+  "  add r1, r1, r0, lsr #31\n" \
+  "  add r1, r1, r1, asr #31\n" \
+  "  add r1, r11\n"             \
+  "  asr r1, r1, r10\n"         \
+  "  ssat r1, #8, r1\n"         \
+  "  strb r1, " address "\n"
+#define FINISH_COLUMN(row0, row1, row2) \
+  FINISH(row0, "[r8]") FINISH(row1, "[r8, lr]") FINISH(row2, "[r8, lr, lsl #1]")
+
+/* The next column's multiplier, shift and rounding = (2 * zero point + 1) << (e - 1).
+ */
+#define NEXT_COLUMN          \
+  "  ldr r12, [sp, #40]\n"   \
+  "  ldr r9, [r12], #4\n"    \
+  "  str r12, [sp, #40]\n"   \
+  "  ldr r12, [sp, #44]\n"   \
+  "  ldrsb r10, [r12], #1\n" \
+  "  str r12, [sp, #44]\n"   \
+  "  ldr r11, [sp, #48]\n"   \
+  "  mvn r12, r10\n"         \
+  "  rsb r10, r10, #0\n"     \
+  "  lsl r11, r11, r12\n"
+
+#define BEGIN(name)            \
+  "  .syntax unified\n"        \
+  "  .thumb\n"                 \
+  "  .pushsection .text." name \
+  ", \"ax\", %progbits\n"      \
+  "  .align 2\n"               \
+  "  .global " name            \
+  "\n"                         \
+  "  .type " name              \
+  ", %function\n"              \
+  "  .thumb_func\n" name       \
+  ":\n"                        \
+  "  push {r3-r11, lr}\n"      \
+  "  sub sp, #64\n"            \
+  "  ldm r0!, {r1-r7}\n"       \
+  "  stm sp, {r1-r7}\n"        \
+  "  add r8, sp, #28\n"        \
+  "  ldm r0, {r1-r6}\n"        \
+  "  stm r8, {r1-r6}\n"        \
+  "1:\n"
+
+/* y, the pair, and round again. r8 is y at the second column. */
+#define NEXT_PAIR(name)         \
+  "  ldr r9, [sp, #32]\n"       \
+  "  add r8, r9\n"              \
+  "  str r8, [sp, #24]\n"       \
+  "  ldr r8, [sp, #20]\n"       \
+  "  subs r8, #1\n"             \
+  "  str r8, [sp, #20]\n"       \
+  "  bne 1b\n"                  \
+  "  add sp, #64\n"             \
+  "  pop {r3-r11, pc}\n"        \
+  "  .size " name ", . - " name \
+  "\n"                          \
+  "  .popsection\n"
+
+__asm(BEGIN("kws_dsp_dense")
+      "  ldr r8, [sp, #36]\n" /* both columns' biases, for all rows */
+      "  ldrd r2, r3, [r8], #8\n"
+      "  str r8, [sp, #36]\n"
+      "  mov r4, r2\n"
+      "  mov r5, r3\n"
+      "  mov r6, r2\n"
+      "  mov r7, r3\n" SUMS
+      "  ldr r8, [sp, #24]\n"
+      "  ldr lr, [sp, #28]\n"
+      "  str r1, [sp, #4]\n" /* the next pair follows at once */
+      NEXT_COLUMN FINISH_COLUMN("r2", "r4", "r6")
+      "  ldr r9, [sp, #32]\n"
+      "  add r8, r9\n"
+      NEXT_COLUMN FINISH_COLUMN("r3", "r5", "r7") NEXT_PAIR("kws_dsp_dense"));
+
+__asm(BEGIN("kws_dsp_product")
+      "  ldr r8, [sp, #36]\n" /* the rows' corrections, for both columns */
+      "  ldm r8, {r2, r4, r6}\n"
+      "  mov r3, r2\n"
+      "  mov r5, r4\n"
+      "  mov r7, r6\n" SUMS
+      "  ldr r8, [sp, #16]\n"
+      "  add r1, r8\n"
+      "  str r1, [sp, #4]\n"
+      "  ldr r8, [sp, #24]\n"
+      "  ldr lr, [sp, #28]\n"
+      "  ldr r9, [sp, #40]\n"
+      "  ldr r10, [sp, #44]\n"
+      "  ldr r11, [sp, #48]\n" FINISH_COLUMN("r2", "r4", "r6")
+      "  ldr r12, [sp, #32]\n"
+      "  add r8, r12\n" FINISH_COLUMN("r3", "r5", "r7") NEXT_PAIR("kws_dsp_product"));
 
 #else /* The same in C, so that the sanitizers see this file on the host. */
 
@@ -114,8 +229,53 @@ static inline int32_t dual_multiply_add(uint32_t a, uint32_t b, int32_t sum) {
   return sum + (int16_t)a * (int16_t)b + (int16_t)(a >> 16) * (int16_t)(b >> 16);
 }
 
-static void kws_dsp_block(const int16_t *panel, const int8_t *pair, int32_t groups,
-                          int32_t *sums) {
+static int8_t finish_common(int32_t sum, int32_t multiplier, int32_t right,
+                            int32_t rounding) {
+  const int32_t product = kws_high_multiply(sum, multiplier);
+  const int32_t value = (product + (product >> 31) + rounding) >> right;
+  return (int8_t)kws_clamp(value, INT8_MIN, INT8_MAX);
+}
+
+static void sum_block(const int16_t *panel, const int8_t *pair, int32_t groups,
+                      int32_t *sums);
+
+static void run_pairs(const run_t *run, int dense) {
+  const int32_t groups = run->main_bytes / 8 + run->rest_groups;
+  const int8_t *pair = run->pair;
+  for (int32_t i = 0; i < run->pairs; ++i) {
+    int32_t sums[BLOCK_ROWS * BLOCK_COLUMNS];
+    sum_block(run->panel, pair, groups, sums);
+    pair += 8 * groups + run->gap;
+    for (int32_t c = 0; c < BLOCK_COLUMNS; ++c) {
+      const int32_t column = BLOCK_COLUMNS * i + c;
+      const int32_t multiplier =
+          dense ? run->multiplier.array[column] : run->multiplier.value;
+      const int32_t right =
+          dense ? -run->shift.array[column] : (int32_t)run->shift.right;
+      const int32_t rounding =
+          dense ? run->rounding * (1 << (right - 1)) : run->rounding;
+      for (int32_t r = 0; r < BLOCK_ROWS; ++r) {
+        const int32_t start = run->start[dense ? column : r];
+        run->y[r * run->row_step + column * run->column_step] = finish_common(
+            sums[BLOCK_COLUMNS * r + c] + start, multiplier, right, rounding);
+      }
+    }
+  }
+}
+
+static void kws_dsp_dense(const run_t *run) {
+  run_pairs(run, 1);
+}
+
+static void kws_dsp_product(const run_t *run) {
+  run_pairs(run, 0);
+}
+
+#endif
+
+/* sums[2 * r + c] = sum over `groups` groups of 4 of panel row r times pair row c. */
+static void sum_block(const int16_t *panel, const int8_t *pair, int32_t groups,
+                      int32_t *sums) {
   memset(sums, 0, BLOCK_ROWS * BLOCK_COLUMNS * sizeof *sums);
   for (int32_t g = 0; g < groups; ++g) {
     for (int r = 0; r < BLOCK_ROWS; ++r) {
@@ -134,39 +294,53 @@ static void kws_dsp_block(const int16_t *panel, const int8_t *pair, int32_t grou
   }
 }
 
-#endif
-
 /* ---- Panels and pairs ------------------------------------------------------------ */
 
-/* Row `row` of a panel: x - zero_point, padded with zeros to a group of 4.
- * Returns the sum. */
-static int32_t widen(const int8_t *x, int32_t n, int32_t zero_point, int32_t row,
-                     int16_t *panel) {
+/* The last n < 4 elements of a panel's row, padded with zeros. Returns their sum. */
+static int32_t widen_rest(const int8_t *x, int32_t n, int32_t zero_point,
+                          int16_t *panel) {
+  int16_t rest[4] = {0, 0, 0, 0}; /* elements 0, 2, 1, 3 */
+  int32_t sum = 0;
+  for (int32_t k = 0; k < n; ++k) {
+    const int32_t value = x[k] - zero_point;
+    rest[(k >> 1) | ((k & 1) << 1)] = (int16_t)value;
+    sum += value;
+  }
+  memcpy(panel, rest, sizeof rest);
+  return sum;
+}
+
+/* Row `row` of a panel: x, padded with zeros to a group of 4. */
+static void widen(const int8_t *x, int32_t n, int32_t row, int16_t *restrict panel) {
+  panel += 4 * row;
+  for (const int8_t *end = x + n / 4 * 4; x < end; x += 4) {
+    uint32_t bytes;
+    memcpy(&bytes, x, sizeof bytes);
+    const uint32_t halves[2] = {add_even_bytes(0, bytes), add_odd_bytes(0, bytes)};
+    memcpy(panel, halves, sizeof halves);
+    panel += 4 * BLOCK_ROWS;
+  }
+  if (n % 4 != 0) widen_rest(x, n % 4, 0, panel);
+}
+
+/* The same less a zero point. Returns the sum. */
+static int32_t widen_less(const int8_t *x, int32_t n, int32_t zero_point, int32_t row,
+                          int16_t *restrict panel) {
   const uint32_t offset = PAIR(-zero_point);
   const uint32_t ones = PAIR(1);
   int32_t sum = 0;
   panel += 4 * row;
-  int32_t i = 0;
-  for (; i + 4 <= n; i += 4) {
+  for (const int8_t *end = x + n / 4 * 4; x < end; x += 4) {
     uint32_t bytes;
-    uint32_t halves[2];
-    memcpy(&bytes, x + i, sizeof bytes);
-    halves[0] = add_even_bytes(offset, bytes);
-    halves[1] = add_odd_bytes(offset, bytes);
+    memcpy(&bytes, x, sizeof bytes);
+    const uint32_t halves[2] = {add_even_bytes(offset, bytes),
+                                add_odd_bytes(offset, bytes)};
     sum = dual_multiply_add(halves[0], ones, sum);
     sum = dual_multiply_add(halves[1], ones, sum);
     memcpy(panel, halves, sizeof halves);
     panel += 4 * BLOCK_ROWS;
   }
-  if (i < n) {
-    int16_t rest[4] = {0, 0, 0, 0}; /* elements 0, 2, 1, 3 */
-    for (int32_t k = 0; i + k < n; ++k) {
-      const int32_t value = x[i + k] - zero_point;
-      rest[(k >> 1) | ((k & 1) << 1)] = (int16_t)value;
-      sum += value;
-    }
-    memcpy(panel, rest, sizeof rest);
-  }
+  if (n % 4 != 0) sum += widen_rest(x, n % 4, zero_point, panel);
   return sum;
 }
 
@@ -190,35 +364,33 @@ static void pack_pair(const int8_t *row0, const int8_t *row1, int32_t n, int8_t 
 static void pack_in_place(int8_t *rows, int32_t count, int32_t n, int8_t *temporary) {
   for (int32_t r = 0; r < count; r += 2) {
     int8_t *pair = rows + r * n;
-    memcpy(temporary, pair, (size_t)(2 * n));
+    memcpy(temporary, pair, 2 * (size_t)n);
     pack_pair(temporary, temporary + n, n, pair);
   }
 }
 
-/* ---- FULLY_CONNECTED ---------------------------------------------------------------- */
+/* ---- FULLY_CONNECTED ----------------------------------------------------------------
+ */
 
 /* Up to 3 rows of one output. */
-static inline void finish_column(const int32_t *sums, int32_t rows, int32_t bias,
-                                 int32_t multiplier, int32_t shift,
-                                 const kws_fully_connected_t *p, int8_t *y,
-                                 int32_t row_step) {
-  const int32_t zero_point = p->output_zero_point;
-  const int32_t low = p->activation_min;
-  const int32_t high = p->activation_max;
-  if (shift < 0) {
-    const int32_t right = -1 - shift;
-    for (int32_t r = 0; r < rows; ++r) {
-      const int32_t product = kws_high_multiply(sums[BLOCK_COLUMNS * r] + bias, multiplier);
-      const int32_t value = (((product + (product >> 31)) >> right) + 1) >> 1;
-      y[r * row_step] = (int8_t)kws_clamp(value + zero_point, low, high);
-    }
-  } else {
-    for (int32_t r = 0; r < rows; ++r) {
-      const int32_t value =
-          kws_requantize(sums[BLOCK_COLUMNS * r] + bias, multiplier, shift);
-      y[r * row_step] = (int8_t)kws_clamp(value + zero_point, low, high);
-    }
+static void finish_column(const int32_t *sums, int32_t rows,
+                          const kws_fully_connected_t *p, int32_t output, int8_t *y,
+                          int32_t row_step) {
+  for (int32_t r = 0; r < rows; ++r) {
+    const int32_t value = kws_requantize(sums[BLOCK_COLUMNS * r] + p->bias[output],
+                                         p->multiplier[output], p->shift[output]) +
+                          p->output_zero_point;
+    y[r * row_step] = (int8_t)kws_clamp(value, p->activation_min, p->activation_max);
   }
+}
+
+/* May kws_dsp_dense or kws_dsp_product do it? */
+static int is_common(const int8_t *shift, int32_t n, int32_t low, int32_t high) {
+  if (low != INT8_MIN || high != INT8_MAX) return 0;
+  for (int32_t i = 0; i < n; ++i) {
+    if (shift[i] >= 0 || shift[i] < -LARGEST_RIGHT_SHIFT) return 0;
+  }
+  return 1;
 }
 
 static void fully_connected(const kws_fully_connected_t *p, const int8_t *x,
@@ -227,25 +399,40 @@ static void fully_connected(const kws_fully_connected_t *p, const int8_t *x,
   const int32_t inputs = p->inputs;
   const int32_t outputs = p->outputs;
   const int32_t groups = (inputs + 3) / 4;
+  const int common = is_common(p->shift, outputs, p->activation_min, p->activation_max);
   int32_t sums[BLOCK_ROWS * BLOCK_COLUMNS];
-  while (rows > 0) {
+  for (int32_t first = 0; first < rows; first += BLOCK_ROWS) {
+    /* The last block reaches back over rows already done; where there are fewer than
+     * three in all, it repeats the first. */
+    const int32_t row = rows < BLOCK_ROWS ? 0 : kws_min(first, rows - BLOCK_ROWS);
     const int32_t block = kws_min(rows, BLOCK_ROWS);
-    for (int32_t r = 0; r < block; ++r) widen(x + r * inputs, inputs, 0, r, panel);
-    for (int32_t r = block; r < BLOCK_ROWS; ++r) widen(x, inputs, 0, r, panel);
-    const int8_t *pair = p->weights;
-    for (int32_t o = 0; o < outputs; o += BLOCK_COLUMNS) {
-      kws_dsp_block(panel, pair, groups, sums);
-      pair += 4 * BLOCK_COLUMNS * groups;
-      finish_column(sums, block, p->bias[o], p->multiplier[o], p->shift[o], p,
-                    y + o * output_step, row_step);
-      if (o + 1 < outputs) {
-        finish_column(sums + 1, block, p->bias[o + 1], p->multiplier[o + 1],
-                      p->shift[o + 1], p, y + (o + 1) * output_step, row_step);
+    for (int32_t r = 0; r < BLOCK_ROWS; ++r) {
+      widen(x + (row + (r < block ? r : 0)) * inputs, inputs, r, panel);
+    }
+    int8_t *to = y + row * row_step;
+    int32_t o = 0;
+    if (common && block != 2 && outputs >= BLOCK_COLUMNS) {
+      const run_t run = {.panel = panel,
+                         .pair = p->weights,
+                         .main_bytes = groups / 4 * 32,
+                         .rest_groups = groups % 4,
+                         .pairs = outputs / BLOCK_COLUMNS,
+                         .y = to,
+                         .row_step = block == 1 ? 0 : row_step,
+                         .column_step = output_step,
+                         .start = p->bias,
+                         .multiplier.array = p->multiplier,
+                         .shift.array = p->shift,
+                         .rounding = 2 * p->output_zero_point + 1};
+      kws_dsp_dense(&run);
+      o = outputs - outputs % BLOCK_COLUMNS;
+    }
+    for (; o < outputs; o += BLOCK_COLUMNS) {
+      sum_block(panel, p->weights + 4 * groups * o, groups, sums);
+      for (int32_t c = 0; c < kws_min(outputs - o, BLOCK_COLUMNS); ++c) {
+        finish_column(sums + c, block, p, o + c, to + (o + c) * output_step, row_step);
       }
     }
-    x += block * inputs;
-    y += block * row_step;
-    rows -= block;
   }
 }
 
@@ -254,13 +441,14 @@ void kws_fully_connected_s8(const kws_fully_connected_t *p, const int8_t *x,
   fully_connected(p, x, rows, y, p->outputs, 1, scratch);
 }
 
-void kws_fully_connected_transposed_s8(const kws_fully_connected_t *p,
-                                       const int8_t *x, int32_t rows, int8_t *y,
-                                       int32_t y_stride, void *scratch) {
+void kws_fully_connected_transposed_s8(const kws_fully_connected_t *p, const int8_t *x,
+                                       int32_t rows, int8_t *y, int32_t y_stride,
+                                       void *scratch) {
   fully_connected(p, x, rows, y, 1, y_stride, scratch);
 }
 
-/* ---- BATCH_MATMUL --------------------------------------------------------------------- */
+/* ---- BATCH_MATMUL
+ * --------------------------------------------------------------------- */
 
 static inline int8_t finish_product(const kws_batch_matmul_t *p, int32_t accumulator) {
   const int32_t value =
@@ -285,33 +473,52 @@ static void widen_block(const kws_batch_matmul_t *p, const int8_t *a, int32_t a_
                         int32_t rows, int32_t n, int16_t *panel, int32_t *corrections) {
   for (int32_t r = 0; r < BLOCK_ROWS; ++r) {
     const int8_t *row = a + (r < rows ? r * a_stride : 0);
-    corrections[r] = -p->b_zero_point * widen(row, n, p->a_zero_point, r, panel);
+    corrections[r] = -p->b_zero_point * widen_less(row, n, p->a_zero_point, r, panel);
   }
 }
 
-/* A panel against `columns` packed rows, pair_step bytes between pairs. */
+/* A panel against `columns` packed rows, gap bytes between the pairs. */
 static void panel_product(const kws_batch_matmul_t *p, const int16_t *panel,
                           const int32_t *corrections, int32_t rows, const int8_t *pair,
-                          int32_t pair_step, int32_t columns, int32_t groups, int8_t *y,
+                          int32_t gap, int32_t columns, int32_t groups, int8_t *y,
                           int32_t y_stride) {
+  int32_t c = 0;
+  if (rows != 2 && columns >= BLOCK_COLUMNS &&
+      is_common(&p->shift, 1, p->activation_min, p->activation_max)) {
+    const int32_t right = -p->shift;
+    const run_t run = {.panel = panel,
+                       .pair = pair,
+                       .main_bytes = groups / 4 * 32,
+                       .rest_groups = groups % 4,
+                       .gap = gap,
+                       .pairs = columns / BLOCK_COLUMNS,
+                       .y = y,
+                       .row_step = rows == 1 ? 0 : y_stride,
+                       .column_step = 1,
+                       .start = corrections,
+                       .multiplier.value = p->multiplier,
+                       .shift.right = right,
+                       .rounding = (2 * p->output_zero_point + 1) * (1 << (right - 1))};
+    kws_dsp_product(&run);
+    c = columns - columns % BLOCK_COLUMNS;
+    pair += c / BLOCK_COLUMNS * (8 * groups + gap);
+  }
   int32_t sums[BLOCK_ROWS * BLOCK_COLUMNS];
-  for (int32_t c = 0; c < columns; c += BLOCK_COLUMNS) {
-    kws_dsp_block(panel, pair, groups, sums);
-    pair += pair_step;
+  for (; c < columns; c += BLOCK_COLUMNS) {
+    sum_block(panel, pair, groups, sums);
+    pair += 8 * groups + gap;
     finish_block(p, sums, corrections, rows, kws_min(columns - c, BLOCK_COLUMNS), y + c,
                  y_stride);
   }
 }
 
-void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a,
-                         int32_t a_stride, const int8_t *b_rows, int32_t b_stride,
-                         int32_t m, int32_t n, int32_t inner, int8_t *y,
-                         int32_t y_stride, void *scratch) {
+void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a_stride,
+                         const int8_t *b_rows, int32_t b_stride, int32_t m, int32_t n,
+                         int32_t inner, int8_t *y, int32_t y_stride, void *scratch) {
   const int32_t groups = (inner + 3) / 4;
   int16_t *panel = scratch;
   int8_t *pair = (int8_t *)(panel + 4 * BLOCK_ROWS * groups);
   int32_t corrections[BLOCK_ROWS];
-  int32_t sums[BLOCK_ROWS * BLOCK_COLUMNS];
   for (int32_t r = 0; r < m; r += BLOCK_ROWS) {
     const int32_t rows = kws_min(m - r, BLOCK_ROWS);
     widen_block(p, a + r * a_stride, a_stride, rows, inner, panel, corrections);
@@ -319,13 +526,14 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a,
       const int32_t columns = kws_min(n - c, BLOCK_COLUMNS);
       const int8_t *b = b_rows + c * b_stride;
       pack_pair(b, columns > 1 ? b + b_stride : b, inner, pair);
-      kws_dsp_block(panel, pair, groups, sums);
-      finish_block(p, sums, corrections, rows, columns, y + r * y_stride + c, y_stride);
+      panel_product(p, panel, corrections, rows, pair, 0, columns, groups,
+                    y + r * y_stride + c, y_stride);
     }
   }
 }
 
-/* ---- Attention ------------------------------------------------------------------------- */
+/* ---- Attention
+ * ------------------------------------------------------------------------- */
 
 void kws_attention_prepare(const kws_attention_t *p, int8_t *k, int8_t *v_transposed,
                            void *scratch) {
@@ -352,8 +560,8 @@ void kws_attention_rows_s8(const kws_attention_t *p, const int8_t *q, int32_t ro
     for (int32_t column = 0; column < width; column += head_dim) {
       widen_block(&p->scores, q + column, width, block, head_dim, q_panel, corrections);
       /* A head's columns of a pair of K's rows are 2 * head_dim bytes together. */
-      panel_product(&p->scores, q_panel, corrections, block, k + 2 * column, 2 * width,
-                    tokens, head_dim / 4, scores, stride);
+      panel_product(&p->scores, q_panel, corrections, block, k + 2 * column,
+                    2 * (width - head_dim), tokens, head_dim / 4, scores, stride);
       for (int32_t r = 0; r < block; ++r) {
         int8_t *row = scores + r * stride;
         if (p->score_table) kws_table_s8(p->score_table, row, tokens, row);
@@ -361,7 +569,7 @@ void kws_attention_rows_s8(const kws_attention_t *p, const int8_t *q, int32_t ro
       }
       widen_block(&p->values, scores, stride, block, tokens, p_panel, corrections);
       panel_product(&p->values, p_panel, corrections, block,
-                    v_transposed + column * stride, 2 * stride, head_dim, stride / 4,
+                    v_transposed + column * stride, 0, head_dim, stride / 4,
                     out + column, width);
     }
     q += block * width;

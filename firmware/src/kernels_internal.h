@@ -7,7 +7,9 @@
 /* Zero point of SOFTMAX's output, fixed by TFLite. */
 #define KWS_SOFTMAX_ZERO_POINT (-128)
 
-static inline int32_t kws_min(int32_t a, int32_t b) { return a < b ? a : b; }
+static inline int32_t kws_min(int32_t a, int32_t b) {
+  return a < b ? a : b;
+}
 
 static inline int32_t kws_clamp(int32_t value, int32_t low, int32_t high) {
   value = value < low ? low : value;
@@ -27,7 +29,8 @@ static inline int32_t kws_high_multiply(int32_t a, int32_t b) {
   const uint32_t middle1 = a_low * (uint32_t)b_high; /* below 2^31 */
   const int32_t middle2 = a_high * (int32_t)b_low;   /* |.| below 2^31 */
   int32_t high = a_high * b_high + (int32_t)(middle1 >> 16) + (middle2 >> 16);
-  const uint32_t part = (low >> 16) + (middle1 & 0xffffu) + ((uint32_t)middle2 & 0xffffu);
+  const uint32_t part =
+      (low >> 16) + (middle1 & 0xffffu) + ((uint32_t)middle2 & 0xffffu);
   uint32_t bottom = (part << 16) | (low & 0xffffu);
   high += (int32_t)(part >> 16);
   const uint32_t rounded = bottom + 0x40000000u;
@@ -52,6 +55,19 @@ static inline int32_t kws_requantize(int32_t value, int32_t multiplier, int32_t 
     return kws_high_multiply((int32_t)((uint32_t)value << shift), multiplier);
   }
   return kws_rounding_shift_right(kws_high_multiply(value, multiplier), -shift);
+}
+
+/* The same where there is only a right shift. */
+static inline int32_t kws_requantize_down(int32_t value, int32_t multiplier,
+                                          int32_t right) {
+  return kws_rounding_shift_right(kws_high_multiply(value, multiplier), right);
+}
+
+/* The same for |value| below 2^30, right >= 1 and half = 2^(right - 1). */
+static inline int32_t kws_requantize_small(int32_t value, int32_t multiplier,
+                                           int32_t half, int32_t right) {
+  const int32_t product = kws_high_multiply(value, multiplier);
+  return (product + (product >> 31) + half) >> right;
 }
 
 /* SOFTMAX's division. `sum` is the row's sum of exponentials, Q12.19, above 0; an

@@ -12,7 +12,8 @@
 
 #define LANES 4
 
-/* ---- Requantisation --------------------------------------------------------------- */
+/* ---- Requantisation ---------------------------------------------------------------
+ */
 
 /* TFLM's MultiplyByQuantizedMultiplier on four lanes, each with its own shift.
  * VRSHL rounds halves up; TFLM rounds them away from zero: negative values that will be
@@ -39,7 +40,8 @@ static inline int32x4_t clamp(int32x4_t value, int32_t low, int32_t high) {
   return vminq_s32(vmaxq_s32(value, vdupq_n_s32(low)), vdupq_n_s32(high));
 }
 
-/* ---- Four dot products -------------------------------------------------------------- */
+/* ---- Four dot products --------------------------------------------------------------
+ */
 
 /* Lane i: sum_k x[k] * rows[i * stride + k]. Rows from `count` (1..4) on repeat the
  * last. */
@@ -85,7 +87,8 @@ static int32_t row_sum(const int8_t *x, int32_t n) {
   return sum;
 }
 
-/* ---- FULLY_CONNECTED ------------------------------------------------------------------ */
+/* ---- FULLY_CONNECTED
+ * ------------------------------------------------------------------ */
 
 static inline int32x4_t fully_connected_4(const kws_fully_connected_t *p,
                                           const int8_t *x, int32_t output,
@@ -93,9 +96,10 @@ static inline int32x4_t fully_connected_4(const kws_fully_connected_t *p,
   const int32_t inputs = p->inputs;
   const int32x4_t sums = dot_4(x, p->weights + output * inputs, inputs,
                                kws_min(p->outputs - output, LANES), inputs);
-  const int32x4_t value = requantize(
-      vaddq_s32(sums, vldrwq_z_s32(p->bias + output, lanes)),
-      vldrwq_z_s32(p->multiplier + output, lanes), vldrbq_z_s32(p->shift + output, lanes));
+  const int32x4_t value =
+      requantize(vaddq_s32(sums, vldrwq_z_s32(p->bias + output, lanes)),
+                 vldrwq_z_s32(p->multiplier + output, lanes),
+                 vldrbq_z_s32(p->shift + output, lanes));
   return clamp(vaddq_n_s32(value, p->output_zero_point), p->activation_min,
                p->activation_max);
 }
@@ -114,9 +118,9 @@ void kws_fully_connected_s8(const kws_fully_connected_t *p, const int8_t *x,
   }
 }
 
-void kws_fully_connected_transposed_s8(const kws_fully_connected_t *p,
-                                       const int8_t *x, int32_t rows, int8_t *y,
-                                       int32_t y_stride, void *scratch) {
+void kws_fully_connected_transposed_s8(const kws_fully_connected_t *p, const int8_t *x,
+                                       int32_t rows, int8_t *y, int32_t y_stride,
+                                       void *scratch) {
   (void)scratch;
   const int32_t outputs = p->outputs;
   const uint32x4_t offsets = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)y_stride);
@@ -130,7 +134,8 @@ void kws_fully_connected_transposed_s8(const kws_fully_connected_t *p,
   }
 }
 
-/* ---- BATCH_MATMUL ----------------------------------------------------------------------- */
+/* ---- BATCH_MATMUL
+ * ----------------------------------------------------------------------- */
 
 /* One row of a against n rows of b. sum (a - za) * (b - zb) is
  * sum a * b - za * sum b - zb * sum a + inner * za * zb. */
@@ -152,10 +157,9 @@ static void row_product(const kws_batch_matmul_t *p, const int8_t *a, const int8
   }
 }
 
-void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a,
-                         int32_t a_stride, const int8_t *b_rows, int32_t b_stride,
-                         int32_t m, int32_t n, int32_t inner, int8_t *y,
-                         int32_t y_stride, void *scratch) {
+void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a_stride,
+                         const int8_t *b_rows, int32_t b_stride, int32_t m, int32_t n,
+                         int32_t inner, int8_t *y, int32_t y_stride, void *scratch) {
   (void)scratch;
   int32_t b_sums[LANES];
   for (int32_t c = 0; c < n; c += LANES) {
@@ -169,7 +173,8 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a,
   }
 }
 
-/* ---- SOFTMAX ------------------------------------------------------------------------------ */
+/* ---- SOFTMAX
+ * ------------------------------------------------------------------------------ */
 
 void kws_softmax_row(const kws_softmax_t *p, const int8_t *x, int32_t columns,
                      int8_t *y) {
@@ -181,27 +186,28 @@ void kws_softmax_row(const kws_softmax_t *p, const int8_t *x, int32_t columns,
   uint32_t sum = 0;
   for (int32_t c = 0; c < columns; c += LANES) {
     const mve_pred16_t lanes = vctp32q((uint32_t)(columns - c));
-    const int32x4_t steps =
-        vsubq_s32(vdupq_n_s32(largest), vldrbq_z_s32(x + c, lanes));
+    const int32x4_t steps = vsubq_s32(vdupq_n_s32(largest), vldrbq_z_s32(x + c, lanes));
     const int32x4_t exponentials = vldrwq_gather_shifted_offset_z_s32(
         p->exp_table, vreinterpretq_u32_s32(steps), lanes);
-    sum = vaddvaq_p_u32(sum, vreinterpretq_u32_s32(vrshrq_n_s32(exponentials, 12)), lanes);
+    sum = vaddvaq_p_u32(sum, vreinterpretq_u32_s32(vrshrq_n_s32(exponentials, 12)),
+                        lanes);
   }
   int32_t exponent;
   const int32_t reciprocal = kws_softmax_reciprocal(sum, &exponent);
   for (int32_t c = 0; c < columns; c += LANES) {
     const mve_pred16_t lanes = vctp32q((uint32_t)(columns - c));
-    const int32x4_t steps =
-        vsubq_s32(vdupq_n_s32(largest), vldrbq_z_s32(x + c, lanes));
+    const int32x4_t steps = vsubq_s32(vdupq_n_s32(largest), vldrbq_z_s32(x + c, lanes));
     int32x4_t value = vldrwq_gather_shifted_offset_z_s32(
         p->exp_table, vreinterpretq_u32_s32(steps), lanes);
     value = vrshlq_n_s32(vqrdmulhq_n_s32(value, reciprocal), -exponent);
-    value = vminq_s32(vaddq_n_s32(value, KWS_SOFTMAX_ZERO_POINT), vdupq_n_s32(INT8_MAX));
+    value =
+        vminq_s32(vaddq_n_s32(value, KWS_SOFTMAX_ZERO_POINT), vdupq_n_s32(INT8_MAX));
     vstrbq_p_s32(y + c, value, lanes);
   }
 }
 
-/* ---- Attention ------------------------------------------------------------------------------ */
+/* ---- Attention
+ * ------------------------------------------------------------------------------ */
 
 /* scratch: sums of K's rows [heads, tokens], sums of VT's rows [width], a score row. */
 
@@ -233,8 +239,8 @@ void kws_attention_rows_s8(const kws_attention_t *p, const int8_t *q, int32_t ro
   for (int32_t r = 0; r < rows; ++r) {
     const int32_t *head_sums = k_sums;
     for (int32_t column = 0; column < width; column += head_dim) {
-      row_product(&p->scores, q + column, k + column, width, head_sums, tokens, head_dim,
-                  scores);
+      row_product(&p->scores, q + column, k + column, width, head_sums, tokens,
+                  head_dim, scores);
       if (p->score_table) kws_table_s8(p->score_table, scores, tokens, scores);
       kws_softmax_row(&p->softmax, scores, tokens, scores);
       row_product(&p->values, scores, v_transposed + column * stride, stride,
@@ -246,9 +252,10 @@ void kws_attention_rows_s8(const kws_attention_t *p, const int8_t *q, int32_t ro
   }
 }
 
-/* ---- Element-wise ------------------------------------------------------------------------------ */
+/* ---- Element-wise
+ * ------------------------------------------------------------------------------ */
 
-#define ADD_LEFT_SHIFT 20
+#define ADD_LEFT_SHIFT                20
 #define SQUARED_DIFFERENCE_LEFT_SHIFT 7
 
 /* Four elements, or one for all lanes. */

@@ -52,9 +52,9 @@ void kws_fully_connected_s8(const kws_fully_connected_t *p, const int8_t *x,
   fully_connected(p, x, rows, y, p->outputs, 1);
 }
 
-void kws_fully_connected_transposed_s8(const kws_fully_connected_t *p,
-                                       const int8_t *x, int32_t rows, int8_t *y,
-                                       int32_t y_stride, void *scratch) {
+void kws_fully_connected_transposed_s8(const kws_fully_connected_t *p, const int8_t *x,
+                                       int32_t rows, int8_t *y, int32_t y_stride,
+                                       void *scratch) {
   (void)scratch;
   fully_connected(p, x, rows, y, 1, y_stride);
 }
@@ -91,10 +91,9 @@ static void row_product(const kws_batch_matmul_t *p, const int16_t *wide, int32_
   }
 }
 
-void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a,
-                         int32_t a_stride, const int8_t *b_rows, int32_t b_stride,
-                         int32_t m, int32_t n, int32_t inner, int8_t *y,
-                         int32_t y_stride, void *scratch) {
+void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a_stride,
+                         const int8_t *b_rows, int32_t b_stride, int32_t m, int32_t n,
+                         int32_t inner, int8_t *y, int32_t y_stride, void *scratch) {
   int16_t *wide = scratch;
   for (int32_t r = 0; r < m; ++r) {
     const int32_t sum = widen(a + r * a_stride, inner, p->a_zero_point, wide);
@@ -102,7 +101,8 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a,
   }
 }
 
-/* ---- Attention --------------------------------------------------------------------- */
+/* ---- Attention ---------------------------------------------------------------------
+ */
 
 void kws_attention_prepare(const kws_attention_t *p, int8_t *k, int8_t *v_transposed,
                            void *scratch) {

@@ -18,7 +18,7 @@ import numpy as np
 CORES = ("portable", "dsp", "mve")
 
 # Rows of patches that CONV_2D gathers at a time (KWS_CONV_2D_BLOCK).
-CONV_2D_BLOCK = 8
+CONV_2D_BLOCK = 12
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -7,13 +7,21 @@
 
 /* cortex_m.c leaves here after main. */
 _Noreturn void kws_board_exit(int code);
-_Noreturn void kws_board_exit(int code) { semihosting_exit(code); }
+_Noreturn void kws_board_exit(int code) {
+  semihosting_exit(code);
+}
 void kws_board_write(const char *text);
-void kws_board_write(const char *text) { semihosting_write0(text); }
-static void print(const char *text) { semihosting_write0(text); }
+void kws_board_write(const char *text) {
+  semihosting_write0(text);
+}
+static void print(const char *text) {
+  semihosting_write0(text);
+}
 #else
 #include <stdio.h>
-static void print(const char *text) { fputs(text, stdout); }
+static void print(const char *text) {
+  fputs(text, stdout);
+}
 #endif
 
 static int cases;

@@ -700,6 +700,7 @@ def c_source(cases: Iterable[Case], title: str) -> str:
     parts = [
         f"/* {title}\n * Expected results made by TFLM, tflite-micro "
         f"{tflm.VERSION}. */\n"
+        "/* clang-format off */\n"
         '#include "kernel_check.h"\n\n'
     ]
     calls = []

@@ -1,5 +1,6 @@
 /* Made by tools/make_kernel_vectors.py (seed 1); do not edit.
  * Expected results made by TFLM, tflite-micro 0.dev20261023182759-g8f6596d. */
+/* clang-format off */
 #include "kernel_check.h"
 
 #if KWS_WEIGHT_LAYOUT == KWS_LAYOUT_DSP
