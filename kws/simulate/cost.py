@@ -231,7 +231,8 @@ def summary(shape: Shape, counts: Counts) -> dict[str, object]:
     dense = shape.dense_macs()
     table: dict[str, object] = {}
     for suffix, scores in (("", "scores"), ("_rows", "scores_rows")):
-        mhsa = sum(spent[name] for name in ("qkv", scores, "mix", "out")).sum(axis=1)
+        names = ("qkv", scores, "mix", "out")
+        mhsa = np.sum([spent[name] for name in names], axis=0).sum(axis=1)
         whole = mhsa + shape.other_macs
         table[f"mhsa_mac_cut{suffix}"] = _cut(mhsa, shape.mhsa_macs)
         table[f"mac_cut{suffix}"] = _cut(whole, shape.macs)
@@ -245,7 +246,7 @@ def summary(shape: Shape, counts: Counts) -> dict[str, object]:
     }
     table["layer_cut"] = [
         _cut(
-            sum(spent[name][:, layer] for name in PRODUCTS),
+            np.sum([spent[name][:, layer] for name in PRODUCTS], axis=0),
             sum(dense.values()),
         )
         for layer in range(shape.layers)

@@ -13,11 +13,12 @@ import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kws.bundle import Bundle
+from kws.bundle import Bundle, read_json
 from kws.errors import KwsError
 from kws.simulate import cost, delta
 from kws.simulate.cost import KINDS, Counts, Shape
@@ -50,6 +51,26 @@ class Thresholds:
     def dense(cls, layers: int) -> Thresholds:
         """No tensor encoded."""
         return cls(np.full((layers, len(KINDS)), -1.0))
+
+    @classmethod
+    def read(cls, text: str, layers: int) -> Thresholds:
+        """`parse`, or with `@FILE` a JSON table such as {"X": 0.3, "3.X": 0.25}.
+
+        Raises:
+            KwsError: see `parse`; no such file, not such a table.
+        """
+        if not text.startswith("@"):
+            return cls.parse(text, layers)
+        path = Path(text[1:])
+        if not path.is_file():
+            raise KwsError(
+                f"No such file of thresholds. Received: {str(path)!r}",
+                'kws sweep RUN --pick "loss<=0.005"   (writes picked.json)',
+            )
+        table = read_json(path)
+        if not isinstance(table, dict):
+            raise _bad_threshold(str(table)[:80], layers)
+        return cls.from_dict(table, layers)
 
     @classmethod
     def parse(cls, text: str, layers: int) -> Thresholds:
@@ -213,6 +234,51 @@ class Simulator:
             shape=self.shape,
         )
 
+    def changes(self, features: np.ndarray, quantiles: tuple[float, ...]) -> np.ndarray:
+        """How much tensors change from row to row in the dense network.
+
+        Args:
+            features: float32 [N, frames, mel_bins]; a few dozen clips.
+            quantiles: Each 0..1.
+
+        Returns:
+            float64 [quantiles, layers, 5]: quantiles of |x[i] - x[i - 1]| over clips,
+            rows and columns, in the units of `Thresholds`.
+        """
+        from kws.attention.softmax import dense
+
+        found: list[dict[str, list[np.ndarray]]] = []
+        blocks = self._blocks()
+
+        def watch(layer: dict[str, list[np.ndarray]]) -> Any:
+            def hold(kind: str, tensor: Any) -> Any:
+                rows = tensor.numpy()[:, self.shape.dense_rows - 1 :]
+                layer.setdefault(kind, []).append(np.abs(np.diff(rows, axis=1)).ravel())
+                return tensor
+
+            return hold
+
+        try:
+            for block in blocks:
+                found.append({})
+                block.attention.hold = watch(found[-1])
+            self.network(features, training=False)
+        finally:
+            for block in blocks:
+                block.attention.hold = dense
+        out = np.array(
+            [
+                [np.quantile(np.concatenate(layer[kind]), quantiles) for kind in KINDS]
+                for layer in found
+            ]
+        ).transpose(2, 0, 1)
+        out[:, :, KINDS.index("Q")] *= self.shape.head_dim**0.5
+        return out
+
+    def _blocks(self) -> list[Any]:
+        layers = range(self.shape.layers)
+        return [self.network.get_layer(f"block{index}") for index in layers]
+
     def _trace(self) -> Any:
         """The network as one TensorFlow function.
 
@@ -223,10 +289,7 @@ class Simulator:
         from kws.attention.softmax import dense
         from kws.model.keras import tf
 
-        blocks = [
-            self.network.get_layer(f"block{index}")
-            for index in range(self.shape.layers)
-        ]
+        blocks = self._blocks()
 
         def run(features: Any, limits: Any) -> Any:
             layers = [

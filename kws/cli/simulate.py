@@ -1,0 +1,138 @@
+"""Show what delta thresholds cost and give, before anything is flashed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+EPILOG = """\b
+Examples:
+  kws simulate runs/tiny --theta X=0.3,Q=0.3,K=0.3,P=0.005,O=0.05
+  kws simulate runs/kwt1 --theta "X=0.3,3.X=0.2" --features float --limit 500
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("run")
+@click.option(
+    "--theta",
+    default="",
+    help="Thresholds: KIND=NUMBER for all layers, LAYER.KIND=NUMBER for one, with "
+    "commas; or @FILE, as kws sweep writes it. Kinds: X inputs of Q, K and V; Q; K; "
+    "P softmax outputs; O attention outputs. A kind that is left out runs dense.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    default="test",
+    show_default=True,
+)
+@click.option("--task", help="Clips of another task, e.g. gsc10 for a gsc12 network.")
+@click.option(
+    "--features",
+    "kind",
+    type=click.Choice(["board", "float"]),
+    default="board",
+    show_default=True,
+    help="int8 features as the board computes them, or unquantized ones.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1), help="The first N clips of a fixed shuffle."
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder of Speech Commands."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(
+    run: str,
+    theta: str,
+    split: str,
+    task: str | None,
+    kind: str,
+    limit: int | None,
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    """Run RUN's float network with delta thresholds over a whole split.
+
+    An element is held, and costs nothing, while it is within its threshold of the
+    value that was last transmitted. Thresholds are in units of the tensor itself.
+    """
+    from kws import bundle as bundles
+    from kws.progress import Progress
+    from kws.simulate import Simulator, Thresholds
+    from kws.simulate.measure import load_clips, simulate
+
+    bundle = bundles.load(run)
+    thresholds = Thresholds.read(theta, bundle.recipe.model.layers)
+    simulator = Simulator(bundle)
+    clips = load_clips(bundle, split, data, limit, task, kind)
+    bar = Progress(f"simulate {len(clips)} clips", len(clips))
+    table = simulate(simulator, clips, thresholds, bar.at)
+    bar.end()
+    if as_json:
+        click.echo(json.dumps(table))
+    else:
+        click.echo(text(table))
+
+
+def text(table: dict[str, Any]) -> str:
+    """The point as a person reads it."""
+    low, high = table["ci95"]
+    lines = [
+        f"{table['task']}, {table['split']}: {100 * table['accuracy']:.2f} % of "
+        f"{table['n']:,} clips right (95 %: {100 * low:.2f} to {100 * high:.2f})"
+    ]
+    if "spoken" in table:
+        spoken = table["spoken"]
+        lines.append(
+            f"  without silence: {100 * spoken['accuracy']:.2f} % of {spoken['n']:,}"
+        )
+    cut = table["cut"]
+    rows = [
+        ("MHSA, Q.K^T by pairs", "mhsa_macs", "mhsa_macs_dense", "mhsa_mac_cut"),
+        (
+            "MHSA, Q.K^T by rows",
+            "mhsa_macs_rows",
+            "mhsa_macs_dense",
+            "mhsa_mac_cut_rows",
+        ),
+        ("whole model, pairs", "macs", "macs_dense", "mac_cut"),
+        ("whole model, rows", "macs_rows", "macs_dense", "mac_cut_rows"),
+    ]
+    lines.append(
+        f"{'MACs per inference':<22}{'dense':>12}{'mean':>12}{'95 %':>12}    cut"
+    )
+    lines += [
+        f"{name:<22}{table[dense]:>12,}{table[key]['mean']:>12,.0f}"
+        f"{table[key]['p95']:>12,.0f}{100 * table[share]:>6.1f} %"
+        for name, key, dense, share in rows
+    ]
+    lines.append(
+        "cut by product: "
+        + ", ".join(
+            f"{name} {100 * cut[key]:.1f} %"
+            for name, key in (
+                ("Q, K, V", "qkv"),
+                ("Q.K^T by pairs", "scores"),
+                ("by rows", "scores_rows"),
+                ("P.V", "mix"),
+                ("output", "out"),
+            )
+        )
+    )
+    lines.append(
+        f"beside them: {table['subtractions']:,} subtractions and comparisons, "
+        f"{table['additions']:,} additions, {table['exponentials']:,} exponentials"
+    )
+    lines.append(
+        "bytes touched by MHSA: "
+        + ", ".join(
+            f"{name} {table[f'mhsa_bytes_{name}']['mean']:,.0f}"
+            for name in ("weights", "activations", "state")
+        )
+    )
+    return "\n".join(lines)

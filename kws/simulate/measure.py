@@ -1,0 +1,139 @@
+"""One point of the curve: thresholds -> accuracy and cost, ready for JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kws import data as audio
+from kws.bundle import Bundle
+from kws.errors import KwsError
+from kws.evaluate import wilson_interval
+from kws.recipe import SILENCE
+from kws.simulate.simulator import Run, Simulator, Thresholds
+
+FEATURES = ("board", "float")
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """Clips ready for a simulator.
+
+    Args:
+        task: Task whose clips they are.
+        split: `train`, `val` or `test`.
+        features: float32 [N, frames, mel_bins].
+        label: int [N], index into the bundle's labels.
+        spoken: bool [N], everything but silence.
+        manifest_hash: Of the clips.
+        kind: One of `FEATURES`.
+    """
+
+    task: str
+    split: str
+    features: np.ndarray
+    label: np.ndarray
+    spoken: np.ndarray
+    manifest_hash: str
+    kind: str
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def load_clips(
+    bundle: Bundle,
+    split: str,
+    data: Path | None = None,
+    limit: int | None = None,
+    task: str | None = None,
+    kind: str = "board",
+) -> Clips:
+    """Load clips and compute their features.
+
+    Args:
+        bundle: Gives task, labels and features.
+        split: `train`, `val` or `test`.
+        data: See kws.data.find_data.
+        limit: The first N clips of a fixed shuffle.
+        task: Another task, all of whose labels the bundle has too (gsc10's clips for
+            a network of gsc12, where there are no recordings of on and off).
+        kind: `board`: int8 features by the firmware's C; `float`: unquantized, as the
+            published networks were trained.
+
+    Raises:
+        KwsError: no audio, or labels that the bundle doesn't have.
+    """
+    wanted = bundle.recipe.task
+    if task is not None and task != wanted.name:
+        wanted = dataclasses.replace(wanted, name=task)
+    clips = audio.load(split, wanted, data, limit=limit)
+    missing = [name for name in clips.labels if name not in bundle.labels]
+    if missing:
+        raise KwsError(
+            f"The run does not know these labels of task {wanted.name}. Expected some "
+            f"of {', '.join(bundle.labels)}. Received: {', '.join(missing)}",
+            f"Leave out --task (the run's own is {bundle.recipe.task.name}).",
+        )
+    places = np.array([bundle.labels.index(name) for name in clips.labels])
+    label = places[clips.label]
+    silence = bundle.labels.index(SILENCE) if SILENCE in bundle.labels else -1
+    return Clips(
+        task=wanted.name,
+        split=split,
+        features=features_of(bundle, clips.pcm, kind),
+        label=label,
+        spoken=label != silence,
+        manifest_hash=clips.manifest_hash,
+        kind=kind,
+    )
+
+
+def features_of(bundle: Bundle, pcm: np.ndarray, kind: str) -> np.ndarray:
+    """Real-valued features of clips: int16 [N, 16000] -> float32 [N, frames, mel]."""
+    spec = bundle.recipe.features
+    if kind == "float":
+        from kws.simulate.log_mel import log_mel
+
+        return log_mel(pcm, spec)
+    from kws.features import extract
+
+    steps = extract(pcm[:, : spec.clip_samples], spec).astype(np.float32)
+    return (steps - np.float32(spec.zero_point)) * np.float32(spec.scale)
+
+
+def point(clips: Clips, thresholds: Thresholds, run: Run) -> dict[str, Any]:
+    """Stable keys of `kws simulate --json` (DESIGN section 4).
+
+    Returns:
+        thresholds, task, split, n, accuracy, ci95, the same over all clips but silence
+        (`spoken`), recall by label index, and everything of kws.simulate.cost.summary.
+    """
+    right = run.logits.argmax(axis=1) == clips.label
+    spoken = right[clips.spoken]
+    table: dict[str, Any] = {
+        "thresholds": thresholds.to_dict(),
+        "task": clips.task,
+        "split": clips.split,
+        "features": clips.kind,
+        "n": len(clips),
+        "accuracy": float(right.mean()),
+        "ci95": list(wilson_interval(int(right.sum()), len(right))),
+    }
+    if len(spoken):
+        table["spoken"] = {
+            "n": len(spoken),
+            "accuracy": float(spoken.mean()),
+            "ci95": list(wilson_interval(int(spoken.sum()), len(spoken))),
+        }
+    return table | run.cost()
+
+
+def simulate(
+    simulator: Simulator, clips: Clips, thresholds: Thresholds, progress: Any = None
+) -> dict[str, Any]:
+    """Run clips with thresholds; see `point`."""
+    return point(clips, thresholds, simulator.run(clips.features, thresholds, progress))
