@@ -16,7 +16,7 @@ from kws import features
 from kws.features.tables import c_source
 from kws.recipe import Detector, Features
 
-LABELS = ("_silence_", "_unknown_", "low", "high pitch")
+LABELS = ("_silence_", "_unknown_", "low", 'high "pitch"\\é')
 LOGIT_SCALE = 0.1
 
 
@@ -90,7 +90,7 @@ class FakeModel:
 
 enum {{ FRAMES = {spec.frames}, BINS = {spec.mel_bins}, HALF = BINS / 2 }};
 
-static const char *const labels[] = {{{", ".join(f'"{name}"' for name in LABELS)}}};
+static const char *const labels[] = {{{", ".join(map(_c_string, LABELS))}}};
 static const uint16_t threshold[] = {{{", ".join([q15] * len(LABELS))}}};
 static const uint16_t rearm[] = {{{", ".join([rearm] * len(LABELS))}}};
 static const uint16_t exp_table[256] = {{{", ".join(map(str, exp_table))}}};
@@ -169,6 +169,10 @@ const uint8_t kws_selftest_clip[] = {{{", ".join(map(str, codes))}}};
 const uint32_t kws_selftest_clip_samples = sizeof kws_selftest_clip;
 const int8_t kws_selftest_logits[] = {{{", ".join(map(str, expected))}}};
 """
+
+
+def _c_string(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def mulaw_levels() -> np.ndarray:

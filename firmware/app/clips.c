@@ -14,7 +14,7 @@
 #include "print.h"
 #include "semihosting.h"
 
-static int16_t block[KWS_RING_SAMPLES / 2];
+static int16_t block[KWS_RING_SAMPLES / 4];
 
 static int stop(const char *reason) {
   print_begin("error");

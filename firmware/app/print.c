@@ -31,12 +31,18 @@ static void append_key(const char *key) {
 }
 
 void print_text(const char *key, const char *value) {
-  int has_space = *value == '\0';
-  for (const char *at = value; *at != '\0'; at++) has_space |= *at == ' ';
+  int quote = *value == '\0';
+  for (const char *at = value; *at != '\0'; at++) {
+    quote |= *at == ' ' || *at == '"' || *at == '\\' || (*at > 0 && *at < ' ');
+  }
   append_key(key);
-  if (has_space) append("\"");
-  append(value);
-  if (has_space) append("\"");
+  if (quote) append("\"");
+  for (; *value != '\0'; value++) {
+    const char text[2] = {*value, '\0'};
+    if (*value == '"' || *value == '\\') append("\\");
+    append(*value > 0 && *value < ' ' ? "?" : text);
+  }
+  if (quote) append("\"");
 }
 
 void print_u64(const char *key, uint64_t value) {

@@ -1,5 +1,6 @@
 /* One line of the protocol that kws/deploy/monitor.py reads: `kws <kind> key=value
- * ...`. Values with spaces are quoted. */
+ * ...`. Values with spaces, quotes or backslashes are quoted, the latter two escaped by
+ * a backslash; a control character becomes `?`. */
 #ifndef KWS_PRINT_H
 #define KWS_PRINT_H
 

@@ -14,10 +14,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Audio ring, in samples; a power of two. 8192 = 512 ms: the model may run that long
- * before the microphone's samples no longer fit. */
+/* Audio ring, in samples; a power of two. 16384 = 1.02 s: the model may run that long
+ * before the microphone's samples no longer fit. A model that keeps up runs no longer
+ * than its hop, and a hop is at most the window (0.98 s). For a model that is known to
+ * be faster, a smaller ring saves RAM: build with -DKWS_RING_SAMPLES=8192. */
 #ifndef KWS_RING_SAMPLES
-#define KWS_RING_SAMPLES 8192
+#define KWS_RING_SAMPLES 16384
 #endif
 
 /* Memory reserved for the feature window: frames * mel_bins of the model must fit. */

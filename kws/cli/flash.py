@@ -28,6 +28,11 @@ import click
     help="Audio arrives at the part's assumed speed, or waits for the firmware.",
 )
 @click.option(
+    "--hop",
+    type=click.IntRange(1),
+    help="Run the model every HOP feature frames of 10 ms [default: the recipe's].",
+)
+@click.option(
     "--pad",
     "pad_s",
     type=click.FloatRange(0, 60),
@@ -35,7 +40,11 @@ import click
     show_default=True,
     help="Seconds of silence appended, so that the last word is heard.",
 )
-@click.option("--timeout", type=click.FloatRange(1), help="Seconds the run may take.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(1),
+    help="Seconds of processor time the run may take.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def command(
@@ -46,6 +55,7 @@ def command(
     out: Path | None,
     compiler: str | None,
     pace: bool,
+    hop: int | None,
     pad_s: float,
     timeout: float | None,
     as_json: bool,
@@ -61,6 +71,8 @@ def command(
     board = boards.load(board_name)
     pcm = flash.read_stream(audio)
     bundle = bundles.load(run)
+    if hop is not None:
+        bundle = flash.with_hop(bundle, hop)
     folder = out or flash.output_folder(bundle, board)
     click.echo(f"Building for {board.name} in {folder}", err=True)
     result = flash.flash(bundle, board, pcm, folder, compiler, pace, pad_s, timeout)
@@ -91,13 +103,7 @@ def command(
             f"stack {stats.get('stack', 0):,} bytes"
         )
     if result.problems:
-        overrun = stats.get("overruns", 0) > 0
-        hop = bundle.recipe.detector.hop_frames
         raise CheckFailed(
             "The run is not a success: " + "; ".join(result.problems),
-            f"Run the model less often ([detector] hop_frames above {hop} in "
-            f"{bundle.path / 'recipe.toml'}), use a smaller network, or let the audio "
-            "wait: --no-pace"
-            if overrun
-            else f"kws --debug flash {run} --board {board.name} --audio {audio}",
+            result.hint(run, str(audio)),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,42 @@ MAX_AUDIO_S = 3600
 
 @dataclass(frozen=True)
 class Flashed:
-    """What `kws flash` found; `problems` is empty where all checks passed."""
+    """What `kws flash` found; `problems` is empty where all checks passed.
+
+    Args:
+        board: The board.
+        image: What runs on it.
+        frames: Feature frames in the model's window.
+        expected_hash: What the board has to say at boot.
+        listened: What it said.
+    """
 
     board: Board
     image: Image
+    frames: int
     expected_hash: str
     listened: run.Listened
 
     @property
     def problems(self) -> tuple[str, ...]:
         return self.listened.problems
+
+    def hint(self, run_name: str, audio: str) -> str:
+        """What to type where the run had problems."""
+        again = f"kws flash {run_name} --board {self.board.name} --audio {audio}"
+        transcript = self.listened.transcript
+        if not transcript.stats.get("overruns"):
+            return f"Build and run it again, elsewhere: {again} --out /tmp/kws-build"
+        hop = run.least_hop(transcript, self.board)
+        if hop is not None and hop <= self.frames:
+            return (
+                f"Run the model less often, every {hop * 10} ms: {again} --hop {hop}"
+                "   (to keep it, detector.hop_frames in the recipe)"
+            )
+        return (
+            "This network is too slow for this board in real time; to let the audio "
+            f"wait for it: {again} --no-pace"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Stable keys of `kws flash --json` (DESIGN section 4)."""
@@ -61,6 +88,24 @@ class Flashed:
             "stack_bytes": stats.get("stack"),
             "problems": list(self.problems),
         }
+
+
+def with_hop(bundle: Bundle, hop_frames: int) -> Bundle:
+    """The bundle with another detector.hop_frames (so with another hash), in memory.
+
+    Raises:
+        KwsError: more frames than the model's window has.
+    """
+    frames = bundle.recipe.features.frames
+    if not 1 <= hop_frames <= frames:
+        raise KwsError(
+            f"The model runs every 1 to {frames} feature frames (its window). "
+            f"Received: {hop_frames}",
+            f"kws flash {bundle.path} --hop {frames} ...",
+        )
+    detector = dataclasses.replace(bundle.recipe.detector, hop_frames=hop_frames)
+    recipe = dataclasses.replace(bundle.recipe, detector=detector)
+    return dataclasses.replace(bundle, recipe=recipe)
 
 
 def output_folder(bundle: Bundle, board: Board) -> Path:
@@ -131,7 +176,7 @@ def flash(
         compiler: `gcc`, `zig`, or None for what is installed.
         pace: See kws.deploy.run.listen.
         pad_s: Silence appended, so that the last word passes through the window.
-        timeout_s: Wall-clock limit of the run.
+        timeout_s: Limit of the run; see kws.deploy.run.listen.
 
     Raises:
         KwsError: a tool is missing, or the model cannot be emitted, built or held.
@@ -145,4 +190,4 @@ def flash(
     listened = run.listen(
         image.elf, board, np.concatenate([audio, pad]), expected, pace, timeout_s
     )
-    return Flashed(board, image, expected, listened)
+    return Flashed(board, image, bundle.recipe.features.frames, expected, listened)

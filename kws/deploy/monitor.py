@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 SCHEMA_VERSION = 1
 MAX_LINE = 1024
 MAX_EVENTS = 100_000
-_LINE = re.compile(r"^kws ([a-z]+)((?: [a-z_]+(?:=(?:\"[^\"]*\"|[^\" ]+))?)*)$")
-_PAIR = re.compile(r" ([a-z_]+)(?:=(?:\"([^\"]*)\"|([^\" ]+)))?")
+_VALUE = r"(?:\"((?:[^\"\\]|\\.)*)\"|([^\"\\ ]+))"
+_PAIR = re.compile(rf" ([a-z_]+)(?:={_VALUE})?")
+_LINE = re.compile(rf"kws ([a-z]+)((?: [a-z_]+(?:={_VALUE})?)*)")
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,12 @@ def parse_line(line: str) -> tuple[str, dict[str, str]] | None:
     """
     if len(line) > MAX_LINE:
         return None
-    match = _LINE.match(line)
+    match = _LINE.fullmatch(line)
     if match is None:
         return None
     pairs = {
-        key: quoted or plain for key, quoted, plain in _PAIR.findall(match.group(2))
+        key: re.sub(r"\\(.)", r"\1", quoted) or plain
+        for key, quoted, plain in _PAIR.findall(match.group(2))
     }
     return match.group(1), pairs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -58,7 +59,8 @@ def listen(
         expected_hash: 16 hex digits that the board must say at boot.
         pace: Audio arrives as fast as on the part, at its clock: a model that is too
             slow drops samples. False: audio waits for the firmware.
-        timeout_s: Wall-clock limit; None sets one by the length of the stream.
+        timeout_s: Limit of the run (an emulator's processor time); None sets one by
+            the length of the stream.
 
     Raises:
         KwsError: the runner's tool is missing.
@@ -76,6 +78,21 @@ def listen(
     problems = _ending_problems(outcome, transcript)
     problems += _stream_problems(transcript, board, len(pcm), expected_hash)
     return Listened(transcript, tuple(problems), outcome.wall_s)
+
+
+def least_hop(transcript: Transcript, board: Board) -> int | None:
+    """Feature frames between two model runs that the board could keep up with.
+
+    None where no hop would do (features alone are too slow), or nothing was measured.
+    """
+    stats = transcript.stats
+    model = stats.get("instructions_per_inference_max", 0)
+    spare = board.instructions_per_second / HALF_BUFFERS_PER_SECOND - stats.get(
+        "instructions_per_frame", 0
+    )
+    if model <= 0 or spare <= 0:
+        return None
+    return math.ceil(1.02 * model / spare)
 
 
 def _ending_problems(outcome: Outcome, transcript: Transcript) -> list[str]:

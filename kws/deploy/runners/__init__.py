@@ -6,7 +6,8 @@ A runner is a module of this folder with
         What keeps it from working on this machine, or None.
     def run(image: Path, board: Board, arguments: dict[str, str], folder: Path,
             timeout_s: float) -> Outcome
-        Run the image in `folder` (files named in `arguments` lie there) to its end.
+        Run the image in `folder` (files named in `arguments` lie there) to its end,
+        or stop it: timeout_s is processor time for an emulator, else wall time.
 
 A board names its runner in board.toml; this folder's listing is the registry.
 """

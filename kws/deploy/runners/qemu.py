@@ -5,7 +5,11 @@ board.toml: [qemu] machine = "mps2-an386".
 
 from __future__ import annotations
 
+import contextlib
+import math
+import resource
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -15,7 +19,9 @@ from kws.deploy.runners import Outcome
 from kws.errors import KwsError
 
 EXECUTABLE = "qemu-system-arm"
-MAX_TEXT = 16 * 1024 * 1024
+MAX_BYTES = 64 * 1024 * 1024
+# A busy machine gives QEMU less than all of its time; the limit is on processor time.
+WALL_PER_CPU = 20
 
 
 def missing() -> KwsError | None:
@@ -72,18 +78,38 @@ def run(
     if error is not None:
         raise error
     start = time.monotonic()
-    try:
-        result = subprocess.run(
+    log = folder / "output.txt"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
             command(image, board, arguments),
             cwd=folder,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
-            timeout=timeout_s,
-            check=False,
-        )
-        output, code = result.stdout, result.returncode
-    except subprocess.TimeoutExpired as expired:
-        output, code = expired.stdout or b"", None
-    text = output[:MAX_TEXT].decode("utf-8", "replace")
+        ) as process,
+    ):
+        _limit(process.pid, timeout_s)
+        code: int | None
+        try:
+            code = process.wait(WALL_PER_CPU * timeout_s)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            process.kill()  # does nothing once it has ended
+    if code is not None and code in (-signal.SIGXCPU, -signal.SIGKILL):
+        code = None
+    with log.open("rb") as file:
+        text = file.read(MAX_BYTES).decode("utf-8", "replace")
     return Outcome(code, text, time.monotonic() - start)
+
+
+def _limit(pid: int, seconds: float) -> None:
+    """Limit processor time, where the system can (Linux), and the size of files."""
+    if not hasattr(resource, "prlimit"):
+        return
+    with contextlib.suppress(OSError):  # it has ended already
+        cpu = max(1, math.ceil(seconds))
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (MAX_BYTES, MAX_BYTES))
+        resource.prlimit(pid, resource.RLIMIT_CPU, (cpu, cpu + 1))
