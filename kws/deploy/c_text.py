@@ -7,7 +7,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -70,7 +70,16 @@ def array(symbol: str, values: np.ndarray) -> str:
     )
 
 
-def struct(ctype: str, symbol: str, fields: dict[str, object]) -> str:
-    """A static const struct with named fields."""
-    body = "\n".join(f"    .{name} = {value}," for name, value in fields.items())
-    return f"static const {ctype} {symbol} = {{\n{body}\n}};\n"
+def struct(ctype: str, symbol: str, fields: Mapping[str, object]) -> str:
+    """A static const struct with named fields; a dict is a struct inside."""
+    return f"static const {ctype} {symbol} = {_initialiser(fields, 0)};\n"
+
+
+def _initialiser(fields: Mapping[str, object], depth: int) -> str:
+    pad = "  " * depth
+    lines = []
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            value = _initialiser(value, depth + 1)
+        lines.append(f"{pad}  .{name} = {value},\n")
+    return "{\n" + "".join(lines) + pad + "}"

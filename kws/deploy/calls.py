@@ -208,10 +208,6 @@ def _conv_2d(model: Model, node: Node) -> list[str]:
     pairs = qm.conv_multipliers(x.scale, weights.quantization.scales, y.scale)
     flat = weights.data.reshape(weights.shape[0], -1)
     top, left = operators.conv_padding(node)
-    product = ", ".join(
-        f".{name} = {value}"
-        for name, value in _product(model, node, flat, pairs).items()
-    )
     parameters = model.struct(
         "kws_conv_2d_t",
         {
@@ -229,7 +225,7 @@ def _conv_2d(model: Model, node: Node) -> list[str]:
             "pad_top": top,
             "pad_left": left,
             "input_zero_point": x.zero_point,
-            "product": f"{{{product}}}",
+            "product": _product(model, node, flat, pairs),
         },
     )
     return _call(
@@ -312,10 +308,6 @@ def _softmax_table(model: Model, node: Node) -> str:
 
 def _attention_struct(model: Model, node: Node) -> str:
     options = node.options
-
-    def inline(fields: dict[str, object]) -> str:
-        return "{" + ", ".join(f".{k} = {v}" for k, v in fields.items()) + "}"
-
     table = options["table"]
     return model.struct(
         "kws_attention_t",
@@ -323,12 +315,12 @@ def _attention_struct(model: Model, node: Node) -> str:
             "tokens": options["tokens"],
             "heads": options["heads"],
             "head_dim": options["head_dim"],
-            "scores": inline(_batch_matmul_fields(options["scores"])),
+            "scores": _batch_matmul_fields(options["scores"]),
             "score_table": "NULL"
             if table is None
             else model.constant("table", np.array(table, np.int8)),
-            "softmax": f"{{{_softmax_table(model, options['softmax'])}}}",
-            "values": inline(_batch_matmul_fields(options["values"])),
+            "softmax": {"exp_table": _softmax_table(model, options["softmax"])},
+            "values": _batch_matmul_fields(options["values"]),
         },
     )
 
@@ -551,6 +543,17 @@ def _concatenation(model: Model, node: Node) -> list[str]:
     lines, start = [], 0
     for index in range(len(node.inputs)):
         part = node.input(index)
+        if y_steps[axis] == 1:
+            lines += _call(
+                "kws_copy_rows_s8",
+                model.input(node, index),
+                model.rows(operators.row_count(part)),
+                part.shape[-1],
+                _plus(model.output(node), start),
+                node.output.shape[-1],
+            )
+            start += part.shape[-1]
+            continue
         lines += _copy(
             list(part.shape),
             (model.input(node, index), _steps(part.shape)),

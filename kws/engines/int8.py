@@ -14,6 +14,7 @@ import numpy as np
 
 from kws.bundle import Bundle
 from kws.engines import common
+from kws.graph import reader
 
 INTEGER = True
 
@@ -28,12 +29,14 @@ def logits(
     """int8 logits [N, labels]; see `kws.engines`."""
     common.need("tensorflow", "The engine 'int8'")
     model = bundle.model_bytes()
+    reader.read(model, str(bundle.model_path))  # one clear message where it is broken
     inputs = common.features(bundle, pcm)
     return common.run_interpreter(_start, model, inputs, jobs, progress)
 
 
 def _start(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     # TensorFlow announces that its interpreter will move to another package.
     warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated")

@@ -466,6 +466,13 @@ def _rows_mean(node: Node, rows: int) -> list[Access] | None:
     return None
 
 
+def _rows_concatenation(node: Node, rows: int) -> list[Access] | None:
+    last = len(node.output.shape) - 1
+    if node.options["Axis"] % (last + 1) != last or row_count(node.output) % rows:
+        return None
+    return [Access.ROW] * len(node.inputs)
+
+
 def _rows_conv(node: Node, rows: int) -> list[Access] | None:
     """Rows of the output image; the input image is read whole."""
     if node.output.shape[1] != rows:
@@ -584,7 +591,11 @@ OPERATORS: dict[str, Operator] = {
     ),
     "TRANSPOSE": Operator(_transpose, (2, 2), moves=True),
     "CONCATENATION": Operator(
-        _concatenation, (1, 64), "ConcatenationOptions", (*_FUSED, "Axis")
+        _concatenation,
+        (1, 64),
+        "ConcatenationOptions",
+        (*_FUSED, "Axis"),
+        rows=_rows_concatenation,
     ),
     "PAD": Operator(_pad, (2, 2), moves=True),
 }

@@ -1,0 +1,338 @@
+"""The emitted C: equal to TFLM bit for bit, under sanitizers; refusals; bundles."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sample_models
+import toolbox
+from click.testing import CliRunner
+
+from kws.cli.emit import command
+from kws.deploy import c_text, emit
+from kws.deploy.boards import FIRMWARE
+from kws.errors import KwsError
+from kws.features import c_source
+from kws.graph import reader
+from kws.recipe import Features
+
+pytest.importorskip("tensorflow", reason="the sample models are made with TensorFlow")
+
+# Reads features from stdin, writes logits to stdout, one model run each.
+DRIVER = """
+#include <stdio.h>
+#include "kws_model.h"
+void kws_model_invoke(const int8_t *features, int8_t *logits);
+int main(void) {
+  static int8_t in[INPUTS], out[OUTPUTS];
+  while (fread(in, 1, INPUTS, stdin) == INPUTS) {
+    kws_model_invoke(in, out);
+    fwrite(out, 1, OUTPUTS, stdout);
+  }
+  return 0;
+}
+"""
+
+HEAD = """
+#include <stddef.h>
+#include <string.h>
+#include "kws_kernels.h"
+#include "kws_model.h"
+"""
+
+
+FLAGS = [*toolbox.SANITIZE, "-DKWS_CORE_PORTABLE=1", f"-I{FIRMWARE / 'src'}"]
+
+
+@functools.cache
+def sanitized_kernels() -> list[Path]:
+    """The kernels' objects, compiled once for all tests here."""
+    folder = Path(tempfile.mkdtemp(prefix="kws-kernels-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return [
+        toolbox.host_compile([source], folder / f"{source.stem}.o", "-c", *FLAGS)
+        for source in sorted((FIRMWARE / "src").glob("kernels_*.c"))
+    ]
+
+
+def run_sanitized(model: bytes, inputs: np.ndarray, folder: Path) -> np.ndarray:
+    """Logits of the emitted C, compiled with ASan and UBSan."""
+    graph = reader.read(model)
+    outputs = graph.output.elements
+    network = emit.network_source(graph, "portable")
+    folder.mkdir(exist_ok=True)
+    (folder / "model.c").write_text(HEAD + network.text, encoding="ascii")
+    (folder / "driver.c").write_text(DRIVER)
+    program = toolbox.host_compile(
+        [folder / "model.c", folder / "driver.c", *sanitized_kernels()],
+        folder / "run",
+        *FLAGS,
+        f"-DINPUTS={inputs[0].size}",
+        f"-DOUTPUTS={outputs}",
+    )
+    run = subprocess.run(
+        [program], input=inputs.tobytes(), capture_output=True, check=False
+    )
+    assert run.returncode == 0, run.stderr.decode()
+    return np.frombuffer(run.stdout, np.int8).reshape(len(inputs), outputs)
+
+
+def assert_equals_tflm(model: bytes, shape: tuple[int, ...], folder: Path) -> None:
+    inputs = sample_models.features(8, shape)
+    expected = sample_models.tflm_logits(model, inputs)
+    assert expected.std() > 3  # not stuck: the comparison means something
+    np.testing.assert_array_equal(run_sanitized(model, inputs, folder), expected)
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "tiny": {"layers": 1, "frames": 50},
+    "two_heads_hard_swish": {
+        "layers": 1,
+        "frames": 40,
+        "heads": 2,
+        "head_dim": 20,
+        "activation": "hard_swish",
+        "norm": "batch",
+    },
+    "kwt1_relu": {"base": "kwt-1", "layers": 2, "frames": 30, "activation": "relu"},
+    "kwt1_gelu": {"base": "kwt-1", "layers": 1, "frames": 22},
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_our_networks_equal_tflm(name: str, tmp_path: Path) -> None:
+    spec = sample_models.recipe(**RECIPES[name])
+    shape = (spec.features.frames, spec.features.mel_bins)
+    assert_equals_tflm(sample_models.network(spec), shape, tmp_path)
+
+
+def _weights(*shape: int) -> Any:
+    from kws.model.keras import tf
+
+    rng = np.random.default_rng(sum(shape))
+    fan_in = int(np.prod(shape[:-1]))
+    return tf.constant(rng.normal(0, fan_in**-0.5, shape).astype(np.float32))
+
+
+def heads_by_transpose(x: Any) -> Any:
+    """Two heads side by side in one dense layer, as Keras' own attention has them."""
+    from kws.model.keras import tf
+
+    def split(y: Any) -> Any:
+        return tf.transpose(tf.reshape(y, [1, 11, 2, 8]), [0, 2, 1, 3])
+
+    q, k, v = (split(tf.matmul(x, _weights(12, 16) * s)) for s in (2.0, 1.5, 1.0))
+    scores = tf.nn.softmax(tf.matmul(q, k, transpose_b=True) / 2.0)
+    mixed = tf.transpose(tf.matmul(scores, v), [0, 2, 1, 3])
+    return tf.matmul(tf.reshape(mixed, [1, 11 * 16]), _weights(176, 5))
+
+
+def attention_that_cannot_be_fused(x: Any) -> Any:
+    """Keys that are also values: the in-place kernel must not be used."""
+    from kws.model.keras import tf
+
+    q, k = tf.matmul(x, _weights(12, 8)), tf.matmul(x, _weights(12, 8) * 2.0)
+    scores = tf.nn.softmax(tf.matmul(q, k, transpose_b=True))
+    return tf.matmul(tf.reshape(tf.matmul(scores, k), [1, 88]), _weights(88, 5))
+
+
+def adjoint_products(x: Any) -> Any:
+    """BATCH_MATMUL with each side transposed, as map-free attention would have."""
+    from kws.model.keras import tf
+
+    a, b = tf.matmul(x, _weights(12, 6)), tf.matmul(x, _weights(12, 7))
+    mixed = tf.matmul(a, b, transpose_a=True)  # 6 x 7
+    again = tf.matmul(tf.matmul(a, mixed), b, transpose_b=True)  # 11 x 11
+    return tf.matmul(tf.reshape(again, [1, 121]), _weights(121, 5))
+
+
+def shapes_and_slices(x: Any) -> Any:
+    """PAD, CONCATENATION on both axes, STRIDED_SLICE with strides, MEAN, TRANSPOSE."""
+    from kws.model.keras import tf
+
+    padded = tf.pad(tf.matmul(x, _weights(12, 8)), [[0, 0], [2, 1], [0, 0]])
+    part = padded[:, 1:12:2, :]
+    wide = tf.concat([part, part * 1.0, padded[:, 2:8]], axis=2)
+    long = tf.concat([wide[:, :3], wide[:, 2:]], axis=1)
+    turned = tf.transpose(long, [0, 2, 1])
+    both = tf.reduce_mean(turned, axis=2) + tf.reduce_mean(long, axis=1)
+    return tf.matmul(both, _weights(24, 5))
+
+
+def norm_and_class_token(x: Any) -> Any:
+    """LayerNorm's statistics by row, a table of one tensor, one token kept."""
+    from kws.model.keras import tf
+
+    y = tf.matmul(x, _weights(12, 16)) + _weights(11, 16)
+    centred = y - tf.reduce_mean(y, -1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centred), -1, keepdims=True)
+    y = centred * tf.math.rsqrt(variance + 1e-3)
+    y = tf.matmul(y * tf.sigmoid(1.702 * y), _weights(16, 24))
+    y = tf.nn.relu6(y) - tf.tanh(y)
+    return tf.matmul(y[:, 4], _weights(24, 5))
+
+
+FUNCTIONS: tuple[Callable[[Any], Any], ...] = (
+    heads_by_transpose,
+    attention_that_cannot_be_fused,
+    adjoint_products,
+    shapes_and_slices,
+    norm_and_class_token,
+)
+
+
+@pytest.mark.parametrize("body", FUNCTIONS, ids=lambda body: body.__name__)
+def test_other_graphs_equal_tflm(body: Callable[[Any], Any], tmp_path: Path) -> None:
+    model = sample_models.function(body, (1, 11, 12))
+    assert_equals_tflm(model, (11, 12), tmp_path)
+
+
+# --- the whole bundle ---
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    spec = sample_models.recipe(layers=1, frames=50)
+    folder = tmp_path_factory.mktemp("bundle")
+    return sample_models.bundle(folder, spec, sample_models.network(spec))
+
+
+@pytest.mark.parametrize("core", ["portable", "dsp", "mve"])
+def test_emitting_twice_gives_the_same_files(
+    bundle: Any, core: str, tmp_path: Path
+) -> None:
+    first = emit.emit(bundle, tmp_path / "a", core)
+    second = emit.emit(bundle, tmp_path / "b", core)
+    assert [p.read_bytes() for p in first.files] == [
+        p.read_bytes() for p in second.files
+    ]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted(emit.FILES)
+    text = first.files[0].read_text()
+    assert bundle.hash[:16] in text
+    assert max(map(len, text.split("\n"))) <= 100
+
+
+def test_the_self_test_passes_where_the_clip_was_run(
+    bundle: Any, tmp_path: Path
+) -> None:
+    emitted = emit.emit(bundle, tmp_path, "portable")
+    main = tmp_path / "main_test.c"
+    main.write_text(
+        '#include <stdio.h>\n#include "kws.h"\n#include "kws_model.h"\n'
+        "int main(void) {\n"
+        "  for (int i = 0; i < kws_model_info.label_count; i++)\n"
+        "    puts(kws_model_info.labels[i]);\n"
+        "  return (int)kws_selftest();\n}\n"
+    )
+    sources = [*emitted.files, main, *sorted((FIRMWARE / "src").glob("*.c"))]
+    program = toolbox.host_compile(
+        sources,
+        tmp_path / "selftest",
+        *FLAGS,
+    )
+    run = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert tuple(run.stdout.splitlines()) == sample_models.LABELS
+
+
+def test_shared_weights_are_emitted_once() -> None:
+    from kws.model.keras import tf
+
+    shared = _weights(12, 12)
+
+    def body(x: Any) -> Any:
+        y = tf.nn.relu(tf.matmul(x, shared))
+        y = tf.nn.relu(tf.matmul(y, shared))
+        return tf.matmul(tf.reduce_mean(y, 1), _weights(12, 5))
+
+    graph = reader.read(sample_models.function(body, (1, 11, 12)))
+    text = emit.network_source(graph, "portable").text
+    assert text.count("[144] = {") == 1
+    assert text.count("kws_fully_connected_s8(") == 3
+
+
+def test_command_line(bundle: Any, tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        command,
+        [str(bundle.path), "--out", str(tmp_path / "c"), "--core", "mve", "--json"],
+    )
+    assert result.exit_code == 0, result.output
+    table = json.loads(result.stdout)
+    assert table["core"] == "mve" and table["arena_bytes"] > 0
+    assert all(Path(path).is_file() for path in table["files"])
+
+
+def test_refusals(bundle: Any, tmp_path: Path) -> None:
+    import dataclasses
+
+    recipe = bundle.recipe
+    narrow = dataclasses.replace(
+        recipe, features=dataclasses.replace(recipe.features, mel_bins=32)
+    )
+    loud = dataclasses.replace(
+        recipe, features=dataclasses.replace(recipe.features, scale=0.1)
+    )
+    nervous = dataclasses.replace(
+        recipe, detector=dataclasses.replace(recipe.detector, rearm=0.99)
+    )
+    for change, words in [
+        ({"recipe": narrow}, "input does not fit"),
+        ({"recipe": loud}, "input quantization"),
+        ({"recipe": nervous}, "rearm"),
+        ({"labels": bundle.labels[:3]}, "does not fit the labels"),
+        ({"thresholds": {"blk0/X": 2}}, "delta thresholds"),
+    ]:
+        with pytest.raises(KwsError, match=words):
+            emit.emit(dataclasses.replace(bundle, **change), tmp_path / "out")
+    with pytest.raises(KwsError, match="No such core"):
+        emit.emit(bundle, tmp_path / "out", "m7")
+    assert not (tmp_path / "out").exists()
+
+
+# --- small parts ---
+
+
+@pytest.mark.parametrize(
+    "text", ['"', "a\\", "??/", "*/ evil(); /*", "\n", "jä", "/", "%s", "\0"]
+)
+def test_no_text_breaks_out_of_c(text: str, tmp_path: Path) -> None:
+    source = tmp_path / "text.c"
+    source.write_text(
+        "#include <stdio.h>\n"
+        f"{c_text.comment(text)}\n"
+        f"static const char text[] = {c_text.string(text)};\n"
+        "int main(void) { fwrite(text, 1, sizeof text - 1, stdout); return 0; }\n"
+    )
+    program = toolbox.host_compile([source], tmp_path / "text", "-Wtrigraphs")
+    run = subprocess.run([program], capture_output=True, check=True)
+    assert run.stdout == text.encode()
+
+
+def test_mulaw_is_the_nearest_code() -> None:
+    pcm = np.arange(-32768, 32768, 7).astype(np.int16)
+    levels = emit.mulaw_decode(np.arange(256, dtype=np.uint8)).astype(np.int64)
+    error = np.abs(emit.mulaw_decode(emit.mulaw_encode(pcm)).astype(np.int64) - pcm)
+    best = np.abs(levels[None, :] - pcm[:, None].astype(np.int64)).min(axis=1)
+    np.testing.assert_array_equal(error, best)
+
+
+def test_the_self_test_clip_is_loud_and_varied() -> None:
+    pcm = emit.mulaw_decode(emit.selftest_clip(16000)).astype(np.int64)
+    assert np.abs(pcm).max() > 8000
+    loudness = [np.abs(part).mean() for part in np.array_split(pcm, 100)]
+    assert max(loudness) > 4 * min(loudness)
+
+
+def test_feature_tables_are_declared_as_the_model_expects() -> None:
+    text = c_source(Features(), "kws_model_features")
+    assert "const kws_feature_spec_t kws_model_features" in text

@@ -1,0 +1,256 @@
+"""Every engine keeps the contract of kws/engines; evaluation counts right."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sample_models
+import toolbox
+from click.testing import CliRunner
+
+from kws import engines, evaluate
+from kws.bundle import Bundle
+from kws.cli.eval import command
+from kws.data import ClipSet
+from kws.data.tape import Tape, Window
+from kws.engines import device
+from kws.errors import KwsError
+
+pytest.importorskip("tensorflow", reason="the sample models are made with TensorFlow")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    from kws.model import network as networks
+
+    spec = sample_models.recipe(layers=1, frames=40)
+    made = sample_models.bundle(
+        tmp_path_factory.mktemp("bundle"), spec, sample_models.network(spec)
+    )
+    network = networks.build(spec, len(made.labels), "folded")
+    networks.save_weights(network, made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def pcm() -> np.ndarray:
+    """Tones and noise of all loudnesses, one silent clip."""
+    rng = np.random.default_rng(3)
+    t = np.arange(16000) / 16000
+    clips = [np.zeros(16000)]
+    for i in range(5):
+        tone = np.sin(2 * np.pi * (200 + 300 * i) * t * (1 + t))
+        clips.append(10.0 ** (i + 0.3) * 0.3 * (tone + 0.2 * rng.normal(size=16000)))
+    return np.clip(np.rint(clips), -32768, 32767).astype(np.int16)
+
+
+def need(name: str) -> None:
+    if name == "qemu":
+        toolbox.need_qemu()
+        toolbox.need_compiler()
+
+
+@pytest.mark.parametrize("name", engines.names())
+def test_contract(name: str, bundle: Bundle, pcm: np.ndarray) -> None:
+    need(name)
+    module = engines.get(name)
+    reported: list[int] = []
+    logits = module.logits(bundle, pcm, jobs=1, board=None, progress=reported.append)
+    assert logits.shape == (len(pcm), len(bundle.labels))
+    assert logits.dtype == (np.int8 if module.INTEGER else np.float32)
+    assert reported[-1] == len(pcm) and reported == sorted(reported)
+    # A clip's logits don't depend on what was run before it.
+    again = module.logits(bundle, pcm[::-1], jobs=2)[::-1]
+    np.testing.assert_allclose(logits, again, atol=0 if module.INTEGER else 1e-4)
+    with pytest.raises(KwsError, match="Clips must be int16"):
+        module.logits(bundle, pcm[:, :1000])
+    with pytest.raises(KwsError, match="no clips"):
+        module.logits(bundle, pcm[:0])
+
+
+@pytest.mark.parametrize("name", ["device", "qemu"])
+def test_bit_exact_to_tflm(name: str, bundle: Bundle, pcm: np.ndarray) -> None:
+    need(name)
+    expected = engines.get("tflm").logits(bundle, pcm)
+    assert len(np.unique(expected)) > 8
+    np.testing.assert_array_equal(engines.get(name).logits(bundle, pcm), expected)
+
+
+def test_int8_engine_gives_the_same_labels(bundle: Bundle, pcm: np.ndarray) -> None:
+    ours = engines.get("device").logits(bundle, pcm)
+    reference = engines.get("int8").logits(bundle, pcm)
+    assert np.abs(ours.astype(int) - reference).max() <= 5
+    assert (ours.argmax(1) == reference.argmax(1)).mean() >= 0.8
+
+
+def test_many_clips_in_processes_keep_their_order(
+    bundle: Bundle, pcm: np.ndarray
+) -> None:
+    from kws.engines import common
+
+    count = common.FEW + 10
+    many = np.tile(pcm, (count // len(pcm) + 1, 1))[:count]
+    np.testing.assert_array_equal(
+        engines.get("tflm").logits(bundle, many, jobs=2),
+        device.logits(bundle, many, jobs=2),
+    )
+
+
+def test_unknown_engine() -> None:
+    with pytest.raises(KwsError, match="Did you mean 'device'"):
+        engines.get("devise")
+
+
+def test_broken_model_is_refused_by_every_engine_that_reads_it(
+    bundle: Bundle, pcm: np.ndarray, tmp_path: Path
+) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("build"))
+    (folder / "model.tflite").write_bytes(bundle.model_bytes()[:-500])
+    broken = Bundle(folder, bundle.recipe, bundle.labels)
+    for name in ("device", "tflm", "int8"):
+        with pytest.raises(KwsError, match="broken"):
+            engines.get(name).logits(broken, pcm)
+
+
+def test_library_is_built_once(bundle: Bundle) -> None:
+    first = device.library(bundle)
+    made = first.stat().st_mtime_ns
+    assert device.library(bundle) == first
+    assert first.stat().st_mtime_ns == made
+
+
+def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device.shutil, "which", lambda name: None)
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(KwsError, match="no C compiler"):
+        device.build({"never.c": "seen before"})
+
+
+# --- evaluation ---
+
+
+def clip_set(bundle: Bundle, pcm: np.ndarray, label: list[int]) -> ClipSet:
+    return ClipSet(
+        pcm,
+        np.array(label, np.int32),
+        [f"clip{i}" for i in range(len(pcm))],
+        bundle.labels,
+        "test",
+        {},
+    )
+
+
+def test_accuracy_confusion_and_recall(bundle: Bundle, pcm: np.ndarray) -> None:
+    heard = device.logits(bundle, pcm).argmax(axis=1)
+    truth = [int(label) for label in heard]
+    truth[0] = (truth[0] + 1) % len(bundle.labels)
+    result = evaluate.evaluate_clips(bundle, clip_set(bundle, pcm, truth))
+    assert result.n == len(pcm)
+    assert result.accuracy == pytest.approx(1 - 1 / len(pcm))
+    assert result.confusion[truth[0], heard[0]] >= 1
+    table = result.as_dict()
+    for key in (
+        "task",
+        "split",
+        "engine",
+        "n",
+        "accuracy",
+        "ci95",
+        "recall",
+        "confusion",
+        "mhsa_mac_cut",
+        "mac_cut",
+    ):
+        assert key in table
+    json.dumps(table)
+    unheard = set(range(len(bundle.labels))) - set(truth)
+    assert all(table["recall"][bundle.labels[i]] is None for i in unheard)
+
+
+def test_wrong_labels_are_refused(bundle: Bundle, pcm: np.ndarray) -> None:
+    clips = clip_set(bundle, pcm, [0] * len(pcm))
+    other = ClipSet(clips.pcm, clips.label, clips.names, ("a", "b"), "test", {})
+    with pytest.raises(KwsError, match="labels are not the bundle's"):
+        evaluate.evaluate_clips(bundle, other)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10), (94, 100), (3846, 4092)])
+def test_wilson_interval_solves_its_equation(hits: int, n: int) -> None:
+    """Its ends are the p with |hits/n - p| = z * sqrt(p (1 - p) / n)."""
+    low, high = evaluate.wilson_interval(hits, n)
+    assert 0 <= low <= hits / n <= high <= 1
+    for p in (low, high):
+        if 0 < p < 1:
+            spread = 1.959964 * math.sqrt(p * (1 - p) / n)
+            assert abs(hits / n - p) == pytest.approx(spread, abs=1e-9)
+
+
+def test_agreement_counts_logits_and_labels(bundle: Bundle, pcm: np.ndarray) -> None:
+    clips = clip_set(bundle, pcm, [0] * len(pcm))
+    result = evaluate.evaluate_clips(bundle, clips)
+    moved = result.logits.copy()
+    moved[0, 0] = moved[0, 0] - 3 if moved[0, 0] > 0 else moved[0, 0] + 3
+    other = evaluate.Evaluation(
+        **{**vars(result), "logits": moved, "engine": "elsewhere"}
+    )
+    pair = evaluate.agreement(result, other)
+    assert pair.largest == 3
+    assert pair.equal == pytest.approx(1 - 1 / moved.size)
+    assert evaluate.agreement(result, result).equal == 1.0
+
+
+def test_streaming_gives_the_same_logits_as_clips_and_finds_events(
+    bundle: Bundle, pcm: np.ndarray
+) -> None:
+    stream = np.concatenate([pcm.reshape(-1)] * 4)
+    events = device.detect(bundle, stream)
+    again = device.detect(bundle, stream)
+    assert events == again
+    for event in events:
+        assert event.word in bundle.labels[2:]
+        assert 0 <= event.start_s < event.time_s <= len(stream) / 16000
+        assert 0 < event.score <= 1.01
+
+
+def test_tape_scores_what_was_heard(bundle: Bundle, pcm: np.ndarray) -> None:
+    stream = np.concatenate([pcm.reshape(-1)] * 4)
+    events = device.detect(bundle, stream)
+    windows = [Window(e.word, max(0.0, e.time_s - 0.5), e.time_s) for e in events]
+    windows += [Window("yes", 1.0, 1.2), Window("not a label", 2.0, 2.5)]
+    result = evaluate.evaluate_tape(bundle, Tape(stream, windows)).as_dict()
+    assert result["words"] == len(events) + 1  # foreign words don't count
+    assert result["hits"] >= len(events) - 1
+    low, high = result["false_alarms_per_hour_ci95"]
+    assert low <= result["false_alarms_per_hour"] <= high
+    json.dumps(result)
+    with pytest.raises(KwsError, match="does not stream"):
+        evaluate.evaluate_tape(bundle, Tape(stream, windows), "tflm")
+
+
+def test_command_line(
+    bundle: Bundle, pcm: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = clip_set(bundle, pcm, [0] * len(pcm))
+
+    def load(split: str, task: Any, data: Any, limit: int | None) -> ClipSet:
+        assert (split, limit) == ("val", 6)
+        return clips
+
+    monkeypatch.setattr("kws.data.load", load)
+    arguments = [str(bundle.path), "--split", "val", "--limit", "6"]
+    result = CliRunner().invoke(
+        command, [*arguments, "--engine", "tflm,device", "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    table = json.loads(result.stdout.strip().splitlines()[-1])
+    assert table["engine"] == "tflm" and table["n"] == 6
+    assert table["agreement"][0]["equal_logits"] == 1.0
+    text = CliRunner().invoke(command, arguments).stdout
+    assert "of 6 clips right (95 %:" in text
