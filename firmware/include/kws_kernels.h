@@ -53,7 +53,7 @@
 
 #define KWS_ROUND_UP(n, multiple) ((((n) + (multiple) - 1) / (multiple)) * (multiple))
 
-/* ---- FULLY_CONNECTED ---------------------------------------------------------- */
+/* ---- FULLY_CONNECTED ---- */
 
 /* y[r, o] = clamp(requantise(bias[o] + sum_i weights[o, i] * x[r, i]) + zero point).
  * Per tensor is written as per channel: the generator repeats the multiplier. */
@@ -84,7 +84,7 @@ void kws_fully_connected_transposed_s8(const kws_fully_connected_t *p, const int
                                        int32_t rows, int8_t *y, int32_t y_stride,
                                        void *scratch);
 
-/* ---- CONV_2D (NHWC, batch 1, no groups) ---------------------------------------- */
+/* ---- CONV_2D (NHWC, batch 1, no groups) ---- */
 
 /* A row of patches at a time is gathered and multiplied by `product`, whose inputs =
  * filter_height * filter_width * input_channels and outputs = output channels; its
@@ -111,7 +111,7 @@ typedef struct {
 void kws_conv_2d_s8(const kws_conv_2d_t *p, const int8_t *x, int32_t first_row,
                     int32_t rows, int8_t *y, void *scratch);
 
-/* ---- BATCH_MATMUL, one matrix --------------------------------------------------- */
+/* ---- BATCH_MATMUL, one matrix ---- */
 
 /* y[m, n] = clamp(requantise(sum_k (a[m, k] - za) * (b[n, k] - zb)) + zero point). */
 typedef struct {
@@ -138,7 +138,7 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a
 void kws_transpose_s8(const int8_t *x, int32_t rows, int32_t columns, int8_t *y,
                       int32_t y_stride);
 
-/* ---- SOFTMAX --------------------------------------------------------------------- */
+/* ---- SOFTMAX ---- */
 
 /* exp_table[d] = exp(-d * beta * scale) in Q0.31 for a difference of d int8 steps
  * below the row's largest, 0 beyond TFLM's diff_min
@@ -151,8 +151,7 @@ typedef struct {
 void kws_softmax_s8(const kws_softmax_t *p, const int8_t *x, int32_t rows,
                     int32_t columns, int8_t *y);
 
-/* ---- Attention: Q.K^T -> (table) -> SOFTMAX -> P.V, a few rows at a time ----------
- */
+/* ---- Attention: Q.K^T -> (table) -> SOFTMAX -> P.V, a few rows at a time ---- */
 
 /* No tokens x tokens matrix is ever stored. Usage per inference:
  *   K  [KWS_ATTENTION_K_BYTES]: written by kws_fully_connected_s8, [tokens, width]
@@ -192,8 +191,7 @@ void kws_attention_rows_s8(const kws_attention_t *p, const int8_t *q, int32_t ro
                            const int8_t *k, const int8_t *v_transposed, int8_t *out,
                            void *scratch);
 
-/* ---- Element-wise, two inputs ------------------------------------------------------
- */
+/* ---- Element-wise, two inputs ---- */
 
 /* y [rows, columns]; element (r, c) reads x1[r * x1_row_step + c * x1_column_step].
  *   same shape: row_step = columns, column_step = 1
@@ -231,16 +229,14 @@ void kws_mul_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *
 void kws_squared_difference_s8(const kws_add_t *p, const kws_broadcast_t *shape,
                                const int8_t *x1, const int8_t *x2, int8_t *y);
 
-/* ---- Element-wise, one input
- * --------------------------------------------------------- */
+/* ---- Element-wise, one input ---- */
 
 /* y[i] = table[x[i] + 128]: any chain of TANH, LOGISTIC, RSQRT, HARD_SWISH, RELU,
  * QUANTIZE and arithmetic with scalar constants is one table
  * (quantized_math.compose_tables). y may be x. */
 void kws_table_s8(const int8_t *table, const int8_t *x, int32_t n, int8_t *y);
 
-/* ---- MEAN
- * ------------------------------------------------------------------------------ */
+/* ---- MEAN ---- */
 
 /* Integer sums of `count` elements, then one requantisation
  * (quantized_math.mean_parameters); keep_dims only changes the shape. */
@@ -259,7 +255,7 @@ void kws_mean_columns_s8(const kws_mean_t *p, const int8_t *x, int32_t rows, int
 void kws_mean_rows_s8(const kws_mean_t *p, const int8_t *x, int32_t columns, int8_t *y,
                       void *scratch);
 
-/* ---- CONCATENATION and copies
+/* ---- CONCATENATION and copies ----
  * ------------------------------------------------------------- TFLM's int8
  * CONCATENATION copies (equal scales). A part on the last axis of a row-major tensor is
  * rows apart: element (r, c) goes to y[r * y_stride + c]. */

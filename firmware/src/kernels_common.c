@@ -1,7 +1,7 @@
 /* Kernels that are the same plain C on every core. See kws_kernels.h. */
 #include "kernels_internal.h"
 
-/* ---- CONV_2D ------------------------------------------------------------------- */
+/* ---- CONV_2D ---- */
 
 /* One patch [filter_height, filter_width, channels], the padding filled. */
 static void gather_patch(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
@@ -55,7 +55,7 @@ void kws_conv_2d_s8(const kws_conv_2d_t *p, const int8_t *x, int32_t first_row,
   }
 }
 
-/* ---- Copies ---------------------------------------------------------------------- */
+/* ---- Copies ---- */
 
 void kws_transpose_s8(const int8_t *x, int32_t rows, int32_t columns, int8_t *y,
                       int32_t y_stride) {
@@ -73,8 +73,7 @@ void kws_copy_rows_s8(const int8_t *x, int32_t rows, int32_t columns, int8_t *y,
   }
 }
 
-/* ---- SOFTMAX -----------------------------------------------------------------------
- */
+/* ---- SOFTMAX ---- */
 
 /* 1 / (1 + a) for a in [0, 1), both Q0.31: gemmlowp's three Newton-Raphson steps. */
 static int32_t one_over_one_plus(int32_t a) {
@@ -138,6 +137,8 @@ void kws_softmax_s8(const kws_softmax_t *p, const int8_t *x, int32_t rows,
     kws_softmax_row(p, x + r * columns, columns, y + r * columns);
   }
 }
+
+/* ---- Element-wise ---- */
 
 #if !defined(KWS_CORE_MVE) /* kernels_mve.c has its own */
 
@@ -305,8 +306,7 @@ void kws_table_s8(const int8_t *table, const int8_t *x, int32_t n, int8_t *y) {
 
 #endif
 
-/* ---- MEAN
- * -------------------------------------------------------------------------------- */
+/* ---- MEAN ---- */
 
 static int8_t finish_mean(const kws_mean_t *p, int32_t sum) {
   const int32_t value =

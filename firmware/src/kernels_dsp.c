@@ -294,7 +294,7 @@ static void sum_block(const int16_t *panel, const int8_t *pair, int32_t groups,
   }
 }
 
-/* ---- Panels and pairs ------------------------------------------------------------ */
+/* ---- Panels and pairs ---- */
 
 /* The last n < 4 elements of a panel's row, padded with zeros. Returns their sum. */
 static int32_t widen_rest(const int8_t *x, int32_t n, int32_t zero_point,
@@ -369,8 +369,7 @@ static void pack_in_place(int8_t *rows, int32_t count, int32_t n, int8_t *tempor
   }
 }
 
-/* ---- FULLY_CONNECTED ----------------------------------------------------------------
- */
+/* ---- FULLY_CONNECTED ---- */
 
 /* Up to 3 rows of one output. */
 static void finish_column(const int32_t *sums, int32_t rows,
@@ -447,8 +446,7 @@ void kws_fully_connected_transposed_s8(const kws_fully_connected_t *p, const int
   fully_connected(p, x, rows, y, 1, y_stride, scratch);
 }
 
-/* ---- BATCH_MATMUL
- * --------------------------------------------------------------------- */
+/* ---- BATCH_MATMUL ---- */
 
 static inline int8_t finish_product(const kws_batch_matmul_t *p, int32_t accumulator) {
   const int32_t value =
@@ -532,8 +530,7 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a
   }
 }
 
-/* ---- Attention
- * ------------------------------------------------------------------------- */
+/* ---- Attention ---- */
 
 void kws_attention_prepare(const kws_attention_t *p, int8_t *k, int8_t *v_transposed,
                            void *scratch) {

@@ -12,8 +12,7 @@
 
 #define LANES 4
 
-/* ---- Requantisation ---------------------------------------------------------------
- */
+/* ---- Requantisation ---- */
 
 /* TFLM's MultiplyByQuantizedMultiplier on four lanes, each with its own shift.
  * VRSHL rounds halves up; TFLM rounds them away from zero: negative values that will be
@@ -28,132 +27,178 @@ static inline int32x4_t requantize(int32x4_t value, int32x4_t multiplier,
   return vrshlq_s32(vaddq_s32(product, away), right);
 }
 
-/* The same with one multiplier and shift for all lanes. */
+/* The same with one multiplier and shift for all lanes, the shift at most 0. */
+static inline int32x4_t requantize_down(int32x4_t value, int32_t multiplier,
+                                        int32_t shift) {
+  const int32x4_t product = vqrdmulhq_n_s32(value, multiplier);
+  const int32x4_t away = vandq_s32(vshrq_n_s32(product, 31), vdupq_n_s32(shift >> 31));
+  return vrshlq_n_s32(vaddq_s32(product, away), shift);
+}
+
+/* The same with any shift. */
 static inline int32x4_t requantize_all(int32x4_t value, int32_t multiplier,
                                        int32_t shift) {
-  if (shift >= 0) return vqrdmulhq_n_s32(vshlq_r_s32(value, shift), multiplier);
-  const int32x4_t product = vqrdmulhq_n_s32(value, multiplier);
-  return vrshlq_n_s32(vaddq_s32(product, vshrq_n_s32(product, 31)), shift);
+  if (shift > 0) return vqrdmulhq_n_s32(vshlq_r_s32(value, shift), multiplier);
+  return requantize_down(value, multiplier, shift);
 }
 
 static inline int32x4_t clamp(int32x4_t value, int32_t low, int32_t high) {
   return vminq_s32(vmaxq_s32(value, vdupq_n_s32(low)), vdupq_n_s32(high));
 }
 
-/* ---- Four dot products --------------------------------------------------------------
- */
+/* ---- Four dot products ---- */
 
-/* Lane i: sum_k x[k] * rows[i * stride + k]. Rows from `count` (1..4) on repeat the
- * last. */
-static inline int32x4_t dot_4(const int8_t *x, const int8_t *rows, int32_t stride,
-                              int32_t count, int32_t n) {
-  const int8_t *row0 = rows;
-  const int8_t *row1 = count > 1 ? row0 + stride : row0;
-  const int8_t *row2 = count > 2 ? row1 + stride : row1;
-  const int8_t *row3 = count > 3 ? row2 + stride : row2;
-  int32_t sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
-  int32_t k = n;
-  for (; k >= 16; k -= 16) {
-    const int8x16_t values = vld1q_s8(x);
-    sum0 = vmladavaq_s8(sum0, values, vld1q_s8(row0));
-    sum1 = vmladavaq_s8(sum1, values, vld1q_s8(row1));
-    sum2 = vmladavaq_s8(sum2, values, vld1q_s8(row2));
-    sum3 = vmladavaq_s8(sum3, values, vld1q_s8(row3));
-    x += 16;
-    row0 += 16;
-    row1 += 16;
-    row2 += 16;
-    row3 += 16;
-  }
-  if (k > 0) {
-    const mve_pred16_t rest = vctp8q((uint32_t)k);
-    const int8x16_t values = vld1q_z_s8(x, rest);
-    sum0 = vmladavaq_s8(sum0, values, vld1q_z_s8(row0, rest));
-    sum1 = vmladavaq_s8(sum1, values, vld1q_z_s8(row1, rest));
-    sum2 = vmladavaq_s8(sum2, values, vld1q_z_s8(row2, rest));
-    sum3 = vmladavaq_s8(sum3, values, vld1q_z_s8(row3, rest));
-  }
-  int32x4_t sums = vdupq_n_s32(sum0);
-  sums = vsetq_lane_s32(sum1, sums, 1);
-  sums = vsetq_lane_s32(sum2, sums, 2);
-  return vsetq_lane_s32(sum3, sums, 3);
+/* Four rows; where there are fewer, the first again. */
+typedef struct {
+  const int8_t *row0, *row1, *row2, *row3;
+} rows_t;
+
+static inline rows_t rows_4(const int8_t *rows, int32_t stride, int32_t count) {
+  const rows_t result = {rows, count > 1 ? rows + stride : rows,
+                         count > 2 ? rows + 2 * stride : rows,
+                         count > 3 ? rows + 3 * stride : rows};
+  return result;
+}
+
+/* Lane i: sum_k x[k] * row i [k]. A low-overhead loop with tail predication: 10
+ * instructions for 64 MACs, which compilers do not find. */
+static inline int32x4_t dot_4(const int8_t *x, rows_t rows, int32_t n) {
+  int32_t sum0, sum1, sum2, sum3;
+  int32x4_t sums;
+  __asm volatile(
+      "  dlstp.8 lr, %[n]\n"
+      "  mov %[sum0], #0\n"
+      "  mov %[sum1], #0\n"
+      "  mov %[sum2], #0\n"
+      "  mov %[sum3], #0\n"
+      "1:\n"
+      "  vldrb.8 q0, [%[x]], #16\n"
+      "  vldrb.8 q1, [%[row0]], #16\n"
+      "  vmladava.s8 %[sum0], q0, q1\n"
+      "  vldrb.8 q2, [%[row1]], #16\n"
+      "  vmladava.s8 %[sum1], q0, q2\n"
+      "  vldrb.8 q1, [%[row2]], #16\n"
+      "  vmladava.s8 %[sum2], q0, q1\n"
+      "  vldrb.8 q2, [%[row3]], #16\n"
+      "  vmladava.s8 %[sum3], q0, q2\n"
+      "  letp lr, 1b\n"
+      "  vmov %q[sums][2], %q[sums][0], %[sum0], %[sum2]\n"
+      "  vmov %q[sums][3], %q[sums][1], %[sum1], %[sum3]\n"
+      : [x] "+&r"(x), [row0] "+&r"(rows.row0), [row1] "+&r"(rows.row1),
+        [row2] "+&r"(rows.row2), [row3] "+&r"(rows.row3), [sum0] "=&Te"(sum0),
+        [sum1] "=&Te"(sum1), [sum2] "=&Te"(sum2), [sum3] "=&Te"(sum3), [sums] "=w"(sums)
+      : [n] "r"(n)
+      : "lr", "q0", "q1", "q2", "memory");
+  return sums;
 }
 
 static int32_t row_sum(const int8_t *x, int32_t n) {
   int32_t sum = 0;
-  for (; n > 0; n -= 16, x += 16) {
-    sum = vaddvaq_s8(sum, vld1q_z_s8(x, vctp8q((uint32_t)n)));
-  }
+  for (; n >= 16; n -= 16, x += 16) sum = vaddvaq_s8(sum, vld1q_s8(x));
+  if (n > 0) sum = vaddvaq_s8(sum, vld1q_z_s8(x, vctp8q((uint32_t)n)));
   return sum;
 }
 
-/* ---- FULLY_CONNECTED
- * ------------------------------------------------------------------ */
+/* ---- FULLY_CONNECTED ---- */
 
-static inline int32x4_t fully_connected_4(const kws_fully_connected_t *p,
-                                          const int8_t *x, int32_t output,
-                                          mve_pred16_t lanes) {
+/* Rows of x against a group of 4 outputs; element (r, o) goes to
+ * y[r * row_step + o * output_step]. `ordinary` promises that there are four, together
+ * in y, and that every shift is to the right. */
+static inline __attribute__((always_inline)) void outputs_4(
+    const kws_fully_connected_t *p, const int8_t *x, int32_t rows, int32_t output,
+    int ordinary, int8_t *y, int32_t row_step, int32_t output_step) {
   const int32_t inputs = p->inputs;
-  const int32x4_t sums = dot_4(x, p->weights + output * inputs, inputs,
-                               kws_min(p->outputs - output, LANES), inputs);
-  const int32x4_t value =
-      requantize(vaddq_s32(sums, vldrwq_z_s32(p->bias + output, lanes)),
-                 vldrwq_z_s32(p->multiplier + output, lanes),
-                 vldrbq_z_s32(p->shift + output, lanes));
-  return clamp(vaddq_n_s32(value, p->output_zero_point), p->activation_min,
-               p->activation_max);
+  const int32_t count = kws_min(p->outputs - output, LANES);
+  const mve_pred16_t lanes = vctp32q((uint32_t)count);
+  const rows_t weights = rows_4(p->weights + output * inputs, inputs, count);
+  const int32x4_t bias = vldrwq_z_s32(p->bias + output, lanes);
+  const int32x4_t multiplier = vldrwq_z_s32(p->multiplier + output, lanes);
+  const int32x4_t shift = vldrbq_z_s32(p->shift + output, lanes);
+  const int32x4_t low = vdupq_n_s32(p->activation_min);
+  const int32x4_t high = vdupq_n_s32(p->activation_max);
+  const int32_t zero_point = p->output_zero_point;
+  const uint32x4_t offsets = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)output_step);
+  y += output * output_step;
+  for (; rows > 0; --rows) {
+    int32x4_t value = vaddq_s32(dot_4(x, weights, inputs), bias);
+    if (ordinary) {
+      value = vqrdmulhq_s32(value, multiplier);
+      value = vrshlq_s32(vaddq_s32(value, vshrq_n_s32(value, 31)), shift);
+    } else {
+      value = requantize(value, multiplier, shift);
+    }
+    value = vminq_s32(vmaxq_s32(vaddq_n_s32(value, zero_point), low), high);
+    if (ordinary) {
+      vstrbq_s32(y, value);
+    } else {
+      vstrbq_scatter_offset_p_s32(y, offsets, value, lanes);
+    }
+    x += inputs;
+    y += row_step;
+  }
+}
+
+static void fully_connected(const kws_fully_connected_t *p, const int8_t *x,
+                            int32_t rows, int8_t *y, int32_t row_step,
+                            int32_t output_step) {
+  for (int32_t o = 0; o < p->outputs; o += LANES) {
+    int ordinary = output_step == 1 && o + LANES <= p->outputs;
+    for (int32_t i = o; i < kws_min(o + LANES, p->outputs); ++i) {
+      ordinary &= p->shift[i] < 0;
+    }
+    if (ordinary) {
+      outputs_4(p, x, rows, o, 1, y, row_step, 1);
+    } else {
+      outputs_4(p, x, rows, o, 0, y, row_step, output_step);
+    }
+  }
 }
 
 void kws_fully_connected_s8(const kws_fully_connected_t *p, const int8_t *x,
                             int32_t rows, int8_t *y, void *scratch) {
   (void)scratch;
-  const int32_t outputs = p->outputs;
-  for (int32_t r = 0; r < rows; ++r) {
-    for (int32_t o = 0; o < outputs; o += LANES) {
-      const mve_pred16_t lanes = vctp32q((uint32_t)(outputs - o));
-      vstrbq_p_s32(y + o, fully_connected_4(p, x, o, lanes), lanes);
-    }
-    x += p->inputs;
-    y += outputs;
-  }
+  fully_connected(p, x, rows, y, p->outputs, 1);
 }
 
 void kws_fully_connected_transposed_s8(const kws_fully_connected_t *p, const int8_t *x,
                                        int32_t rows, int8_t *y, int32_t y_stride,
                                        void *scratch) {
   (void)scratch;
-  const int32_t outputs = p->outputs;
-  const uint32x4_t offsets = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)y_stride);
-  for (int32_t r = 0; r < rows; ++r) {
-    for (int32_t o = 0; o < outputs; o += LANES) {
-      const mve_pred16_t lanes = vctp32q((uint32_t)(outputs - o));
-      vstrbq_scatter_offset_p_s32(y + o * y_stride + r, offsets,
-                                  fully_connected_4(p, x, o, lanes), lanes);
-    }
-    x += p->inputs;
-  }
+  fully_connected(p, x, rows, y, 1, y_stride);
 }
 
-/* ---- BATCH_MATMUL
- * ----------------------------------------------------------------------- */
+/* ---- BATCH_MATMUL ---- */
 
 /* One row of a against n rows of b. sum (a - za) * (b - zb) is
  * sum a * b - za * sum b - zb * sum a + inner * za * zb. */
 static void row_product(const kws_batch_matmul_t *p, const int8_t *a, const int8_t *b,
                         int32_t b_stride, const int32_t *b_sums, int32_t n,
                         int32_t inner, int8_t *y) {
+  const int32_t a_zero_point = -p->a_zero_point;
   const int32_t constant =
       p->b_zero_point * (inner * p->a_zero_point - row_sum(a, inner));
-  for (int32_t i = 0; i < n; i += LANES) {
-    const int32_t count = kws_min(n - i, LANES);
-    const mve_pred16_t lanes = vctp32q((uint32_t)count);
-    int32x4_t value = dot_4(a, b, b_stride, count, inner);
-    value = vmlaq_n_s32(value, vldrwq_z_s32(b_sums + i, lanes), -p->a_zero_point);
-    value = requantize_all(vaddq_n_s32(value, constant), p->multiplier, p->shift);
-    value = clamp(vaddq_n_s32(value, p->output_zero_point), p->activation_min,
-                  p->activation_max);
-    vstrbq_p_s32(y + i, value, lanes);
+  const int32_t multiplier = p->multiplier;
+  const int32_t shift = p->shift;
+  const int32_t zero_point = p->output_zero_point;
+  const int32x4_t low = vdupq_n_s32(p->activation_min);
+  const int32x4_t high = vdupq_n_s32(p->activation_max);
+  for (; n >= LANES; n -= LANES) {
+    int32x4_t value = dot_4(a, rows_4(b, b_stride, LANES), inner);
+    value = vmlaq_n_s32(value, vld1q_s32(b_sums), a_zero_point);
+    value = requantize_all(vaddq_n_s32(value, constant), multiplier, shift);
+    value = vminq_s32(vmaxq_s32(vaddq_n_s32(value, zero_point), low), high);
+    vstrbq_s32(y, value);
     b += LANES * b_stride;
+    b_sums += LANES;
+    y += LANES;
+  }
+  if (n > 0) {
+    const mve_pred16_t lanes = vctp32q((uint32_t)n);
+    int32x4_t value = dot_4(a, rows_4(b, b_stride, n), inner);
+    value = vmlaq_n_s32(value, vldrwq_z_s32(b_sums, lanes), a_zero_point);
+    value = requantize_all(vaddq_n_s32(value, constant), multiplier, shift);
+    value = vminq_s32(vmaxq_s32(vaddq_n_s32(value, zero_point), low), high);
+    vstrbq_p_s32(y, value, lanes);
   }
 }
 
@@ -173,41 +218,55 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a
   }
 }
 
-/* ---- SOFTMAX
- * ------------------------------------------------------------------------------ */
+/* ---- SOFTMAX ---- */
+
+static inline int32x4_t exponentials(const int32_t *table, int32_t largest,
+                                     int32x4_t x) {
+  const int32x4_t steps = vsubq_s32(vdupq_n_s32(largest), x);
+  return vldrwq_gather_shifted_offset_s32(table, vreinterpretq_u32_s32(steps));
+}
 
 void kws_softmax_row(const kws_softmax_t *p, const int8_t *x, int32_t columns,
                      int8_t *y) {
+  const int32_t *table = p->exp_table;
+  const int32_t whole = columns / LANES * LANES;
+  const mve_pred16_t rest = vctp32q((uint32_t)(columns - whole));
   int8_t largest = INT8_MIN;
-  for (int32_t c = 0; c < columns; c += 16) {
+  int32_t c = 0;
+  for (; c + 16 <= columns; c += 16) largest = vmaxvq_s8(largest, vld1q_s8(x + c));
+  if (c < columns) {
     const mve_pred16_t lanes = vctp8q((uint32_t)(columns - c));
     largest = vmaxvq_p_s8(largest, vld1q_z_s8(x + c, lanes), lanes);
   }
-  uint32_t sum = 0;
-  for (int32_t c = 0; c < columns; c += LANES) {
-    const mve_pred16_t lanes = vctp32q((uint32_t)(columns - c));
-    const int32x4_t steps = vsubq_s32(vdupq_n_s32(largest), vldrbq_z_s32(x + c, lanes));
-    const int32x4_t exponentials = vldrwq_gather_shifted_offset_z_s32(
-        p->exp_table, vreinterpretq_u32_s32(steps), lanes);
-    sum = vaddvaq_p_u32(sum, vreinterpretq_u32_s32(vrshrq_n_s32(exponentials, 12)),
-                        lanes);
+  int32_t sum = 0; /* Q12.19 */
+  for (c = 0; c < whole; c += LANES) {
+    const int32x4_t value = exponentials(table, largest, vldrbq_s32(x + c));
+    sum = vaddvaq_s32(sum, vrshrq_n_s32(value, 12));
+  }
+  int32x4_t last = vdupq_n_s32(0);
+  if (whole < columns) {
+    const int32x4_t steps =
+        vsubq_s32(vdupq_n_s32(largest), vldrbq_z_s32(x + whole, rest));
+    last =
+        vldrwq_gather_shifted_offset_z_s32(table, vreinterpretq_u32_s32(steps), rest);
+    sum = vaddvaq_s32(sum, vrshrq_n_s32(last, 12));
   }
   int32_t exponent;
-  const int32_t reciprocal = kws_softmax_reciprocal(sum, &exponent);
-  for (int32_t c = 0; c < columns; c += LANES) {
-    const mve_pred16_t lanes = vctp32q((uint32_t)(columns - c));
-    const int32x4_t steps = vsubq_s32(vdupq_n_s32(largest), vldrbq_z_s32(x + c, lanes));
-    int32x4_t value = vldrwq_gather_shifted_offset_z_s32(
-        p->exp_table, vreinterpretq_u32_s32(steps), lanes);
+  const int32_t reciprocal = kws_softmax_reciprocal((uint32_t)sum, &exponent);
+  const int32x4_t high = vdupq_n_s32(INT8_MAX);
+  for (c = 0; c < whole; c += LANES) {
+    int32x4_t value = exponentials(table, largest, vldrbq_s32(x + c));
     value = vrshlq_n_s32(vqrdmulhq_n_s32(value, reciprocal), -exponent);
-    value =
-        vminq_s32(vaddq_n_s32(value, KWS_SOFTMAX_ZERO_POINT), vdupq_n_s32(INT8_MAX));
-    vstrbq_p_s32(y + c, value, lanes);
+    vstrbq_s32(y + c, vminq_s32(vaddq_n_s32(value, KWS_SOFTMAX_ZERO_POINT), high));
+  }
+  if (whole < columns) {
+    last = vrshlq_n_s32(vqrdmulhq_n_s32(last, reciprocal), -exponent);
+    last = vminq_s32(vaddq_n_s32(last, KWS_SOFTMAX_ZERO_POINT), high);
+    vstrbq_p_s32(y + whole, last, rest);
   }
 }
 
-/* ---- Attention
- * ------------------------------------------------------------------------------ */
+/* ---- Attention ---- */
 
 /* scratch: sums of K's rows [heads, tokens], sums of VT's rows [width], a score row. */
 
@@ -252,91 +311,100 @@ void kws_attention_rows_s8(const kws_attention_t *p, const int8_t *q, int32_t ro
   }
 }
 
-/* ---- Element-wise
- * ------------------------------------------------------------------------------ */
+/* ---- Element-wise ---- */
 
 #define ADD_LEFT_SHIFT                20
 #define SQUARED_DIFFERENCE_LEFT_SHIFT 7
 
-/* Four elements, or one for all lanes. */
+/* Four elements less the zero point, or one for all lanes. */
 static inline int32x4_t load(const int8_t *x, int32_t column, int32_t step,
-                             mve_pred16_t lanes) {
-  return step != 0 ? vldrbq_z_s32(x + column, lanes) : vdupq_n_s32(*x);
+                             int32_t zero_point, mve_pred16_t lanes) {
+  const int32x4_t value = step != 0 ? vldrbq_z_s32(x + column, lanes) : vdupq_n_s32(*x);
+  return vsubq_n_s32(value, zero_point);
+}
+
+static inline int32x4_t scale_addend(int32x4_t value, int32_t left, int32_t multiplier,
+                                     int32_t shift) {
+  return requantize_down(vshlq_r_s32(value, left), multiplier, shift);
 }
 
 void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                 const int8_t *x2, int8_t *y) {
-  for (int32_t r = 0; r < shape->rows; ++r) {
-    for (int32_t c = 0; c < shape->columns; c += LANES) {
-      const mve_pred16_t lanes = vctp32q((uint32_t)(shape->columns - c));
-      int32x4_t value1 = load(x1, c, shape->x1_column_step, lanes);
-      int32x4_t value2 = load(x2, c, shape->x2_column_step, lanes);
-      value1 = vshlq_n_s32(vsubq_n_s32(value1, p->x1_zero_point), ADD_LEFT_SHIFT);
-      value2 = vshlq_n_s32(vsubq_n_s32(value2, p->x2_zero_point), ADD_LEFT_SHIFT);
-      value1 = requantize_all(value1, p->x1_multiplier, p->x1_shift);
-      value2 = requantize_all(value2, p->x2_multiplier, p->x2_shift);
-      int32x4_t value =
-          p->subtract ? vsubq_s32(value1, value2) : vaddq_s32(value1, value2);
-      value = requantize_all(value, p->output_multiplier, p->output_shift);
-      value = clamp(vaddq_n_s32(value, p->output_zero_point), p->activation_min,
-                    p->activation_max);
-      vstrbq_p_s32(y + c, value, lanes);
+  const kws_add_t q = *p;
+  const kws_broadcast_t s = *shape;
+  const int32_t sign = q.subtract ? -1 : 1;
+  for (int32_t r = 0; r < s.rows; ++r) {
+    for (int32_t c = 0; c < s.columns; c += LANES) {
+      const mve_pred16_t lanes = vctp32q((uint32_t)(s.columns - c));
+      int32x4_t sum = load(x1, c, s.x1_column_step, q.x1_zero_point, lanes);
+      int32x4_t other = load(x2, c, s.x2_column_step, q.x2_zero_point, lanes);
+      sum = scale_addend(sum, ADD_LEFT_SHIFT, q.x1_multiplier, q.x1_shift);
+      other = scale_addend(other, ADD_LEFT_SHIFT, q.x2_multiplier, q.x2_shift);
+      sum = vmlaq_n_s32(sum, other, sign);
+      sum = requantize_down(sum, q.output_multiplier, q.output_shift);
+      sum = clamp(vaddq_n_s32(sum, q.output_zero_point), q.activation_min,
+                  q.activation_max);
+      vstrbq_p_s32(y + c, sum, lanes);
     }
-    x1 += shape->x1_row_step;
-    x2 += shape->x2_row_step;
-    y += shape->columns;
+    x1 += s.x1_row_step;
+    x2 += s.x2_row_step;
+    y += s.columns;
   }
 }
 
 void kws_squared_difference_s8(const kws_add_t *p, const kws_broadcast_t *shape,
                                const int8_t *x1, const int8_t *x2, int8_t *y) {
-  for (int32_t r = 0; r < shape->rows; ++r) {
-    for (int32_t c = 0; c < shape->columns; c += LANES) {
-      const mve_pred16_t lanes = vctp32q((uint32_t)(shape->columns - c));
-      int32x4_t value1 = load(x1, c, shape->x1_column_step, lanes);
-      int32x4_t value2 = load(x2, c, shape->x2_column_step, lanes);
-      value1 = vshlq_n_s32(vsubq_n_s32(value1, p->x1_zero_point),
-                           SQUARED_DIFFERENCE_LEFT_SHIFT);
-      value2 = vshlq_n_s32(vsubq_n_s32(value2, p->x2_zero_point),
-                           SQUARED_DIFFERENCE_LEFT_SHIFT);
-      value1 = requantize_all(value1, p->x1_multiplier, p->x1_shift);
-      value2 = requantize_all(value2, p->x2_multiplier, p->x2_shift);
-      int32x4_t value = vsubq_s32(value1, value2);
-      value = requantize_all(vmulq_s32(value, value), p->output_multiplier,
-                             p->output_shift);
-      value = clamp(vaddq_n_s32(value, p->output_zero_point), INT8_MIN, INT8_MAX);
+  const kws_add_t q = *p;
+  const kws_broadcast_t s = *shape;
+  for (int32_t r = 0; r < s.rows; ++r) {
+    for (int32_t c = 0; c < s.columns; c += LANES) {
+      const mve_pred16_t lanes = vctp32q((uint32_t)(s.columns - c));
+      int32x4_t value = load(x1, c, s.x1_column_step, q.x1_zero_point, lanes);
+      int32x4_t other = load(x2, c, s.x2_column_step, q.x2_zero_point, lanes);
+      value = scale_addend(value, SQUARED_DIFFERENCE_LEFT_SHIFT, q.x1_multiplier,
+                           q.x1_shift);
+      other = scale_addend(other, SQUARED_DIFFERENCE_LEFT_SHIFT, q.x2_multiplier,
+                           q.x2_shift);
+      value = vsubq_s32(value, other);
+      value =
+          requantize_all(vmulq_s32(value, value), q.output_multiplier, q.output_shift);
+      value = clamp(vaddq_n_s32(value, q.output_zero_point), INT8_MIN, INT8_MAX);
       vstrbq_p_s32(y + c, value, lanes);
     }
-    x1 += shape->x1_row_step;
-    x2 += shape->x2_row_step;
-    y += shape->columns;
+    x1 += s.x1_row_step;
+    x2 += s.x2_row_step;
+    y += s.columns;
   }
 }
 
 void kws_mul_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                 const int8_t *x2, int8_t *y) {
-  for (int32_t r = 0; r < shape->rows; ++r) {
-    for (int32_t c = 0; c < shape->columns; c += LANES) {
-      const mve_pred16_t lanes = vctp32q((uint32_t)(shape->columns - c));
-      int32x4_t value1 = load(x1, c, shape->x1_column_step, lanes);
-      int32x4_t value2 = load(x2, c, shape->x2_column_step, lanes);
-      value1 = vsubq_n_s32(value1, p->x1_zero_point);
-      value2 = vsubq_n_s32(value2, p->x2_zero_point);
-      int32x4_t value = requantize_all(vmulq_s32(value1, value2), p->output_multiplier,
-                                       p->output_shift);
-      value = clamp(vaddq_n_s32(value, p->output_zero_point), p->activation_min,
-                    p->activation_max);
+  const kws_mul_t q = *p;
+  const kws_broadcast_t s = *shape;
+  for (int32_t r = 0; r < s.rows; ++r) {
+    for (int32_t c = 0; c < s.columns; c += LANES) {
+      const mve_pred16_t lanes = vctp32q((uint32_t)(s.columns - c));
+      const int32x4_t value1 = load(x1, c, s.x1_column_step, q.x1_zero_point, lanes);
+      const int32x4_t value2 = load(x2, c, s.x2_column_step, q.x2_zero_point, lanes);
+      int32x4_t value = requantize_all(vmulq_s32(value1, value2), q.output_multiplier,
+                                       q.output_shift);
+      value = clamp(vaddq_n_s32(value, q.output_zero_point), q.activation_min,
+                    q.activation_max);
       vstrbq_p_s32(y + c, value, lanes);
     }
-    x1 += shape->x1_row_step;
-    x2 += shape->x2_row_step;
-    y += shape->columns;
+    x1 += s.x1_row_step;
+    x2 += s.x2_row_step;
+    y += s.columns;
   }
 }
 
 void kws_table_s8(const int8_t *table, const int8_t *x, int32_t n, int8_t *y) {
   const uint8x16_t half = vdupq_n_u8(128);
-  for (; n > 0; n -= 16, x += 16, y += 16) {
+  for (; n >= 16; n -= 16, x += 16, y += 16) {
+    const uint8x16_t index = veorq_u8(vreinterpretq_u8_s8(vld1q_s8(x)), half);
+    vst1q_s8(y, vldrbq_gather_offset_s8(table, index));
+  }
+  if (n > 0) {
     const mve_pred16_t lanes = vctp8q((uint32_t)n);
     const uint8x16_t index = veorq_u8(vreinterpretq_u8_s8(vld1q_z_s8(x, lanes)), half);
     vstrbq_p_s8(y, vldrbq_gather_offset_z_s8(table, index, lanes), lanes);

@@ -4,7 +4,7 @@
 
 #if defined(KWS_CORE_PORTABLE)
 
-/* ---- FULLY_CONNECTED ---------------------------------------------------------- */
+/* ---- FULLY_CONNECTED ---- */
 
 static int8_t finish_output(const kws_fully_connected_t *p, int32_t output,
                             int32_t accumulator) {
@@ -59,7 +59,7 @@ void kws_fully_connected_transposed_s8(const kws_fully_connected_t *p, const int
   fully_connected(p, x, rows, y, 1, y_stride);
 }
 
-/* ---- BATCH_MATMUL --------------------------------------------------------------- */
+/* ---- BATCH_MATMUL ---- */
 
 /* x - zero_point as 16 bits; returns the sum. */
 static int32_t widen(const int8_t *x, int32_t n, int32_t zero_point, int16_t *wide) {
@@ -101,8 +101,7 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a
   }
 }
 
-/* ---- Attention ---------------------------------------------------------------------
- */
+/* ---- Attention ---- */
 
 void kws_attention_prepare(const kws_attention_t *p, int8_t *k, int8_t *v_transposed,
                            void *scratch) {
