@@ -1,0 +1,120 @@
+"""The page of a sweep: one file, every point on it, no data taken as HTML."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from kws.errors import KwsError
+from kws.report import load_sweep, page
+
+
+def sweep() -> dict:
+    """A small sweep of a network of two layers."""
+    points = []
+    for cut, accuracy in ((0.0, 0.95), (0.6, 0.94), (0.8, 0.90)):
+        points.append(
+            {
+                "stage": "global" if cut else "dense",
+                "accuracy": accuracy,
+                "ci95": [accuracy - 0.02, accuracy + 0.02],
+                "divergence": cut / 10,
+                "mhsa_mac_cut": cut,
+                "mhsa_mac_cut_rows": cut * 0.9,
+                "mac_cut": cut / 2,
+                "mac_cut_rows": cut * 0.45,
+                "macs": {"mean": 5e6 * (1 - cut / 2), "p95": 5e6},
+                "comparisons": 1000,
+                "layer_cut": [cut, cut],
+                "thresholds": {"X": cut, "1.Q": 0.25} if cut else {},
+            }
+        )
+    return {
+        "run": "runs/tiny",
+        "task": "gsc10",
+        "split": "val",
+        "features": "board",
+        "n": 321,
+        "points": points,
+        "pareto": [0, 1, 2],
+        "picked": points[1],
+    }
+
+
+def embedded(text: str) -> dict:
+    """The data that the page draws."""
+    (data,) = re.findall(
+        r'<script type="application/json" id="data">(.*?)</script>', text
+    )
+    return json.loads(data)
+
+
+def test_the_page_has_every_point_and_needs_no_other_file():
+    table = sweep()
+    text = page(table)
+    assert "@@" not in text
+    data = embedded(text)
+    assert data["points"] == table["points"]
+    assert data["picked"] == 1
+    assert text.count("<tr data-point=") == 3
+    assert "94.00 %" in text and "321" in text
+    assert not re.search(r"(src|href)=|url\(|@import|fetch\(", text)
+    assert not set(re.findall(r"https?://[^\"' ]+", text)) - {
+        "http://www.w3.org/2000/svg"
+    }
+
+
+def test_instructions_are_shown_where_they_were_measured():
+    table = sweep()
+    table["points"][1]["instructions"] = {"qemu-m4": 3_210_000}
+    assert "instructions qemu-m4" in page(table)
+    assert "3210000" in page(table)
+
+
+def test_nothing_in_the_data_becomes_html():
+    table = sweep()
+    table["run"] = "</script><img src=x onerror=alert(1)>"
+    table["points"][0]["stage"] = "<b>"
+    text = page(table)
+    assert "<img" not in text and "<b>" not in text
+    assert embedded(text)["run"] == table["run"]
+
+
+def test_command(tmp_path):
+    from kws.cli.report import command
+
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep()))
+    result = CliRunner().invoke(command, [str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "3 points" in result.output
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    "mangle",
+    [
+        lambda t: t.pop("points"),
+        lambda t: t.update(points=[]),
+        lambda t: t.update(pareto=[3]),
+        lambda t: t.update(pareto=["0"]),
+        lambda t: t["points"][1].pop("ci95"),
+        lambda t: t["points"][1].update(accuracy="high"),
+        lambda t: t["points"][1].update(thresholds={"X": "<b>"}),
+        lambda t: t["points"][1].update(macs=3),
+    ],
+)
+def test_other_files_are_refused(tmp_path, mangle):
+    table = copy.deepcopy(sweep())
+    mangle(table)
+    (tmp_path / "sweep.json").write_text(json.dumps(table))
+    with pytest.raises(KwsError, match="Not a sweep"):
+        load_sweep(tmp_path)
+
+
+def test_a_folder_without_a_sweep_is_refused(tmp_path):
+    with pytest.raises(KwsError, match="No sweep here"):
+        load_sweep(tmp_path)
