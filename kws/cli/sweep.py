@@ -93,7 +93,6 @@ def command(
     table = Sweep(simulator, clips, journal, settings, bars.report).run()
     bars.end()
     table["run"] = run
-    table["other_task"] = clips.task != bundle.recipe.task.name
     if condition is not None:
         table["picked"] = pick(table, condition)
         picked = json.dumps(table["picked"]["thresholds"], indent=1) + "\n"

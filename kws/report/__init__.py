@@ -87,8 +87,6 @@ def page(table: dict[str, Any]) -> str:
     picked = table.get("picked")
     data = {
         "run": run,
-        "task": table.get("task", ""),
-        "other_task": table.get("other_task", False),
         "features": table.get("features", "board"),
         "points": points,
         "pareto": table["pareto"],
