@@ -5,6 +5,7 @@ QEMU counts executed guest instructions exactly (`-icount`): they are not cycles
     python tools/bench_kernels.py            # print the table
     python tools/bench_kernels.py --check    # compare with tests/baselines/kernels.json
     python tools/bench_kernels.py --update   # write tests/baselines/kernels.json
+    python tools/bench_kernels.py --board qemu-m4 --compiler gcc   # only that one
 """
 
 from __future__ import annotations
@@ -53,12 +54,15 @@ def measure(name: str, compiler: str) -> dict[str, dict[str, float]]:
     return table
 
 
-def measure_all() -> dict[str, dict[str, dict[str, float]]]:
+def measure_all(
+    board: str | None = None, compiler: str | None = None
+) -> dict[str, dict[str, dict[str, float]]]:
     """Every board with every compiler on this machine: "board/compiler" -> table."""
     return {
         f"{name}/{tools.name}": measure(name, tools.name)
         for name in NAMES
         for tools in toolchain.available()
+        if board in (None, name) and compiler in (None, tools.name)
     }
 
 
@@ -94,14 +98,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--update", action="store_true")
+    parser.add_argument("--board", choices=NAMES)
+    parser.add_argument("--compiler", choices=toolchain.NAMES)
     arguments = parser.parse_args()
-    measured = measure_all()
+    measured = measure_all(arguments.board, arguments.compiler)
+    if not measured:
+        parser.error("no cross compiler is installed (kws doctor)")
     print_table(measured)
     if arguments.update:
-        counts = {
-            target: {kernel: row["instructions"] for kernel, row in table.items()}
-            for target, table in measured.items()
-        }
+        counts = json.loads(BASELINE.read_text("utf-8")) if BASELINE.exists() else {}
+        for target, table in measured.items():
+            counts[target] = {name: row["instructions"] for name, row in table.items()}
         BASELINE.parent.mkdir(exist_ok=True)
         BASELINE.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     if arguments.check:

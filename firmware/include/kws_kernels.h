@@ -56,7 +56,9 @@
 /* ---- FULLY_CONNECTED ---- */
 
 /* y[r, o] = clamp(requantise(bias[o] + sum_i weights[o, i] * x[r, i]) + zero point).
- * Per tensor is written as per channel: the generator repeats the multiplier. */
+ * Per tensor is written as per channel: the generator repeats the multiplier. No sum
+ * may reach 2^30 in magnitude (quantized_math.fold_bias checks it). Rows in multiples
+ * of 3 (dsp) and of 2 (portable) waste nothing. */
 typedef struct {
   uint16_t inputs;           /* columns of x, 1..65535 */
   uint16_t outputs;          /* columns of y, 1..65535 */
@@ -129,7 +131,7 @@ typedef struct {
 /* a [m, inner] with rows a_stride apart; b is given with its inner axis contiguous:
  * b_rows [n, inner] with rows b_stride apart (TFLite's adj_y = true). Where the graph
  * has adj_y = false, or adj_x = true, transpose with kws_transpose_s8 first.
- * y [m, n] has rows y_stride apart. */
+ * inner: 1..16384. y [m, n] has rows y_stride apart. */
 void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a_stride,
                          const int8_t *b_rows, int32_t b_stride, int32_t m, int32_t n,
                          int32_t inner, int8_t *y, int32_t y_stride, void *scratch);

@@ -77,17 +77,24 @@ static int8_t finish_product(const kws_batch_matmul_t *p, int32_t accumulator) {
   return (int8_t)kws_clamp(value, p->activation_min, p->activation_max);
 }
 
-/* One row of a, widened, against all rows of b. sum_k a * (b - zb) is
+/* One row of a, widened, against all rows of b, two at a time. sum_k a * (b - zb) is
  * sum_k a * b - zb * sum_k a. */
 static void row_product(const kws_batch_matmul_t *p, const int16_t *wide, int32_t sum,
                         const int8_t *b, int32_t b_stride, int32_t n, int32_t inner,
                         int8_t *y) {
   const int32_t correction = -p->b_zero_point * sum;
-  for (int32_t i = 0; i < n; ++i) {
-    int32_t accumulator = correction;
-    for (int32_t k = 0; k < inner; ++k) accumulator += wide[k] * b[k];
-    b += b_stride;
-    y[i] = finish_product(p, accumulator);
+  for (int32_t i = 0; i < n; i += 2) {
+    /* Where one row is left, it is taken twice. */
+    const int32_t next = i + 1 < n;
+    const int8_t *b0 = b + i * b_stride;
+    const int8_t *b1 = b0 + next * b_stride;
+    int32_t sum0 = correction, sum1 = correction;
+    for (int32_t k = 0; k < inner; ++k) {
+      sum0 += wide[k] * b0[k];
+      sum1 += wide[k] * b1[k];
+    }
+    y[i] = finish_product(p, sum0);
+    y[i + next] = finish_product(p, sum1);
   }
 }
 
