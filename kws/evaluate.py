@@ -157,7 +157,7 @@ def evaluate_clips(
     start = time.monotonic()
     logits = module.logits(bundle, clips.pcm, jobs=jobs, board=board, progress=bar.at)
     bar.end()
-    used = board if engine != "qemu" else board or module.DEFAULT_BOARD
+    used = (board or module.DEFAULT_BOARD) if engine == "qemu" else None
     return Evaluation(
         task=bundle.recipe.task.name,
         split=clips.split,

@@ -22,7 +22,7 @@ from kws.graph.nodes import Graph, Node, Quantization, Tensor
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_TENSORS = 20_000
-MAX_OPERATORS = 10_000
+MAX_OPERATORS = 4_000
 MAX_RANK = 6
 MAX_ELEMENTS = 1 << 24
 MAX_NAME = 200

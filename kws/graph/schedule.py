@@ -76,14 +76,16 @@ def schedule(graph: Graph) -> Schedule:
         made, last = program.spans[id(node.output)]
         for index in range(made + 1, min(last + 1, len(nodes))):
             live[index].append((last, node.output))
+    possible = [_possible_rows(node) for node in nodes]
     for end in range(1, len(nodes) + 1):
         found = []
+        common = possible[end - 1]
         for start in range(end - 1, max(-1, end - 1 - MAX_LOOP_NODES), -1):
             run = nodes[start:end]
-            rows = _common_rows(run) if len(run) > 1 else {0}
-            if not rows:
+            common = common & possible[start]
+            if len(run) > 1 and not common:
                 break
-            for count in sorted(rows):
+            for count in sorted(common) if len(run) > 1 else [0]:
                 step = _step(run, count, program)
                 if step is not None:
                     peak = _peak(live[start], step, start, end, program)
@@ -147,22 +149,16 @@ def _spans(
     return spans
 
 
-def _common_rows(nodes: list[Node]) -> set[int]:
-    """Row counts in which every one of these nodes can be run."""
-    common: set[int] | None = None
-    for node in nodes:
-        candidates = {operators.row_count(node.output), *node.output.shape[:-1]}
-        for tensor in node.variables:
-            candidates.update(tensor.shape[:-1])
-        possible = {
-            rows
-            for rows in candidates
-            if rows > 1 and operators.operator(node).rows(node, rows) is not None
-        }
-        common = possible if common is None else common & possible
-        if not common:
-            return set()
-    return common or set()
+def _possible_rows(node: Node) -> set[int]:
+    """Row counts in which a node can be run block by block."""
+    candidates = {operators.row_count(node.output), *node.output.shape[:-1]}
+    for tensor in node.variables:
+        candidates.update(tensor.shape[:-1])
+    return {
+        rows
+        for rows in candidates
+        if rows > 1 and operators.operator(node).rows(node, rows) is not None
+    }
 
 
 def _step(nodes: list[Node], rows: int, program: Schedule) -> Step | None:
