@@ -170,31 +170,41 @@ static int is_unit(int32_t multiplier, int32_t shift) {
   return multiplier == 1 << 30 && shift == 0;
 }
 
-/* Both inputs have y's shape. */
-static int is_flat(const kws_broadcast_t *s) {
-  return s->x1_column_step == 1 && s->x2_column_step == 1 &&
-         (s->rows == 1 ||
-          (s->x1_row_step == s->columns && s->x2_row_step == s->columns));
+/* Where both inputs have y's shape, the rows are one long row. */
+static kws_broadcast_t flatten(const kws_broadcast_t *shape) {
+  kws_broadcast_t s = *shape;
+  if (s.x1_column_step == 1 && s.x2_column_step == 1 && s.x1_row_step == s.columns &&
+      s.x2_row_step == s.columns) {
+    s.columns *= s.rows;
+    s.rows = 1;
+  }
+  return s;
 }
 
-/* The common case: flat, `unit` has multiplier 1/2 and no shift, all others shift. */
-static void add_flat(const kws_add_t *p, const addend_t *scaled, const int8_t *x,
-                     int32_t sign, const int8_t *unit, int32_t unit_zero_point,
-                     int32_t unit_sign, int32_t n, int8_t *y) {
+/* One input of ADD's common case, below. */
+typedef struct {
+  const int8_t *x;
+  int32_t row_step, column_step;
+  int32_t sign;
+} operand_t;
+
+/* A row where `unit` has multiplier 1/2 and no shift, and all other shifts are to the
+ * right. */
+static inline __attribute__((always_inline)) void add_row(
+    const kws_add_t *p, const addend_t *scaled, const int8_t *x, int32_t x_step,
+    int32_t sign, const int8_t *unit, int32_t unit_step, int32_t unit_factor,
+    int32_t unit_constant, int32_t n, int8_t *y) {
   const int32_t zero_point = scaled->zero_point, high = scaled->high, low = scaled->low;
   const int32_t right = scaled->shift, half = 1 << (right - 1);
-  const int32_t factor = unit_sign * (1 << (ADD_LEFT_SHIFT - 1));
-  const int32_t constant = -unit_zero_point * factor;
   const int32_t multiplier = p->output_multiplier, output_right = -p->output_shift;
   const int32_t output_half = 1 << (output_right - 1);
   const int32_t output_zero_point = p->output_zero_point;
   const int32_t smallest = p->activation_min, largest = p->activation_max;
-  const int8_t *end = x + n;
-  while (x < end) {
-    const int32_t value = *x++ - zero_point;
+  for (const int8_t *end = y + n; y < end; x += x_step, unit += unit_step) {
+    const int32_t value = *x - zero_point;
     int32_t term = value * high + ((value * low + 0x400) >> 11);
     term = (term + (term >> 31) + half) >> right;
-    const int32_t sum = *unit++ * factor + constant + sign * term;
+    const int32_t sum = *unit * unit_factor + unit_constant + sign * term;
     const int32_t result =
         kws_requantize_small(sum, multiplier, output_half, output_right) +
         output_zero_point;
@@ -202,24 +212,41 @@ static void add_flat(const kws_add_t *p, const addend_t *scaled, const int8_t *x
   }
 }
 
+static void add_common(const kws_add_t *p, const kws_broadcast_t *s,
+                       const addend_t *scaled, operand_t x, operand_t unit,
+                       int32_t unit_zero_point, int8_t *y) {
+  const int32_t factor = unit.sign * (1 << (ADD_LEFT_SHIFT - 1));
+  const int32_t constant = -unit_zero_point * factor;
+  for (int32_t r = 0; r < s->rows; ++r) {
+    if (x.column_step == 1 && unit.column_step == 1) {
+      add_row(p, scaled, x.x, 1, x.sign, unit.x, 1, factor, constant, s->columns, y);
+    } else {
+      add_row(p, scaled, x.x, x.column_step, x.sign, unit.x, unit.column_step, factor,
+              constant, s->columns, y);
+    }
+    x.x += x.row_step;
+    unit.x += unit.row_step;
+    y += s->columns;
+  }
+}
+
 void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                 const int8_t *x2, int8_t *y) {
   /* Copies: a store to y might change what p points to, for all the compiler knows. */
   const kws_add_t q = *p;
-  const kws_broadcast_t s = *shape;
+  const kws_broadcast_t s = flatten(shape);
   const addend_t a1 = addend(q.x1_zero_point, q.x1_multiplier, q.x1_shift);
   const addend_t a2 = addend(q.x2_zero_point, q.x2_multiplier, q.x2_shift);
   const int32_t sign = q.subtract ? -1 : 1;
-  if (is_flat(&s) && q.output_shift < 0) {
-    const int32_t n = s.rows * s.columns;
-    if (is_unit(q.x1_multiplier, q.x1_shift) && a2.shift > 0) {
-      add_flat(&q, &a2, x2, sign, x1, q.x1_zero_point, 1, n, y);
-      return;
-    }
-    if (is_unit(q.x2_multiplier, q.x2_shift) && a1.shift > 0) {
-      add_flat(&q, &a1, x1, 1, x2, q.x2_zero_point, sign, n, y);
-      return;
-    }
+  const operand_t o1 = {x1, s.x1_row_step, s.x1_column_step, 1};
+  const operand_t o2 = {x2, s.x2_row_step, s.x2_column_step, sign};
+  if (q.output_shift < 0 && is_unit(q.x1_multiplier, q.x1_shift) && a2.shift > 0) {
+    add_common(&q, &s, &a2, o2, o1, q.x1_zero_point, y);
+    return;
+  }
+  if (q.output_shift < 0 && is_unit(q.x2_multiplier, q.x2_shift) && a1.shift > 0) {
+    add_common(&q, &s, &a1, o1, o2, q.x2_zero_point, y);
+    return;
   }
   for (int32_t r = 0; r < s.rows; ++r) {
     const int8_t *at1 = x1 + r * s.x1_row_step;
@@ -259,33 +286,39 @@ void kws_squared_difference_s8(const kws_add_t *p, const kws_broadcast_t *shape,
   }
 }
 
+/* `down` promises a shift to the right. */
+static inline __attribute__((always_inline)) void mul_row(
+    const kws_mul_t *p, int down, const int8_t *x1, int32_t x1_step, const int8_t *x2,
+    int32_t x2_step, int32_t n, int8_t *y) {
+  const int32_t zero_point1 = p->x1_zero_point, zero_point2 = p->x2_zero_point;
+  const int32_t multiplier = p->output_multiplier, zero_point = p->output_zero_point;
+  const int32_t shift = p->output_shift, right = -shift;
+  const int32_t half = down ? 1 << (right - 1) : 0;
+  const int32_t smallest = p->activation_min, largest = p->activation_max;
+  for (const int8_t *end = y + n; y < end; x1 += x1_step, x2 += x2_step) {
+    const int32_t product = (*x1 - zero_point1) * (*x2 - zero_point2);
+    int32_t value = down ? kws_requantize_small(product, multiplier, half, right)
+                         : kws_requantize(product, multiplier, shift);
+    value += zero_point;
+    *y++ = (int8_t)kws_clamp(value, smallest, largest);
+  }
+}
+
 void kws_mul_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                 const int8_t *x2, int8_t *y) {
   const kws_mul_t q = *p;
-  const kws_broadcast_t s = *shape;
-  if (is_flat(&s) && q.output_shift < 0) {
-    const int32_t right = -q.output_shift, half = 1 << (right - 1);
-    for (int32_t i = 0; i < s.rows * s.columns; ++i) {
-      const int32_t product = (x1[i] - q.x1_zero_point) * (x2[i] - q.x2_zero_point);
-      const int32_t value =
-          kws_requantize_small(product, q.output_multiplier, half, right) +
-          q.output_zero_point;
-      y[i] = (int8_t)kws_clamp(value, q.activation_min, q.activation_max);
-    }
-    return;
-  }
+  const kws_broadcast_t s = flatten(shape);
   for (int32_t r = 0; r < s.rows; ++r) {
-    const int8_t *at1 = x1 + r * s.x1_row_step;
-    const int8_t *at2 = x2 + r * s.x2_row_step;
-    for (int32_t c = 0; c < s.columns; ++c) {
-      const int32_t product = (*at1 - q.x1_zero_point) * (*at2 - q.x2_zero_point);
-      at1 += s.x1_column_step;
-      at2 += s.x2_column_step;
-      const int32_t value =
-          kws_requantize(product, q.output_multiplier, q.output_shift) +
-          q.output_zero_point;
-      *y++ = (int8_t)kws_clamp(value, q.activation_min, q.activation_max);
+    if (q.output_shift >= 0) {
+      mul_row(&q, 0, x1, s.x1_column_step, x2, s.x2_column_step, s.columns, y);
+    } else if (s.x1_column_step == 1 && s.x2_column_step == 1) {
+      mul_row(&q, 1, x1, 1, x2, 1, s.columns, y);
+    } else {
+      mul_row(&q, 1, x1, s.x1_column_step, x2, s.x2_column_step, s.columns, y);
     }
+    x1 += s.x1_row_step;
+    x2 += s.x2_row_step;
+    y += s.columns;
   }
 }
 

@@ -184,6 +184,10 @@ int main(void) {
   begin();
   kws_add_s8(&add, &shape, x, x2, y);
   end("add_98x64", TOKENS * DIM);
+  const kws_broadcast_t column = {TOKENS, DIM, DIM, 1, 1, 0};
+  begin();
+  kws_add_s8(&add, &column, x, x2, y);
+  end("add_98x64_to_98x1", TOKENS * DIM);
   const kws_mul_t mul = {.output_shift = -7,
                          .output_multiplier = 1318500250,
                          .activation_min = -128,
