@@ -30,12 +30,19 @@ from kws.errors import CheckFailed, KwsError
 from kws.recipe import Features, Recipe
 
 REPORT = "conversion.json"
-# Tolerances of the check. Rounding differs in every layer, so the deeper, the more.
-STEPS, STEPS_PER_BLOCK = 4, 1
+# Tolerances of the check, in int8 steps. Every layer rounds, so the deeper, the more:
+# TFLite's own two sets of kernels are up to 5 steps apart after 4 blocks and up to 20
+# after 12 (the published KWT-1, where the mean is 1.1 and all labels are the same).
+MOST_STEPS, MOST_STEPS_PER_BLOCK = 4, 3
+MEAN_STEPS = 2.0
+LAYER_MEAN_STEPS, LAYER_MEAN_STEPS_PER_BLOCK = 2.0, 0.5
 SAME_LABEL = 0.985
 CHECK_CLIPS = 200
-# The per-layer comparison, over fewer clips: it is a diagnosis, not a verdict.
+# The per-layer comparison walks every tensor of three runs: fewer clips.
 LAYER_CLIPS = 8
+
+# Operators that hand on their input's values and its quantization.
+MOVERS = ("RESHAPE", "PAD", "STRIDED_SLICE", "CONCATENATION")
 
 WAYS_OUT = {
     "GELU": "Use kws.model.layers.Activation('gelu'): x * sigmoid(1.702 x)",
@@ -91,9 +98,11 @@ def convert(bundle: Bundle, tuned: Any, clips: np.ndarray) -> Bundle:
     bundles.write_atomic(bundle.path / REPORT, text.encode())
     if not report["holds"]:
         raise CheckFailed(
-            f"The converted model is not the trained network. Expected logits at most "
-            f"{report['tolerance_steps']} int8 steps apart and the same label on "
-            f"{100 * SAME_LABEL} % of clips. Received: {describe(report)}",
+            "The converted model is not the trained network. Expected logits at most "
+            f"{report['tolerance']['most_steps']} int8 steps apart ({MEAN_STEPS} on "
+            f"average, {report['tolerance']['layer_mean_steps']} in any layer), and "
+            f"the same label on {100 * SAME_LABEL} % of clips. Received: "
+            f"{describe(report)}; worst layer {report['worst_layer']}",
             f"See the layers in {bundle.path / REPORT}; more calibration clips "
             "([quantize] calibration_clips) or more QAT epochs usually help.",
         )
@@ -227,9 +236,9 @@ def three_way(
         clips: Features int8 [N, frames, mel_bins].
 
     Returns:
-        {clips, tolerance_steps, same_label_at_least, pairs: {name: {most_steps,
-        mean_steps, equal, same_label}}, operators, layers: [...], holds}; steps are
-        int8 steps of the tensor at hand.
+        {clips, tolerance, pairs: {name: {most_steps, mean_steps, equal, same_label}},
+        operators, bytes, worst_layer, layers: [...], holds}; steps are int8 steps of
+        the tensor at hand.
     """
     clips = clips[:CHECK_CLIPS]
     tflite = TfliteRunner(model)
@@ -243,20 +252,34 @@ def three_way(
         f"{a}-{b}": _compare(logits[a], logits[b])
         for a, b in (("keras", "tflite"), ("tflite", "tflm"), ("keras", "tflm"))
     }
-    tolerance = STEPS + STEPS_PER_BLOCK * recipe.model.layers
-    holds = all(
-        pair["most_steps"] <= tolerance and pair["same_label"] >= SAME_LABEL
+    blocks = recipe.model.layers
+    most = MOST_STEPS + MOST_STEPS_PER_BLOCK * blocks
+    layer_mean = LAYER_MEAN_STEPS + LAYER_MEAN_STEPS_PER_BLOCK * blocks
+    layers = _layers(tuned, recipe, clips[:LAYER_CLIPS], runners)
+    worst = max(layers, key=lambda row: row["keras-tflite mean"])
+    holds = worst["keras-tflite mean"] <= layer_mean and all(
+        pair["most_steps"] <= most
+        and pair["mean_steps"] <= MEAN_STEPS
+        and pair["same_label"] >= SAME_LABEL
         for pair in pairs.values()
     )
     return {
         "clips": len(clips),
-        "tolerance_steps": tolerance,
-        "same_label_at_least": SAME_LABEL,
+        "tolerance": {
+            "most_steps": most,
+            "mean_steps": MEAN_STEPS,
+            "layer_mean_steps": layer_mean,
+            "same_label": SAME_LABEL,
+        },
         "pairs": pairs,
         "operators": dict(collections.Counter(o.kind for o in operations(model))),
         "bytes": len(model),
         "holds": bool(holds),
-        "layers": _layers(tuned, recipe, clips[:LAYER_CLIPS], runners),
+        "worst_layer": {
+            "layer": worst["layer"],
+            "mean_steps": worst["keras-tflite mean"],
+        },
+        "layers": layers,
     }
 
 
@@ -410,16 +433,16 @@ def _match(
     zero_point: int,
     size: int,
 ) -> dict[str, Any] | None:
-    for details in activations:
-        tensor_scale, tensor_zero = details["quantization"]
-        if (
-            details["index"] not in used
-            and math.isclose(tensor_scale, scale, rel_tol=1e-5)
-            and tensor_zero == zero_point
-            and math.prod(int(n) for n in details["shape"]) == size
-        ):
-            return details
-    return None
+    found = [
+        details
+        for details in activations
+        if details["index"] not in used
+        and math.isclose(details["quantization"][0], scale, rel_tol=1e-5)
+        and details["quantization"][1] == zero_point
+        and math.prod(int(n) for n in details["shape"]) == size
+    ]
+    computed = [details for details in found if details["operator"] not in MOVERS]
+    return next(iter(computed or found), None)
 
 
 def _trace(

@@ -37,7 +37,7 @@ def calibrate(network: Any, recipe: Recipe, clips: np.ndarray) -> int:
         Number of clips used.
     """
     from kws.model.keras import tf
-    from kws.model.layers import Quantizer
+    from kws.model.layers import LayerNorm, Quantizer
     from kws.model.network import activation_quantizers
 
     spec = recipe.features
@@ -50,6 +50,9 @@ def calibrate(network: Any, recipe: Recipe, clips: np.ndarray) -> int:
         Quantizer.observing = False
     for quantizer in activation_quantizers(network):
         quantizer.end_calibration()
+    for part in network.submodules:
+        if isinstance(part, LayerNorm):
+            part.end_calibration()
     return len(clips)
 
 

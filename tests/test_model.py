@@ -9,11 +9,12 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
+from networks_for_tests import VARIANTS, awake, features, small  # noqa: E402
+
 from kws import attention, recipe  # noqa: E402
 from kws.errors import KwsError  # noqa: E402
 from kws.model import network  # noqa: E402
 from kws.model.keras import tf, tf_keras  # noqa: E402
-from networks_for_tests import VARIANTS, awake, features, small  # noqa: E402
 
 
 def test_kwt1_has_the_published_number_of_parameters() -> None:
@@ -45,7 +46,9 @@ def test_dct_is_that_of_tf_signal() -> None:
 def test_attention_contract(name: str) -> None:
     """Every module in kws/attention: builds, keeps the shape, folds, has gradients."""
     spec = dataclasses.replace(small("tiny").model, attention=name, heads=2)
-    tokens = tf.constant(np.random.default_rng(0).normal(size=(2, 9, spec.dim)), "float32")
+    tokens = tf.constant(
+        np.random.default_rng(0).normal(size=(2, 9, spec.dim)), "float32"
+    )
     source = attention.find(name)("float", "attention", spec)
     with tf.GradientTape() as tape:
         outputs = source(tokens, training=True)
@@ -80,7 +83,9 @@ def test_attention_contract(name: str) -> None:
 )
 def test_a_bad_shape_is_refused(key: str, value: object, expected: str) -> None:
     spec = small("tiny")
-    spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, **{key: value}))
+    spec = dataclasses.replace(
+        spec, model=dataclasses.replace(spec.model, **{key: value})
+    )
     with pytest.raises(KwsError) as error:
         network.build(spec, 5)
     assert expected in error.value.message

@@ -37,11 +37,15 @@ class Head(KwsLayer):
         use_bias: Q and V have a bias: the shift of a norm folded into them. K has
             none: it would add the same number to a whole row of scores, which
             softmax takes out again.
+        alone: The only head: its output is quantized here. Several heads share the
+            range of their concatenation, whose kernel copies without rescaling.
 
     Shapes: (B, T, dim) -> (B, T, head_dim).
     """
 
-    def __init__(self, mode: str, name: str, head_dim: int, use_bias: bool) -> None:
+    def __init__(
+        self, mode: str, name: str, head_dim: int, use_bias: bool, alone: bool
+    ) -> None:
         super().__init__(mode, name)
         self.scale = head_dim**-0.5
         self.query = Dense(mode, "q", head_dim, use_bias)
@@ -52,7 +56,7 @@ class Head(KwsLayer):
         self.value_range = Quantizer(mode, "v_range")
         self.scores_range = Quantizer(mode, "scores")
         self.shares_range = Quantizer(mode, "shares", fixed=UNIT_RANGE)
-        self.outputs_range = Quantizer(mode, "outputs")
+        self.outputs_range = Quantizer(mode, "outputs") if alone else None
 
     def call(self, inputs: Any, training: Any = False, hold: Hold = dense) -> Any:
         query = hold("Q", self.query_range(self.query(inputs), training=training))
@@ -64,7 +68,10 @@ class Head(KwsLayer):
         scores = self.scores_range(scores, training=training)
         shares = self.shares_range(tf.nn.softmax(scores), training=training)
         shares = hold("P", shares)
-        return self.outputs_range(tf.matmul(shares, value), training=training)
+        outputs = tf.matmul(shares, value)
+        if self.outputs_range is None:
+            return outputs
+        return self.outputs_range(outputs, training=training)
 
     def fold(self, source: Head, norm: Norm | None) -> None:
         """Load `source`'s weights with the norm in front and the scale folded in."""
@@ -95,10 +102,10 @@ class Attention(KwsLayer):
         self.hold: Hold = dense
         use_bias = mode != "float" and model.norm_position == "pre"
         self.heads = [
-            Head(mode, f"head{index}", model.head_dim, use_bias)
+            Head(mode, f"head{index}", model.head_dim, use_bias, model.heads == 1)
             for index in range(model.heads)
         ]
-        self.joined_range = Quantizer(mode, "joined")
+        self.joined_range = Quantizer(mode, "joined") if model.heads > 1 else None
         self.output_dense = Dense(mode, "out", model.dim)
         self.outputs_range = Quantizer(mode, "outputs")
 
@@ -106,9 +113,8 @@ class Attention(KwsLayer):
         hold = self.hold
         inputs = hold("X", inputs)
         outputs = [head(inputs, training=training, hold=hold) for head in self.heads]
-        if len(outputs) == 1:
-            joined = outputs[0]
-        else:
+        joined = outputs[0]
+        if self.joined_range is not None:
             joined = self.joined_range(tf.concat(outputs, -1), training=training)
         joined = hold("O", joined)
         return self.outputs_range(self.output_dense(joined), training=training)

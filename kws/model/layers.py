@@ -24,8 +24,7 @@ MODES = ("float", "folded", "qat", "export")
 # Ranges that TFLite's kernels fix: one step is exactly 1/128 or 1/256.
 TANH_RANGE = (-1.0, 127.0 / 128.0)
 UNIT_RANGE = (0.0, 255.0 / 256.0)
-# With one token of a row a thousand times quieter than another, the variance's int8
-# step is all there is: rsqrt must not see zero.
+# Steps from 0 to the largest variance.
 VARIANCE_STEPS = 255.0
 
 
@@ -272,8 +271,6 @@ class Norm(KwsLayer):
         self.gamma: Any = None
         self.beta: Any = None
         if self.affine and mode != "float":
-            self.gamma_range = Quantizer(mode, "gamma_range")
-            self.beta_range = Quantizer(mode, "beta_range")
             self.scaled = Quantizer(mode, "scaled")
             self.shifted = Quantizer(mode, "shifted")
 
@@ -351,7 +348,7 @@ class LayerNorm(Norm):
         variance = tf.reduce_mean(squared, axis=-1, keepdims=True)
         variance = self.variance(variance, training=training)
         if self.mode == "qat":
-            # One int8 step: below it rsqrt would be infinite.
+            # One int8 step: at 0 the kernel gives the largest inverse that there is.
             step = self.variance._range["max_var"] / VARIANCE_STEPS
             variance = tf.maximum(variance, tf.stop_gradient(step))
         elif self.mode != "export":
@@ -359,6 +356,13 @@ class LayerNorm(Norm):
             variance += self.EPSILON
         inverse = self.inverse(tf.math.rsqrt(variance), training=training)
         return self.finish(self.normal(centred * inverse, training=training), training)
+
+    def end_calibration(self) -> None:
+        """Keep the inverse within what one int8 step of the variance gives: a row of
+        almost no variance would stretch the range for nothing."""
+        step = self.variance.limits()[1] / VARIANCE_STEPS
+        low, high = self.inverse.limits()
+        self.inverse.set_limits(low, min(high, step**-0.5))
 
 
 class BatchNorm(Norm):

@@ -49,7 +49,8 @@ class PatchStem(KwsLayer):
             x = tf.matmul(x, tf.constant(self.dct))
         if self.frames > 1:
             tokens = x.shape[1] // self.frames
-            x = x[:, : tokens * self.frames]
+            if x.shape[1] % self.frames:
+                x = x[:, : tokens * self.frames]
             rows = 1 if self.mode == "export" else -1
             x = tf.reshape(x, (rows, tokens, self.frames * x.shape[2]))
         return self.outputs_range(self.embed(x), training=training)
@@ -188,7 +189,6 @@ class Dropout(KwsLayer):
         )
         self.salt = zlib.crc32(self.calls.name.encode()) & 0x7FFFFFFF
         super().build(input_shape)
-
 
     def call(self, inputs: Any, training: Any = False) -> Any:
         if not training:
@@ -380,8 +380,12 @@ def restore(bundle: Bundle, mode: str = "folded") -> Any:
 
 
 def activation_quantizers(network: Any) -> list[Quantizer]:
-    """Every `Quantizer` of a network, in a fixed order."""
-    return [part for part in network.submodules if isinstance(part, Quantizer)]
+    """Every `Quantizer` that a network uses, in a fixed order."""
+    return [
+        part
+        for part in network.submodules
+        if isinstance(part, Quantizer) and part.built
+    ]
 
 
 def save_weights(network: Any, bundle: Bundle) -> None:

@@ -1,0 +1,147 @@
+"""Conversion: int8 throughout, stock operators, and the same on three machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow")
+
+from networks_for_tests import VARIANTS, awake, features, small  # noqa: E402
+
+from kws import bundle as bundles  # noqa: E402
+from kws import convert, quantize  # noqa: E402
+from kws.bundle import Bundle  # noqa: E402
+from kws.errors import CheckFailed, KwsError  # noqa: E402
+from kws.model import layers, network  # noqa: E402
+from kws.model.keras import tf, tf_keras  # noqa: E402
+
+LABELS = ("_silence_", "_unknown_", "yes", "no", "up")
+
+
+def tuned(spec: Any, clips: np.ndarray) -> Any:
+    """A calibrated network in mode qat."""
+    folded = network.fold(awake(spec, len(LABELS)), spec, len(LABELS))
+    quantize.calibrate(folded, spec, clips)
+    net = network.build(spec, len(LABELS), "qat")
+    network.copy_weights(folded, net)
+    return net
+
+
+def to_tflite(spec: Any, net: Any) -> bytes:
+    exported = network.build(spec, len(LABELS), "export")
+    network.copy_weights(net, exported)
+    return convert.to_tflite(exported, spec.features)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_three_machines_agree(variant: str) -> None:
+    """to_tflite itself refuses floats, foreign operators and another input scale."""
+    spec = small(variant)
+    clips = features(spec, 64)[0]
+    net = tuned(spec, clips)
+    model = to_tflite(spec, net)
+    report = convert.three_way(net, model, spec, clips)
+    # Untrained logits lie close together, so a step is a large part of their range.
+    for pair in report["pairs"].values():
+        assert pair["mean_steps"] < 2.5 and pair["most_steps"] <= 12, report["pairs"]
+    # Every activation of the graph was found and compared, but for heads that share
+    # the range of their concatenation.
+    computed = sum(
+        n for op, n in report["operators"].items() if op not in convert.MOVERS
+    )
+    if spec.model.heads > 1:
+        computed -= spec.model.heads * spec.model.layers
+    compared = [
+        row for row in report["layers"] if row["operator"] not in convert.MOVERS
+    ]
+    assert len(compared) >= computed, (report["operators"], compared)
+    for row in report["layers"]:
+        assert row["tflite-tflm mean"] < 4.0 and row["keras-tflite mean"] < 4.0, row
+    assert "TRANSPOSE" not in report["operators"]
+
+
+def test_a_graph_that_is_not_the_network_fails_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = small("tiny")
+    clips = features(spec, 32)[0]
+    net = tuned(spec, clips)
+    bundle = Bundle(tmp_path / "run", spec, LABELS)
+    good = convert.convert(bundle, net, clips)
+    assert bundles.load(tmp_path / "run").hash == good.hash
+    other = tuned(spec, clips)
+    kernel = other.get_layer("head").dense.kernel
+    kernel.assign(kernel[:, ::-1])
+    wrong = to_tflite(spec, other)
+    monkeypatch.setattr(convert, "to_tflite", lambda exported, features: wrong)
+    with pytest.raises(CheckFailed) as error:
+        convert.convert(bundle, net, clips)
+    assert "steps apart" in error.value.message
+    assert error.value.exit_code == 1
+    assert bundles.load(tmp_path / "run").hash == good.hash
+
+
+def test_convert_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    """weights.h5 holds all that the conversion needs."""
+    spec = small("tiny", layers=1)
+    clips = features(spec, 64)[0]
+    bundle = convert.convert(
+        Bundle(tmp_path / "run", spec, LABELS), tuned(spec, clips), clips
+    )
+    quantize.save_calibration(bundle.path, clips)
+    first = bundle.model_bytes()
+    again = convert.convert_run(bundle.path)
+    assert again.model_bytes() == first
+    bundle.model_path.unlink()
+    with pytest.raises(KwsError, match="model.tflite is missing"):
+        bundles.load(bundle.path)
+    assert convert.convert_run(bundle.path).model_bytes() == first
+
+
+def test_symmetric_ranges_have_zero_point_zero() -> None:
+    quantizer = layers.Quantizer("qat", "q", symmetric=True)
+    quantizer.build((1,))
+    for low, high in ((-3.0, 1.0), (-1.0, 3.0), (0.0, 0.0)):
+        quantizer.set_limits(low, high)
+        scale, zero_point = quantizer.grid()
+        assert zero_point == 0
+        assert -128.001 * scale <= low and high <= 127.001 * scale
+
+
+class Foreign(tf_keras.layers.Layer):
+    """What someone might put into a network: GELU as a TensorFlow operator."""
+
+    def call(self, inputs: Any) -> Any:
+        return tf.nn.gelu(inputs)
+
+
+def test_a_foreign_operator_is_refused_by_name() -> None:
+    spec = small("tiny")
+    inputs = tf_keras.Input((98, 40), batch_size=1)
+    x = layers.Quantizer("export", "in", fixed=network.feature_range(spec.features))(
+        inputs
+    )
+    x = layers.Quantizer("export", "out", fixed=(-1.0, 9.0))(Foreign(name="mine")(x))
+    with pytest.raises(KwsError) as error:
+        convert.to_tflite(tf_keras.Model(inputs, x, name="kwt"), spec.features)
+    assert "mine" in error.value.message and "GELU" in error.value.message
+    assert "Activation('gelu')" in error.value.hint
+    assert error.value.exit_code == 2
+
+
+def test_a_float_island_is_refused_by_name() -> None:
+    spec = small("tiny")
+    inputs = tf_keras.Input((98, 40), batch_size=1)
+    x = layers.Quantizer("export", "in", fixed=network.feature_range(spec.features))(
+        inputs
+    )
+    x = tf_keras.layers.Lambda(lambda y: y * y, name="bare")(x)  # no Quantizer behind
+    x = layers.Quantizer("export", "out", fixed=(-1.0, 1.0))(x * 0.5)
+    with pytest.raises(KwsError) as error:
+        convert.to_tflite(tf_keras.Model(inputs, x, name="kwt"), spec.features)
+    assert "Quantizer" in error.value.hint
+    assert error.value.exit_code == 2

@@ -1,0 +1,290 @@
+"""Training: learns, resumes to the same bits after a kill, same seed same result."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow")
+
+import small_corpus  # noqa: E402
+from click.testing import CliRunner  # noqa: E402
+from networks_for_tests import small  # noqa: E402
+
+from kws import bundle as bundles  # noqa: E402
+from kws import data, pool, train  # noqa: E402
+from kws.cli.train import command as train_command  # noqa: E402
+from kws.cli.tune import command as tune_command  # noqa: E402
+from kws.data import augment  # noqa: E402
+from kws.errors import KwsError  # noqa: E402
+from kws.model import network  # noqa: E402
+from kws.model.keras import tf, tf_keras  # noqa: E402
+from kws.recipe import Recipe, Task  # noqa: E402
+
+LABELS = 3
+CLIPS = 40
+
+
+def recipe_of(**settings: Any) -> Recipe:
+    base = small("tiny", layers=1, dropout=0.1)
+    settings = {"epochs": 4, "batch_size": 8, "mixup": 0.2} | settings
+    return dataclasses.replace(base, train=dataclasses.replace(base.train, **settings))
+
+
+def clips_of(spec: Recipe, teacher: bool = False) -> pool.Pool:
+    """Two copies of clips whose label is the loud third of the mel bins."""
+    rng = np.random.default_rng(2)
+    label = (np.arange(CLIPS) % LABELS).astype(np.int32)
+    shape = (2, CLIPS, spec.features.frames, spec.features.mel_bins)
+    features = rng.normal(-60, 10, shape)
+    for clip, third in enumerate(label):
+        features[:, clip, :, third * 13 : third * 13 + 13] += 40
+    logits = None
+    if teacher:
+        logits = 4 * np.eye(LABELS, dtype=np.float32)[label][None].repeat(2, 0)
+    return pool.Pool(features.astype(np.int8), label, logits)
+
+
+def loop_of(
+    spec: Recipe, folder: Path, clips: pool.Pool, strategy: Any = None, **options: Any
+) -> train.Loop:
+    strategy = strategy or train.strategy_of("none")
+    train.prepare(spec.train.seed)
+    with strategy.scope():
+        net = network.build(spec, LABELS)
+    schedule = train.Schedule(train.FLOAT, spec.train.epochs, 1e-2)
+    validation = (clips.features[0], clips.label)
+    return train.Loop(
+        net, spec, schedule, clips, validation, folder, strategy, **options
+    )
+
+
+def state(loop: train.Loop) -> list[np.ndarray]:
+    return [variable.numpy() for variable in loop._variables()]
+
+
+def test_a_killed_run_ends_like_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = recipe_of()
+    clips = clips_of(spec, teacher=True)
+    whole = loop_of(spec, tmp_path / "whole", clips)
+    result = whole.run()
+    # It learned, and the same seed gives the same bits.
+    assert result.best["val_accuracy"] > 0.9
+    twin = loop_of(spec, tmp_path / "twin", clips)
+    twin_result = twin.run()
+    for a, b in zip(state(whole), state(twin), strict=True):
+        assert np.array_equal(a, b)
+
+    killed = loop_of(spec, tmp_path / "killed", clips)
+    honest = pool.batches
+
+    def deadly(*args: Any) -> Iterator[dict[str, np.ndarray]]:
+        for step, batch in enumerate(honest(*args)):
+            if args[-1] == 2 and step == 3:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(pool, "batches", deadly)
+    with pytest.raises((KeyboardInterrupt, tf.errors.OpError)):
+        killed.run()
+    monkeypatch.setattr(pool, "batches", honest)
+    assert len(train_rows(tmp_path / "killed")) == 2
+    tf_keras.utils.set_random_seed(12345)  # another process, another start
+    resumed = loop_of(spec, tmp_path / "killed", clips)
+    resumed.network.get_layer("head").dense.kernel.assign_add(
+        tf.ones_like(resumed.network.get_layer("head").dense.kernel)
+    )
+    resumed_result = resumed.run()
+    for a, b in zip(state(whole), state(resumed), strict=True):
+        assert np.array_equal(a, b)
+    for a, b in zip(result.weights, resumed_result.weights, strict=True):
+        assert np.array_equal(a, b)
+    keys = ("epoch", "train_loss", "val_loss", "val_accuracy")
+    for a, b, c in zip(
+        result.history, resumed_result.history, twin_result.history, strict=True
+    ):
+        assert [a[k] for k in keys] == [b[k] for k in keys] == [c[k] for k in keys]
+    assert len(train_rows(tmp_path / "killed")) == 4
+    assert list((tmp_path / "whole" / "tensorboard" / "float").glob("events*"))
+
+
+def train_rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_broken_checkpoint_is_one_clear_message(tmp_path: Path) -> None:
+    spec = recipe_of(epochs=1)
+    file = tmp_path / "checkpoints" / "float.npz"
+    file.parent.mkdir()
+    file.write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(KwsError, match="can't be read") as error:
+        loop_of(spec, tmp_path, clips_of(spec)).run()
+    assert "--restart" in error.value.hint
+
+
+def test_mirrored_replicas_train_the_same_network(tmp_path: Path) -> None:
+    """Two replicas on half a batch each: the same steps but for rounding."""
+    if len(tf.config.list_logical_devices("CPU")) < 2:
+        pytest.skip("needs two logical devices (asked for before TensorFlow starts)")
+    spec = recipe_of(epochs=2, mixup=0.0)
+    spec = dataclasses.replace(
+        spec, model=dataclasses.replace(spec.model, dropout=0.0, stem="patch")
+    )
+    clips = clips_of(spec)
+    one = loop_of(spec, tmp_path / "one", clips).run()
+    strategy = train.strategy_of("mirrored")
+    assert strategy.num_replicas_in_sync == 2
+    two = loop_of(spec, tmp_path / "two", clips, strategy).run()
+    for a, b in zip(one.history, two.history, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)
+
+
+def test_batches_depend_on_seed_phase_and_epoch_alone() -> None:
+    spec = recipe_of()
+    clips = clips_of(spec)
+    first = list(pool.batches(clips, spec, 8, train.FLOAT, 3))
+    again = list(pool.batches(clips, spec, 8, train.FLOAT, 3))
+    other = list(pool.batches(clips, spec, 8, train.QAT, 3))
+    assert len(first) == CLIPS // 8
+    for a, b in zip(first, again, strict=True):
+        assert all(np.array_equal(a[key], b[key]) for key in a)
+    assert any(
+        not np.array_equal(a["label"], b["label"])
+        for a, b in zip(first, other, strict=True)
+    )
+    assert all(0.5 <= share <= 1 for batch in first for share in batch["share"])
+
+
+def test_the_pool_is_made_once_and_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = small_corpus.make(tmp_path / "audio")
+    spec = small("tiny")
+    spec = dataclasses.replace(
+        spec, augment=dataclasses.replace(spec.augment, variants=3)
+    )
+    clips = data.load("train", Task("custom", words=("yes", "no")), audio)
+    noises = data.noise_bank(audio)
+    calls: list[int] = []
+    honest = augment.augment_many
+
+    def counted(pcm: Any, seed: int, *rest: Any) -> Any:
+        if len(calls) == 2 and limit:
+            raise KeyboardInterrupt
+        calls.append(seed)
+        return honest(pcm, seed, *rest)
+
+    monkeypatch.setattr(augment, "augment_many", counted)
+    limit = True
+    with pytest.raises(KeyboardInterrupt):
+        pool.build(clips, noises, spec, tmp_path / "pool")
+    limit = False
+    resumed = pool.build(clips, noises, spec, tmp_path / "pool")
+    assert len(calls) == 3 and len(set(calls)) == 3
+    whole = pool.build(clips, noises, spec, tmp_path / "whole")
+    assert np.array_equal(resumed.features, whole.features)
+    pool.build(clips, noises, spec, tmp_path / "pool")
+    assert len(calls) == 6  # found made
+
+
+RECIPE = """
+[task]
+unknown_percent = 50.0
+silence_percent = 50.0
+[model]
+stem_channels = 4
+dim = 12
+head_dim = 12
+mlp_dim = 16
+layers = 1
+[augment]
+variants = 4
+noise_probability = 0.0
+speed = 0.0
+[train]
+batch_size = 4
+epochs = 8
+learning_rate = 0.01
+[quantize]
+epochs = 1
+"""
+
+
+def test_the_command_trains_tunes_and_converts(tmp_path: Path) -> None:
+    audio = small_corpus.make(tmp_path / "audio")
+    (tmp_path / "my.toml").write_text(RECIPE)
+    run = tmp_path / "run"
+    options = ["--recipe", str(tmp_path / "my.toml"), "--words", "yes,no"]
+    options += ["--data", str(audio), "--out", str(run), "--json"]
+    first = invoke(train_command, options)
+    assert first["labels"] == ["_silence_", "_unknown_", "yes", "no"]
+    assert first["conversion"]["holds"] and first["model_bytes"] > 1000
+    loaded = bundles.load(run)
+    assert loaded.hash == first["hash"]
+    assert [row["phase"] for row in train_rows(run)] == ["float"] * 8 + ["qat"]
+    # Again: all is there, nothing is trained twice, the same bundle comes out.
+    before = {p: p.stat().st_mtime_ns for p in (run / "checkpoints").glob("*t.npz")}
+    assert invoke(train_command, options)["hash"] == first["hash"]
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    # Another recipe in the same folder is refused.
+    with pytest.raises(KwsError, match="another recipe"):
+        invoke(train_command, [*options, "--epochs", "9"])
+    # Its int8 model is a teacher for a student of the same labels.
+    options = [str(run), "--data", str(audio), "--out", str(tmp_path / "student")]
+    options += ["--teacher", str(run / "model.tflite"), "--epochs", "1", "--json"]
+    tuned = invoke(tune_command, options)
+    assert tuned["conversion"]["holds"]
+    distilled = np.load(tmp_path / "student/checkpoints/pool/teacher.npy")
+    assert distilled.shape[0] == 4 and distilled.shape[2] == 4
+    assert distilled.std() > 0
+
+
+def invoke(command: Any, options: list[str]) -> dict[str, Any]:
+    result = CliRunner().invoke(command, options, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "not a .tflite"),
+        (b"This is a text file, named .tflite by mistake.", "no TFL3 mark"),
+        (b"\x1c\0\0\0TFL3" + bytes(64), "can't run the teacher"),
+    ],
+)
+def test_a_bad_teacher_is_refused(
+    tmp_path: Path, content: bytes, expected: str
+) -> None:
+    from kws.teacher import Teacher
+
+    file = tmp_path / "teacher.tflite"
+    file.write_bytes(content)
+    with pytest.raises(KwsError, match=expected):
+        Teacher(file, small("tiny"), ("_silence_", "_unknown_", "yes"))
+
+
+def test_the_published_teacher_maps_to_gsc10() -> None:
+    """Its 12 logits are gsc12's; on and off are left out."""
+    from kws.teacher import Teacher
+
+    root = Path(os.environ.get("KWS_SHARED", Path(__file__).parents[2] / "shared"))
+    file = root / "pretrained" / "kwt1_float.tflite"
+    if not file.is_file():
+        pytest.skip(f"the published KWT-1 is not at {file}")
+    teacher = Teacher(file, small("tiny"), data.labels(Task("gsc10")))
+    assert teacher.takes_audio
+    assert teacher.columns == [0, 1, 2, 3, 4, 5, 6, 7, 10, 11]
+    with pytest.raises(KwsError, match="does not know marvin"):
+        Teacher(file, small("tiny"), ("_silence_", "_unknown_", "marvin"))
