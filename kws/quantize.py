@@ -8,6 +8,7 @@ quantization-aware tuning goes on from there.
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def stored_calibration(run: Path, recipe: Recipe) -> np.ndarray | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             clips = arrays["features"]
-    except (OSError, ValueError, KeyError) as error:
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise KwsError(
             f"The stored calibration can't be read: {error}. Received: {path}",
             f"Delete {path}, or convert with --data DIR",

@@ -20,6 +20,7 @@ import math
 import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,13 @@ def is_chief(strategy: Any) -> bool:
     )
 
 
+def pool_name(strategy: Any) -> str:
+    """Folder of this worker's pool: workers may share --out, but not a file."""
+    if is_chief(strategy):
+        return "pool"
+    return f"pool-{strategy.cluster_resolver.task_id}"
+
+
 class Loop:
     """One phase of training a network.
 
@@ -220,7 +228,8 @@ class Loop:
                 with writer.as_default(step=epoch):
                     for key in COLUMNS[2:]:
                         write_scalar(key, row[key])
-                self._save()
+            self._save(chief)
+            if chief:
                 write_results(self.folder, self.name, self.history)
         if writer is not None:
             writer.close()
@@ -317,11 +326,14 @@ class Loop:
         set_weights(self.network, kept)
         return score(logits, self.validation[1])
 
-    def _save(self) -> None:
+    def _save(self, write: bool) -> None:
+        # Every worker reads: some variables are averaged over workers on reading.
         arrays = {f"v{i}": v.numpy() for i, v in enumerate(self._variables())}
         arrays |= {f"best{i}": v for i, v in enumerate(self.best_weights)}
         text = json.dumps({"history": self.history, "best": self.best})
         arrays["state"] = np.frombuffer(text.encode(), np.uint8)
+        if not write:
+            return
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         bundles.write_atomic(self.checkpoint, buffer.getvalue())
@@ -339,7 +351,7 @@ class Loop:
                 ]
             for variable, value in zip(self._variables(), values, strict=True):
                 variable.assign(value)
-        except (KeyError, ValueError, OSError) as error:
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
             raise KwsError(
                 f"The checkpoint can't be read: {error}. Received: {self.checkpoint}",
                 f"Start again: add --restart (or delete {self.checkpoint})",
@@ -540,6 +552,7 @@ def gather(
     teacher: Path | None = None,
     teacher_labels: tuple[str, ...] | None = None,
     limit: int | None = None,
+    pool_name: str = "pool",
 ) -> Material:
     """Read the clips and make (or find) the pool under `out/checkpoints`."""
     labels = data.labels(recipe.task)
@@ -562,7 +575,7 @@ def gather(
     training.save(folder / "train.json")
     validation.save(folder / "val.json")
     clips = pool.build(
-        training, data.noise_bank(audio), recipe, folder / "pool", mentor
+        training, data.noise_bank(audio), recipe, folder / pool_name, mentor
     )
     rng = np.random.default_rng(recipe.train.seed)
     count = min(len(training), recipe.quantize.calibration_clips)
@@ -648,7 +661,9 @@ def train(
     begin = time.monotonic()
     strategy = strategy_of(distribute)  # a cluster has to come before all else
     prepare(recipe.train.seed)
-    material = gather(recipe, audio, out, teacher, teacher_labels, limit)
+    material = gather(
+        recipe, audio, out, teacher, teacher_labels, limit, pool_name(strategy)
+    )
     labels = material.labels
     schedule = Schedule(FLOAT, recipe.train.epochs, recipe.train.learning_rate)
     with strategy.scope():
@@ -705,7 +720,9 @@ def tune(
     strategy = strategy_of(distribute)
     prepare(recipe.train.seed)
     network = networks.restore(source, "folded")
-    material = gather(recipe, audio, out, teacher, teacher_labels, limit)
+    material = gather(
+        recipe, audio, out, teacher, teacher_labels, limit, pool_name(strategy)
+    )
     if material.labels != source.labels:
         raise KwsError(
             f"The run's labels are not its task's. Expected "

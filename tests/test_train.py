@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -31,6 +32,13 @@ from kws.recipe import Recipe, Task  # noqa: E402
 
 LABELS = 3
 CLIPS = 40
+
+# Two devices for the mirrored strategy; possible only before TensorFlow starts.
+with contextlib.suppress(RuntimeError):
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * 2,
+    )
 
 
 def recipe_of(**settings: Any) -> Recipe:
@@ -263,6 +271,7 @@ def invoke(command: Any, options: list[str]) -> dict[str, Any]:
         (b"This is a text file, named .tflite by mistake.", "no TFL3 mark"),
         (b"\x1c\0\0\0TFL3" + bytes(64), "can't run the teacher"),
     ],
+    ids=["empty", "text", "nothing but the mark"],
 )
 def test_a_bad_teacher_is_refused(
     tmp_path: Path, content: bytes, expected: str
