@@ -101,7 +101,7 @@ def board_hash(
 
 
 def save(bundle: Bundle) -> None:
-    """Write recipe.toml, metrics.json and bundle.json, each by rename, the last last."""
+    """Write recipe.toml, metrics.json and, last, bundle.json; each by rename."""
     bundle.path.mkdir(parents=True, exist_ok=True)
     write_atomic(bundle.path / "recipe.toml", recipes.to_toml(bundle.recipe).encode())
     write_atomic(
@@ -187,7 +187,8 @@ def load(run: str | Path, accept_changed: bool = False) -> Bundle:
         if received != expected:
             raise KwsError(
                 f"{name} is not the file that the bundle was made with. Expected "
-                f"SHA-256 {str(expected)[:16]}..., received {received[:16]}... in {path}",
+                f"SHA-256 {str(expected)[:16]}..., received {received[:16]}... "
+                f"in {path}",
                 f"Copy the folder again, or accept the file: kws convert {path}",
             )
     metrics_path = path / "metrics.json"

@@ -39,5 +39,5 @@ class MissingExtra(KwsError):
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
             f"{purpose} needs the Python package {package!r}, which is not installed.",
-            f"pip install 'kws[{extra}]'   (in the repository: pip install -e '.[{extra}]')",
+            f"pip install -e '.[{extra}]'   (in the repository)",
         )

@@ -12,14 +12,14 @@
 #include "kws_features.h"
 
 typedef struct {
-  const char *name;            /* recipe name */
-  const char *hash;            /* first 16 hex digits of the bundle's hash */
-  const char *const *labels;   /* label_count names, logit order */
-  uint16_t label_count;        /* 2..KWS_MAX_LABELS */
-  uint16_t frames;             /* feature frames the model sees */
-  uint16_t mel_bins;           /* elements per frame */
-  uint32_t arena_bytes;        /* static working memory of the model */
-  uint32_t weights_bytes;      /* constant data of the model */
+  const char *name;          /* recipe name */
+  const char *hash;          /* first 16 hex digits of the bundle's hash */
+  const char *const *labels; /* label_count names, logit order */
+  uint16_t label_count;      /* 2..KWS_MAX_LABELS */
+  uint16_t frames;           /* feature frames the model sees */
+  uint16_t mel_bins;         /* elements per frame */
+  uint32_t arena_bytes;      /* static working memory of the model */
+  uint32_t weights_bytes;    /* constant data of the model */
   const kws_feature_spec_t *features;
   const kws_detector_spec_t *detector;
 } kws_model_info_t;
