@@ -276,6 +276,14 @@ def load(name_or_path: str | Path) -> Recipe:
             "Compare it with a preset in kws/recipes/.",
         ) from None
     base = table.pop("base", None)
+    if base is not None and base not in presets():
+        close = difflib.get_close_matches(str(base), presets(), n=1)
+        maybe = f" Did you mean {close[0]!r}?" if close else ""
+        raise KwsError(
+            f"A recipe's base is a preset.{maybe} Expected one of "
+            f"{', '.join(presets())}. Received: base = {base!r} in {path}",
+            'Start the recipe with: base = "kwt-tiny"',
+        )
     start = load(base) if base is not None else Recipe()
     table.setdefault("name", path.stem)
     return from_dict(table, start)

@@ -1,0 +1,117 @@
+"""The bundle: complete, unchanged, of this version, or refused with the reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from kws import bundle, recipe
+from kws.errors import KwsError
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A small bundle; its model is no network, which nothing here reads."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "model.tflite").write_bytes(b"not read here")
+    bundle.save(
+        bundle.Bundle(
+            path=folder,
+            recipe=recipe.load("kwt-tiny"),
+            labels=("_silence_", "_unknown_", "yes"),
+            metrics={"n": 3},
+        )
+    )
+    return folder
+
+
+def change(run: Path, **entries: object) -> None:
+    table = json.loads((run / "bundle.json").read_text())
+    table.update(entries)
+    (run / "bundle.json").write_text(json.dumps(table))
+
+
+def test_a_saved_bundle_loads_equal(run: Path) -> None:
+    loaded = bundle.load(run)
+    assert loaded.labels == ("_silence_", "_unknown_", "yes")
+    assert loaded.recipe == recipe.load("kwt-tiny")
+    assert loaded.metrics == {"n": 3}
+    assert loaded.hash == json.loads((run / "bundle.json").read_text())["hash"]
+
+
+def test_nothing_temporary_stays_behind(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert names == {"bundle.json", "metrics.json", "model.tflite", "recipe.toml"}
+
+
+def test_the_hash_covers_all_that_runs_on_the_board(run: Path) -> None:
+    loaded = bundle.load(run)
+    detector = dataclasses.replace(loaded.recipe.detector, threshold=0.9)
+    features = dataclasses.replace(loaded.recipe.features, scale=0.09)
+    others = [
+        dataclasses.replace(loaded, labels=("_silence_", "_unknown_", "no")),
+        dataclasses.replace(loaded, thresholds={"block0/X": 1}),
+        dataclasses.replace(
+            loaded, recipe=dataclasses.replace(loaded.recipe, detector=detector)
+        ),
+        dataclasses.replace(
+            loaded, recipe=dataclasses.replace(loaded.recipe, features=features)
+        ),
+    ]
+    hashes = {loaded.hash} | {other.hash for other in others}
+    assert len(hashes) == 5
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("no_manifest", "Not a bundle"),
+        ("manifest_not_json", "Not valid JSON"),
+        ("manifest_too_large", "larger than"),
+        ("another_schema", "another version of kws"),
+        ("no_labels", "incomplete"),
+        ("threshold_out_of_range", "incomplete"),
+        ("foreign_file", "a file that no bundle has"),
+        ("model_missing", "model.tflite is missing"),
+        ("model_changed", "not the file that the bundle was made with"),
+    ],
+)
+def test_a_broken_bundle_is_refused_with_the_reason(
+    run: Path, fault: str, told: str
+) -> None:
+    manifest = run / "bundle.json"
+    if fault == "no_manifest":
+        manifest.unlink()
+    elif fault == "manifest_not_json":
+        manifest.write_text("{")
+    elif fault == "manifest_too_large":
+        manifest.write_text(" " * (bundle.MAX_JSON_BYTES + 1))
+    elif fault == "another_schema":
+        change(run, schema=bundle.SCHEMA_VERSION + 1)
+    elif fault == "no_labels":
+        change(run, labels=[])
+    elif fault == "threshold_out_of_range":
+        change(run, thresholds={"block0/X": 1000})
+    elif fault == "foreign_file":
+        change(run, files={"../../etc/passwd": "0"})
+    elif fault == "model_missing":
+        (run / "model.tflite").unlink()
+    elif fault == "model_changed":
+        (run / "model.tflite").write_bytes(b"another")
+    with pytest.raises(KwsError, match=told) as caught:
+        bundle.load(run)
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    bundle.write_atomic(path, b"old")
+    with pytest.raises(TypeError):
+        bundle.write_atomic(path, "not bytes")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,57 @@
+"""The recipe: read once, checked at the boundary, written back equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kws import recipe
+from kws.errors import KwsError
+
+
+@pytest.mark.parametrize("name", recipe.presets())
+def test_every_preset_loads_and_survives_a_round_trip(
+    name: str, tmp_path: Path
+) -> None:
+    loaded = recipe.load(name)
+    path = tmp_path / "copy.toml"
+    path.write_text(recipe.to_toml(loaded))
+    assert recipe.load(path) == loaded
+    assert recipe.from_dict(recipe.to_dict(loaded)) == loaded
+
+
+def test_a_recipe_changes_its_base_in_a_few_keys(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "kwt-tiny"\n[task]\nwords = ["hey robot"]\n')
+    mine, base = recipe.load(path), recipe.load("kwt-tiny")
+    assert mine.task.words == ("hey robot",)
+    assert mine.model == base.model
+    assert mine.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[model]\ndimm = 3\n", "Did you mean 'dim'"),
+        ("[model]\ndim = 'wide'\n", "dim must be int"),
+        ("[model]\ndim = true\n", "dim must be int"),
+        ("[model]\nstem_stride = 2\n", "a list of int"),
+        ("model = 3\n", "must be a table"),
+        ("[model\n", "not valid TOML"),
+        ("base = 'kwt-tinny'\n", "Did you mean 'kwt-tiny'"),
+    ],
+)
+def test_a_mistake_is_named(text: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(KwsError, match=told) as caught:
+        recipe.load(path)
+    assert caught.value.exit_code == 2
+
+
+def test_a_recipe_that_is_its_own_base_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "loop.toml"
+    path.write_text(f'base = "{path}"\n')
+    with pytest.raises(KwsError, match="base"):
+        recipe.load(path)
