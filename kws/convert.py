@@ -30,12 +30,13 @@ from kws.errors import CheckFailed, KwsError
 from kws.recipe import Features, Recipe
 
 REPORT = "conversion.json"
-# Tolerances of the check, in int8 steps. Every layer rounds, so the deeper, the more:
-# TFLite's own two sets of kernels are up to 5 steps apart after 4 blocks and up to 20
-# after 12 (the published KWT-1, where the mean is 1.1 and all labels are the same).
-MOST_STEPS, MOST_STEPS_PER_BLOCK = 4, 3
+# Tolerances of the check. TFLite's and TFLM's kernels round differently now and then
+# (DESIGN D3), and a steep tanh behind a wide residual makes ten steps out of one: so
+# single steps are reported, and what is judged is the mean at the logits, and each
+# layer's error against its signal (root mean squares). A wrong scale, weight or
+# operator gives 0.5 and more.
 MEAN_STEPS = 2.0
-LAYER_MEAN_STEPS, LAYER_MEAN_STEPS_PER_BLOCK = 2.0, 0.5
+LAYER_ERROR = 0.25
 SAME_LABEL = 0.985
 CHECK_CLIPS = 200
 # The per-layer comparison walks every tensor of three runs: fewer clips.
@@ -99,9 +100,9 @@ def convert(bundle: Bundle, tuned: Any, clips: np.ndarray) -> Bundle:
     if not report["holds"]:
         raise CheckFailed(
             "The converted model is not the trained network. Expected logits at most "
-            f"{report['tolerance']['most_steps']} int8 steps apart ({MEAN_STEPS} on "
-            f"average, {report['tolerance']['layer_mean_steps']} in any layer), and "
-            f"the same label on {100 * SAME_LABEL} % of clips. Received: "
+            f"{MEAN_STEPS} int8 steps apart on average, every layer's error at most "
+            f"{100 * LAYER_ERROR:.0f} % of its signal, and the same label on "
+            f"{100 * SAME_LABEL} % of clips. Received: "
             f"{describe(report)}; worst layer {report['worst_layer']}",
             f"See the layers in {bundle.path / REPORT}; more calibration clips "
             "([quantize] calibration_clips) or more QAT epochs usually help.",
@@ -252,41 +253,36 @@ def three_way(
         f"{a}-{b}": _compare(logits[a], logits[b])
         for a, b in (("keras", "tflite"), ("tflite", "tflm"), ("keras", "tflm"))
     }
-    blocks = recipe.model.layers
-    most = MOST_STEPS + MOST_STEPS_PER_BLOCK * blocks
-    layer_mean = LAYER_MEAN_STEPS + LAYER_MEAN_STEPS_PER_BLOCK * blocks
     layers = _layers(tuned, recipe, clips[:LAYER_CLIPS], runners)
-    worst = max(layers, key=lambda row: row["keras-tflite mean"])
-    holds = worst["keras-tflite mean"] <= layer_mean and all(
-        pair["most_steps"] <= most
-        and pair["mean_steps"] <= MEAN_STEPS
-        and pair["same_label"] >= SAME_LABEL
+    worst = max(layers, key=lambda row: max(_errors(row)))
+    holds = max(_errors(worst)) <= LAYER_ERROR and all(
+        pair["mean_steps"] <= MEAN_STEPS and pair["same_label"] >= SAME_LABEL
         for pair in pairs.values()
     )
     return {
         "clips": len(clips),
         "tolerance": {
-            "most_steps": most,
             "mean_steps": MEAN_STEPS,
-            "layer_mean_steps": layer_mean,
+            "layer_error": LAYER_ERROR,
             "same_label": SAME_LABEL,
         },
         "pairs": pairs,
         "operators": dict(collections.Counter(o.kind for o in operations(model))),
         "bytes": len(model),
         "holds": bool(holds),
-        "worst_layer": {
-            "layer": worst["layer"],
-            "mean_steps": worst["keras-tflite mean"],
-        },
+        "worst_layer": {"layer": worst["layer"], "error": max(_errors(worst))},
         "layers": layers,
     }
+
+
+def _errors(row: dict[str, Any]) -> list[float]:
+    return [value for key, value in row.items() if key.endswith(" error")]
 
 
 def describe(report: dict[str, Any]) -> str:
     """The report's verdict in one line."""
     return "; ".join(
-        f"{name}: at most {pair['most_steps']} steps apart, the same label on "
+        f"{name}: {pair['mean_steps']} steps apart on average, the same label on "
         f"{100 * pair['same_label']:.1f} % of {report['clips']}"
         for name, pair in report["pairs"].items()
     )
@@ -410,6 +406,9 @@ def _layers(
                 apart = np.abs(steps[a] - steps[b])
                 row[f"{a}-{b} most"] = float(apart.max())
                 row[f"{a}-{b} mean"] = float(apart.mean())
+                signal = float(np.sum((steps[a] - zero_point) ** 2))
+                error = float(np.sum(apart**2))
+                row[f"{a}-{b} error"] = math.sqrt(error / max(signal, 1.0))
             rows.setdefault(name, []).append(row)
     table = []
     for name, found in rows.items():
