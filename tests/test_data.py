@@ -189,7 +189,10 @@ def test_silence_spans_zero_to_loud(folder):
     rms = np.sqrt((silence**2).mean(axis=1))
     assert len(rms) == 320
     assert 0.01 < (rms == 0).mean() < 0.12
-    assert rms.max() > 800 and 0 < rms[rms > 0].min() < 10
+    assert rms.max() > 5000 and 0 < rms[rms > 0].min() < 10
+    # As many louder than the geometric middle of the range as quieter.
+    assert 0.4 < (rms > 160).mean() < 0.6
+    assert np.abs(silence).max() <= 32767
 
 
 def test_silence_can_be_made_again_from_the_manifest(folder, tmp_path):

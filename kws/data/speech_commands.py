@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -44,7 +45,10 @@ LIST_FILES = {"val": "validation_list.txt", "test": "testing_list.txt"}
 # Parts of every noise recording, so that no silence clip of one split overlaps one
 # of another.
 NOISE_SHARE = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
-SILENCE_GAIN_LOG10 = (-2.5, 0.0)
+# Loudness of drawn silence, root mean square in int16 units. Not a gain: recordings
+# come at any level (two copies of the official ones differ by 40 dB), and the official
+# test files have noise from -95 to -10 dB of full scale.
+SILENCE_RMS_LOG10 = (0.3, 4.1)
 ZERO_SILENCE_SHARE = 0.05
 MANIFEST_VERSION = 1
 
@@ -450,15 +454,25 @@ def _draw(
     for _ in range(wanted):
         # Always four draws, so that one clip never moves the next one's.
         zero, which, where = rng.random(), rng.random(), rng.random()
-        gain = round(float(10 ** rng.uniform(*SILENCE_GAIN_LOG10)), 6)
+        loudness = float(10 ** rng.uniform(*SILENCE_RMS_LOG10))
         if zero < ZERO_SILENCE_SHARE or not keys:
             clips.append(_Clip(label, gain=0.0))
             continue
         noise = keys[int(which * len(keys))]
         first, samples = noises[noise]
-        start = first + int(where * (len(samples) - SAMPLE_RATE + 1))
-        clips.append(_Clip(label, None, noise, start, gain))
+        offset = int(where * (len(samples) - SAMPLE_RATE + 1))
+        gain = _gain_to(loudness, samples[offset : offset + SAMPLE_RATE])
+        clips.append(_Clip(label, None, noise, first + offset, gain))
     return clips
+
+
+def _gain_to(loudness: float, samples: np.ndarray) -> float:
+    """The factor that brings samples to a root mean square, short of clipping."""
+    wide = samples.astype(np.int64)
+    rms, peak = math.sqrt(int(wide @ wide) / len(wide)), int(np.abs(wide).max())
+    if peak == 0:
+        return 0.0
+    return math.floor(1e6 * min(loudness / rms, 32767 / peak)) / 1e6
 
 
 def _take(
