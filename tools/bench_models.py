@@ -1,0 +1,118 @@
+"""What whole networks cost on the emulated boards: instructions, arena, flash, RAM.
+
+The weights are random: they don't change what a dense network costs. Every logit is
+compared with TFLM's. Instructions are QEMU's exact counts; they are not cycles.
+
+    python tools/bench_models.py                      # the table
+    python tools/bench_models.py --update             # write tests/baselines/models.json
+    python tools/bench_models.py --model kwt-1-relu --board qemu-m4
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import sample_models  # noqa: E402
+
+from kws import engines  # noqa: E402
+from kws.deploy import boards, build, run  # noqa: E402
+from kws.deploy.emit import emit  # noqa: E402
+
+BASELINE = ROOT / "tests" / "baselines" / "models.json"
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "kwt-tiny": ("kwt-tiny", {}),
+    "kwt-1-relu": ("kwt-1", {"activation": "relu"}),
+    "kwt-1": ("kwt-1", {}),
+}
+BOARDS = ("qemu-m4", "qemu-m55")
+# Share by which a figure may grow before `regressions` names it.
+TOLERANCE = 0.02
+CLIPS = 2
+
+
+def measure(model: str, board_names: tuple[str, ...]) -> dict[str, dict[str, int]]:
+    """One network on some boards.
+
+    Returns:
+        board -> {instructions, arena_bytes, weights_bytes, flash_bytes, ram_bytes,
+        stack_bytes}.
+
+    Raises:
+        AssertionError: a board's logits are not TFLM's.
+    """
+    preset, changes = MODELS[model]
+    spec = sample_models.recipe(preset, **changes)
+    rng = np.random.default_rng(0)
+    loudness = rng.uniform(100, 8000, (CLIPS, 1))
+    pcm = np.clip(rng.normal(0, 1, (CLIPS, 16000)) * loudness, -32768, 32767)
+    clips = pcm.astype(np.int16)
+    table = {}
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = sample_models.bundle(
+            Path(folder) / "run", spec, sample_models.network(spec)
+        )
+        expected = engines.get("tflm").logits(bundle, clips)
+        for name in board_names:
+            board, out = boards.load(name), Path(folder) / name
+            emitted = emit(bundle, out / "model", board.core)
+            image = build.build(out / "model", board, out, "clips")
+            result = run.clips(image.elf, board, clips, len(bundle.labels))
+            assert np.array_equal(result.logits, expected), f"{model} on {name}"
+            main = build.build(out / "model", board, out, "main")
+            table[name] = {
+                "instructions": result.instructions_per_inference,
+                "arena_bytes": emitted.arena_bytes,
+                "weights_bytes": emitted.weights_bytes,
+                "flash_bytes": main.fit.flash_bytes,
+                "ram_bytes": main.fit.ram_bytes,
+                "stack_bytes": result.stack_bytes,
+            }
+    return table
+
+
+def regressions(
+    model: str, measured: dict[str, dict[str, int]], baseline: dict[str, Any]
+) -> list[str]:
+    """One line per figure that grew by more than TOLERANCE, or has no baseline."""
+    problems = []
+    for board, figures in measured.items():
+        for key, value in figures.items():
+            known = baseline.get(model, {}).get(board, {}).get(key)
+            if known is None:
+                problems.append(f"{model} {board} {key}: not in the baseline")
+            elif value > known * (1 + TOLERANCE):
+                problems.append(f"{model} {board} {key}: {value:,}, was {known:,}")
+    return problems
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=MODELS)
+    parser.add_argument("--board", choices=boards.names())
+    parser.add_argument("--update", action="store_true")
+    options = parser.parse_args()
+    chosen = (options.board,) if options.board else BOARDS
+    known = json.loads(BASELINE.read_text("utf-8")) if BASELINE.exists() else {}
+    for model in (options.model,) if options.model else MODELS:
+        for board, figures in measure(model, chosen).items():
+            print(f"{model} on {board}: logits equal TFLM's on {CLIPS} clips")
+            for key, value in figures.items():
+                print(f"  {key:<16} {value:>12,}")
+            known.setdefault(model, {})[board] = figures
+    if options.update:
+        BASELINE.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
