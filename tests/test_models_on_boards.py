@@ -1,4 +1,4 @@
-"""Whole networks on the emulated boards: TFLM's logits, and no dearer than they were."""
+"""Whole networks on the emulated boards: equal to TFLM, no dearer than they were."""
 
 from __future__ import annotations
 

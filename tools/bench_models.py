@@ -3,8 +3,8 @@
 The weights are random: they don't change what a dense network costs. Every logit is
 compared with TFLM's. Instructions are QEMU's exact counts; they are not cycles.
 
-    python tools/bench_models.py                      # the table
-    python tools/bench_models.py --update             # write tests/baselines/models.json
+    python tools/bench_models.py             # the table
+    python tools/bench_models.py --update    # write the baseline
     python tools/bench_models.py --model kwt-1-relu --board qemu-m4
 """
 
