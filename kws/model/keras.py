@@ -7,6 +7,7 @@ every module of ours takes `tf` and `tf_keras` from here.
 from __future__ import annotations
 
 import os
+import warnings
 
 from kws.errors import MissingExtra
 
@@ -24,5 +25,8 @@ except ImportError as error:
     raise MissingExtra(
         error.name or "tensorflow", "train", "Training and conversion"
     ) from error
+
+# TensorFlow 2.21 still has it, and its successor on PyPI has other kernels.
+warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter")
 
 __all__ = ["quantizers", "tf", "tf_keras"]
