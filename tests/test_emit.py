@@ -290,7 +290,7 @@ def test_refusals(bundle: Any, tmp_path: Path) -> None:
         ({"recipe": loud}, "input quantization"),
         ({"recipe": nervous}, "rearm"),
         ({"labels": bundle.labels[:3]}, "does not fit the labels"),
-        ({"thresholds": {"blk0/X": 2}}, "delta thresholds"),
+        ({"thresholds": {"blk0/X": 2}}, "Bad threshold"),
     ]:
         with pytest.raises(KwsError, match=words):
             emit.emit(dataclasses.replace(bundle, **change), tmp_path / "out")

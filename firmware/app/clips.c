@@ -3,6 +3,7 @@
  * Arguments: clips=FILE  concatenated clips of raw int16 samples
  *            samples=N   samples in each clip (at least one feature window)
  *            logits=FILE receives label_count int8 per clip
+ *            sent=FILE   receives delta_count uint32 per clip: transmitted elements
  * Every clip goes through the same ring, features and model as live audio.
  */
 #include <stddef.h>
@@ -40,6 +41,15 @@ static int feed(int clips, uint32_t samples) {
   return 1;
 }
 
+/* What the products that skip transmitted for this clip. Returns 0, or 1. */
+static int write_sent(int file) {
+  for (uint32_t i = 0; file >= 0 && i < kws_model_info.delta_count; i++) {
+    const uint32_t sent = *kws_model_info.delta[i].sent;
+    if (semihosting_write(file, &sent, sizeof sent) != 0) return 1;
+  }
+  return 0;
+}
+
 int main(void) {
   kws_board_init();
   print_boot("clips");
@@ -57,14 +67,18 @@ int main(void) {
   const int clips = semihosting_open(clips_path, "r");
   const int logits = semihosting_open(logits_path, "w");
   if (clips < 0 || logits < 0) return stop("cannot open the files");
+  const char *sent_path = emulated_argument("sent");
+  const int sent = sent_path == NULL ? -1 : semihosting_open(sent_path, "w");
   uint32_t count = 0;
   for (; feed(clips, samples); count++) {
     if (kws_last_logits() == NULL) return stop("the clip is shorter than the window");
     if (semihosting_write(logits, kws_last_logits(), kws_model_info.label_count) != 0) {
       return stop("cannot write the logits");
     }
+    if (write_sent(sent) != 0) return stop("cannot write what was sent");
   }
   semihosting_close(logits);
+  if (sent >= 0) semihosting_close(sent);
   print_begin("clips");
   print_u64("count", count);
   print_end();

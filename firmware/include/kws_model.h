@@ -11,6 +11,15 @@
 #include "kws_detector.h"
 #include "kws_features.h"
 
+/* A product that skips what its delta encoding holds (kws_delta.h). */
+typedef struct {
+  char kind;                   /* of its input: X, Q, K, P or O */
+  uint8_t layer;
+  uint16_t macs;               /* multiply-accumulates per transmitted element */
+  uint32_t elements;           /* of its input in one model run */
+  const uint32_t *sent;        /* of those, transmitted in the last run */
+} kws_delta_operator_t;
+
 typedef struct {
   const char *name;          /* recipe name */
   const char *hash;          /* first 16 hex digits of the bundle's hash */
@@ -22,6 +31,8 @@ typedef struct {
   uint32_t weights_bytes;    /* constant data of the model */
   const kws_feature_spec_t *features;
   const kws_detector_spec_t *detector;
+  uint16_t delta_count;        /* 0 where nothing is skipped */
+  const kws_delta_operator_t *delta;
 } kws_model_info_t;
 
 extern const kws_model_info_t kws_model_info;

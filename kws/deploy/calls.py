@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kws.deploy import c_text
-from kws.graph import operators, passes, weight_layout
+from kws.graph import delta, operators, passes, weight_layout
 from kws.graph import quantized_math as qm
 from kws.graph.memory_plan import Plan
 from kws.graph.nodes import Graph, Node, Tensor
@@ -41,6 +41,11 @@ class Model:
         self.core = core
         self.text: list[str] = []
         self.weights_bytes = 0
+        self.state_bytes = 0
+        self.delta_operators: list[str] = []
+        self.sent: dict[int, str] = {}  # id(state) -> counter of an attention
+        self._counters: list[str] = []
+        self._step_state = 0
         self._symbols: dict[tuple[str, bytes], str] = {}
         self._structs: dict[str, str] = {}
         self._step: Step | None = None
@@ -68,8 +73,54 @@ class Model:
 
     def begin(self, step: Step, position: int) -> None:
         """Say which node the following addresses are for."""
+        if step is not self._step:
+            self._step_state = 0
         self._step = step
         self._access = step.access[position] if step.rows else []
+
+    def state(self, size: int) -> str:
+        """C for the address of bytes that nothing else writes to during this step."""
+        offset = self._step_state
+        self._step_state += -(-size // 8) * 8
+        self.state_bytes = max(self.state_bytes, self._step_state)
+        return _offset("delta_state", offset)
+
+    def counter(self, ctype: str) -> str:
+        """The symbol of a new counter of transmitted elements."""
+        symbol = f"delta_sent_{len(self._counters)}"
+        self._counters.append(f"static {ctype} {symbol};")
+        return symbol
+
+    def count_sent(
+        self, kind: str, layer: int, macs: int, elements: int, sent: str
+    ) -> None:
+        """Enter a product in the table of those that skip.
+
+        Args:
+            kind: Of its input: X, Q, K, P or O.
+            layer: Of the network.
+            macs: Multiply-accumulates per transmitted element.
+            elements: Of its input in one run.
+            sent: C for the counter.
+        """
+        self.delta_operators.append(
+            f"    {{'{kind}', {layer}, {macs}, {elements}, &{sent}}},"
+        )
+
+    def delta_text(self) -> list[str]:
+        """C of what delta products keep, and of the table of them."""
+        if not self.delta_operators:
+            return []
+        count = len(self.delta_operators)
+        lines = [*self._counters]
+        if self.state_bytes:
+            lines.append(f"static _Alignas(16) int8_t delta_state[{self.state_bytes}];")
+        return [
+            *lines,
+            f"static const kws_delta_operator_t delta_operators[{count}] = {{",
+            *self.delta_operators,
+            "};",
+        ]
 
     @property
     def loop_rows(self) -> int:
@@ -136,6 +187,18 @@ def _product(
     model: Model, node: Node, weights: np.ndarray, pairs: list[tuple[int, int]]
 ) -> dict[str, object]:
     """The fields of a kws_fully_connected_t."""
+    laid_out = np.frombuffer(weight_layout.layout(weights, model.core), np.int8)
+    symbol = model.constant("weights", laid_out)
+    return _product_of(model, node, weights, pairs, symbol)
+
+
+def _product_of(
+    model: Model,
+    node: Node,
+    weights: np.ndarray,
+    pairs: list[tuple[int, int]],
+    symbol: str,
+) -> dict[str, object]:
     outputs, inputs = weights.shape
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     values = None if bias is None or bias.data is None else bias.data.reshape(-1)
@@ -151,11 +214,10 @@ def _product(
         if not (-31 <= shift <= 30 and 0 <= multiplier < 2**31):
             raise operators.refuse(node, "scales too far apart")
     repeated = pairs * outputs if len(pairs) == 1 else pairs
-    laid_out = np.frombuffer(weight_layout.layout(weights, model.core), np.int8)
     return {
         "inputs": inputs,
         "outputs": outputs,
-        "weights": model.constant("weights", laid_out),
+        "weights": symbol,
         "bias": model.constant("bias", folded),
         "multiplier": model.constant(
             "multiplier", np.array([m for m, _ in repeated], np.int32)
@@ -179,6 +241,9 @@ def _fully_connected_struct(model: Model, node: Node) -> str:
 
 
 def _fully_connected(model: Model, node: Node) -> list[str]:
+    if "delta" in node.options:
+        outputs = node.input(1).shape[0]
+        return _delta_fully_connected(model, node, model.output(node), outputs, 1)
     return _call(
         "kws_fully_connected_s8",
         _fully_connected_struct(model, node),
@@ -191,6 +256,9 @@ def _fully_connected(model: Model, node: Node) -> list[str]:
 
 def _fully_connected_transposed(model: Model, node: Node) -> list[str]:
     base = model._address(node.output, 0)
+    if "delta" in node.options:
+        to = f"{base} + row" if model.loop_rows else base
+        return _delta_fully_connected(model, node, to, 1, node.options["stride"])
     return _call(
         "kws_fully_connected_transposed_s8",
         _fully_connected_struct(model, node),
@@ -199,6 +267,46 @@ def _fully_connected_transposed(model: Model, node: Node) -> list[str]:
         f"{base} + row" if model.loop_rows else base,
         node.options["stride"],
         model.scratch(node),
+    )
+
+
+def _delta_fully_connected(
+    model: Model, node: Node, to: str, row_step: int, output_step: int
+) -> list[str]:
+    note = delta.note(node)
+    weights = node.input(1)
+    assert note is not None
+    assert weights.data is not None and weights.quantization is not None
+    outputs, inputs = weights.shape
+    ((kind, threshold),) = note.steps.items()
+    rows = node.input(0).elements // inputs
+    pairs = qm.fully_connected_multipliers(
+        node.input(0).scale, weights.quantization.scales, node.output.scale
+    )
+    columns = model.constant("columns", weight_layout.delta_layout(weights.data))
+    parameters = model.struct(
+        "kws_delta_fully_connected_t",
+        {
+            "product": _product_of(model, node, weights.data, pairs, "NULL"),
+            "columns": columns,
+            "threshold": threshold,
+            "dense_rows": note.dense_rows,
+        },
+    )
+    sent = model.counter("uint32_t")
+    model.count_sent(kind, note.layer, outputs, rows * inputs, sent)
+    return _call(
+        "kws_delta_fully_connected_s8",
+        parameters,
+        model.input(node, 0),
+        "row" if model.loop_rows else 0,
+        model.rows(rows),
+        to,
+        row_step,
+        output_step,
+        model.state(weight_layout.delta_fully_connected_state_bytes(inputs, outputs)),
+        model.scratch(node),
+        f"&{sent}",
     )
 
 
@@ -309,23 +417,86 @@ def _softmax_table(model: Model, node: Node) -> str:
 def _attention_struct(model: Model, node: Node) -> str:
     options = node.options
     table = options["table"]
+    fields: dict[str, object] = {
+        "tokens": options["tokens"],
+        "heads": options["heads"],
+        "head_dim": options["head_dim"],
+        "scores": _batch_matmul_fields(options["scores"]),
+        "score_table": "NULL"
+        if table is None
+        else model.constant("table", np.array(table, np.int8)),
+        "softmax": {"exp_table": _softmax_table(model, options["softmax"])},
+        "values": _batch_matmul_fields(options["values"]),
+    }
+    if "delta" not in options:
+        return model.struct("kws_attention_t", fields)
+    steps = _attention_steps(node)
     return model.struct(
-        "kws_attention_t",
+        "kws_delta_attention_t",
         {
-            "tokens": options["tokens"],
-            "heads": options["heads"],
-            "head_dim": options["head_dim"],
-            "scores": _batch_matmul_fields(options["scores"]),
-            "score_table": "NULL"
-            if table is None
-            else model.constant("table", np.array(table, np.int8)),
-            "softmax": {"exp_table": _softmax_table(model, options["softmax"])},
-            "values": _batch_matmul_fields(options["values"]),
+            "attention": fields,
+            # Not encoded and encoded with 0 give the same bits.
+            "query_threshold": max(0, steps["Q"]),
+            "key_threshold": steps["K"],
+            "share_threshold": max(0, steps["P"]),
+            "dense_rows": max(note.dense_rows for note in options["delta"] if note),
         },
     )
 
 
+def _attention_steps(node: Node) -> dict[str, int]:
+    """Thresholds of Q, K and P of an attention, -1 where not encoded."""
+    steps = {"Q": -1, "K": -1, "P": -1}
+    for note in node.options["delta"]:
+        steps |= note.steps if note else {}
+    return steps
+
+
+def _delta_attention_prepare(model: Model, node: Node) -> list[str]:
+    options = node.options
+    sent = model.counter("kws_delta_attention_sent_t")
+    # The scheduler keeps an attention's two nodes in order, its own to find by state.
+    model.sent[id(node.output)] = sent
+    steps, tokens = _attention_steps(node), options["tokens"]
+    width = options["heads"] * options["head_dim"]
+    layer = next(note.layer for note in options["delta"] if note)
+    if steps["K"] >= 0:
+        model.count_sent("K", layer, 0, tokens * width, f"{sent}.key")
+    return _call(
+        "kws_delta_attention_prepare",
+        _attention_struct(model, node),
+        model.input(node, 0),
+        f"&{sent}",
+    )
+
+
+def _delta_attention(model: Model, node: Node) -> list[str]:
+    options = node.options
+    tokens, head_dim = options["tokens"], options["head_dim"]
+    width = options["heads"] * head_dim
+    rows = node.output.elements // width
+    layer = next(note.layer for note in options["delta"] if note)
+    sent = model.sent[id(node.input(0))]
+    model.count_sent("Q", layer, tokens, rows * width, f"{sent}.query")
+    elements = rows * options["heads"] * tokens
+    model.count_sent("P", layer, head_dim, elements, f"{sent}.share")
+    return _call(
+        "kws_delta_attention_rows_s8",
+        _attention_struct(model, node),
+        model.input(node, 3),
+        "row" if model.loop_rows else 0,
+        model.rows(rows),
+        model.input(node, 1),
+        model.input(node, 2),
+        model.output(node),
+        model.input(node, 0),
+        f"&{sent}",
+    )
+
+
 def _attention_prepare(model: Model, node: Node) -> list[str]:
+    if "delta" in node.options:
+        return _delta_attention_prepare(model, node)
     return _call(
         "kws_attention_prepare",
         _attention_struct(model, node),
@@ -336,6 +507,8 @@ def _attention_prepare(model: Model, node: Node) -> list[str]:
 
 
 def _attention(model: Model, node: Node) -> list[str]:
+    if "delta" in node.options:
+        return _delta_attention(model, node)
     width = node.options["heads"] * node.options["head_dim"]
     return _call(
         "kws_attention_rows_s8",

@@ -20,7 +20,7 @@ import numpy as np
 
 from kws import __version__
 from kws.bundle import Bundle
-from kws.deploy import c_text, calls
+from kws.deploy import c_text, calls, thresholds
 from kws.errors import KwsError
 from kws.features import c_source
 from kws.graph import memory_plan, operators, passes, reader, schedule, weight_layout
@@ -58,6 +58,7 @@ class Network:
     arena_bytes: int
     weights_bytes: int
     macs: int
+    delta_operators: int = 0
 
 
 def emit(bundle: Bundle, out_dir: Path, core: str = "portable") -> Emitted:
@@ -116,17 +117,11 @@ def model_sources(bundle: Bundle, core: str) -> Sources:
             f"Received: {core!r}",
             "kws emit RUN --core dsp",
         )
-    if any(bundle.thresholds.values()):
-        raise KwsError(
-            "The bundle has delta thresholds, which this version's native engine does "
-            f"not run. Expected none, or 0. Received: {bundle.thresholds}",
-            f"Set them to 0 in {bundle.path / 'bundle.json'}.",
-        )
     data = bundle.model_bytes()
     graph = reader.read(data, str(bundle.model_path))
     _check_fit(bundle, graph)
     lines = [_network_head(bundle, core, hashlib.sha256(data).hexdigest())]
-    network = network_source(graph, core)
+    network = network_source(graph, core, thresholds.of_bundle(bundle))
     lines.append(network.text)
     lines.append(_info_source(bundle, network, graph.output.scale))
     features = (
@@ -180,6 +175,7 @@ def _network_head(bundle: Bundle, core: str, model_hash: str) -> str:
             "#include <stddef.h>",
             "#include <string.h>",
             "",
+            '#include "kws_delta.h"',
             '#include "kws_features.h"',
             '#include "kws_kernels.h"',
             '#include "kws_model.h"',
@@ -191,15 +187,22 @@ def _network_head(bundle: Bundle, core: str, model_hash: str) -> str:
     )
 
 
-def network_source(graph: Graph, core: str) -> Network:
+def network_source(
+    graph: Graph, core: str, delta: thresholds.Delta | None = None
+) -> Network:
     """The arena, the constants and kws_model_invoke of a graph that has just been read.
 
     Args:
         graph: From the reader; the passes rewrite it.
         core: The weights' layout.
+        delta: Thresholds, where the attention skips what didn't change.
     """
     macs = sum(operators.macs(node) for node in graph.nodes)
-    passes.run(graph)
+    if delta is None:
+        passes.run(graph)
+    else:
+        passes.run(graph, lambda graph: thresholds.mark(graph, delta))
+        thresholds.check_fused(graph)
     program = schedule.schedule(graph)
     plan = memory_plan.plan(graph, program)
     model = calls.Model(graph, program, plan, core)
@@ -230,6 +233,7 @@ def network_source(graph: Graph, core: str) -> Network:
         [
             *model.text,
             f"static _Alignas(16) int8_t arena[{arena}];",
+            *model.delta_text(),
             "",
             "void kws_model_invoke(const int8_t *features, int8_t *logits) {",
             *body,
@@ -237,7 +241,13 @@ def network_source(graph: Graph, core: str) -> Network:
             "",
         ]
     )
-    return Network(text, plan.arena_bytes, model.weights_bytes, macs)
+    return Network(
+        text,
+        plan.arena_bytes + model.state_bytes,
+        model.weights_bytes,
+        macs,
+        len(model.delta_operators),
+    )
 
 
 def _info_source(bundle: Bundle, network: Network, logit_scale: float) -> str:
@@ -295,6 +305,9 @@ def _info_source(bundle: Bundle, network: Network, logit_scale: float) -> str:
         "features": "&kws_model_features",
         "detector": "&detector_spec",
     }
+    if network.delta_operators:
+        info["delta_count"] = network.delta_operators
+        info["delta"] = "delta_operators"
     return "\n".join(
         [
             f"static const char *const label_names[{count}] = {{\n{labels}\n}};\n",

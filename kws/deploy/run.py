@@ -161,6 +161,8 @@ class ClipsResult:
         instructions_per_inference_max: The most expensive clip.
         instructions_per_frame: Mean over all feature frames.
         stack_bytes: Deepest use of the stack.
+        sent: uint32 [N, products]: elements that each product with delta thresholds
+            transmitted, in the order of the model's table; no columns without.
     """
 
     logits: np.ndarray
@@ -169,6 +171,7 @@ class ClipsResult:
     instructions_per_inference_max: int
     instructions_per_frame: int
     stack_bytes: int
+    sent: np.ndarray
 
 
 def clips(
@@ -200,7 +203,9 @@ def clips(
     runner = runners.get(board.runner)
     with tempfile.TemporaryDirectory(prefix="kws-run-") as name:
 
-        def one(part: tuple[int, np.ndarray]) -> tuple[np.ndarray, Transcript]:
+        def one(
+            part: tuple[int, np.ndarray],
+        ) -> tuple[np.ndarray, np.ndarray, Transcript]:
             index, some = part
             folder = Path(name) / str(index)
             folder.mkdir()
@@ -209,6 +214,7 @@ def clips(
                 "clips": "clips.raw",
                 "samples": str(some.shape[1]),
                 "logits": "logits.raw",
+                "sent": "sent.raw",
             }
             outcome = runner.run(image, board, arguments, folder, timeout_s)
             transcript = monitor.parse(outcome.text)
@@ -226,19 +232,25 @@ def clips(
                     f"The firmware on {board.name} did not finish: {problems[0]}",
                     "Emit and build again: kws flash RUN --board " + board.name,
                 )
-            return np.frombuffer(data, np.int8).reshape(len(some), labels), transcript
+            counts = np.fromfile(folder / "sent.raw", "<u4")
+            return (
+                np.frombuffer(data, np.int8).reshape(len(some), labels),
+                counts.reshape(len(some), -1),
+                transcript,
+            )
 
         parts = [some for some in np.array_split(pcm, max(1, jobs)) if len(some)]
         with ThreadPoolExecutor(len(parts)) as pool:
             results = list(pool.map(one, enumerate(parts)))
-    counts = np.array([transcript.stats["inferences"] for _, transcript in results])
+    counts = np.array([transcript.stats["inferences"] for *_, transcript in results])
 
     def values(key: str) -> np.ndarray:
-        return np.array([transcript.stats[key] for _, transcript in results])
+        return np.array([transcript.stats[key] for *_, transcript in results])
 
     return ClipsResult(
-        logits=np.concatenate([logits for logits, _ in results]),
-        hash=results[0][1].boot.get("hash", ""),
+        logits=np.concatenate([logits for logits, *_ in results]),
+        sent=np.concatenate([sent for _, sent, _ in results]),
+        hash=results[0][2].boot.get("hash", ""),
         instructions_per_inference=round(
             float(np.average(values("instructions_per_inference"), weights=counts))
         ),

@@ -45,6 +45,7 @@ int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t lab
                     int8_t *out);
 size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
                        size_t room);
+size_t kws_host_products(uint32_t *facts, size_t room);
 int kws_selftest(void);
 void kws_model_invoke(const int8_t *features, int8_t *logits);
 """
@@ -61,7 +62,23 @@ int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t lab
 size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
                        size_t room);
 
+size_t kws_host_products(uint32_t *facts, size_t room);
+
 int kws_host_start(void) { return (int)kws_init(); }
+
+/* Five numbers for each product with delta thresholds; how many products there are. */
+size_t kws_host_products(uint32_t *facts, size_t room) {
+  const size_t count = kws_model_info.delta_count;
+  for (size_t i = 0; i < count && i < room; i++) {
+    const kws_delta_operator_t *product = &kws_model_info.delta[i];
+    *facts++ = product->layer;
+    *facts++ = (uint8_t)product->kind;
+    *facts++ = product->macs;
+    *facts++ = product->elements;
+    *facts++ = *product->sent;
+  }
+  return count;
+}
 
 /* The logits of the model's last run on each clip; 0, or 1 if a clip gave none. */
 int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t labels,
@@ -181,6 +198,57 @@ def invoke(bundle: Bundle, features: np.ndarray) -> np.ndarray:
             ffi.cast("int8_t *", logits_row.ctypes.data),
         )
     return out
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product that skips what its delta encoding holds, and what it transmitted.
+
+    Args:
+        layer: Of the network.
+        kind: Of its input: X, Q, K, P or O.
+        macs: Multiply-accumulates per transmitted element; 0 for K, which is only held.
+        elements: Of its input in one run.
+        sent: int64 [N]: of those, transmitted in each run.
+    """
+
+    layer: int
+    kind: str
+    macs: int
+    elements: int
+    sent: np.ndarray
+
+
+def invoke_counted(
+    bundle: Bundle, features: np.ndarray
+) -> tuple[np.ndarray, list[Product]]:
+    """`invoke`, and what each product with delta thresholds transmitted.
+
+    Args:
+        bundle: With a model.tflite.
+        features: int8 [N, frames, mel_bins], N at least 1.
+
+    Returns:
+        int8 logits [N, labels]; the model's table of products, in its order.
+    """
+    ffi, lib = load(library(bundle))
+    out = np.zeros((len(features), len(bundle.labels)), np.int8)
+    count = lib.kws_host_products(ffi.NULL, 0)
+    facts = np.zeros((len(features), count, 5), np.uint32)
+    rows = np.ascontiguousarray(features)
+    for row, logits_row, found in zip(rows, out, facts, strict=True):
+        lib.kws_model_invoke(
+            ffi.cast("int8_t *", row.ctypes.data),
+            ffi.cast("int8_t *", logits_row.ctypes.data),
+        )
+        lib.kws_host_products(ffi.cast("uint32_t *", found.ctypes.data), count)
+    products = [
+        Product(int(layer), chr(kind), int(macs), int(elements), sent)
+        for (layer, kind, macs, elements, _), sent in zip(
+            facts[0], facts[:, :, 4].T.astype(np.int64), strict=True
+        )
+    ]
+    return out, products
 
 
 def detect(bundle: Bundle, pcm: np.ndarray) -> list[Event]:

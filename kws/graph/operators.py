@@ -421,6 +421,8 @@ def _rows_last_axis(node: Node, rows: int) -> list[Access] | None:
     """Operators that work within the last dimension (FULLY_CONNECTED, SOFTMAX)."""
     if row_count(node.output) % rows:
         return None
+    if "delta" in node.options and row_count(node.output) != rows:
+        return None  # it counts token rows
     return [Access.ROW] + [Access.WHOLE] * (len(node.inputs) - 1)
 
 
@@ -484,6 +486,8 @@ def _rows_conv(node: Node, rows: int) -> list[Access] | None:
 
 
 def _scratch_fully_connected(node: Node) -> int:
+    if "delta" in node.options:
+        return weight_layout.delta_list_bytes(node.input(1).shape[1])
     return weight_layout.fully_connected_scratch_bytes(node.input(1).shape[1])
 
 

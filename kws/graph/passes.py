@@ -12,10 +12,11 @@ times it matched) and one line in `PASSES`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from kws.graph import operators, weight_layout
+from kws.graph import delta, operators, weight_layout
 from kws.graph import quantized_math as qm
 from kws.graph.nodes import Graph, Node, Tensor
 from kws.graph.operators import Access
@@ -23,9 +24,22 @@ from kws.graph.operators import Access
 MAX_ATTENTION_TOKENS = 1024
 
 
-def run(graph: Graph) -> dict[str, int]:
-    """Apply every pass; returns how often each one matched."""
-    return {rewrite.__name__: rewrite(graph) for rewrite in PASSES}
+def run(
+    graph: Graph, before_fusion: Callable[[Graph], None] | None = None
+) -> dict[str, int]:
+    """Apply every pass; returns how often each one matched.
+
+    Args:
+        graph: From the reader.
+        before_fusion: Called when tables are folded and attention is still single
+            products: the graph that the int8 simulator runs.
+    """
+    found = {}
+    for rewrite in PASSES:
+        if rewrite is fuse_attention and before_fusion is not None:
+            before_fusion(graph)
+        found[rewrite.__name__] = rewrite(graph)
+    return found
 
 
 def drop_identities(graph: Graph) -> int:
@@ -301,8 +315,7 @@ def _replace_by_attention(
     query, key, value, result = ends
     tokens, heads, head_dim = shape
     width = heads * head_dim
-    stride = weight_layout.attention_v_stride(tokens)
-    options = {
+    options: dict[str, Any] = {
         "tokens": tokens,
         "heads": heads,
         "head_dim": head_dim,
@@ -312,31 +325,50 @@ def _replace_by_attention(
         "softmax": softmax,
         "values": values,
     }
-    key.reserve = weight_layout.attention_k_bytes(tokens, width)
-    made = graph.producer(value)
-    transposed = Tensor(
-        f"{value.name} transposed", (width, stride), "int8", value.quantization
-    )
-    if made is not None and made.kind == "FULLY_CONNECTED":
-        made.kind = "FULLY_CONNECTED_TRANSPOSED"
-        made.options = {**made.options, "stride": stride}
-        made.output = transposed
-        extra = []
+    notes = (delta.note(scores), delta.note(values))
+    if delta.encoded(*notes):
+        # K by columns and V by rows: what one element of Q or P is multiplied with.
+        options["delta"] = notes
+        stride = weight_layout.delta_columns(tokens)
+        key, extra = _transposed(graph, key, width, stride)
+        if head_dim % 8:
+            value.reserve = tokens * width + 4  # the kernel may read behind it
+        state_bytes = weight_layout.delta_attention_state_bytes(tokens, heads, head_dim)
     else:
-        extra = [Node("TRANSPOSE_TOKENS", [value], transposed, {"stride": stride})]
+        key.reserve = weight_layout.attention_k_bytes(tokens, width)
+        stride = weight_layout.attention_v_stride(tokens)
+        value, extra = _transposed(graph, value, width, stride)
+        state_bytes = weight_layout.attention_scratch_bytes(tokens, heads, head_dim)
     state = Tensor(
-        f"state of {result.name}",
-        (weight_layout.attention_scratch_bytes(tokens, heads, head_dim),),
-        "int8",
-        result.quantization,
+        f"state of {result.name}", (state_bytes,), "int8", result.quantization
     )
     at = next(i for i, node in enumerate(graph.nodes) if node.output is result)
     graph.nodes[at : at + 1] = [
         *extra,
-        Node("ATTENTION_PREPARE", [key, transposed], state, options),
+        Node("ATTENTION_PREPARE", [key, value], state, options),
         # Keys and values first: the scheduler then makes them before the queries.
-        Node("ATTENTION", [state, key, transposed, query], result, options),
+        Node("ATTENTION", [state, key, value, query], result, options),
     ]
+
+
+def _transposed(
+    graph: Graph, tensor: Tensor, width: int, stride: int
+) -> tuple[Tensor, list[Node]]:
+    """A tensor [tokens, width] as [width, stride]: made so where that is possible.
+
+    Returns:
+        The transposed tensor, and the node that makes it if it needs one of its own.
+    """
+    made = graph.producer(tensor)
+    out = Tensor(
+        f"{tensor.name} transposed", (width, stride), "int8", tensor.quantization
+    )
+    if made is None or made.kind != "FULLY_CONNECTED":
+        return out, [Node("TRANSPOSE_TOKENS", [tensor], out, {"stride": stride})]
+    made.kind = "FULLY_CONNECTED_TRANSPOSED"
+    made.options = {**made.options, "stride": stride}
+    made.output = out
+    return out, []
 
 
 # --- rows that nobody reads --------------------------------------------------------
@@ -347,11 +379,16 @@ def narrow_rows(graph: Graph) -> int:
 
     Where a slice keeps some tokens (the class token), whatever leads to it row by row
     is computed for those rows only: most of the last block. Keys and values are read
-    whole and stay whole.
+    whole and stay whole. Where only rows are left that a delta encoding transmits
+    whole, there is none.
     """
     found = 0
     for node in [node for node in graph.nodes if node.kind == "STRIDED_SLICE"]:
         found += _narrow_one(graph, node)
+    for node in graph.nodes:
+        note = delta.note(node) if node.kind == "FULLY_CONNECTED" else None
+        if note is not None and operators.row_count(node.output) <= note.dense_rows:
+            del node.options["delta"]
     return found
 
 
@@ -367,6 +404,8 @@ def _narrow_one(graph: Graph, last: Node) -> int:
         or rows.step != 1
         or source.shape[-2] != total
         or last.output.elements != (rows.stop - rows.start) * source.shape[-1]
+        # A delta encoding's row follows from all rows before it.
+        or (rows.start > 0 and any("delta" in node.options for node in graph.nodes))
     ):
         return 0
     narrow: set[int] = set()

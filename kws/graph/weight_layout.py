@@ -57,6 +57,46 @@ def layout(weights: np.ndarray, core: str) -> bytes:
     return np.ascontiguousarray(pairs.transpose(0, 2, 1, 3)).tobytes()
 
 
+def delta_columns(count: int) -> int:
+    """KWS_DELTA_COLUMNS: the padded width of a matrix read by its inputs' rows."""
+    return round_up(count, 8)
+
+
+def delta_layout(weights: np.ndarray) -> np.ndarray:
+    """Weights as the delta kernels read them, on every core.
+
+    Args:
+        weights: int8 [outputs, inputs].
+
+    Returns:
+        int8 [inputs, delta_columns(outputs)], padded with zeros.
+    """
+    outputs, inputs = weights.shape
+    out = np.zeros((inputs, delta_columns(outputs)), np.int8)
+    out[:, :outputs] = weights.T
+    return out
+
+
+def delta_list_bytes(inputs: int) -> int:
+    """KWS_DELTA_LIST_BYTES."""
+    return 6 * round_up(inputs, 2)
+
+
+def delta_fully_connected_state_bytes(inputs: int, outputs: int) -> int:
+    """KWS_DELTA_FULLY_CONNECTED_STATE_BYTES."""
+    return 4 * delta_columns(outputs) + round_up(inputs, 4)
+
+
+def delta_attention_state_bytes(tokens: int, heads: int, head_dim: int) -> int:
+    """KWS_DELTA_ATTENTION_STATE_BYTES."""
+    columns, head_columns = delta_columns(tokens), delta_columns(head_dim)
+    return (
+        heads * (5 * columns + 5 * head_columns + 8)
+        + columns
+        + delta_list_bytes(max(tokens, head_dim))
+    )
+
+
 def fully_connected_scratch_bytes(inputs: int) -> int:
     """KWS_FULLY_CONNECTED_SCRATCH_BYTES."""
     return 8 * round_up(inputs, 4)

@@ -1,0 +1,95 @@
+/* Products over token rows that skip what did not change (DESIGN D2, docs/delta.md).
+ *
+ * Along the rows of a tensor every element keeps the value that was last transmitted;
+ * a row transmits an element where |x - held| > threshold, and only there does the
+ * held value move. The first `dense_rows` rows are transmitted whole. A product keeps
+ * its 32-bit sums from row to row and adds what was transmitted:
+ *
+ *   sums[o] += (x - held)[i] * weights[i][o]      for each transmitted i
+ *
+ * Sums are exact, so they equal the dense product of the held row: with threshold 0
+ * every result equals kws_kernels.h's, bit for bit.
+ *
+ * Rows are handed over in order, from row 0, in any number of calls; `state` must not
+ * be touched between. Row 0 starts anew. `sent` adds up transmitted elements, rows that
+ * are transmitted whole counting whole. Conventions of kws_kernels.h hold.
+ */
+#ifndef KWS_DELTA_H
+#define KWS_DELTA_H
+
+#include "kws_kernels.h"
+
+/* Columns of a matrix that is read by rows of its inputs: padded, so that kernels
+ * take eight at a time. */
+#define KWS_DELTA_COLUMNS(n) KWS_ROUND_UP(n, 8)
+
+/* Two transmitted elements; the rows that they are multiplied with lie at these
+ * offsets. Where there is an odd number, the last has a second of delta 0. */
+typedef struct {
+  int32_t offset[2];
+  int16_t delta[2]; /* -255..255 */
+} kws_delta_pair_t;
+
+#define KWS_DELTA_LIST_BYTES(inputs) (6 * KWS_ROUND_UP(inputs, 2))
+
+/* ---- FULLY_CONNECTED ---- */
+
+typedef struct {
+  kws_fully_connected_t product;
+  /* product.weights is not read; this is:
+   * int8 [inputs][KWS_DELTA_COLUMNS(outputs)], padded with zeros, 8-byte aligned. */
+  const int8_t *columns;
+  uint8_t threshold;  /* 0..255 */
+  uint8_t dense_rows; /* 1.. */
+} kws_delta_fully_connected_t;
+
+/* Sums and held row; 4-byte aligned. */
+#define KWS_DELTA_FULLY_CONNECTED_STATE_BYTES(inputs, outputs) \
+  (4 * KWS_DELTA_COLUMNS(outputs) + KWS_ROUND_UP(inputs, 4))
+#define KWS_DELTA_FULLY_CONNECTED_SCRATCH_BYTES(inputs) KWS_DELTA_LIST_BYTES(inputs)
+
+/* Rows first_row .. first_row + rows - 1: x is the first of them, and element (r, o) of
+ * them goes to y[r * row_step + o * output_step]. */
+void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const int8_t *x,
+                                  int32_t first_row, int32_t rows, int8_t *y,
+                                  int32_t row_step, int32_t output_step, void *state,
+                                  void *scratch, uint32_t *sent);
+
+/* ---- Attention ---- */
+
+/* As kws_attention_t, of one or several heads; but here K is transposed and V is not:
+ *   KT [width, KWS_DELTA_COLUMNS(tokens)], V [tokens, width]; both 4-byte aligned.
+ * Four bytes behind V may be read, and make no difference.
+ * K and V must be complete before the first row of Q. */
+typedef struct {
+  kws_attention_t attention;
+  int16_t query_threshold; /* 0..255 */
+  int16_t key_threshold;   /* 0..255, or -1: K is taken as it is */
+  int16_t share_threshold; /* 0..255; of P, softmax's output */
+  uint16_t dense_rows;
+} kws_delta_attention_t;
+
+/* What is transmitted of each, all heads together. */
+typedef struct {
+  uint32_t query, key, share;
+} kws_delta_attention_sent_t;
+
+/* Per head: sums and held row of Q.K^T and of P.V, and what their zero points take
+ * away. Then a row of scores and a list. */
+#define KWS_DELTA_ATTENTION_STATE_BYTES(tokens, heads, head_dim)                     \
+  ((heads) * (5 * KWS_DELTA_COLUMNS(tokens) + 5 * KWS_DELTA_COLUMNS(head_dim) + 8) + \
+   KWS_DELTA_COLUMNS(tokens) +                                                       \
+   KWS_DELTA_LIST_BYTES((tokens) > (head_dim) ? (tokens) : (head_dim)))
+
+/* Replaces K by what its encoding holds, and clears the padding. */
+void kws_delta_attention_prepare(const kws_delta_attention_t *p, int8_t *k_transposed,
+                                 kws_delta_attention_sent_t *sent);
+
+/* Rows first_row .. of Q [rows, width] -> out [rows, width]; out may be q. */
+void kws_delta_attention_rows_s8(const kws_delta_attention_t *p, const int8_t *q,
+                                 int32_t first_row, int32_t rows,
+                                 const int8_t *k_transposed, const int8_t *v,
+                                 int8_t *out, void *state,
+                                 kws_delta_attention_sent_t *sent);
+
+#endif

@@ -1,0 +1,38 @@
+"""Notes at products that run with delta thresholds (DESIGN D2).
+
+kws.deploy.thresholds leaves them; `passes.fuse_attention` and kws.deploy.calls read
+them. A graph without notes is emitted as if this were not here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kws.graph.nodes import Node
+
+
+@dataclass(frozen=True)
+class Note:
+    """Thresholds of a node, in its options["delta"].
+
+    Args:
+        layer: Of the network.
+        steps: Tensor kind (X, Q, K, P or O) -> threshold in int8 steps, for the kinds
+            that this node reads; -1: not encoded.
+        dense_rows: Rows at the start that are transmitted whole.
+    """
+
+    layer: int
+    steps: dict[str, int]
+    dense_rows: int
+
+
+def note(node: Node) -> Note | None:
+    """The note at a node."""
+    found: Note | None = node.options.get("delta")
+    return found
+
+
+def encoded(*notes: Note | None) -> bool:
+    """Whether any tensor of these notes is encoded."""
+    return any(step >= 0 for item in notes if item for step in item.steps.values())
