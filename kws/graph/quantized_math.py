@@ -192,19 +192,14 @@ def _float32_quotient(a: float, b: float) -> float:
 def fully_connected_multipliers(
     input_scale: float, weight_scales: Sequence[float], output_scale: float
 ) -> list[tuple[int, int]]:
-    """(multiplier, shift) per weight scale of FULLY_CONNECTED.
-
-    One scale: TFLM multiplies input and weight scale in float32. Several: float64.
-    """
-    if len(weight_scales) == 1:
-        return [batch_matmul_multiplier(input_scale, weight_scales[0], output_scale)]
+    """(multiplier, shift) per weight scale of FULLY_CONNECTED: float64."""
     return conv_multipliers(input_scale, weight_scales, output_scale)
 
 
 def conv_multipliers(
     input_scale: float, weight_scales: Sequence[float], output_scale: float
 ) -> list[tuple[int, int]]:
-    """(multiplier, shift) per weight scale of CONV_2D: float64, also for one scale."""
+    """(multiplier, shift) per weight scale of CONV_2D: float64."""
     return [
         quantize_multiplier(float(input_scale) * float(scale) / float(output_scale))
         for scale in weight_scales
@@ -214,8 +209,12 @@ def conv_multipliers(
 def batch_matmul_multiplier(
     a_scale: float, b_scale: float, output_scale: float
 ) -> tuple[int, int]:
-    """(multiplier, shift) of BATCH_MATMUL: the scales' product is float32."""
-    return quantize_multiplier(_float32_product(a_scale, b_scale) / output_scale)
+    """(multiplier, shift) of BATCH_MATMUL: float64.
+
+    TFLM's source of 2026-08 multiplies the scales in float32, the pinned wheel in
+    float64: one element in a million tells (tests/test_simulate_int8.py asks for it).
+    """
+    return quantize_multiplier(float(a_scale) * float(b_scale) / float(output_scale))
 
 
 def fold_bias(

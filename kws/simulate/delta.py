@@ -103,6 +103,19 @@ def encode(values: Array, threshold: float, dense_rows: int = 1) -> Encoded:
     )
 
 
+def hold(values: Array, threshold: float, dense_rows: int) -> tuple[Array, Array]:
+    """`encode`, or everything transmitted where the threshold is negative.
+
+    Returns:
+        held [B, T, D]; transmitted elements by column, int64 [B, D].
+    """
+    if threshold < 0:
+        batch, rows, width = values.shape
+        return values, np.full((batch, width), rows, np.int64)
+    encoded = encode(values, threshold, dense_rows)
+    return encoded.held, encoded.columns
+
+
 def both_sent(query: Encoded, key: Encoded) -> Array:
     """Products of Q.K^T whose two elements were both transmitted (delta x delta).
 

@@ -353,9 +353,4 @@ class _Layer:
         return held
 
     def encode(self, values: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
-        """`delta.encode`, or all of it transmitted where the limit is negative."""
-        if limit < 0:
-            batch, rows, width = values.shape
-            return values, np.full((batch, width), rows, np.int64)
-        encoded = delta.encode(values, float(limit), self.dense_rows)
-        return encoded.held, encoded.columns
+        return delta.hold(values, float(limit), self.dense_rows)
