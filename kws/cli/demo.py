@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 SPOKEN = ("yes", "stop", "no", "go", "no", "yes", "go", "stop")
-CLIPS_PER_WORD = 400
-UNKNOWN_CLIPS = 1000
+CLIPS_PER_WORD = 700
+UNKNOWN_CLIPS = 1600
 # A demo that trained for minutes on synthetic voices may miss one word of eight.
 LEAST_HEARD = 7
 
