@@ -301,6 +301,29 @@ def test_pick_says_what_can_be_had():
         pick(sweep_table(), "accuracy>=0.99")
 
 
+# ---- greedy moves ---
+
+MOVES = [(0, 0, -1), (0, 0, 1), (1, 0, -1), (1, 0, 1), (2, 0, 1)]
+GAIN = np.array([-0.10, 0.05, -0.02, 0.10, 0.20])
+HARM = np.array([-0.01, 0.01, -0.08, 0.10, 0.05])
+
+
+@pytest.mark.parametrize(
+    ("needed", "size", "taken"),
+    [
+        (0.20, 1, [(2, 0, 1)]),  # the best for its price
+        (0.18, 2, [(2, 0, 1), (1, 0, -1)]),  # what mends most per MAC is paid for
+        (0.35, 3, [(2, 0, 1), (0, 0, 1), (1, 0, 1)]),  # all of it
+        (-0.02, 1, [(1, 0, -1)]),  # MACs to spend: where they mend most
+        (-1.0, 3, [(1, 0, -1), (0, 0, -1)]),
+    ],
+)
+def test_moves_are_taken_at_one_price(needed, size, taken):
+    from kws.simulate.sweep import take_moves
+
+    assert set(take_moves(MOVES, GAIN, HARM, needed, size)) == set(taken)
+
+
 # ---- float features --------------------------------------------------------------
 
 
@@ -392,6 +415,26 @@ def test_simulated_networks(tmp_path, variant):
             assert (sent[:, 1] < whole[:, 1]).any() == (kind == other)
 
 
+def test_a_prefix_spares_work_and_changes_nothing(tmp_path):
+    from kws.simulate import Simulator
+
+    bundle = small_bundle(tmp_path / "run", "published")
+    simulator = Simulator(bundle)
+    features = some_features(bundle.recipe.features, 5)
+    base = Thresholds.parse("X=0.1,K=0.2", 2)
+    prefix = simulator.prefix(features, base)
+    for text in ("X=0.1,K=0.2", "X=0.1,K=0.2,1.Q=0.1", "X=0.1,K=0.2,0.Q=0.1"):
+        thresholds = Thresholds.parse(text, 2)
+        plain = simulator.run(features, thresholds)
+        spared = simulator.run(features, thresholds, prefix=prefix)
+        np.testing.assert_array_equal(spared.logits, plain.logits)
+        np.testing.assert_array_equal(spared.counts.pairs, plain.counts.pairs)
+        for kind in KINDS:
+            np.testing.assert_array_equal(
+                spared.counts.sent[kind], plain.counts.sent[kind]
+            )
+
+
 def test_ladders_are_quantiles_of_the_change_from_row_to_row(tmp_path):
     from kws.simulate import Simulator
 
@@ -432,7 +475,7 @@ def test_sweep_is_resumed_and_its_front_is_one(tmp_path):
     bundle = small_bundle(tmp_path / "run", "published")
     simulator = Simulator(bundle)
     clips = small_clips(bundle, 12)
-    settings = Settings(alone_clips=6, alone_step=5, rounds=1, targets=(0.6,))
+    settings = Settings(move_clips=6, rounds=1, targets=(0.6,), steps=(2, 4))
     path = tmp_path / "sweep" / "journal.jsonl"
     name = identity(simulator, clips)
 
@@ -440,7 +483,7 @@ def test_sweep_is_resumed_and_its_front_is_one(tmp_path):
     points = table["points"]
     assert points[0]["stage"] == "dense"
     assert points[0]["mhsa_mac_cut"] == points[0]["divergence"] == 0
-    assert {point["stage"] for point in points} >= {"dense", "global", "front"}
+    assert {point["stage"] for point in points} == {"dense", "global", "refined"}
     front = [points[index] for index in table["pareto"]]
     for one, other in itertools.combinations(front, 2):
         assert one["mhsa_mac_cut"] < other["mhsa_mac_cut"]

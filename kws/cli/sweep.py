@@ -43,11 +43,11 @@ Examples:
     "--limit", type=click.IntRange(1), help="The first N clips of a fixed shuffle."
 )
 @click.option(
-    "--alone-clips",
+    "--move-clips",
     type=click.IntRange(8),
     default=256,
     show_default=True,
-    help="Clips for the many points that change one layer's threshold.",
+    help="Clips for the many points that move one layer's threshold.",
 )
 @click.option(
     "--pick", "condition", help="Keep one point: accuracy>=0.95, loss<=0.005, ..."
@@ -63,7 +63,7 @@ def command(
     task: str | None,
     kind: str,
     limit: int | None,
-    alone_clips: int,
+    move_clips: int,
     condition: str | None,
     data: Path | None,
     as_json: bool,
@@ -89,7 +89,7 @@ def command(
     if journal.points:
         click.echo(f"Going on after {len(journal.points)} points", err=True)
     bars = _Bars()
-    settings = Settings(alone_clips=alone_clips)
+    settings = Settings(move_clips=move_clips)
     table = Sweep(simulator, clips, journal, settings, bars.report).run()
     bars.end()
     table["run"] = run

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +164,23 @@ class Run:
         return cost.summary(self.shape, self.counts)
 
 
+@dataclass(frozen=True)
+class Prefix:
+    """Every layer's input under some thresholds.
+
+    Args:
+        thresholds: Those.
+        inputs: Per layer float32 [N, T, dim].
+        sent: int64 [N, layers, 5].
+        pairs: int64 [N, layers].
+    """
+
+    thresholds: Thresholds
+    inputs: list[np.ndarray]
+    sent: np.ndarray
+    pairs: np.ndarray
+
+
 class Simulator:
     """A bundle's float network with delta thresholds.
 
@@ -186,7 +203,7 @@ class Simulator:
         self.bundle = bundle
         self.shape = cost.shape_of(bundle.recipe, len(bundle.labels))
         self.network = model.restore(bundle, "folded")
-        self._function = self._trace()
+        self._trace()
 
     def features(self, pcm: np.ndarray) -> np.ndarray:
         """Float log-mel features: int16 [N, 16000] -> float32 [N, frames, mel_bins]."""
@@ -199,6 +216,7 @@ class Simulator:
         features: np.ndarray,
         thresholds: Thresholds,
         progress: Callable[[int], None] | None = None,
+        prefix: Prefix | None = None,
     ) -> Run:
         """Run all clips.
 
@@ -206,33 +224,95 @@ class Simulator:
             features: float32 [N, frames, mel_bins].
             thresholds: Of as many layers as the network has.
             progress: Called with the number of clips done.
+            prefix: Of the same features: layers whose thresholds, and whose
+                predecessors', are the prefix's are not computed again.
 
         Returns:
             Logits and counts.
         """
-        limits = thresholds.values.copy()
-        # The network folds the scale into Q.
-        limits[:, KINDS.index("Q")] *= self.shape.head_dim**-0.5
-        batches = [features[i : i + BATCH] for i in range(0, len(features), BATCH)]
+        first = 0
+        if prefix is not None:
+            same = (thresholds.values == prefix.thresholds.values).all(axis=1)
+            # The last layer's input is the deepest that a prefix keeps.
+            first = int(np.logical_and.accumulate(same)[:-1].sum())
+        batches = self._batches(features, thresholds, prefix, first)
         logits, sent, pairs, done = [], [], [], 0
         with ThreadPoolExecutor(WORKERS) as pool:
-            for out in pool.map(lambda batch: self._function(batch, limits), batches):
-                logits.append(out[0].numpy())
-                sent.append(out[1].numpy())
-                pairs.append(out[2].numpy())
+            for out in pool.map(lambda batch: self._finish(*batch), batches):
+                logits.append(out[0])
+                sent.append(out[1])
+                pairs.append(out[2])
                 done += len(logits[-1])
                 if progress is not None:
                     progress(done)
-        by_kind = np.concatenate(sent)
+        by_kind, by_layer = np.concatenate(sent), np.concatenate(pairs)
+        if prefix is not None:
+            by_kind = np.concatenate([prefix.sent[:, :first], by_kind], axis=1)
+            by_layer = np.concatenate([prefix.pairs[:, :first], by_layer], axis=1)
         return Run(
             logits=np.concatenate(logits),
             counts=Counts(
                 sent={kind: by_kind[:, :, k] for k, kind in enumerate(KINDS)},
-                pairs=np.concatenate(pairs),
+                pairs=by_layer,
                 encoded=thresholds.encoded(),
             ),
             shape=self.shape,
         )
+
+    def prefix(self, features: np.ndarray, thresholds: Thresholds) -> Prefix:
+        """Every layer's input with some thresholds, for runs that differ later on."""
+        limits = self._limits(thresholds)
+        inputs: list[list[np.ndarray]] = [[] for _ in self._blocks]
+        sent, pairs = [], []
+        for start in range(0, len(features), BATCH):
+            tokens = self._start(features[start : start + BATCH])
+            counts = []
+            for layer, block in enumerate(self._blocks):
+                inputs[layer].append(tokens.numpy())
+                tokens, *count = block(tokens, limits[layer])
+                counts.append(count)
+            sent.append(np.stack([c[0].numpy() for c in counts], axis=1))
+            pairs.append(np.stack([c[1].numpy() for c in counts], axis=1))
+        return Prefix(
+            thresholds=thresholds,
+            inputs=[np.concatenate(parts) for parts in inputs],
+            sent=np.concatenate(sent),
+            pairs=np.concatenate(pairs),
+        )
+
+    def _limits(self, thresholds: Thresholds) -> np.ndarray:
+        limits = thresholds.values.copy()
+        # The network folds the scale into Q.
+        limits[:, KINDS.index("Q")] *= self.shape.head_dim**-0.5
+        return limits
+
+    def _batches(
+        self,
+        features: np.ndarray,
+        thresholds: Thresholds,
+        prefix: Prefix | None,
+        first: int,
+    ) -> Iterator[tuple[Any, np.ndarray, int]]:
+        """(what goes in, limits, layer that it goes into; -1: features)."""
+        limits = self._limits(thresholds)
+        for start in range(0, len(features), BATCH):
+            part = slice(start, start + BATCH)
+            if prefix is None or first == 0:
+                yield features[part], limits, -1
+            else:
+                yield prefix.inputs[first][part], limits, first
+
+    def _finish(
+        self, inputs: np.ndarray, limits: np.ndarray, first: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        tokens = self._start(inputs) if first < 0 else inputs
+        sent, pairs = [], []
+        for layer in range(max(first, 0), self.shape.layers):
+            tokens, count, pair = self._blocks[layer](tokens, limits[layer])
+            sent.append(count.numpy())
+            pairs.append(pair.numpy())
+        logits = self._end(tokens).numpy()
+        return logits, np.stack(sent, axis=1), np.stack(pairs, axis=1)
 
     def changes(self, features: np.ndarray, quantiles: tuple[float, ...]) -> np.ndarray:
         """How much tensors change from row to row in the dense network.
@@ -248,7 +328,7 @@ class Simulator:
         from kws.attention.softmax import dense
 
         found: list[dict[str, list[np.ndarray]]] = []
-        blocks = self._blocks()
+        blocks = self._layers
 
         def watch(layer: dict[str, list[np.ndarray]]) -> Any:
             def hold(kind: str, tensor: Any) -> Any:
@@ -275,51 +355,56 @@ class Simulator:
         out[:, :, KINDS.index("Q")] *= self.shape.head_dim**0.5
         return out
 
-    def _blocks(self) -> list[Any]:
-        layers = range(self.shape.layers)
-        return [self.network.get_layer(f"block{index}") for index in layers]
+    def _trace(self) -> None:
+        """Make TensorFlow functions of the stem, every block, and the head.
 
-    def _trace(self) -> Any:
-        """The network as one TensorFlow function.
-
-        Returns:
-            (features [B, frames, mel], limits [layers, 5]) -> logits [B, labels],
-            transmitted elements int64 [B, layers, 5], pairs int64 [B, layers].
+        A block is (tokens [B, T, dim], limits [5]) -> tokens, transmitted elements
+        int64 [B, 5], pairs int64 [B].
         """
         from kws.attention.softmax import dense
         from kws.model.keras import tf
 
-        blocks = self._blocks()
+        every = self.network.layers
+        names = [layer.name for layer in every]
+        front = every[1 : names.index("block0")]
+        self._layers = [
+            self.network.get_layer(f"block{index}")
+            for index in range(self.shape.layers)
+        ]
 
-        def run(features: Any, limits: Any) -> Any:
-            layers = [
-                _Layer(limits[index], self.shape.dense_rows)
-                for index in range(self.shape.layers)
-            ]
-            try:
-                for block, layer in zip(blocks, layers, strict=True):
-                    block.attention.hold = layer
-                logits = self.network(features, training=False)
-            finally:
-                for block in blocks:
-                    block.attention.hold = dense
-            sent = [
-                tf.stack([layer.sent[k] for k in KINDS], axis=1) for layer in layers
-            ]
-            pairs = [layer.pairs for layer in layers]
-            return logits, tf.stack(sent, axis=1), tf.stack(pairs, axis=1)
+        def start(features: Any) -> Any:
+            for layer in front:
+                features = layer(features, training=False)
+            return features
+
+        def block(layer: Any) -> Any:
+            def run(tokens: Any, limits: Any) -> Any:
+                hold = _Hold(limits, self.shape.dense_rows)
+                try:
+                    layer.attention.hold = hold
+                    tokens = layer(tokens, training=False)
+                finally:
+                    layer.attention.hold = dense
+                return tokens, tf.stack([hold.sent[k] for k in KINDS], 1), hold.pairs
+
+            tokens = tf.TensorSpec(
+                (None, self.shape.tokens, self.shape.dim), tf.float32
+            )
+            limits = tf.TensorSpec((len(KINDS),), tf.float64)
+            return tf.function(run, input_signature=[tokens, limits])
 
         spec = self.bundle.recipe.features
-        return tf.function(
-            run,
-            input_signature=[
-                tf.TensorSpec((None, spec.frames, spec.mel_bins), tf.float32),
-                tf.TensorSpec((self.shape.layers, len(KINDS)), tf.float64),
-            ],
+        features = tf.TensorSpec((None, spec.frames, spec.mel_bins), tf.float32)
+        tokens = tf.TensorSpec((None, self.shape.tokens, self.shape.dim), tf.float32)
+        head = self.network.get_layer("head")
+        self._start = tf.function(start, input_signature=[features])
+        self._blocks = [block(layer) for layer in self._layers]
+        self._end = tf.function(
+            lambda x: head(x, training=False), input_signature=[tokens]
         )
 
 
-class _Layer:
+class _Hold:
     """The `Hold` of one layer: encodes, and adds up what was transmitted.
 
     Args:

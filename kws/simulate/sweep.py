@@ -1,17 +1,16 @@
 """Choose thresholds: from one global setting to one per layer and tensor kind.
 
-Four stages, each of which only asks for points (thresholds) to be simulated:
+Three stages, each of which only asks for points (thresholds) to be simulated:
 
 1. Ladders. For every layer and kind, thresholds at fixed quantiles of the change from
    row to row: rung r means the same thing (a like share of elements held) everywhere.
 2. Global grid: all layers and kinds on one rung.
-3. Alone: each layer and kind on each rung, everything else dense. What that saves in
-   MACs, and how far it moves the outputs: the mean Kullback-Leibler divergence from the
-   dense network's labels, which needs no labels and, unlike accuracy, is smooth.
-4. Front: taking divergences as additive, the best rungs at a price per divergence
-   are each layer's own choice. One point per price.
-5. Greedy: around points of the front, the single moves up and down are simulated in
-   place; the best exchanges of MACs for divergence are taken together. Repeated.
+3. Greedy refinement, near each of some targets of MACs: every layer's and kind's rung
+   is moved up and down by one, alone, in place. What a move saves in MACs, and how far
+   it moves the outputs: the mean Kullback-Leibler divergence from the dense network's
+   labels, which needs no labels and, unlike accuracy, is smooth. The best moves for a
+   common price of MACs are taken together; a few sizes of step are simulated, and the
+   best of them is where the next round starts.
 
 Everything is deterministic, so that a sweep that was stopped is resumed by running it
 again: points that were simulated before are read from its journal.
@@ -22,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,13 +33,12 @@ from kws.errors import KwsError
 from kws.simulate import cost
 from kws.simulate.cost import KINDS
 from kws.simulate.measure import Clips, point
-from kws.simulate.simulator import Run, Simulator, Thresholds
+from kws.simulate.simulator import Prefix, Run, Simulator, Thresholds
 
 # Shares of row-to-row changes that a rung's threshold is larger than. Rung 0: dense.
-QUANTILES = (0.3, 0.5, 0.65, 0.75, 0.82, 0.88, 0.92, 0.95, 0.97, 0.985, 0.994)
+# From rung to rung about a quarter fewer elements are transmitted.
+QUANTILES = tuple(round(1 - 0.75 ** (k + 1), 4) for k in range(15))
 LADDER_CLIPS = 64
-PRICES = 16
-ROUNDS = 3
 MAX_JOURNAL_BYTES = 256 * 1024 * 1024
 
 
@@ -49,19 +47,16 @@ class Settings:
     """How much to simulate.
 
     Args:
-        alone_clips: Clips for stage 3 and for the moves of stage 5; the others take
-            all clips.
-        alone_step: Every how many rungs stage 3 tries.
-        prices: Points of the front.
-        rounds: Rounds of greedy moves around each of the points chosen.
-        targets: Cuts of MHSA's MACs that greedy moves start from.
+        move_clips: Clips for the single moves of stage 3; the others take all clips.
+        rounds: Rounds of moves near each target.
+        targets: Cuts of MHSA's MACs to refine near.
+        steps: How many moves are taken together; each is tried.
     """
 
-    alone_clips: int = 256
-    alone_step: int = 2
-    prices: int = PRICES
-    rounds: int = ROUNDS
-    targets: tuple[float, ...] = (0.85, 0.90)
+    move_clips: int = 256
+    rounds: int = 3
+    targets: tuple[float, ...] = (0.70, 0.80, 0.86, 0.91)
+    steps: tuple[int, ...] = (4, 8, 16, 32)
 
 
 class Journal:
@@ -163,31 +158,48 @@ class Sweep:
         return Thresholds(np.take_along_axis(self.ladder, rungs[None], axis=0)[0])
 
     def simulate(
-        self, stage: str, settings: Sequence[np.ndarray], clips: int | None = None
+        self,
+        stage: str,
+        settings: Sequence[np.ndarray],
+        clips: int | None = None,
+        near: np.ndarray | None = None,
     ) -> list[dict[str, Any]]:
-        """Simulate settings, or read them from the journal; in order."""
-        tables = []
+        """Simulate settings, or read them from the journal; in order.
+
+        Args:
+            stage: Its name.
+            settings: Each int [layers, 5], rungs.
+            clips: The first so many; all where None.
+            near: A setting that the others share their first layers with: those are
+                computed once.
+        """
+        tables: list[dict[str, Any]] = []
+        prefix: Prefix | None = None
         for index, rungs in enumerate(settings):
             key = f"{clips or 'all'}:" + "".join(f"{r:x}" for r in rungs.flat)
             if key not in self.journal.points:
-                self.journal.add(key, self._simulate(rungs, clips))
+                if near is not None and prefix is None:
+                    features = self.clips.features[:clips]
+                    prefix = self.simulator.prefix(features, self.thresholds(near))
+                self.journal.add(key, self._simulate(rungs, clips, prefix))
             tables.append({"stage": stage, "rungs": rungs, **self.journal.points[key]})
             self.report(stage, index + 1, len(settings))
         return tables
 
-    def _simulate(self, rungs: np.ndarray, clips: int | None) -> dict[str, Any]:
-        part = slice(0, clips)
-        features = self.clips.features[part]
+    def _simulate(
+        self, rungs: np.ndarray, clips: int | None, prefix: Prefix | None = None
+    ) -> dict[str, Any]:
         thresholds = self.thresholds(rungs)
-        run = self.simulator.run(features, thresholds)
+        features = self.clips.features[:clips]
+        run = self.simulator.run(features, thresholds, prefix=prefix)
         if self._dense_logits is None:
             dense = Thresholds.dense(self.shape.layers)
             self._dense_logits = self.simulator.run(self.clips.features, dense).logits
-        divergences = divergence(self._dense_logits[part], run.logits)
+        divergences = divergence(self._dense_logits[:clips], run.logits)
         table = {"divergence": float(divergences.mean())}
         if clips is None:
             return table | point(self.clips, thresholds, run)
-        return table | cell(run)
+        return table | {"mhsa": mhsa_macs(run)}
 
     def run(self) -> dict[str, Any]:
         """All stages.
@@ -200,10 +212,8 @@ class Sweep:
         points += self.simulate(
             "global", [np.full(shape, rung) for rung in range(1, self.top + 1)]
         )
-        alone = self._alone()
-        front = self._front(alone)
-        points += self.simulate("front", front)
-        points += self._greedy(points)
+        for target in self.settings.targets:
+            points += self._refine(points, target)
         return self.table(points)
 
     def table(self, points: list[dict[str, Any]]) -> dict[str, Any]:
@@ -225,72 +235,40 @@ class Sweep:
             "pareto": pareto(out),
         }
 
-    # ---- stage 3 -----------------------------------------------------------------
+    def _refine(
+        self, points: list[dict[str, Any]], target: float
+    ) -> list[dict[str, Any]]:
+        """Better points near a target, by moves of single rungs."""
 
-    def _alone(self) -> dict[tuple[int, str], list[tuple[int, dict[str, Any]]]]:
-        """(layer, kind) -> [(rung, table)], rung 0 first."""
-        step = self.settings.alone_step
-        tried = list(range(1 + (self.top - 1) % step, self.top + 1, step))
-        settings = []
-        for layer, kind in self.coordinates:
-            for rung in tried:
-                rungs = np.zeros((self.shape.layers, len(KINDS)), int)
-                rungs[layer, KINDS.index(kind)] = rung
-                settings.append(rungs)
-        clips = min(self.settings.alone_clips, len(self.clips))
-        base = self.simulate(
-            "alone", [np.zeros((self.shape.layers, len(KINDS)), int)], clips
-        )[0]
-        tables = iter(self.simulate("alone", settings, clips))
-        return {
-            place: [(0, base)] + [(rung, next(tables)) for rung in tried]
-            for place in self.coordinates
-        }
+        def price(item: dict[str, Any]) -> float:
+            """Divergence, with what is missing to the target on top."""
+            short = max(0.0, target - item["mhsa_mac_cut"])
+            return float(item["divergence"]) * (1 + 20 * short)
 
-    # ---- stage 4 -----------------------------------------------------------------
-
-    def _front(self, alone: dict[Any, Any]) -> list[np.ndarray]:
-        """One setting per price: every layer's cheapest choice of rungs."""
-        model = _LayerModel(self.shape, alone)
-        low, high = 1e-11, 1e-5  # divergence (nats) per MAC
-        found: dict[bytes, np.ndarray] = {}
-        for price in np.geomspace(low, high, 400):
-            rungs = np.stack([model.best(i, price) for i in range(self.shape.layers)])
-            found.setdefault(rungs.tobytes(), rungs)
-        every = list(found.values())
-        saved = np.array([model.saved(rungs) for rungs in every])
-        wanted = 1 - np.geomspace(0.5, 0.04, self.settings.prices)
-        picks = {int(np.abs(saved - share).argmin()) for share in wanted}
-        return [every[index] for index in sorted(picks)]
-
-    # ---- stage 5 -----------------------------------------------------------------
-
-    def _greedy(self, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Better points near each target, by exchanging MACs for divergence."""
+        allowed = [p for p in points if p["mhsa_mac_cut"] >= target - 0.03]
+        if not allowed:
+            return []
         out: list[dict[str, Any]] = []
-        for target in self.settings.targets:
-            near = [p for p in points + out if p["mhsa_mac_cut"] >= target]
-            if not near:
-                continue
-            best = min(near, key=lambda p: p["divergence"])
-            for _ in range(self.settings.rounds):
-                found = self._improve(best, target)
-                out += found
-                better = min(
-                    (p for p in found if p["mhsa_mac_cut"] >= target),
-                    key=lambda p: p["divergence"],
-                    default=best,
-                )
-                if better["divergence"] >= best["divergence"]:
-                    break
-                best = better
+        best = min(allowed, key=price)
+        for _ in range(self.settings.rounds):
+            found = self._moved(best, target)
+            out += found
+            better = min(
+                (p for p in found if p["mhsa_mac_cut"] >= target - 0.005),
+                key=price,
+                default=None,
+            )
+            done = best["mhsa_mac_cut"] >= target - 0.005
+            if better is None or (done and price(better) >= price(best)):
+                break
+            best = better
         return out
 
-    def _improve(self, start: dict[str, Any], target: float) -> list[dict[str, Any]]:
-        """One round of moves around a point, and some of them taken together."""
-        clips = min(self.settings.alone_clips, len(self.clips))
+    def _moved(self, start: dict[str, Any], target: float) -> list[dict[str, Any]]:
+        """One round of moves around a point, and the best of them taken together."""
+        clips = min(self.settings.move_clips, len(self.clips))
         rungs = start["rungs"]
-        base = self.simulate("greedy", [rungs], clips)[0]
+        base = self.simulate("moves", [rungs], clips)[0]
         moves, settings = [], []
         for (layer, kind), step in itertools.product(self.coordinates, (-1, 1)):
             column = KINDS.index(kind)
@@ -299,111 +277,66 @@ class Sweep:
                 moved[layer, column] += step
                 moves.append((layer, column, step))
                 settings.append(moved)
-        tables = self.simulate("greedy", settings, clips)
-        total = self.shape.mhsa_macs
-        gain = np.array([(base["mhsa"] - t["mhsa"]) / total for t in tables])
+        tables = self.simulate("moves", settings, clips, near=rungs)
+        gain = np.array([base["mhsa"] - t["mhsa"] for t in tables])
+        gain /= self.shape.mhsa_macs
         harm = np.array([t["divergence"] - base["divergence"] for t in tables])
-        candidates = []
-        for share in (0.02, 0.05, 0.1, 0.2):
-            slack = max(0.0, start["mhsa_mac_cut"] - target)
-            candidates.append(_exchange(rungs, moves, gain, harm, share, slack))
-        unique = {c.tobytes(): c for c in candidates if not (c == rungs).all()}
-        return self.simulate("greedy", list(unique.values()))
+        needed = target - start["mhsa_mac_cut"]
+        unique: dict[bytes, np.ndarray] = {}
+        for size in self.settings.steps:
+            taken = take_moves(moves, gain, harm, needed, size)
+            moved = rungs.copy()
+            for layer, column, step in taken:
+                moved[layer, column] += step
+            if taken:
+                unique.setdefault(moved.tobytes(), moved)
+        return self.simulate("refined", list(unique.values()))
 
 
-class _LayerModel:
-    """Divergence and MACs of a layer's rungs, from what each did alone.
-
-    Divergences are added; shares of transmitted elements are each kind's own; products
-    of Q.K^T are taken as T^2 d times both shares.
-    """
-
-    def __init__(self, shape: cost.Shape, alone: dict[Any, Any]) -> None:
-        dense = shape.dense_macs()
-        self.total = shape.mhsa_macs
-        self.rungs = [rung for rung, _ in next(iter(alone.values()))]
-        self.harm = np.zeros((shape.layers, len(KINDS), len(self.rungs)))
-        sent = np.ones_like(self.harm)
-        for (layer, kind), tables in alone.items():
-            column = KINDS.index(kind)
-            harm = np.array([max(0.0, table["divergence"]) for _, table in tables])
-            # A higher rung never helps: what says so is noise.
-            self.harm[layer, column] = np.maximum.accumulate(harm)
-            sent[layer, column] = [table["sent"][kind][layer] for _, table in tables]
-        x, q, k, p, o = (sent[:, column] for column in range(len(KINDS)))
-        self.alone = {
-            0: x * dense["qkv"],
-            3: p * dense["mix"],
-            4: o * dense["out"],
-        }
-        self.pairs = q[:, :, None] * k[:, None, :] * dense["scores"]
-
-    def best(self, layer: int, price: float) -> np.ndarray:
-        """int [5]: the rungs with the least divergence + price * MACs."""
-        out = np.zeros(len(KINDS), int)
-        for column, macs in self.alone.items():
-            place = int((self.harm[layer, column] + price * macs[layer]).argmin())
-            out[column] = self.rungs[place]
-        both = (
-            self.harm[layer, 1][:, None]
-            + self.harm[layer, 2][None, :]
-            + price * self.pairs[layer]
-        )
-        query, key = np.unravel_index(int(both.argmin()), both.shape)
-        out[1], out[2] = self.rungs[int(query)], self.rungs[int(key)]
-        return out
-
-    def saved(self, rungs: np.ndarray) -> float:
-        """Share of MHSA's MACs that a setting is expected to cut."""
-        places = np.vectorize(self.rungs.index)(rungs)
-        spent = 0.0
-        for layer, row in enumerate(places):
-            spent += sum(
-                macs[layer, row[column]] for column, macs in self.alone.items()
-            )
-            spent += self.pairs[layer, row[1], row[2]]
-        return float(1 - spent / self.total)
+Move = tuple[int, int, int]
+"""(layer, column, -1 or 1)"""
 
 
-def _exchange(
-    rungs: np.ndarray,
-    moves: list[tuple[int, int, int]],
-    gain: np.ndarray,
-    harm: np.ndarray,
-    share: float,
-    slack: float,
-) -> np.ndarray:
-    """Take the moves down that mend most per MAC, paid for by moves up that harm least.
+def take_moves(
+    moves: Sequence[Move], gain: np.ndarray, harm: np.ndarray, needed: float, size: int
+) -> list[Move]:
+    """The best `size` moves that together gain what is needed.
+
+    For a price, each layer and kind has one best move; those whose harm less price
+    times gain is lowest are taken. The price is searched for by bisection, since what
+    the moves gain together grows with it.
 
     Args:
-        moves: (layer, column, -1 or 1).
-        gain: Share of MHSA's MACs that a move saves (negative for a move down).
-        harm: Divergence that a move adds.
-        share: MACs to exchange, as a share of MHSA's.
-        slack: MACs that may be spent without saving any.
+        moves: One layer and kind each, at most one up and one down.
+        gain: MACs saved by each, as a share; negative where it spends some.
+        harm: Divergence added by each; negative where it mends.
+        needed: Share of MACs to save together; negative: that may be spent.
+        size: How many to take at most.
+
+    Example:
+        >>> take_moves([(0, 0, 1), (1, 0, 1)], np.array([0.1, 0.1]), np.array([1, 2.0]),
+        ...            needed=0.1, size=1)
+        [(0, 0, 1)]
     """
-    out = rungs.copy()
-    touched: set[tuple[int, int]] = set()
 
-    def take(order: Iterable[int], budget: float) -> float:
-        done = 0.0
-        for index in order:
-            layer, column, step = moves[index]
-            amount = abs(gain[index])
-            if (layer, column) in touched or done + amount > budget:
-                continue
-            touched.add((layer, column))
-            out[layer, column] += step
-            done += amount
-        return done
+    def best(price: float) -> list[int]:
+        worth = harm - price * gain
+        chosen: dict[tuple[int, int], int] = {}
+        for index in np.argsort(worth, kind="stable"):
+            place = moves[index][:2]
+            if worth[index] < 0 and place not in chosen and len(chosen) < size:
+                chosen[place] = int(index)
+        return list(chosen.values())
 
-    with np.errstate(divide="ignore", invalid="ignore"):
-        worth = -harm / np.maximum(np.abs(gain), 1e-9)
-    down = [i for i, m in enumerate(moves) if m[2] < 0 and harm[i] < 0]
-    spent = take(sorted(down, key=lambda i: -worth[i]), share + slack)
-    up = [i for i, m in enumerate(moves) if m[2] > 0 and gain[i] > 0]
-    take(sorted(up, key=lambda i: -worth[i]), max(0.0, spent - slack) * 1.1)
-    return out
+    scale = float(np.abs(harm).max() / max(np.abs(gain).max(), 1e-12)) or 1.0
+    low, high = 0.0, 1e4 * scale
+    for _ in range(60):
+        middle = (low + high) / 2
+        if gain[best(middle)].sum() >= needed:
+            high = middle
+        else:
+            low = middle
+    return [moves[index] for index in best(high)]
 
 
 def divergence(dense: np.ndarray, pruned: np.ndarray) -> np.ndarray:
@@ -422,20 +355,11 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def cell(run: Run) -> dict[str, Any]:
-    """What stages 3 and 5 need of a point: MACs and shares by layer and kind."""
+def mhsa_macs(run: Run) -> float:
+    """Mean MACs of MHSA, Q.K^T by pairs."""
     spent = cost.macs(run.shape, run.counts)
-    mhsa = np.sum([spent[name] for name in cost.PRODUCTS], axis=0).sum(axis=1)
-    return {
-        "mhsa": float(mhsa.mean()),
-        "sent": {
-            kind: (
-                run.counts.sent[kind].mean(axis=0)
-                / (run.shape.tokens * run.shape.columns(kind))
-            ).tolist()
-            for kind in KINDS
-        },
-    }
+    mhsa = np.sum([spent[name] for name in cost.PRODUCTS], axis=0)
+    return float(mhsa.sum(axis=1).mean())
 
 
 def pareto(points: Sequence[dict[str, Any]]) -> list[int]:
