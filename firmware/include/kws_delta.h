@@ -23,33 +23,43 @@
  * take eight at a time. */
 #define KWS_DELTA_COLUMNS(n) KWS_ROUND_UP(n, 8)
 
-/* Two transmitted elements; the rows that they are multiplied with lie at these
- * offsets. Where there is an odd number, the last has a second of delta 0. */
+/* A transmitted element, and where the row that it is multiplied with lies. Lists have
+ * an even number: the last may be of delta 0. */
 typedef struct {
-  int32_t offset[2];
-  int16_t delta[2]; /* -255..255 */
-} kws_delta_pair_t;
+  int32_t offset;
+  int32_t delta; /* -255..255 */
+} kws_delta_change_t;
 
-#define KWS_DELTA_LIST_BYTES(inputs) (6 * KWS_ROUND_UP(inputs, 2))
+#define KWS_DELTA_LIST_BYTES(inputs) (8 * KWS_ROUND_UP(inputs, 2))
 
 /* ---- FULLY_CONNECTED ---- */
 
 typedef struct {
+  /* Its weights are for the dense kernel, which takes over while rows transmit so much
+   * that it is cheaper; NULL where flash is dearer than that. */
   kws_fully_connected_t product;
-  /* product.weights is not read; this is:
-   * int8 [inputs][KWS_DELTA_COLUMNS(outputs)], padded with zeros, 8-byte aligned. */
+  /* int8 [inputs][KWS_DELTA_COLUMNS(outputs)], padded with zeros, 8-byte aligned. */
   const int8_t *columns;
   uint8_t threshold;  /* 0..255 */
   uint8_t dense_rows; /* 1.. */
 } kws_delta_fully_connected_t;
 
-/* Sums and held row; 4-byte aligned. */
+/* Rows after which the choice between the two is made anew, by how much the rows before
+ * transmitted. */
+#define KWS_DELTA_BLOCK 12
+
+/* 4-byte aligned. */
 #define KWS_DELTA_FULLY_CONNECTED_STATE_BYTES(inputs, outputs) \
-  (4 * KWS_DELTA_COLUMNS(outputs) + KWS_ROUND_UP(inputs, 4))
+  (8 + 4 * KWS_DELTA_COLUMNS(outputs) + 2 * KWS_ROUND_UP(inputs, 4))
+/* Without dense weights; and with them. */
 #define KWS_DELTA_FULLY_CONNECTED_SCRATCH_BYTES(inputs) KWS_DELTA_LIST_BYTES(inputs)
+#define KWS_DELTA_FULLY_CONNECTED_DENSE_SCRATCH_BYTES(inputs) \
+  (KWS_ROUND_UP(KWS_DELTA_BLOCK * (inputs), 4) +              \
+   KWS_FULLY_CONNECTED_SCRATCH_BYTES(inputs))
 
 /* Rows first_row .. first_row + rows - 1: x is the first of them, and element (r, o) of
- * them goes to y[r * row_step + o * output_step]. */
+ * them goes to y[r * row_step + o * output_step]; one of the steps is 1, and row_step
+ * is otherwise the number of outputs. */
 void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const int8_t *x,
                                   int32_t first_row, int32_t rows, int8_t *y,
                                   int32_t row_step, int32_t output_step, void *state,

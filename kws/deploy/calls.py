@@ -284,10 +284,14 @@ def _delta_fully_connected(
         node.input(0).scale, weights.quantization.scales, node.output.scale
     )
     columns = model.constant("columns", weight_layout.delta_layout(weights.data))
+    dense = "NULL"
+    if note.keeps_dense:
+        laid_out = weight_layout.layout(weights.data, model.core)
+        dense = model.constant("weights", np.frombuffer(laid_out, np.int8))
     parameters = model.struct(
         "kws_delta_fully_connected_t",
         {
-            "product": _product_of(model, node, weights.data, pairs, "NULL"),
+            "product": _product_of(model, node, weights.data, pairs, dense),
             "columns": columns,
             "threshold": threshold,
             "dense_rows": note.dense_rows,

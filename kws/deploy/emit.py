@@ -201,7 +201,7 @@ def network_source(
     if delta is None:
         passes.run(graph)
     else:
-        passes.run(graph, lambda graph: thresholds.mark(graph, delta))
+        passes.run(graph, lambda graph: thresholds.mark(graph, delta, core))
         thresholds.check_fused(graph)
     program = schedule.schedule(graph)
     plan = memory_plan.plan(graph, program)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from kws.bundle import Bundle
-from kws.graph import delta, operators
+from kws.graph import delta, operators, weight_layout
 from kws.graph.nodes import Graph, Node
 from kws.simulate import cost
 from kws.simulate.cost import KINDS
+from kws.simulate.integer import find_holds
 from kws.simulate.simulator import Thresholds
 
 
@@ -45,19 +46,18 @@ def of_bundle(bundle: Bundle) -> Delta | None:
     return Delta(table.values.astype(int), shape)
 
 
-def mark(graph: Graph, thresholds: Delta) -> None:
+def mark(graph: Graph, thresholds: Delta, core: str) -> None:
     """Leave a note at every product of attention that reads an encoded tensor.
 
     Args:
         graph: After `passes.drop_identities` and `passes.fold_tables`.
         thresholds: Of that network.
+        core: `portable`, `dsp` or `mve`.
 
     Raises:
         KwsError: the attention can't be told from the graph, or has a form that the
             delta kernels don't run.
     """
-    from kws.simulate.integer import find_holds
-
     holds, _ = find_holds(graph, thresholds.shape)
     for node in graph.nodes:
         steps: dict[str, int] = {}
@@ -67,7 +67,12 @@ def mark(graph: Graph, thresholds: Delta) -> None:
                 layer, kind, _ = holds[id(node), id(tensor)]
                 steps[kind] = int(thresholds.steps[layer, KINDS.index(kind)])
         if max(steps.values(), default=-1) >= 0:
-            note = delta.Note(layer, steps, thresholds.shape.dense_rows)
+            note = delta.Note(
+                layer,
+                steps,
+                thresholds.shape.dense_rows,
+                core in weight_layout.DELTA_KEEPS_DENSE,
+            )
             node.options = {**node.options, "delta": note}
             _check(node, thresholds.shape.tokens)
 

@@ -20,11 +20,13 @@ class Note:
         steps: Tensor kind (X, Q, K, P or O) -> threshold in int8 steps, for the kinds
             that this node reads; -1: not encoded.
         dense_rows: Rows at the start that are transmitted whole.
+        keeps_dense: A dense layer's weights are there for the dense kernel too.
     """
 
     layer: int
     steps: dict[str, int]
     dense_rows: int
+    keeps_dense: bool
 
 
 def note(node: Node) -> Note | None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kws.errors import KwsError
-from kws.graph import weight_layout
+from kws.graph import delta, weight_layout
 from kws.graph.nodes import Node, Tensor
 
 ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}
@@ -486,8 +486,12 @@ def _rows_conv(node: Node, rows: int) -> list[Access] | None:
 
 
 def _scratch_fully_connected(node: Node) -> int:
-    if "delta" in node.options:
-        return weight_layout.delta_list_bytes(node.input(1).shape[1])
+    note = delta.note(node)
+    if note is not None:
+        inputs = node.input(1).shape[1]
+        return weight_layout.delta_fully_connected_scratch_bytes(
+            inputs, note.keeps_dense
+        )
     return weight_layout.fully_connected_scratch_bytes(node.input(1).shape[1])
 
 

@@ -20,6 +20,14 @@ CORES = ("portable", "dsp", "mve")
 # Rows of patches that CONV_2D gathers at a time (KWS_CONV_2D_BLOCK).
 CONV_2D_BLOCK = 12
 
+# Rows between two choices of a delta product's kernel (KWS_DELTA_BLOCK).
+DELTA_BLOCK = 12
+
+# Cores whose dense layers with thresholds keep weights for the dense kernel too. Helium
+# is cheaper dense from 15 % transmitted (docs/delta.md); on the others that comes at a
+# share that a threshold worth having stays below, and flash is scarcer.
+DELTA_KEEPS_DENSE = ("mve",)
+
 
 def round_up(value: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is at least `value`."""
@@ -79,12 +87,19 @@ def delta_layout(weights: np.ndarray) -> np.ndarray:
 
 def delta_list_bytes(inputs: int) -> int:
     """KWS_DELTA_LIST_BYTES."""
-    return 6 * round_up(inputs, 2)
+    return 8 * round_up(inputs, 2)
 
 
 def delta_fully_connected_state_bytes(inputs: int, outputs: int) -> int:
     """KWS_DELTA_FULLY_CONNECTED_STATE_BYTES."""
-    return 4 * delta_columns(outputs) + round_up(inputs, 4)
+    return 8 + 4 * delta_columns(outputs) + 2 * round_up(inputs, 4)
+
+
+def delta_fully_connected_scratch_bytes(inputs: int, dense: bool) -> int:
+    """KWS_DELTA_FULLY_CONNECTED_(DENSE_)SCRATCH_BYTES."""
+    if not dense:
+        return delta_list_bytes(inputs)
+    return round_up(DELTA_BLOCK * inputs, 4) + fully_connected_scratch_bytes(inputs)
 
 
 def delta_attention_state_bytes(tokens: int, heads: int, head_dim: int) -> int:

@@ -1,0 +1,148 @@
+/* FULLY_CONNECTED by delta against plain loops: extreme values, every kind of
+ * threshold, odd sizes, blocks of rows of any length, both kernels. Prints "ok", or
+ * what differs. */
+#include "kws_delta.h"
+
+#include <string.h>
+
+#include "../../firmware/src/kernels_internal.h"
+
+#if defined(__arm__)
+#include "semihosting.h"
+
+/* cortex_m.c leaves here after main. */
+_Noreturn void kws_board_exit(int code);
+_Noreturn void kws_board_exit(int code) {
+  semihosting_exit(code);
+}
+void kws_board_write(const char *text);
+void kws_board_write(const char *text) {
+  semihosting_write0(text);
+}
+#define say semihosting_write0
+#else
+#include <stdio.h>
+#define say(text) fputs(text, stdout)
+#endif
+
+enum { ROWS = 40, MOST = 70 };
+
+static int8_t x[ROWS * MOST];
+static int8_t held[MOST];
+static int8_t y[ROWS * MOST], expected[ROWS * MOST];
+static int8_t weights[MOST * MOST] __attribute__((aligned(8)));
+static int8_t columns[MOST * KWS_DELTA_COLUMNS(MOST)] __attribute__((aligned(8)));
+static int32_t bias[MOST], multiplier[MOST];
+static int8_t shift[MOST];
+static int32_t state[KWS_DELTA_FULLY_CONNECTED_STATE_BYTES(MOST, MOST) / 4];
+static int32_t scratch[KWS_DELTA_FULLY_CONNECTED_DENSE_SCRATCH_BYTES(MOST) / 4 + 1];
+
+static uint32_t seed = 1;
+
+static int32_t any(int32_t below) {
+  seed = seed * 1664525u + 1013904223u;
+  return (int32_t)((seed >> 8) % (uint32_t)below);
+}
+
+/* Rows that change now and then; a quarter of the changes jump to an end of the range.
+ * The middle third changes much, so that the dense kernel takes over and back. */
+static void fill(int32_t inputs) {
+  for (int32_t i = 0; i < ROWS * inputs; ++i) {
+    const int32_t row = i / inputs;
+    const int32_t value = any(8) ? any(256) - 128 : any(2) ? 127 : -128;
+    const int32_t moves = any(row >= ROWS / 3 && row < 2 * ROWS / 3 ? 1 : 12) == 0;
+    const int32_t near =
+        row == 0 ? value : kws_clamp(x[i - inputs] + any(7) - 3, -128, 127);
+    x[i] = (int8_t)(moves ? value : near);
+  }
+  for (int32_t i = 0; i < MOST * MOST; ++i) {
+    weights[i] = (int8_t)(any(16) ? any(256) - 128 : -128);
+  }
+}
+
+/* Plain loops; returns what is transmitted. */
+static uint32_t reference(const kws_delta_fully_connected_t *p, int32_t row_step,
+                          int32_t output_step) {
+  const int32_t inputs = p->product.inputs;
+  uint32_t sent = 0;
+  for (int32_t row = 0; row < ROWS; ++row) {
+    for (int32_t i = 0; i < inputs; ++i) {
+      const int32_t delta = x[row * inputs + i] - held[i];
+      const int32_t moves = delta > p->threshold || -delta > p->threshold;
+      if (moves || row < p->dense_rows) {
+        held[i] = x[row * inputs + i];
+        ++sent;
+      }
+    }
+    for (int32_t o = 0; o < p->product.outputs; ++o) {
+      int32_t sum = bias[o];
+      for (int32_t i = 0; i < inputs; ++i) sum += held[i] * weights[o * inputs + i];
+      const int32_t value =
+          kws_requantize(sum, multiplier[o], shift[o]) + p->product.output_zero_point;
+      expected[row * row_step + o * output_step] = (int8_t)kws_clamp(
+          value, p->product.activation_min, p->product.activation_max);
+    }
+  }
+  return sent;
+}
+
+static int check(int32_t inputs, int32_t outputs, int32_t threshold, int32_t dense_rows,
+                 int with_dense, int transposed, int common) {
+  fill(inputs);
+  for (int32_t o = 0; o < outputs; ++o) {
+    bias[o] = any(20000) - 10000;
+    multiplier[o] = (1 << 30) + any(1 << 30);
+    shift[o] = (int8_t)(common ? -8 - any(4) : any(2) ? 0 : -23);
+    for (int32_t i = 0; i < inputs; ++i) {
+      columns[i * KWS_DELTA_COLUMNS(outputs) + o] = weights[o * inputs + i];
+    }
+  }
+  const kws_delta_fully_connected_t p = {
+      .product = {.inputs = (uint16_t)inputs,
+                  .outputs = (uint16_t)outputs,
+                  .weights = with_dense ? weights : NULL,
+                  .bias = bias,
+                  .multiplier = multiplier,
+                  .shift = shift,
+                  .output_zero_point = (int16_t)(any(256) - 128),
+                  .activation_min = (int8_t)(common ? -128 : -100),
+                  .activation_max = 127},
+      .columns = columns,
+      .threshold = (uint8_t)threshold,
+      .dense_rows = (uint8_t)dense_rows};
+  const int32_t row_step = transposed ? 1 : outputs;
+  const int32_t output_step = transposed ? ROWS : 1;
+  memset(y, 0, sizeof y);
+  memset(expected, 0, sizeof expected);
+  memset(held, 0, sizeof held);
+  uint32_t sent = 0;
+  int32_t block;
+  for (int32_t row = 0; row < ROWS; row += block) {
+    block = kws_min(1 + any(20), ROWS - row);
+    kws_delta_fully_connected_s8(&p, x + row * inputs, row, block, y + row * row_step,
+                                 row_step, output_step, state, scratch, &sent);
+  }
+  return reference(&p, row_step, output_step) != sent ||
+         memcmp(y, expected, sizeof y) != 0;
+}
+
+int main(void) {
+  static const int32_t thresholds[] = {0, 1, 9, 63, 64, 126, 127, 128, 200, 255};
+  static const int32_t sizes[] = {1, 3, 4, 15, 16, 20, 33, 64, MOST};
+  /* The dense kernel of the core dsp reads another layout. */
+  const int dense_kinds = KWS_WEIGHT_LAYOUT == KWS_LAYOUT_DSP ? 1 : 2;
+  for (int32_t t = 0; t < (int32_t)(sizeof thresholds / sizeof *thresholds); ++t) {
+    for (int32_t s = 0; s < (int32_t)(sizeof sizes / sizeof *sizes); ++s) {
+      const int32_t outputs = sizes[(s + t) % (int32_t)(sizeof sizes / sizeof *sizes)];
+      for (int kind = 0; kind < 4 * dense_kinds; ++kind) {
+        if (check(sizes[s], outputs, thresholds[t], 1 + s % 2, kind / 4, kind & 1,
+                  kind & 2)) {
+          say("differs\n");
+          return 1;
+        }
+      }
+    }
+  }
+  say("ok\n");
+  return 0;
+}
