@@ -30,6 +30,12 @@ Examples:
     default="test",
     show_default=True,
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["int8", "float"]),
+    help="The int8 network, bit for bit, or the float one.  [default: int8 where the "
+    "run has been converted]",
+)
 @click.option("--task", help="Clips of another task, e.g. gsc10 for a gsc12 network.")
 @click.option(
     "--features",
@@ -50,28 +56,30 @@ def command(
     run: str,
     theta: str,
     split: str,
+    engine: str | None,
     task: str | None,
     kind: str,
     limit: int | None,
     data: Path | None,
     as_json: bool,
 ) -> None:
-    """Run RUN's float network with delta thresholds over a whole split.
+    """Run RUN's network with delta thresholds over a whole split.
 
     An element is held, and costs nothing, while it is within its threshold of the
-    value that was last transmitted. Thresholds are in units of the tensor itself.
+    value that was last transmitted. Thresholds are in units of the tensor itself; the
+    int8 network rounds them down to whole steps. --theta bundle takes the run's own.
     """
     from kws import bundle as bundles
     from kws.progress import Progress
-    from kws.simulate import Simulator, Thresholds
-    from kws.simulate.measure import load_clips, simulate
+    from kws.simulate import measure
 
     bundle = bundles.load(run)
-    thresholds = Thresholds.read(theta, bundle.recipe.model.layers)
-    simulator = Simulator(bundle)
-    clips = load_clips(bundle, split, data, limit, task, kind)
+    simulator = measure.make_simulator(bundle, engine)
+    thresholds = measure.read_thresholds(simulator, theta)
+    kind = measure.feature_kind(simulator, kind)
+    clips = measure.load_clips(bundle, split, data, limit, task, kind)
     bar = Progress(f"simulate {len(clips)} clips", len(clips))
-    table = simulate(simulator, clips, thresholds, bar.at)
+    table = measure.simulate(simulator, clips, thresholds, bar.at)
     bar.end()
     if as_json:
         click.echo(json.dumps(table))

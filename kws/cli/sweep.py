@@ -30,6 +30,12 @@ Examples:
     show_default=True,
     help="Thresholds are never chosen on the test set.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["int8", "float"]),
+    help="The int8 network, bit for bit, or the float one.  [default: int8 where the "
+    "run has been converted]",
+)
 @click.option("--task", help="Clips of another task, e.g. gsc10 for a gsc12 network.")
 @click.option(
     "--features",
@@ -60,6 +66,7 @@ def command(
     run: str,
     out: Path | None,
     split: str,
+    engine: str | None,
     task: str | None,
     kind: str,
     limit: int | None,
@@ -72,19 +79,20 @@ def command(
 
     First one setting for all layers, then one per layer and tensor kind. Can be
     stopped at any time: the same command goes on where it stopped. Writes sweep.json,
-    sweep.csv and, with --pick, picked.json (for kws simulate --theta @picked.json).
+    sweep.csv and, with --pick, picked.json (for kws simulate --theta @picked.json);
+    the int8 network's picked thresholds also go into RUN, for the firmware.
     """
     from kws import bundle as bundles
     from kws.bundle import write_atomic
-    from kws.simulate import Simulator
-    from kws.simulate.measure import load_clips
+    from kws.simulate import measure
     from kws.simulate.pick import pick
     from kws.simulate.sweep import Journal, Settings, Sweep, csv, identity
 
     bundle = bundles.load(run)
     out = out or bundle.path / "sweep"
-    simulator = Simulator(bundle)
-    clips = load_clips(bundle, split, data, limit, task, kind)
+    simulator = measure.make_simulator(bundle, engine)
+    kind = measure.feature_kind(simulator, kind)
+    clips = measure.load_clips(bundle, split, data, limit, task, kind)
     journal = Journal(out / "journal.jsonl", identity(simulator, clips))
     if journal.points:
         click.echo(f"Going on after {len(journal.points)} points", err=True)
@@ -97,6 +105,7 @@ def command(
         table["picked"] = pick(table, condition)
         picked = json.dumps(table["picked"]["thresholds"], indent=1) + "\n"
         write_atomic(out / "picked.json", picked.encode())
+        measure.keep_thresholds(simulator, table["picked"]["thresholds"])
     write_atomic(out / "sweep.json", (json.dumps(table) + "\n").encode())
     write_atomic(out / "sweep.csv", csv(table).encode())
     if as_json:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,6 +30,23 @@ BATCH = 16
 
 # Operators between a product and what it belongs to that change no row's contents.
 _THROUGH = (*graph_operators.VIEWS, "TRANSPOSE", "TABLE", "MUL")
+
+
+@dataclass(frozen=True)
+class IntegerPrefix:
+    """The state in front of every layer under some thresholds.
+
+    Args:
+        steps: Those, in int8 steps: [layers, 5].
+        values: Per batch and layer: the tensors that are alive in front of it.
+        sent: int64 [N, layers, 5].
+        pairs: int64 [N, layers].
+    """
+
+    steps: np.ndarray
+    values: list[list[dict[int, np.ndarray]]]
+    sent: np.ndarray
+    pairs: np.ndarray
 
 
 class IntegerSimulator:
@@ -58,6 +76,13 @@ class IntegerSimulator:
         self.holds, self.scales = find_holds(graph, self.shape)
         self._functions = [operators.prepare(node) for node in graph.nodes]
         self._last_use = _last_uses(graph)
+        starts: dict[int, int] = {}
+        for place, node in enumerate(graph.nodes):
+            for tensor in node.variables:
+                hold = self.holds.get((id(node), id(tensor)))
+                if hold is not None:
+                    starts.setdefault(hold[0], place)
+        self._layer_starts = [starts[layer] for layer in range(self.shape.layers)]
 
     def steps(self, thresholds: Thresholds) -> np.ndarray:
         """Thresholds in int8 steps: int [layers, 5], -1 where not encoded.
@@ -83,6 +108,7 @@ class IntegerSimulator:
         features: np.ndarray,
         thresholds: Thresholds,
         progress: Callable[[int], None] | None = None,
+        prefix: IntegerPrefix | None = None,
     ) -> Run:
         """Run all clips.
 
@@ -90,15 +116,30 @@ class IntegerSimulator:
             features: int8 [N, frames, mel_bins], as the board computes them.
             thresholds: Real ones; they are rounded down to whole int8 steps.
             progress: Called with the number of clips done.
+            prefix: Of the same features: layers whose steps, and whose predecessors',
+                are the prefix's are not computed again.
 
         Returns:
             int8 logits and counts.
         """
         steps = self.steps(thresholds)
-        batches = [features[i : i + BATCH] for i in range(0, len(features), BATCH)]
+        first = 0
+        if prefix is not None:
+            same = (steps == prefix.steps).all(axis=1)
+            first = int(np.logical_and.accumulate(same)[:-1].sum())
+
+        def work(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            part = slice(number * BATCH, (number + 1) * BATCH)
+            if prefix is None or first == 0:
+                return self._batch(features[part], steps)
+            counter = _Counter(self, steps, len(features[part]))
+            counter.sent[:, :first] = prefix.sent[part, :first]
+            counter.pairs[:, :first] = prefix.pairs[part, :first]
+            return self._resume(dict(prefix.values[number][first]), counter, first)
+
         logits, sent, pairs, done = [], [], [], 0
         with ThreadPoolExecutor(WORKERS) as pool:
-            for out in pool.map(lambda batch: self._batch(batch, steps), batches):
+            for out in pool.map(work, range(-(-len(features) // BATCH))):
                 logits.append(out[0])
                 sent.append(out[1])
                 pairs.append(out[2])
@@ -116,17 +157,67 @@ class IntegerSimulator:
             shape=self.shape,
         )
 
+    def prefix(self, features: np.ndarray, thresholds: Thresholds) -> IntegerPrefix:
+        """The state in front of every layer, for runs that differ later on."""
+        steps = self.steps(thresholds)
+        kept: list[list[dict[int, np.ndarray]]] = []
+        sent, pairs = [], []
+        for start in range(0, len(features), BATCH):
+            kept.append([])
+            out = self._batch(features[start : start + BATCH], steps, kept[-1])
+            sent.append(out[1])
+            pairs.append(out[2])
+        return IntegerPrefix(steps, kept, np.concatenate(sent), np.concatenate(pairs))
+
+    def changes(self, features: np.ndarray, quantiles: tuple[float, ...]) -> np.ndarray:
+        """How much tensors change from row to row in the dense network.
+
+        Args:
+            features: int8 [N, frames, mel_bins]; a few dozen clips.
+            quantiles: Each 0..1.
+
+        Returns:
+            float64 [quantiles, layers, 5]: quantiles of |x[i] - x[i - 1]| over clips,
+            rows and columns, in whole int8 steps, in the units of `Thresholds`.
+        """
+        dense = np.full(self.scales.shape, -1)
+        histogram = np.zeros((*self.scales.shape, 256), np.int64)
+        for start in range(0, len(features), BATCH):
+            self._batch(features[start : start + BATCH], dense, changes=histogram)
+        share = histogram.cumsum(axis=-1) / histogram.sum(axis=-1, keepdims=True)
+        return np.array(
+            [
+                self.thresholds((share < q).sum(axis=-1).clip(0, 255)).values
+                for q in quantiles
+            ]
+        )
+
     def _batch(
-        self, features: np.ndarray, steps: np.ndarray
+        self,
+        features: np.ndarray,
+        steps: np.ndarray,
+        keep: list[dict[int, np.ndarray]] | None = None,
+        changes: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        batch = len(features)
-        values = {
-            id(self.graph.input): features.reshape(batch, *self.graph.input.shape)
-        }
-        counter = _Counter(self, steps, batch)
-        for place, (node, function) in enumerate(
-            zip(self.graph.nodes, self._functions, strict=True)
-        ):
+        """Logits [B, labels], elements sent [B, layers, 5], pairs [B, layers]."""
+        shape = (len(features), *self.graph.input.shape)
+        values = {id(self.graph.input): features.reshape(shape)}
+        counter = _Counter(self, steps, len(features), changes)
+        return self._resume(values, counter, -1, keep)
+
+    def _resume(
+        self,
+        values: dict[int, np.ndarray],
+        counter: _Counter,
+        layer: int,
+        keep: list[dict[int, np.ndarray]] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Compute from the first node of a layer on (-1: from the start)."""
+        first = self._layer_starts[layer] if layer >= 0 else 0
+        for place in range(first, len(self.graph.nodes)):
+            if keep is not None and place in self._layer_starts:
+                keep.append(dict(values))
+            node = self.graph.nodes[place]
             inputs = []
             for tensor in node.variables:
                 value = values[id(tensor)]
@@ -134,20 +225,25 @@ class IntegerSimulator:
                 if hold is not None:
                     value = counter.hold(*hold, value)
                 inputs.append(value)
-            values[id(node.output)] = function(*inputs)
+            values[id(node.output)] = self._functions[place](*inputs)
             for tensor in node.variables:
                 if self._last_use[id(tensor)] == place:
                     del values[id(tensor)]
-        logits = values[id(self.graph.output)].reshape(batch, -1)
-        return logits, counter.sent, counter.pairs
+        logits = values[id(self.graph.output)]
+        return logits.reshape(len(logits), -1), counter.sent, counter.pairs
 
 
 class _Counter:
     """Encodes each tensor once and adds up what was transmitted."""
 
     def __init__(
-        self, simulator: IntegerSimulator, steps: np.ndarray, batch: int
+        self,
+        simulator: IntegerSimulator,
+        steps: np.ndarray,
+        batch: int,
+        changes: np.ndarray | None = None,
     ) -> None:
+        self.changes = changes
         self.shape = simulator.shape
         self.steps = steps
         layers = simulator.shape.layers
@@ -160,6 +256,8 @@ class _Counter:
         key = (layer, kind, tensor)
         if key not in self.held:
             rows = value.reshape(len(value), self.shape.tokens, -1)
+            if self.changes is not None:
+                self._note_changes(self.changes[layer, KINDS.index(kind)], rows)
             limit = int(self.steps[layer, KINDS.index(kind)])
             held, columns = delta.hold(rows, limit, self.shape.dense_rows)
             self.sent[:, layer, KINDS.index(kind)] += columns.sum(axis=-1)
@@ -172,6 +270,11 @@ class _Counter:
                 return held.reshape(value.shape)
             self.held = {key: held.reshape(value.shape)}
         return self.held[key]
+
+    def _note_changes(self, histogram: np.ndarray, rows: np.ndarray) -> None:
+        moving = rows[:, self.shape.dense_rows - 1 :].astype(np.int16)
+        sizes = np.abs(np.diff(moving, axis=1))
+        histogram += np.bincount(sizes.ravel(), minlength=256)
 
 
 Hold = tuple[int, str, int]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kws import bundle as bundles
 from kws import data as audio
 from kws.bundle import Bundle
 from kws.errors import KwsError
@@ -15,7 +16,13 @@ from kws.evaluate import wilson_interval
 from kws.recipe import SILENCE
 from kws.simulate.simulator import Run, Simulator, Thresholds
 
-FEATURES = ("board", "float")
+if TYPE_CHECKING:
+    from kws.simulate.integer import IntegerSimulator
+
+    AnySimulator = Simulator | IntegerSimulator
+
+FEATURES = ("board", "float", "int8")
+ENGINES = ("int8", "float")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Clips:
     Args:
         task: Task whose clips they are.
         split: `train`, `val` or `test`.
-        features: float32 [N, frames, mel_bins].
+        features: float32 or int8 [N, frames, mel_bins].
         label: int [N], index into the bundle's labels.
         spoken: bool [N], everything but silence.
         manifest_hash: Of the clips.
@@ -61,8 +68,9 @@ def load_clips(
         limit: The first N clips of a fixed shuffle.
         task: Another task, all of whose labels the bundle has too (gsc10's clips for
             a network of gsc12, where there are no recordings of on and off).
-        kind: `board`: int8 features by the firmware's C; `float`: unquantized, as the
-            published networks were trained.
+        kind: `board`: int8 features by the firmware's C, as real numbers; `float`:
+            unquantized, as the published networks were trained; `int8`: the board's
+            bytes, for the int8 network.
 
     Raises:
         KwsError: no audio, or labels that the bundle doesn't have.
@@ -93,7 +101,7 @@ def load_clips(
 
 
 def features_of(bundle: Bundle, pcm: np.ndarray, kind: str) -> np.ndarray:
-    """Real-valued features of clips: int16 [N, 16000] -> float32 [N, frames, mel]."""
+    """Features of clips: int16 [N, 16000] -> [N, frames, mel], float32 or int8."""
     spec = bundle.recipe.features
     if kind == "float":
         from kws.simulate.log_mel import log_mel
@@ -101,8 +109,12 @@ def features_of(bundle: Bundle, pcm: np.ndarray, kind: str) -> np.ndarray:
         return log_mel(pcm, spec)
     from kws.features import extract
 
-    steps = extract(pcm[:, : spec.clip_samples], spec).astype(np.float32)
-    return (steps - np.float32(spec.zero_point)) * np.float32(spec.scale)
+    steps = extract(pcm[:, : spec.clip_samples], spec)
+    if kind == "int8":
+        return steps
+    return (steps.astype(np.float32) - np.float32(spec.zero_point)) * np.float32(
+        spec.scale
+    )
 
 
 def point(clips: Clips, thresholds: Thresholds, run: Run) -> dict[str, Any]:
@@ -132,8 +144,69 @@ def point(clips: Clips, thresholds: Thresholds, run: Run) -> dict[str, Any]:
     return table | run.cost()
 
 
+def make_simulator(bundle: Bundle, engine: str | None) -> AnySimulator:
+    """The simulator of an engine: `int8`, `float`, or None for the best there is.
+
+    Raises:
+        KwsError: the bundle has no model.tflite, or no Keras weights.
+    """
+    if engine is None:
+        engine = "int8" if bundle.model_path.is_file() else "float"
+    if engine == "float":
+        return Simulator(bundle)
+    from kws.simulate.integer import IntegerSimulator
+
+    return IntegerSimulator(bundle)
+
+
+def read_thresholds(simulator: AnySimulator, text: str) -> Thresholds:
+    """Thresholds as text or @FILE; `bundle` for those in the bundle (int8 steps).
+
+    Raises:
+        KwsError: not such a text; `bundle` for a float network.
+    """
+    layers = simulator.shape.layers
+    if text != "bundle":
+        return Thresholds.read(text, layers)
+    if isinstance(simulator, Simulator):
+        raise KwsError(
+            "The bundle's thresholds are in int8 steps: expected the int8 network. "
+            "Received: --theta bundle --engine float",
+            "--theta bundle --engine int8",
+        )
+    steps = Thresholds.from_dict(simulator.bundle.thresholds, layers).values
+    return simulator.thresholds(steps.astype(int))
+
+
+def keep_thresholds(simulator: AnySimulator, table: dict[str, float]) -> bool:
+    """Write thresholds into the bundle, in int8 steps; False for a float network."""
+    if isinstance(simulator, Simulator):
+        return False
+    thresholds = Thresholds.from_dict(table, simulator.shape.layers)
+    steps = Thresholds(simulator.steps(thresholds)).to_dict()
+    whole = {key: int(value) for key, value in steps.items()}
+    bundles.save(dataclasses.replace(simulator.bundle, thresholds=whole))
+    return True
+
+
+def feature_kind(simulator: AnySimulator, kind: str) -> str:
+    """What features a simulator takes, where `board` or `float` was asked for.
+
+    Raises:
+        KwsError: unquantized features for the int8 network.
+    """
+    if isinstance(simulator, Simulator):
+        return kind
+    if kind == "float":
+        raise KwsError(
+            "The int8 network takes the board's features. Received: --features float",
+            "--engine float --features float",
+        )
+    return "int8"
+
+
 def simulate(
-    simulator: Simulator, clips: Clips, thresholds: Thresholds, progress: Any = None
+    simulator: AnySimulator, clips: Clips, thresholds: Thresholds, progress: Any = None
 ) -> dict[str, Any]:
     """Run clips with thresholds; see `point`."""
     return point(clips, thresholds, simulator.run(clips.features, thresholds, progress))

@@ -24,7 +24,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,7 +33,10 @@ from kws.errors import KwsError
 from kws.simulate import cost
 from kws.simulate.cost import KINDS
 from kws.simulate.measure import Clips, point
-from kws.simulate.simulator import Prefix, Run, Simulator, Thresholds
+from kws.simulate.simulator import Run, Simulator, Thresholds
+
+if TYPE_CHECKING:
+    from kws.simulate.measure import AnySimulator
 
 # Shares of row-to-row changes that a rung's threshold is larger than. Rung 0: dense.
 # From rung to rung about a quarter fewer elements are transmitted.
@@ -128,7 +131,7 @@ class Sweep:
 
     def __init__(
         self,
-        simulator: Simulator,
+        simulator: AnySimulator,
         clips: Clips,
         journal: Journal,
         settings: Settings | None = None,
@@ -174,7 +177,7 @@ class Sweep:
                 computed once.
         """
         tables: list[dict[str, Any]] = []
-        prefix: Prefix | None = None
+        prefix = None
         for index, rungs in enumerate(settings):
             key = f"{clips or 'all'}:" + "".join(f"{r:x}" for r in rungs.flat)
             if key not in self.journal.points:
@@ -187,7 +190,7 @@ class Sweep:
         return tables
 
     def _simulate(
-        self, rungs: np.ndarray, clips: int | None, prefix: Prefix | None = None
+        self, rungs: np.ndarray, clips: int | None, prefix: Any = None
     ) -> dict[str, Any]:
         thresholds = self.thresholds(rungs)
         features = self.clips.features[:clips]
@@ -383,9 +386,12 @@ def pareto(points: Sequence[dict[str, Any]]) -> list[int]:
     return front[::-1]
 
 
-def identity(simulator: Simulator, clips: Clips) -> str:
+def identity(simulator: AnySimulator, clips: Clips) -> str:
     """Hash of what a point depends on besides its thresholds."""
-    digest = hashlib.sha256(simulator.bundle.weights_path.read_bytes())
+    path = simulator.bundle.weights_path
+    if not isinstance(simulator, Simulator):
+        path = simulator.bundle.model_path
+    digest = hashlib.sha256(path.read_bytes())
     facts = [clips.manifest_hash, clips.kind, QUANTILES, LADDER_CLIPS]
     digest.update(json.dumps(facts).encode())
     return digest.hexdigest()
