@@ -13,11 +13,11 @@
 
 /* A product that skips what its delta encoding holds (kws_delta.h). */
 typedef struct {
-  char kind;                   /* of its input: X, Q, K, P or O */
+  char kind; /* of its input: X, Q, K, P or O */
   uint8_t layer;
-  uint16_t macs;               /* multiply-accumulates per transmitted element */
-  uint32_t elements;           /* of its input in one model run */
-  const uint32_t *sent;        /* of those, transmitted in the last run */
+  uint16_t macs;        /* multiply-accumulates per transmitted element */
+  uint32_t elements;    /* of its input in one model run */
+  const uint32_t *sent; /* of those, transmitted in the last run */
 } kws_delta_operator_t;
 
 typedef struct {
@@ -31,7 +31,7 @@ typedef struct {
   uint32_t weights_bytes;    /* constant data of the model */
   const kws_feature_spec_t *features;
   const kws_detector_spec_t *detector;
-  uint16_t delta_count;        /* 0 where nothing is skipped */
+  uint16_t delta_count; /* 0 where nothing is skipped */
   const kws_delta_operator_t *delta;
 } kws_model_info_t;
 
