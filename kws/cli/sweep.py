@@ -56,6 +56,20 @@ Examples:
     help="Clips for the many points that move one layer's threshold.",
 )
 @click.option(
+    "--targets",
+    default="0.7,0.8,0.86,0.91",
+    show_default=True,
+    callback=lambda ctx, option, text: _shares(text),
+    help="Cuts of MHSA's MACs to refine near.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(0, 50),
+    default=3,
+    show_default=True,
+    help="Rounds of refinement near each target.",
+)
+@click.option(
     "--pick", "condition", help="Keep one point: accuracy>=0.95, loss<=0.005, ..."
 )
 @click.option(
@@ -71,6 +85,8 @@ def command(
     kind: str,
     limit: int | None,
     move_clips: int,
+    targets: tuple[float, ...],
+    rounds: int,
     condition: str | None,
     data: Path | None,
     as_json: bool,
@@ -97,7 +113,7 @@ def command(
     if journal.points:
         click.echo(f"Going on after {len(journal.points)} points", err=True)
     bars = _Bars()
-    settings = Settings(move_clips=move_clips)
+    settings = Settings(move_clips=move_clips, rounds=rounds, targets=targets)
     table = Sweep(simulator, clips, journal, settings, bars.report).run()
     bars.end()
     table["run"] = run
@@ -113,6 +129,17 @@ def command(
         return
     _print(table)
     click.echo(f"Wrote {out}/sweep.json and sweep.csv. Next: kws report {out}")
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    """`0.8,0.9` -> (0.8, 0.9)."""
+    try:
+        shares = tuple(float(item) for item in text.split(","))
+    except ValueError:
+        shares = (-1.0,)
+    if not all(0 < share < 1 for share in shares):
+        raise click.BadParameter(f"expected shares such as 0.8,0.9, not {text!r}")
+    return shares
 
 
 class _Bars:
