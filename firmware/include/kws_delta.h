@@ -46,7 +46,7 @@ typedef struct {
 
 /* Rows after which the choice between the two is made anew, by how much the rows before
  * transmitted. */
-#define KWS_DELTA_BLOCK 12
+#define KWS_DELTA_BLOCK 6
 
 /* 4-byte aligned. */
 #define KWS_DELTA_FULLY_CONNECTED_STATE_BYTES(inputs, outputs) \

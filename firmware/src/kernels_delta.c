@@ -103,25 +103,27 @@ static change_t encode_row(const int8_t *x, int8_t *held, int32_t n, int32_t thr
   return change;
 }
 
-/* The same without a list. Returns the number of changes. */
-static int32_t hold(const int8_t *x, int8_t *held, int32_t n, int32_t threshold) {
+/* The same without a list, from the row held before to a row of its own. Returns the
+ * number of changes. */
+static int32_t hold(const int8_t *x, const int8_t *before, int8_t *after, int32_t n,
+                    int32_t threshold) {
   int32_t count = 0, i = 0;
 #if defined(KWS_CORE_MVE)
   for (; threshold < INT8_MAX && i < n; i += 16) {
     const mve_pred16_t lanes = vctp8q((uint32_t)(n - i));
     const int8x16_t now = vldrbq_z_s8(x + i, lanes);
-    const int8x16_t size = vqabsq_s8(vqsubq_s8(now, vldrbq_z_s8(held + i, lanes)));
+    const int8x16_t old = vldrbq_z_s8(before + i, lanes);
+    const int8x16_t size = vqabsq_s8(vqsubq_s8(now, old));
     const mve_pred16_t changed = vcmpgtq_m_n_s8(size, (int8_t)threshold, lanes);
-    vstrbq_p_s8(held + i, now, changed);
+    vstrbq_p_s8(after + i, vpselq_s8(now, old, changed), lanes);
     count = vaddvaq_p_s8(count, vdupq_n_s8(1), changed);
   }
 #endif
   for (; i < n; ++i) {
-    const int32_t delta = x[i] - held[i];
-    if (delta > threshold || delta < -threshold) {
-      held[i] = x[i];
-      ++count;
-    }
+    const int32_t delta = x[i] - before[i];
+    const int32_t moves = delta > threshold || delta < -threshold;
+    after[i] = moves ? x[i] : before[i];
+    count += moves;
   }
   return count;
 }
@@ -404,7 +406,7 @@ static void finish_product(const finish_t *f, const int32_t *sums, int32_t corre
  *   python tools/bench_delta.py --compiler gcc
  * (64x64; a dense kernel's rows in blocks, changes of 16 steps). */
 #if defined(KWS_CORE_MVE)
-#define CROSSOVER 9
+#define CROSSOVER 7
 #elif defined(KWS_CORE_DSP)
 #define CROSSOVER 22
 #else
@@ -438,12 +440,15 @@ static int32_t dense_block(const kws_delta_fully_connected_t *p, const dense_lay
   int32_t sent = 0;
   if (!*s->behind) memcpy(s->summed, s->held, (size_t)inputs);
   *s->behind = 1;
-  for (int32_t r = 0; r < rows; ++r, x += inputs) {
+  const int8_t *before = s->held;
+  int8_t *after = block;
+  for (int32_t r = 0; r < rows; ++r, x += inputs, after += inputs) {
     const int32_t whole = row + r < p->dense_rows;
-    const int32_t count = hold(x, s->held, inputs, whole ? 0 : p->threshold);
+    const int32_t count = hold(x, before, after, inputs, whole ? 0 : p->threshold);
     sent += whole ? inputs : count;
-    memcpy(block + r * inputs, s->held, (size_t)inputs);
+    before = after;
   }
+  memcpy(s->held, before, (size_t)inputs);
   if (output_step == 1) {
     kws_fully_connected_s8(&p->product, block, rows, y, rest);
   } else {
@@ -455,12 +460,15 @@ static int32_t dense_block(const kws_delta_fully_connected_t *p, const dense_lay
 
 /* A block row by row, from what changed. Returns what was transmitted. */
 static int32_t sparse_block(const kws_delta_fully_connected_t *p,
-                            const dense_layer_t *s, const finish_t *finish,
-                            const int8_t *x, int32_t row, int32_t rows, int8_t *y,
-                            int32_t row_step, int32_t output_step,
-                            kws_delta_change_t *list) {
+                            const dense_layer_t *s, const int8_t *x, int32_t row,
+                            int32_t rows, int8_t *y, int32_t row_step,
+                            int32_t output_step, kws_delta_change_t *list) {
   const int32_t inputs = p->product.inputs;
   const int32_t columns = KWS_DELTA_COLUMNS(p->product.outputs);
+  const kws_fully_connected_t *product = &p->product;
+  const finish_t finish = finish_of(product->multiplier, product->shift,
+                                    product->outputs, product->output_zero_point,
+                                    product->activation_min, product->activation_max);
   int32_t sent = 0;
   if (*s->behind) {
     const change_t change = encode(s->held, s->summed, inputs, 0, columns, list);
@@ -472,7 +480,7 @@ static int32_t sparse_block(const kws_delta_fully_connected_t *p,
                                        row + r < p->dense_rows, columns, list);
     sent += change.sent;
     add_changes(s->sums, p->columns, columns, list, change.count);
-    finish_outputs(finish, s->sums, p->product.outputs, y, output_step);
+    finish_outputs(&finish, s->sums, product->outputs, y, output_step);
     x += inputs;
     y += row_step;
   }
@@ -486,13 +494,11 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
   const kws_fully_connected_t *product = &p->product;
   const int32_t inputs = product->inputs;
   const int32_t outputs = product->outputs;
-  const finish_t finish = finish_of(product->multiplier, product->shift, outputs,
-                                    product->output_zero_point, product->activation_min,
-                                    product->activation_max);
   const dense_layer_t layer = dense_layer_of(p, state);
   if (first_row == 0) {
     *sent = 0;
-    *layer.behind = *layer.recent = 0;
+    *layer.behind = 0;
+    *layer.recent = 64; /* the first rows are transmitted whole */
     memset(layer.held, 0, (size_t)inputs);
     memset(layer.sums, 0, 4 * (size_t)KWS_DELTA_COLUMNS(outputs));
     memcpy(layer.sums, product->bias, 4 * (size_t)outputs);
@@ -504,8 +510,7 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
     if (product->weights != NULL && *layer.recent > CROSSOVER) {
       count = dense_block(p, &layer, x, row, block, y, row_step, output_step, scratch);
     } else {
-      count = sparse_block(p, &layer, &finish, x, row, block, y, row_step, output_step,
-                           scratch);
+      count = sparse_block(p, &layer, x, row, block, y, row_step, output_step, scratch);
     }
     *sent += (uint32_t)count;
     *layer.recent = 64 * count / (block * inputs);

@@ -21,7 +21,7 @@ CORES = ("portable", "dsp", "mve")
 CONV_2D_BLOCK = 12
 
 # Rows between two choices of a delta product's kernel (KWS_DELTA_BLOCK).
-DELTA_BLOCK = 12
+DELTA_BLOCK = 6
 
 # Cores whose dense layers with thresholds keep weights for the dense kernel too. Helium
 # is cheaper dense from 15 % transmitted (docs/delta.md); on the others that comes at a
