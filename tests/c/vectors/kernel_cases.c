@@ -264,7 +264,7 @@ static const int8_t fully_connected_2_weights[576] __attribute__((aligned(4))) =
 static const int32_t fully_connected_2_bias[12] = {
   -2156, -68054, 67716, -124304, 22916, 52191, -33283, 62251, 16750, 27599, 135192, -96462};
 static const int32_t fully_connected_2_multiplier[12] = {
-  1987700926, 1987700926, 1987700926, 1987700926, 1987700926, 1987700926, 1987700926, 1987700926, 1987700926, 1987700926, 1987700926, 1987700926};
+  1987700934, 1987700934, 1987700934, 1987700934, 1987700934, 1987700934, 1987700934, 1987700934, 1987700934, 1987700934, 1987700934, 1987700934};
 static const int8_t fully_connected_2_shift[12] = {
   -10, -10, -10, -10, -10, -10, -10, -10, -10, -10, -10, -10};
 static const int8_t fully_connected_2_x[144] = {
@@ -756,7 +756,7 @@ static const int8_t batch_matmul_0_a[81] = {
 static const int8_t batch_matmul_0_b[27] = {
   0, -127, 127, -128, 0, -127, 127, -128, 127, -128, -128, 0, -127, -127, -128, 0, -128, 0, 0, -127,
   -127, 127, -128, -128, 0, 127, -128};
-static const kws_batch_matmul_t batch_matmul_0 = {.a_zero_point = 127, .b_zero_point = -128, .multiplier = 1732658463, .shift = -11, .activation_min = -128, .activation_max = 127, .output_zero_point = -128};
+static const kws_batch_matmul_t batch_matmul_0 = {.a_zero_point = 127, .b_zero_point = -128, .multiplier = 1732658486, .shift = -11, .activation_min = -128, .activation_max = 127, .output_zero_point = -128};
 static const int8_t batch_matmul_0_expected[3] = {
   -128, -128, -128};
 static int8_t batch_matmul_0_out[3];
@@ -783,7 +783,7 @@ static const int8_t batch_matmul_1_b[132] = {
   127, -127, -127, -127, 127, -127, 0, 0, 0, 127, -127, 127, -128, 0, 0, 127, 127, -127, 0, 0,
   -128, -127, -127, -128, -127, 127, 0, -128, 0, -127, -127, 0};
 static int8_t batch_matmul_1_rows[132];
-static const kws_batch_matmul_t batch_matmul_1 = {.a_zero_point = 127, .b_zero_point = 3, .multiplier = 1073799663, .shift = -9, .activation_min = -128, .activation_max = 127, .output_zero_point = -128};
+static const kws_batch_matmul_t batch_matmul_1 = {.a_zero_point = 127, .b_zero_point = 3, .multiplier = 1073799641, .shift = -9, .activation_min = -128, .activation_max = 127, .output_zero_point = -128};
 static const int8_t batch_matmul_1_expected[42] = {
   -128, -100, -25, -87, -20, -104, -128, -76, -53, -63, -28, -112, -128, -128, -27, -77, -11, -105, -128, -105,
   -23, -81, -23, -109, -126, -96, -39, -89, -12, -104, -128, -106, -23, -77, -1, -96, -128, -103, -21, -64,
@@ -815,7 +815,7 @@ static const int8_t batch_matmul_2_b[141] = {
   24, -14, 1, -10, 13, -22, 0, -29, 20, 12, -1, 1, 1, -7, 3, 7, -1, -12, -8, -9,
   9, 3, 39, -3, 2, -13, 2, -9, -17, 3, 32, -17, -13, -1, 5, 26, -13, -3, -16, -18,
   -10};
-static const kws_batch_matmul_t batch_matmul_2 = {.a_zero_point = -50, .b_zero_point = -6, .multiplier = 1174143632, .shift = -12, .activation_min = -128, .activation_max = 127, .output_zero_point = 0};
+static const kws_batch_matmul_t batch_matmul_2 = {.a_zero_point = -50, .b_zero_point = -6, .multiplier = 1174143664, .shift = -12, .activation_min = -128, .activation_max = 127, .output_zero_point = 0};
 static const int8_t batch_matmul_2_expected[12] = {
   2, 3, 0, 4, 4, 2, 0, 3, 1, 0, 2, 1};
 static int8_t batch_matmul_2_out[12];
@@ -866,7 +866,7 @@ static const int8_t batch_matmul_3_b[621] = {
   99, -12, 60, 39, -83, -78, -87, 88, -61, 98, 35, -63, -124, -29, -71, -39, 52, -84, -14, -94,
   -113};
 static int8_t batch_matmul_3_rows[621];
-static const kws_batch_matmul_t batch_matmul_3 = {.a_zero_point = 127, .b_zero_point = 127, .multiplier = 1651930397, .shift = -13, .activation_min = -128, .activation_max = 127, .output_zero_point = 9};
+static const kws_batch_matmul_t batch_matmul_3 = {.a_zero_point = 127, .b_zero_point = 127, .multiplier = 1651930319, .shift = -13, .activation_min = -128, .activation_max = 127, .output_zero_point = 9};
 static const int8_t batch_matmul_3_expected[18] = {
   126, 122, 127, 125, 127, 112, 102, 125, 127, 108, 97, 104, 105, 118, 93, 91, 107, 118};
 static int8_t batch_matmul_3_out[18];
@@ -880,7 +880,7 @@ static const int8_t batch_matmul_4_a[3] = {
   37, 18, -89};
 static const int8_t batch_matmul_4_b[2] = {
   -128, -128};
-static const kws_batch_matmul_t batch_matmul_4 = {.a_zero_point = 67, .b_zero_point = 0, .multiplier = 1864823426, .shift = -12, .activation_min = -128, .activation_max = 127, .output_zero_point = -128};
+static const kws_batch_matmul_t batch_matmul_4 = {.a_zero_point = 67, .b_zero_point = 0, .multiplier = 1864823397, .shift = -12, .activation_min = -128, .activation_max = 127, .output_zero_point = -128};
 static const int8_t batch_matmul_4_expected[6] = {
   -127, -127, -127, -127, -124, -124};
 static int8_t batch_matmul_4_out[6];
@@ -903,7 +903,7 @@ static const int32_t attention_0_exp[256] = {
   3174766, 3072987, 2974470, 2879112, 2786810, 2697468, 2610990, 2527285, 2446262, 2367838, 2291928, 2218451, 2147330, 2078488, 2011854, 1947356, 1884926, 1824497, 1766006, 1709390,
   1654588, 1601544, 1550200, 1500502, 1452398, 1405836, 1360766, 1317141, 1274915, 1234043, 1194481, 1156187, 1119121, 1083243, 1048515, 1014901, 982364, 950871, 920387, 890880,
   862319, 834674, 807916, 782015, 756944, 732677, 709189, 686453, 664446, 643145, 622526, 602569, 583251, 564553, 546453, 528935};
-static const kws_attention_t attention_0 = {.tokens = 16, .heads = 2, .head_dim = 12, .scores = {.a_zero_point = 0, .b_zero_point = 0, .multiplier = 1545647349, .shift = -9, .activation_min = -128, .activation_max = 127, .output_zero_point = 0}, .score_table = NULL, .softmax = {.exp_table = attention_0_exp}, .values = {.a_zero_point = -128, .b_zero_point = 127, .multiplier = 1895018453, .shift = -8, .activation_min = -128, .activation_max = 127, .output_zero_point = -128}};
+static const kws_attention_t attention_0 = {.tokens = 16, .heads = 2, .head_dim = 12, .scores = {.a_zero_point = 0, .b_zero_point = 0, .multiplier = 1545647293, .shift = -9, .activation_min = -128, .activation_max = 127, .output_zero_point = 0}, .score_table = NULL, .softmax = {.exp_table = attention_0_exp}, .values = {.a_zero_point = -128, .b_zero_point = 127, .multiplier = 1895018453, .shift = -8, .activation_min = -128, .activation_max = 127, .output_zero_point = -128}};
 static const int8_t attention_0_q[384] = {
   -33, -98, 12, -126, 109, -106, -9, 89, -74, -120, -54, -104, 83, -102, -61, -112, 124, -44, -75, 25,
   5, 106, -29, -85, -70, -116, 123, 118, 31, -93, -27, 61, -74, 109, 88, -24, -89, 124, 3, -48,
@@ -1025,7 +1025,7 @@ static const int32_t attention_1_exp[256] = {
   169184, 161377, 153930, 146827, 140052, 133589, 127425, 121544, 115936, 110586, 105483, 100615, 95972, 91544, 87319, 83290, 79446, 75780, 72283, 68948,
   65766, 62731, 59837, 57075, 54442, 51929, 49533, 47247, 45067, 42988, 41004, 39112, 37307, 35585, 33943, 32377, 30883, 29458, 28098, 26802,
   25565, 24385, 23260, 22187, 21163, 20186, 19255, 18366, 17519, 16710, 15939, 15204, 14502, 13833, 13195, 12586};
-static const kws_attention_t attention_1 = {.tokens = 2, .heads = 3, .head_dim = 8, .scores = {.a_zero_point = 127, .b_zero_point = -128, .multiplier = 1139694417, .shift = -11, .activation_min = -128, .activation_max = 127, .output_zero_point = 0}, .score_table = attention_1_table, .softmax = {.exp_table = attention_1_exp}, .values = {.a_zero_point = -128, .b_zero_point = -60, .multiplier = 1368172194, .shift = -7, .activation_min = -128, .activation_max = 127, .output_zero_point = -128}};
+static const kws_attention_t attention_1 = {.tokens = 2, .heads = 3, .head_dim = 8, .scores = {.a_zero_point = 127, .b_zero_point = -128, .multiplier = 1139694398, .shift = -11, .activation_min = -128, .activation_max = 127, .output_zero_point = 0}, .score_table = attention_1_table, .softmax = {.exp_table = attention_1_exp}, .values = {.a_zero_point = -128, .b_zero_point = -60, .multiplier = 1368172194, .shift = -7, .activation_min = -128, .activation_max = 127, .output_zero_point = -128}};
 static const int8_t attention_1_q[48] = {
   30, 56, 7, -32, 30, 12, -2, -41, -2, -6, -6, -8, 19, -8, 9, -38, -20, 0, -18, 1,
   -1, 4, -7, 13, -27, -8, 31, -8, 31, 7, -5, 2, 32, -6, -22, 10, 14, 17, -30, 8,
@@ -1081,7 +1081,7 @@ static const int32_t attention_2_exp[256] = {
   169184, 161377, 153930, 146827, 140052, 133589, 127425, 121544, 115936, 110586, 105483, 100615, 95972, 91544, 87319, 83290, 79446, 75780, 72283, 68948,
   65766, 62731, 59837, 57075, 54442, 51929, 49533, 47247, 45067, 42988, 41004, 39112, 37307, 35585, 33943, 32377, 30883, 29458, 28098, 26802,
   25565, 24385, 23260, 22187, 21163, 20186, 19255, 18366, 17519, 16710, 15939, 15204, 14502, 13833, 13195, 12586};
-static const kws_attention_t attention_2 = {.tokens = 13, .heads = 3, .head_dim = 28, .scores = {.a_zero_point = 69, .b_zero_point = -128, .multiplier = 1832154918, .shift = -13, .activation_min = -128, .activation_max = 127, .output_zero_point = 0}, .score_table = attention_2_table, .softmax = {.exp_table = attention_2_exp}, .values = {.a_zero_point = -128, .b_zero_point = -128, .multiplier = 1340467357, .shift = -7, .activation_min = -128, .activation_max = 127, .output_zero_point = -128}};
+static const kws_attention_t attention_2 = {.tokens = 13, .heads = 3, .head_dim = 28, .scores = {.a_zero_point = 69, .b_zero_point = -128, .multiplier = 1832154855, .shift = -13, .activation_min = -128, .activation_max = 127, .output_zero_point = 0}, .score_table = attention_2_table, .softmax = {.exp_table = attention_2_exp}, .values = {.a_zero_point = -128, .b_zero_point = -128, .multiplier = 1340467357, .shift = -7, .activation_min = -128, .activation_max = 127, .output_zero_point = -128}};
 static const int8_t attention_2_q[1092] = {
   -12, -31, -34, 8, 3, 1, 14, -9, 0, -17, -17, -15, 19, 14, -20, -6, 2, -16, 13, -16,
   -7, -7, -37, -35, -17, 24, 12, 9, -13, -9, 1, 5, -31, -14, -15, 26, -11, -16, 16, -9,
@@ -1346,7 +1346,7 @@ static const int32_t attention_3_exp[256] = {
   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
-static const kws_attention_t attention_3 = {.tokens = 9, .heads = 2, .head_dim = 4, .scores = {.a_zero_point = 0, .b_zero_point = 127, .multiplier = 1548629768, .shift = -9, .activation_min = -128, .activation_max = 127, .output_zero_point = 0}, .score_table = NULL, .softmax = {.exp_table = attention_3_exp}, .values = {.a_zero_point = -128, .b_zero_point = -128, .multiplier = 1390206209, .shift = -7, .activation_min = -128, .activation_max = 127, .output_zero_point = 127}};
+static const kws_attention_t attention_3 = {.tokens = 9, .heads = 2, .head_dim = 4, .scores = {.a_zero_point = 0, .b_zero_point = 127, .multiplier = 1548629766, .shift = -9, .activation_min = -128, .activation_max = 127, .output_zero_point = 0}, .score_table = NULL, .softmax = {.exp_table = attention_3_exp}, .values = {.a_zero_point = -128, .b_zero_point = -128, .multiplier = 1390206209, .shift = -7, .activation_min = -128, .activation_max = 127, .output_zero_point = 127}};
 static const int8_t attention_3_q[72] = {
   -54, -120, -68, 111, 26, 89, 7, -33, -19, -35, 53, -10, 53, 18, 71, -40, 98, 98, 111, 54,
   -122, 72, 82, 80, 102, -20, -40, 33, 48, -120, -56, -7, -109, 28, -17, -49, -124, 102, -94, -86,
@@ -1391,7 +1391,7 @@ static const int32_t attention_4_exp[256] = {
   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
-static const kws_attention_t attention_4 = {.tokens = 15, .heads = 3, .head_dim = 4, .scores = {.a_zero_point = 0, .b_zero_point = 0, .multiplier = 1593587551, .shift = -9, .activation_min = -128, .activation_max = 127, .output_zero_point = -128}, .score_table = NULL, .softmax = {.exp_table = attention_4_exp}, .values = {.a_zero_point = -128, .b_zero_point = -21, .multiplier = 1884555588, .shift = -7, .activation_min = -128, .activation_max = 127, .output_zero_point = -128}};
+static const kws_attention_t attention_4 = {.tokens = 15, .heads = 3, .head_dim = 4, .scores = {.a_zero_point = 0, .b_zero_point = 0, .multiplier = 1593587507, .shift = -9, .activation_min = -128, .activation_max = 127, .output_zero_point = -128}, .score_table = NULL, .softmax = {.exp_table = attention_4_exp}, .values = {.a_zero_point = -128, .b_zero_point = -21, .multiplier = 1884555588, .shift = -7, .activation_min = -128, .activation_max = 127, .output_zero_point = -128}};
 static const int8_t attention_4_q[180] = {
   -35, -113, -125, -40, -123, -106, 24, -10, 45, 120, -71, -71, -15, -2, -79, 2, 33, 122, -77, 81,
   -9, 9, -62, -9, 118, 120, -70, 127, 33, 96, -113, 75, 51, 83, -77, 123, -32, 74, -49, -109,
