@@ -222,6 +222,8 @@ class Detector:
         hop_frames: Feature frames between two runs of the model (20 = 200 ms).
         smoothing: Decisions averaged.
         threshold: Posterior, 0..1, above which a word is heard.
+        word_thresholds: The same for each word, in label order; () = `threshold` for
+            all.
         rearm: Posterior below which the word may be heard again.
         refractory_ms: Shortest time between two events of one word.
     """
@@ -229,6 +231,7 @@ class Detector:
     hop_frames: int = 16
     smoothing: int = 3
     threshold: float = 0.7
+    word_thresholds: tuple[float, ...] = ()
     rearm: float = 0.4
     refractory_ms: int = 600
 

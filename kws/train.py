@@ -571,7 +571,7 @@ def gather(
         from kws.teacher import Teacher
 
         mentor = Teacher(teacher, recipe, labels, teacher_labels)
-    folder.mkdir(parents=True, exist_ok=True)
+    _claim(recipe, out)
     training.save(folder / "train.json")
     validation.save(folder / "val.json")
     clips = pool.build(
@@ -605,13 +605,12 @@ def start(recipe: Recipe, out: Path, restart: bool) -> None:
         KwsError: it holds something else.
     """
     state = out / "checkpoints" / "run.json"
-    print_ = hashlib.sha256(recipes.to_toml(recipe).encode()).hexdigest()
     if restart:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         shutil.rmtree(out / "tensorboard", ignore_errors=True)
         (out / "results.csv").unlink(missing_ok=True)
     if state.is_file():
-        if bundles.read_json(state).get("recipe") == print_:
+        if bundles.read_json(state).get("recipe") == _fingerprint(recipe):
             return
         raise KwsError(
             f"This folder holds a run of another recipe. Expected the same one to go "
@@ -620,7 +619,16 @@ def start(recipe: Recipe, out: Path, restart: bool) -> None:
         )
     if out.exists() and not out.is_dir():
         raise KwsError(f"--out must be a folder. Received: {out}", f"--out {out}-run")
-    bundles.write_atomic(state, json.dumps({"recipe": print_}).encode())
+
+
+def _claim(recipe: Recipe, out: Path) -> None:
+    """Mark `out` as this recipe's, once its clips could be read."""
+    text = json.dumps({"recipe": _fingerprint(recipe)})
+    bundles.write_atomic(out / "checkpoints" / "run.json", text.encode())
+
+
+def _fingerprint(recipe: Recipe) -> str:
+    return hashlib.sha256(recipes.to_toml(recipe).encode()).hexdigest()
 
 
 def train(

@@ -60,6 +60,7 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
         ("build", "no-such-run", "--board", "qemu-m4"),
         ("train", "--preset", "kwt-tinny", "--out", "x"),
         ("train", "--recipe", "none.toml", "--out", "x"),
+        ("train", "--words", "yes", "--data", ".", "--out", "x"),
         ("data", "verify", "no-such-folder"),
         ("data", "synth", "--words", "", "--out", "x"),
         ("simulate", "no-such-run"),

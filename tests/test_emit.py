@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import json
 import shutil
@@ -273,8 +274,6 @@ def test_command_line(bundle: Any, tmp_path: Path) -> None:
 
 
 def test_refusals(bundle: Any, tmp_path: Path) -> None:
-    import dataclasses
-
     recipe = bundle.recipe
     narrow = dataclasses.replace(
         recipe, features=dataclasses.replace(recipe.features, mel_bins=32)
@@ -285,7 +284,11 @@ def test_refusals(bundle: Any, tmp_path: Path) -> None:
     nervous = dataclasses.replace(
         recipe, detector=dataclasses.replace(recipe.detector, rearm=0.99)
     )
+    short = dataclasses.replace(
+        recipe, detector=dataclasses.replace(recipe.detector, word_thresholds=(0.5,))
+    )
     for change, words in [
+        ({"recipe": short}, "one for each of"),
         ({"recipe": narrow}, "input does not fit"),
         ({"recipe": loud}, "input quantization"),
         ({"recipe": nervous}, "rearm"),
@@ -297,6 +300,17 @@ def test_refusals(bundle: Any, tmp_path: Path) -> None:
     with pytest.raises(KwsError, match="No such core"):
         emit.emit(bundle, tmp_path / "out", "m7")
     assert not (tmp_path / "out").exists()
+
+
+def test_every_word_may_have_its_own_threshold(bundle: Any, tmp_path: Path) -> None:
+    own = tuple(0.5 + 0.1 * i for i in range(len(bundle.labels) - 2))
+    detector = dataclasses.replace(bundle.recipe.detector, word_thresholds=own)
+    recipe = dataclasses.replace(bundle.recipe, detector=detector)
+    emit.emit(dataclasses.replace(bundle, recipe=recipe), tmp_path)
+    text = (tmp_path / "kws_model.c").read_text()
+    table = text.split("detector_threshold[")[1].split("{")[1].split("}")[0]
+    numbers = [int(number) for number in table.split(",") if number.strip()]
+    assert numbers == [32767, 32767, *(round(32767 * share) for share in own)]
 
 
 # --- small parts ---

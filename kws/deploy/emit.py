@@ -268,16 +268,25 @@ def _info_source(bundle: Bundle, network: Network, logit_scale: float) -> str:
             f"[detector] smoothing must be 1..16. Received: {detector.smoothing}",
             f"Mend it in {bundle.path / 'recipe.toml'}.",
         )
-    if not 0.0 <= detector.rearm <= detector.threshold <= 1.0:
+    words = bundle.labels[first_word:]
+    own = detector.word_thresholds or (detector.threshold,) * len(words)
+    if len(own) != len(words):
         raise KwsError(
-            "[detector] expected 0 <= rearm <= threshold <= 1. Received: "
-            f"rearm={detector.rearm}, threshold={detector.threshold}",
+            f"[detector] word_thresholds: expected one for each of {', '.join(words)}. "
+            f"Received: {len(own)}",
             f"Mend it in {bundle.path / 'recipe.toml'}.",
         )
+    if not all(0.0 <= detector.rearm <= threshold <= 1.0 for threshold in own):
+        raise KwsError(
+            "[detector] expected 0 <= rearm <= threshold <= 1 for every word. "
+            f"Received: rearm={detector.rearm}, thresholds {list(own)}",
+            f"Mend it in {bundle.path / 'recipe.toml'}.",
+        )
+    thresholds_q15 = np.rint(Q15_ONE * np.array([1.0] * first_word + list(own)))
     refractory = max(0, -(-detector.refractory_ms // int(decision_ms or 1)))
     exp_table = np.rint(Q15_ONE * np.exp(-logit_scale * np.arange(256)))
     values = {
-        "detector_threshold": np.full(count, round(detector.threshold * Q15_ONE)),
+        "detector_threshold": thresholds_q15,
         "detector_rearm": np.full(count, round(detector.rearm * Q15_ONE)),
         "detector_exp": exp_table,
     }
