@@ -34,9 +34,10 @@ REPORT = "conversion.json"
 # (DESIGN D3), and a steep tanh behind a wide residual makes ten steps out of one: so
 # single steps are reported, and what is judged is the mean at the logits, and each
 # layer's error against its signal (root mean squares). A wrong scale, weight or
-# operator gives 0.5 and more.
+# operator gives 0.5 and more, there and in every layer behind it; a few layers may
+# give as much by rounding alone (the mean that a LayerNorm takes is next to nothing).
 MEAN_STEPS = 2.0
-LAYER_ERROR = 0.25
+LAYER_ERROR, LAYER_SHARE = 0.25, 0.9
 SAME_LABEL = 0.985
 CHECK_CLIPS = 200
 # The per-layer comparison walks every tensor of three runs: fewer clips.
@@ -100,9 +101,9 @@ def convert(bundle: Bundle, tuned: Any, clips: np.ndarray) -> Bundle:
     if not report["holds"]:
         raise CheckFailed(
             "The converted model is not the trained network. Expected logits at most "
-            f"{MEAN_STEPS} int8 steps apart on average, every layer's error at most "
-            f"{100 * LAYER_ERROR:.0f} % of its signal, and the same label on "
-            f"{100 * SAME_LABEL} % of clips. Received: "
+            f"{MEAN_STEPS} int8 steps apart on average, the error of "
+            f"{LAYER_SHARE:.0%} of the layers at most {LAYER_ERROR:.0%} of their "
+            f"signal, and the same label on {100 * SAME_LABEL} % of clips. Received: "
             f"{describe(report)}; worst layer {report['worst_layer']}",
             f"See the layers in {bundle.path / REPORT}; more calibration clips "
             "([quantize] calibration_clips) or more QAT epochs usually help.",
@@ -255,7 +256,8 @@ def three_way(
     }
     layers = _layers(tuned, recipe, clips[:LAYER_CLIPS], runners)
     worst = max(layers, key=lambda row: max(_errors(row)))
-    holds = max(_errors(worst)) <= LAYER_ERROR and all(
+    most = float(np.quantile([max(_errors(row)) for row in layers], LAYER_SHARE))
+    holds = most <= LAYER_ERROR and all(
         pair["mean_steps"] <= MEAN_STEPS and pair["same_label"] >= SAME_LABEL
         for pair in pairs.values()
     )
@@ -264,6 +266,7 @@ def three_way(
         "tolerance": {
             "mean_steps": MEAN_STEPS,
             "layer_error": LAYER_ERROR,
+            "layer_share": LAYER_SHARE,
             "same_label": SAME_LABEL,
         },
         "pairs": pairs,
