@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toolbox
 
 from kws.errors import KwsError
 from kws.features import FeatureStream, c_source, extract, reference, spec_hash, tables
@@ -310,12 +311,13 @@ SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"]
 def _host_compiler(folder: Path, flags: list[str]) -> str:
     compiler = os.environ.get("CC") or shutil.which("cc")
     if compiler is None:
-        pytest.skip("no host C compiler (cc)")
+        toolbox.skip_or_fail("there is no C compiler (cc)")
+    assert compiler is not None
     probe = folder / "probe.c"
     probe.write_text("int main(void) { return 0; }\n")
     command = [compiler, *flags, str(probe), "-o", str(folder / "probe")]
     if subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip(f"{compiler} cannot link with {flags}")
+        toolbox.skip_or_fail(f"{compiler} cannot link with {flags}")
     return compiler
 
 
@@ -390,12 +392,9 @@ STACK_BYTES = 8 * 257 + 640  # KWS_FEATURES_STACK_BYTES
 
 
 def _cross_compiler(name: str, gcc_flags: list[str], zig_flags: list[str]) -> list[str]:
+    toolbox.need_compiler(name)
     if name == "gcc":
-        compiler = shutil.which("arm-none-eabi-gcc")
-        if compiler is None:
-            pytest.skip("no arm-none-eabi-gcc")
-        return [compiler, "-mthumb", "-nostdlib", *gcc_flags]
-    pytest.importorskip("ziglang", reason="no ziglang")
+        return ["arm-none-eabi-gcc", "-mthumb", "-nostdlib", *gcc_flags]
     zig = [sys.executable, "-m", "ziglang", "cc"]
     return [*zig, "-fno-sanitize=all", "-Wno-unused-command-line-argument", *zig_flags]
 
@@ -406,8 +405,7 @@ def _cross_compiler(name: str, gcc_flags: list[str], zig_flags: list[str]) -> li
 def test_boards_give_the_same_bits_within_the_budget(
     name: str, board: str, compiler: str, tmp_path: Path
 ) -> None:
-    if shutil.which("qemu-system-arm") is None:
-        pytest.skip("no qemu-system-arm")
+    toolbox.need_qemu()
     machine, counter, tick_ns, gcc_flags, zig_flags = BOARDS[board]
     command = _cross_compiler(compiler, gcc_flags, zig_flags)
     spec = SPECS[name]
