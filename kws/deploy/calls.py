@@ -24,32 +24,22 @@ from kws.graph.operators import Access
 from kws.graph.schedule import Schedule, Step
 
 
-class Model:
-    """Collects a model's constants and knows where every tensor is.
+class Constants:
+    """Collects a model's constants, and its products that skip.
 
     Args:
-        graph: After the passes.
-        program: Its schedule.
-        plan: Its memory plan.
         core: `portable`, `dsp` or `mve`: the weights' layout.
     """
 
-    def __init__(self, graph: Graph, program: Schedule, plan: Plan, core: str) -> None:
-        self.graph = graph
-        self.program = program
-        self.plan = plan
+    def __init__(self, core: str) -> None:
         self.core = core
         self.text: list[str] = []
         self.weights_bytes = 0
         self.state_bytes = 0
         self.delta_operators: list[str] = []
-        self.sent: dict[int, str] = {}  # id(state) -> counter of an attention
         self._counters: list[str] = []
-        self._step_state = 0
         self._symbols: dict[tuple[str, bytes], str] = {}
         self._structs: dict[str, str] = {}
-        self._step: Step | None = None
-        self._access: list[Access] = []
 
     def constant(self, prefix: str, values: np.ndarray) -> str:
         """The symbol of a constant array; equal arrays are stored once."""
@@ -70,20 +60,6 @@ class Model:
             self._structs[text] = symbol
             self.text.append(text.replace("@", symbol, 1))
         return f"&{self._structs[text]}"
-
-    def begin(self, step: Step, position: int) -> None:
-        """Say which node the following addresses are for."""
-        if step is not self._step:
-            self._step_state = 0
-        self._step = step
-        self._access = step.access[position] if step.rows else []
-
-    def state(self, size: int) -> str:
-        """C for the address of bytes that nothing else writes to during this step."""
-        offset = self._step_state
-        self._step_state += -(-size // 8) * 8
-        self.state_bytes = max(self.state_bytes, self._step_state)
-        return _offset("delta_state", offset)
 
     def counter(self, ctype: str) -> str:
         """The symbol of a new counter of transmitted elements."""
@@ -121,6 +97,41 @@ class Model:
             *self.delta_operators,
             "};",
         ]
+
+
+class Model(Constants):
+    """The constants, and where every tensor is.
+
+    Args:
+        graph: After the passes.
+        program: Its schedule.
+        plan: Its memory plan.
+        core: `portable`, `dsp` or `mve`: the weights' layout.
+    """
+
+    def __init__(self, graph: Graph, program: Schedule, plan: Plan, core: str) -> None:
+        super().__init__(core)
+        self.graph = graph
+        self.program = program
+        self.plan = plan
+        self.sent: dict[int, str] = {}  # id(state) -> counter of an attention
+        self._step_state = 0
+        self._step: Step | None = None
+        self._access: list[Access] = []
+
+    def begin(self, step: Step, position: int) -> None:
+        """Say which node the following addresses are for."""
+        if step is not self._step:
+            self._step_state = 0
+        self._step = step
+        self._access = step.access[position] if step.rows else []
+
+    def state(self, size: int) -> str:
+        """C for the address of bytes that nothing else writes to during this step."""
+        offset = self._step_state
+        self._step_state += -(-size // 8) * 8
+        self.state_bytes = max(self.state_bytes, self._step_state)
+        return _offset("delta_state", offset)
 
     @property
     def loop_rows(self) -> int:
@@ -193,7 +204,7 @@ def _product(
 
 
 def _product_of(
-    model: Model,
+    model: Constants,
     node: Node,
     weights: np.ndarray,
     pairs: list[tuple[int, int]],
@@ -270,16 +281,13 @@ def _fully_connected_transposed(model: Model, node: Node) -> list[str]:
     )
 
 
-def _delta_fully_connected(
-    model: Model, node: Node, to: str, row_step: int, output_step: int
-) -> list[str]:
+def delta_fully_connected_struct(model: Constants, node: Node) -> str:
+    """`&symbol` of the kws_delta_fully_connected_t of a node with a note."""
     note = delta.note(node)
     weights = node.input(1)
     assert note is not None
     assert weights.data is not None and weights.quantization is not None
-    outputs, inputs = weights.shape
-    ((kind, threshold),) = note.steps.items()
-    rows = node.input(0).elements // inputs
+    (threshold,) = note.steps.values()
     pairs = qm.fully_connected_multipliers(
         node.input(0).scale, weights.quantization.scales, node.output.scale
     )
@@ -288,7 +296,7 @@ def _delta_fully_connected(
     if note.keeps_dense:
         laid_out = weight_layout.layout(weights.data, model.core)
         dense = model.constant("weights", np.frombuffer(laid_out, np.int8))
-    parameters = model.struct(
+    return model.struct(
         "kws_delta_fully_connected_t",
         {
             "product": _product_of(model, node, weights.data, pairs, dense),
@@ -297,6 +305,17 @@ def _delta_fully_connected(
             "dense_rows": note.dense_rows,
         },
     )
+
+
+def _delta_fully_connected(
+    model: Model, node: Node, to: str, row_step: int, output_step: int
+) -> list[str]:
+    note = delta.note(node)
+    assert note is not None
+    outputs, inputs = node.input(1).shape
+    (kind,) = note.steps
+    rows = node.input(0).elements // inputs
+    parameters = delta_fully_connected_struct(model, node)
     sent = model.counter("uint32_t")
     model.count_sent(kind, note.layer, outputs, rows * inputs, sent)
     return _call(
@@ -351,7 +370,7 @@ def _conv_2d(model: Model, node: Node) -> list[str]:
     )
 
 
-def _batch_matmul_fields(node: Node) -> dict[str, object]:
+def batch_matmul_fields(node: Node) -> dict[str, object]:
     a, b, y = node.input(0), node.input(1), node.output
     multiplier, shift = qm.batch_matmul_multiplier(a.scale, b.scale, y.scale)
     if not -31 <= shift <= 30:
@@ -373,7 +392,7 @@ def _batch_matmul(model: Model, node: Node) -> list[str]:
     depth = a.shape[-2 if node.options["AdjX"] else -1]
     left_at, right_at, _ = operators.batch_matmul_scratch(node)
     scratch = model.plan.scratch[id(node)].offset
-    parameters = model.struct("kws_batch_matmul_t", _batch_matmul_fields(node))
+    parameters = model.struct("kws_batch_matmul_t", batch_matmul_fields(node))
     lines = []
     for batch in range(y.elements // (rows * columns)):
         a_at = _plus(model.input(node, 0), batch * rows * depth)
@@ -425,12 +444,12 @@ def _attention_struct(model: Model, node: Node) -> str:
         "tokens": options["tokens"],
         "heads": options["heads"],
         "head_dim": options["head_dim"],
-        "scores": _batch_matmul_fields(options["scores"]),
+        "scores": batch_matmul_fields(options["scores"]),
         "score_table": "NULL"
         if table is None
         else model.constant("table", np.array(table, np.int8)),
         "softmax": {"exp_table": _softmax_table(model, options["softmax"])},
-        "values": _batch_matmul_fields(options["values"]),
+        "values": batch_matmul_fields(options["values"]),
     }
     if "delta" not in options:
         return model.struct("kws_attention_t", fields)
