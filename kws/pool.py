@@ -57,13 +57,14 @@ def build(
         clips: The training clips.
         noises: Background noise to mix in (kws.data.noise_bank).
         recipe: Its augment and features sections and train.seed are used.
-        folder: Where the pool's files go; made anew if it holds another pool.
+        folder: Where pools are kept, each in a folder of its own.
         teacher: A kws.teacher.Teacher, or None.
 
     Returns:
         The pool, read-only.
     """
     key = _key(clips, recipe, teacher)
+    folder = folder / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     state_path = folder / "pool.json"
     state = bundle.read_json(state_path) if state_path.is_file() else {}

@@ -132,11 +132,12 @@ def is_chief(strategy: Any) -> bool:
     )
 
 
-def pool_name(strategy: Any) -> str:
+def own_pool(folder: Path | None, out: Path, strategy: Any) -> Path:
     """Folder of this worker's pool: workers may share --out, but not a file."""
+    folder = folder or out / "checkpoints" / "pool"
     if is_chief(strategy):
-        return "pool"
-    return f"pool-{strategy.cluster_resolver.task_id}"
+        return folder
+    return folder.with_name(f"{folder.name}-{strategy.cluster_resolver.task_id}")
 
 
 class Loop:
@@ -552,9 +553,9 @@ def gather(
     teacher: Path | None = None,
     teacher_labels: tuple[str, ...] | None = None,
     limit: int | None = None,
-    pool_name: str = "pool",
+    pool_folder: Path | None = None,
 ) -> Material:
-    """Read the clips and make (or find) the pool under `out/checkpoints`."""
+    """Read the clips and make (or find) the pool; by default in `out/checkpoints`."""
     labels = data.labels(recipe.task)
     folder = out / "checkpoints"
     print("Reading clips", file=sys.stderr, flush=True)
@@ -575,7 +576,7 @@ def gather(
     training.save(folder / "train.json")
     validation.save(folder / "val.json")
     clips = pool.build(
-        training, data.noise_bank(audio), recipe, folder / pool_name, mentor
+        training, data.noise_bank(audio), recipe, pool_folder or folder / "pool", mentor
     )
     rng = np.random.default_rng(recipe.train.seed)
     count = min(len(training), recipe.quantize.calibration_clips)
@@ -638,6 +639,7 @@ def train(
     *,
     teacher: Path | None = None,
     teacher_labels: tuple[str, ...] | None = None,
+    pool_folder: Path | None = None,
     distribute: str = "none",
     restart: bool = False,
     convert: bool = True,
@@ -651,6 +653,7 @@ def train(
         audio: Folder of clips; None looks in the usual places.
         teacher: A .tflite to distil from.
         teacher_labels: Names of its logits.
+        pool_folder: Where pools are kept for several runs; None: inside `out`.
         distribute: none, mirrored or multiworker.
         restart: Forget what `out` holds.
         convert: Write model.tflite at the end.
@@ -669,9 +672,8 @@ def train(
     begin = time.monotonic()
     strategy = strategy_of(distribute)  # a cluster has to come before all else
     prepare(recipe.train.seed)
-    material = gather(
-        recipe, audio, out, teacher, teacher_labels, limit, pool_name(strategy)
-    )
+    pools = own_pool(pool_folder, out, strategy)
+    material = gather(recipe, audio, out, teacher, teacher_labels, limit, pools)
     labels = material.labels
     schedule = Schedule(FLOAT, recipe.train.epochs, recipe.train.learning_rate)
     with strategy.scope():
@@ -701,6 +703,7 @@ def tune(
     *,
     teacher: Path | None = None,
     teacher_labels: tuple[str, ...] | None = None,
+    pool_folder: Path | None = None,
     distribute: str = "none",
     restart: bool = False,
     convert: bool = True,
@@ -728,9 +731,8 @@ def tune(
     strategy = strategy_of(distribute)
     prepare(recipe.train.seed)
     network = networks.restore(source, "folded")
-    material = gather(
-        recipe, audio, out, teacher, teacher_labels, limit, pool_name(strategy)
-    )
+    pools = own_pool(pool_folder, out, strategy)
+    material = gather(recipe, audio, out, teacher, teacher_labels, limit, pools)
     if material.labels != source.labels:
         raise KwsError(
             f"The run's labels are not its task's. Expected "

@@ -30,6 +30,11 @@ import click
     "--teacher", type=click.Path(path_type=Path), help="A .tflite to distil from."
 )
 @click.option("--teacher-labels", default="", help="Names of its logits, in order.")
+@click.option(
+    "--pool",
+    type=click.Path(path_type=Path),
+    help="Keep augmented clips here, for the next run on the same ones.",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Float epochs.")
 @click.option("--qat-epochs", type=click.IntRange(0), help="QAT epochs; 0 = PTQ.")
 @click.option("--variants", type=click.IntRange(1), help="Augmented copies of a clip.")
@@ -54,6 +59,7 @@ def command(
     out: Path,
     teacher: Path | None,
     teacher_labels: str,
+    pool: Path | None,
     epochs: int | None,
     qat_epochs: int | None,
     variants: int | None,
@@ -97,6 +103,7 @@ def command(
         data,
         teacher=teacher,
         teacher_labels=names(teacher_labels) or None,
+        pool_folder=pool,
         distribute=distribute,
         restart=restart,
         convert=not no_convert,

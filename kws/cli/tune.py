@@ -22,6 +22,11 @@ import click
     "--teacher", type=click.Path(path_type=Path), help="A .tflite to distil from."
 )
 @click.option("--teacher-labels", default="", help="Names of its logits, in order.")
+@click.option(
+    "--pool",
+    type=click.Path(path_type=Path),
+    help="Keep augmented clips here, for the next run on the same ones.",
+)
 @click.option("--seed", type=click.IntRange(0), help="Seeds everything.")
 @click.option(
     "--distribute",
@@ -42,6 +47,7 @@ def command(
     learning_rate: float | None,
     teacher: Path | None,
     teacher_labels: str,
+    pool: Path | None,
     seed: int | None,
     distribute: str,
     limit: int | None,
@@ -78,6 +84,7 @@ def command(
         data,
         teacher=teacher,
         teacher_labels=names(teacher_labels) or None,
+        pool_folder=pool,
         distribute=distribute,
         restart=restart,
         convert=not no_convert,

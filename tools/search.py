@@ -1,0 +1,180 @@
+"""Search a recipe's [model] with Optuna: accuracy against instructions, on a budget.
+
+Every trial is a short `kws train` on one shared pool. What its network would cost is
+measured first, with random weights, under QEMU; a network beyond the budget is not
+trained. The study lies in a journal file: type the same command again to go on, on
+several machines at once if they share the file.
+
+    python tools/search.py SPACE.toml --study runs/study.log --trials 20 --epochs 8
+    python tools/search.py SPACE.toml --study runs/study.log --trials 0   # the table
+
+SPACE.toml is a recipe (base, [train] ...) with a table [space] of lists, each a key of
+[model] and its values; `head_dim` follows `dim` and `mlp_ratio` stands for `mlp_dim`:
+
+    base = "kwt-tiny"
+    [space]
+    dim = [32, 40, 48]
+    layers = [3, 4]
+    mlp_ratio = [1.5, 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from kws import recipe as recipes  # noqa: E402
+from kws.recipe import Recipe  # noqa: E402
+
+BOARD = "qemu-m4"
+
+
+def variant(base: Recipe, choice: dict[str, Any]) -> Recipe:
+    """`base` with the chosen [model] values."""
+    model = dict(choice)
+    ratio = model.pop("mlp_ratio", None)
+    dim = model.get("dim", base.model.dim)
+    model.setdefault("head_dim", dim // base.model.heads)
+    if ratio is not None:
+        model["mlp_dim"] = int(dim * ratio)
+    return recipes.from_dict({"model": model}, base)
+
+
+def cost(spec: Recipe) -> dict[str, int]:
+    """Instructions on BOARD and bytes of weights of a network with random weights."""
+    import numpy as np
+    import sample_models
+
+    from kws.deploy import boards, build, run
+    from kws.deploy.emit import emit
+
+    board = boards.load(BOARD)
+    clips = np.random.default_rng(0).integers(-3000, 3000, (1, 16000), dtype=np.int16)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        bundle = sample_models.bundle(out / "run", spec, sample_models.network(spec))
+        emitted = emit(bundle, out / "model", board.core)
+        image = build.build(out / "model", board, out, "clips")
+        result = run.clips(image.elf, board, clips, len(bundle.labels))
+    return {
+        "instructions": result.instructions_per_inference,
+        "weights_bytes": emitted.weights_bytes,
+    }
+
+
+def table(study: Any) -> str:
+    """The study as Markdown, the best on top."""
+    import optuna
+
+    done = [t for t in study.trials if t.state != optuna.trial.TrialState.RUNNING]
+    keys = sorted({key for trial in done for key in trial.params})
+    best = {trial.number for trial in study.best_trials}
+    done.sort(key=lambda t: t.user_attrs.get("val_loss", 99.0))
+    head = [
+        "trial",
+        *keys,
+        "M4 instructions",
+        "weights, bytes",
+        "loss on validation",
+        "accuracy on validation",
+        "front",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for trial in done:
+        known = trial.user_attrs
+        trained = "val_loss" in known
+        row = [
+            str(trial.number),
+            *(str(trial.params.get(key, "")) for key in keys),
+            f"{known.get('instructions', 0):,}",
+            f"{known.get('weights_bytes', 0):,}",
+            f"{known['val_loss']:.3f}" if trained else "over budget",
+            f"{100 * known['val_accuracy']:.2f} %" if trained else "",
+            "yes" if trial.number in best else "",
+        ]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("space", type=Path)
+    parser.add_argument("--study", type=Path, required=True, help="Journal file.")
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--instructions", type=float, default=4.3e6, help="Budget.")
+    parser.add_argument("--weights", type=float, default=48 * 1024, help="Budget.")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--teacher", type=Path)
+    parser.add_argument("--out", type=Path, help="Runs; default: beside the study.")
+    options = parser.parse_args()
+
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    content = tomllib.loads(options.space.read_text("utf-8"))
+    space = content.pop("space")
+    base = recipes.load(content.pop("base", "kwt-tiny"))
+    base = recipes.from_dict(content, base)
+    base = dataclasses.replace(
+        base,
+        train=dataclasses.replace(base.train, epochs=options.epochs),
+        quantize=dataclasses.replace(base.quantize, epochs=0),
+    )
+    out = options.out or options.study.with_suffix("")
+
+    def objective(trial: Any) -> tuple[float, float]:
+        from kws import train
+
+        choice = {k: trial.suggest_categorical(k, v) for k, v in space.items()}
+        for before in trial.study.trials:
+            if before.params == trial.params and before.values:
+                raise optuna.TrialPruned("tried before")
+        spec = variant(base, choice)
+        price = cost(spec)
+        for key, figure in price.items():
+            trial.set_user_attr(key, figure)
+        if (
+            price["instructions"] > options.instructions
+            or price["weights_bytes"] > options.weights
+        ):
+            raise optuna.TrialPruned("over budget")
+        run = out / f"trial{trial.number}"
+        train.train(
+            spec,
+            run,
+            options.data,
+            teacher=options.teacher,
+            pool_folder=out / "pool",
+            convert=False,
+        )
+        row = (run / "results.csv").read_text("utf-8").splitlines()
+        last = dict(zip(row[0].split(","), row[-1].split(","), strict=True))
+        for key in ("val_loss", "val_accuracy", "train_loss"):
+            trial.set_user_attr(key, float(last[key]))
+        return float(last["val_loss"]), float(price["instructions"])
+
+    options.study.parent.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(options.study))),
+        study_name="search",
+        directions=["minimize", "minimize"],
+        sampler=optuna.samplers.TPESampler(seed=base.train.seed, n_startup_trials=6),
+        load_if_exists=True,
+    )
+    study.optimize(objective, n_trials=options.trials)
+    print(table(study))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
