@@ -65,6 +65,31 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
                                   int32_t row_step, int32_t output_step, void *state,
                                   void *scratch, uint32_t *sent);
 
+/* ---- BATCH_MATMUL, one matrix ---- */
+
+/* For an interpreter that runs Q.K^T and P.V one after the other; the attention below
+ * is the same two products, row by row. */
+typedef struct {
+  kws_batch_matmul_t product;
+  uint16_t rows;       /* of a and y */
+  uint16_t inner;      /* columns of a, rows of b */
+  uint16_t columns;    /* of b and y */
+  uint16_t stride;     /* from row to row of b: a multiple of 4, at least columns */
+  uint8_t threshold;   /* 0..255, of a */
+  uint16_t dense_rows; /* 1.. */
+} kws_delta_batch_matmul_t;
+
+/* 4-byte aligned. */
+#define KWS_DELTA_BATCH_MATMUL_STATE_BYTES(inner, columns)       \
+  (8 + 4 * KWS_DELTA_COLUMNS(columns) + KWS_ROUND_UP(inner, 4) + \
+   KWS_DELTA_LIST_BYTES(inner))
+
+/* a [rows, inner] times b [inner, columns], rows `stride` apart and 4-byte aligned ->
+ * y [rows, columns]. Up to four bytes behind b may be read, and make no difference.
+ * What is transmitted is added to *sent. */
+void kws_delta_batch_matmul_s8(const kws_delta_batch_matmul_t *p, const int8_t *a,
+                               const int8_t *b, int8_t *y, void *state, uint32_t *sent);
+
 /* ---- Attention ---- */
 
 /* As kws_attention_t, of one or several heads; but here K is transposed and V is not:

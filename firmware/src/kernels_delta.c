@@ -588,6 +588,24 @@ static finish_t finish_of_product(const kws_batch_matmul_t *p) {
                    p->activation_min, p->activation_max);
 }
 
+void kws_delta_batch_matmul_s8(const kws_delta_batch_matmul_t *p, const int8_t *a,
+                               const int8_t *b, int8_t *y, void *state,
+                               uint32_t *sent) {
+  int32_t *words = state;
+  int8_t *held = (int8_t *)(words + 2 + KWS_DELTA_COLUMNS(p->columns));
+  const product_t product = {words + 2, words, held};
+  kws_delta_change_t *list = (kws_delta_change_t *)(held + KWS_ROUND_UP(p->inner, 4));
+  const finish_t finish = finish_of_product(&p->product);
+  start(&product, p->inner, KWS_DELTA_COLUMNS(p->columns), p->product.a_zero_point);
+  for (int32_t row = 0; row < p->rows; ++row) {
+    *sent += product_row(&finish, p->product.b_zero_point, &product, a, p->inner,
+                         p->threshold, row < p->dense_rows, b, p->stride,
+                         V_COLUMNS(p->columns), p->columns, list, y);
+    a += p->inner;
+    y += p->columns;
+  }
+}
+
 void kws_delta_attention_rows_s8(const kws_delta_attention_t *p, const int8_t *q,
                                  int32_t first_row, int32_t rows,
                                  const int8_t *k_transposed, const int8_t *v,
