@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kws import features
+from kws.deploy.emit import ring_samples
 from kws.features.tables import c_source
 from kws.recipe import Detector, Features
 
@@ -56,6 +57,11 @@ class FakeModel:
         (folder / "kws_model.c").write_text(self.source())
         return folder
 
+    @property
+    def ring_samples(self) -> int:
+        """Of the audio ring; see kws.deploy.emit.ring_samples."""
+        return ring_samples(self.detector.hop_frames * self.features.hop)
+
     def logits(self, window: np.ndarray) -> np.ndarray:
         """The model in Python: int8 [frames, mel_bins] -> int8 [4]."""
         bins = self.features.mel_bins
@@ -96,6 +102,8 @@ static const uint16_t rearm[] = {{{", ".join([rearm] * len(LABELS))}}};
 static const uint16_t exp_table[256] = {{{", ".join(map(str, exp_table))}}};
 static const uint8_t ballast[{self.ballast}] = {{1}};
 static uint8_t arena[{self.arena}];
+static int16_t ring[{self.ring_samples}];
+static int8_t window[FRAMES * BINS];
 
 static const kws_detector_spec_t detector = {{
     .label_count = {len(LABELS)},
@@ -117,6 +125,9 @@ const kws_model_info_t kws_model_info = {{
     .mel_bins = BINS,
     .arena_bytes = sizeof arena,
     .weights_bytes = sizeof ballast,
+    .ring = ring,
+    .ring_samples = {self.ring_samples},
+    .window = window,
     .features = &fake_features,
     .detector = &detector,
 }};

@@ -24,8 +24,8 @@ from kws.deploy.runners import qemu
 from kws.errors import CheckFailed, KwsError
 from kws.features import extract
 
-RING = 16384
 FAKE = FakeModel()
+RING = FAKE.ring_samples
 # Five seconds: low, high, low.
 STREAM = np.concatenate([tone(300, 24000), tone(5000, 32000), tone(300, 24000)])
 CLIPS = np.stack([tone(hertz, 16000) for hertz in (300, 5000, 1500, 900, 3000)])

@@ -15,7 +15,7 @@
 #include "print.h"
 #include "semihosting.h"
 
-static int16_t block[KWS_RING_SAMPLES / 4];
+static int16_t block[KWS_MIN_RING_SAMPLES(0)]; /* fits every ring */
 
 static int stop(const char *reason) {
   print_begin("error");

@@ -4,7 +4,10 @@
  *   kws_push(pcm, n);                       // from the microphone's interrupt or task
  *   while (kws_poll(&event)) { ... }        // from the main loop
  *
- * Features are computed once per frame into a ring; the model runs every hop.
+ * Features are computed once per frame into a window; the model runs every hop. The
+ * ring holds what arrives meanwhile: a model that keeps up takes no longer than its
+ * hop, so a hop of samples and two half-buffers of the microphone's DMA are enough. The
+ * generated model brings the ring and the window (kws_model.h), sized for its hop.
  * kws_push may be called from an interrupt while kws_poll runs: one producer, one
  * consumer, no lock. Audio that does not fit is dropped and counted, never silent.
  */
@@ -13,19 +16,6 @@
 
 #include <stddef.h>
 #include <stdint.h>
-
-/* Audio ring, in samples; a power of two. 16384 = 1.02 s: the model may run that long
- * before the microphone's samples no longer fit. A model that keeps up runs no longer
- * than its hop, and a hop is at most the window (0.98 s). For a model that is known to
- * be faster, a smaller ring saves RAM: build with -DKWS_RING_SAMPLES=8192. */
-#ifndef KWS_RING_SAMPLES
-#define KWS_RING_SAMPLES 16384
-#endif
-
-/* Memory reserved for the feature window: frames * mel_bins of the model must fit. */
-#ifndef KWS_MAX_FEATURES
-#define KWS_MAX_FEATURES 8192
-#endif
 
 typedef enum {
   KWS_OK = 0,
@@ -82,5 +72,8 @@ void kws_stats(kws_stats_t *out);
 /* Run the canned clip through ring, features and model; compare the logits with the
  * expectation. Calls kws_init before and after, so it leaves no trace. At boot only. */
 kws_status_t kws_selftest(void);
+
+/* Feed samples [start, start + n) of the canned clip and poll until they are done. */
+void kws_selftest_feed(uint32_t start, uint32_t n);
 
 #endif

@@ -11,6 +11,12 @@
 #include "kws_detector.h"
 #include "kws_features.h"
 
+/* A microphone's DMA may hand over this many samples at a time. */
+#define KWS_MAX_HALF_BUFFER 320
+
+/* What the ring must hold: what arrives in one hop (samples between two model runs). */
+#define KWS_MIN_RING_SAMPLES(hop) ((hop) + 2 * KWS_MAX_HALF_BUFFER)
+
 /* A product that skips what its delta encoding holds (kws_delta.h). */
 typedef struct {
   char kind; /* of its input: X, Q, K, P or O */
@@ -29,6 +35,9 @@ typedef struct {
   uint16_t mel_bins;         /* elements per frame */
   uint32_t arena_bytes;      /* static working memory of the model */
   uint32_t weights_bytes;    /* constant data of the model */
+  int16_t *ring;             /* audio that arrives while the model runs */
+  uint32_t ring_samples;     /* a power of two, at least KWS_MIN_RING_SAMPLES(hop) */
+  int8_t *window;            /* [frames][mel_bins]: the features that the model sees */
   const kws_feature_spec_t *features;
   const kws_detector_spec_t *detector;
   uint16_t delta_count; /* 0 where nothing is skipped */
@@ -40,6 +49,16 @@ extern const kws_model_info_t kws_model_info;
 /* Run the model once. features: frames * mel_bins int8, frame-major, oldest first.
  * logits: label_count int8. No error paths, no heap, bounded time. */
 void kws_model_invoke(const int8_t *features, int8_t *logits);
+
+/* Profiling. Generated code says KWS_MARK(n) when its n-th operator is done, and
+ * KWS_MARK(0) when it starts. Nothing, unless built with -DKWS_PROFILE (app/profile.c).
+ */
+#ifdef KWS_PROFILE
+void kws_profile_mark(uint16_t operator_done);
+#define KWS_MARK(n) kws_profile_mark(n)
+#else
+#define KWS_MARK(n) ((void)0)
+#endif
 
 /* Boot self-test: a canned clip (G.711 mu-law, 16 kHz) and the logits it must give. */
 extern const uint8_t kws_selftest_clip[];

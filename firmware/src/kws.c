@@ -7,15 +7,11 @@
 
 #include "kws_model.h"
 
-_Static_assert((KWS_RING_SAMPLES & (KWS_RING_SAMPLES - 1)) == 0,
-               "KWS_RING_SAMPLES must be a power of two");
-
 /* One producer (kws_push) owns `head`, one consumer (kws_poll) owns `tail`. Both only
  * grow and wrap at 2^32; their difference is the number of samples in the ring.
  * Aligned 32-bit loads and stores are single accesses on every core; the fences order
  * them with the samples. (Not _Atomic: clang makes library calls of it on Cortex-M0.)
- */
-static int16_t ring[KWS_RING_SAMPLES];
+ * The samples themselves are in the model's `ring`. */
 static volatile uint32_t ring_head;
 static volatile uint32_t ring_tail;
 static volatile uint32_t samples_dropped; /* written by the producer only */
@@ -35,9 +31,9 @@ static inline void store_release(volatile uint32_t *index, uint32_t value) {
 static int16_t frame[KWS_FEATURES_MAX_WINDOW];
 static uint32_t frame_fill;
 
-/* The last `window_rows` feature frames, oldest first. After a model run the oldest
- * hop_frames rows are moved out, so the model always sees one contiguous window. */
-static int8_t window[KWS_MAX_FEATURES];
+/* The model's `window` holds the last `window_rows` feature frames, oldest first. After
+ * a model run the oldest hop_frames rows are moved out, so that the model always sees
+ * one contiguous window. */
 static uint32_t window_rows;
 
 static int8_t logits[KWS_MAX_LABELS];
@@ -59,13 +55,15 @@ static int model_fits(void) {
   const kws_feature_spec_t *features = model->features;
   return kws_detector_spec_ok(model->detector) &&
          model->detector->label_count == model->label_count && model->frames >= 1 &&
-         model->mel_bins >= 1 &&
-         (uint32_t)model->frames * model->mel_bins <= KWS_MAX_FEATURES &&
-         model->mel_bins <= KWS_FEATURES_MAX_MEL_BINS &&
+         model->mel_bins >= 1 && model->mel_bins <= KWS_FEATURES_MAX_MEL_BINS &&
          features->mel_bins == model->mel_bins && features->hop >= 1 &&
          features->hop <= features->window &&
          features->window <= KWS_FEATURES_MAX_WINDOW &&
-         model->detector->hop_frames <= model->frames;
+         model->detector->hop_frames <= model->frames &&
+         (model->ring_samples & (model->ring_samples - 1)) == 0 &&
+         model->ring_samples >=
+             KWS_MIN_RING_SAMPLES((uint32_t)model->detector->hop_frames *
+                                  features->hop);
 }
 
 kws_status_t kws_init(void) {
@@ -101,12 +99,14 @@ void kws_reset(void) {
 }
 
 size_t kws_push(const int16_t *pcm, size_t n) {
+  int16_t *const ring = kws_model_info.ring;
+  const uint32_t ring_samples = kws_model_info.ring_samples;
   const uint32_t head = ring_head;
   const uint32_t tail = load_acquire(&ring_tail);
-  const uint32_t space = KWS_RING_SAMPLES - (head - tail);
+  const uint32_t space = ring_samples - (head - tail);
   const uint32_t kept = n < space ? (uint32_t)n : space;
-  const uint32_t start = head % KWS_RING_SAMPLES;
-  const uint32_t to_end = KWS_RING_SAMPLES - start;
+  const uint32_t start = head & (ring_samples - 1);
+  const uint32_t to_end = ring_samples - start;
   const uint32_t first = kept < to_end ? kept : to_end;
   memcpy(ring + start, pcm, first * sizeof *pcm);
   memcpy(ring, pcm + first, (kept - first) * sizeof *pcm);
@@ -117,11 +117,13 @@ size_t kws_push(const int16_t *pcm, size_t n) {
 
 /* Take up to n samples out of the ring. Returns how many there were. */
 static uint32_t ring_take(int16_t *out, uint32_t n) {
+  const int16_t *const ring = kws_model_info.ring;
+  const uint32_t ring_samples = kws_model_info.ring_samples;
   const uint32_t head = load_acquire(&ring_head);
   const uint32_t tail = ring_tail;
   const uint32_t taken = n < head - tail ? n : head - tail;
-  const uint32_t start = tail % KWS_RING_SAMPLES;
-  const uint32_t to_end = KWS_RING_SAMPLES - start;
+  const uint32_t start = tail & (ring_samples - 1);
+  const uint32_t to_end = ring_samples - start;
   const uint32_t first = taken < to_end ? taken : to_end;
   memcpy(out, ring + start, first * sizeof *out);
   memcpy(out + first, ring, (taken - first) * sizeof *out);
@@ -143,7 +145,8 @@ static uint64_t ticks_since(uint64_t start) {
 static void finish_frame(void) {
   const kws_feature_spec_t *features = kws_model_info.features;
   const uint64_t start = ticks();
-  kws_features_frame(features, frame, window + window_rows * kws_model_info.mel_bins);
+  int8_t *const row = kws_model_info.window + window_rows * kws_model_info.mel_bins;
+  kws_features_frame(features, frame, row);
   feature_ticks += ticks_since(start);
   frame_fill = features->window - features->hop;
   memmove(frame, frame + features->hop, frame_fill * sizeof *frame);
@@ -156,7 +159,7 @@ static void finish_frame(void) {
 static int decide(void) {
   const kws_model_info_t *model = &kws_model_info;
   const uint64_t start = ticks();
-  kws_model_invoke(window, logits);
+  kws_model_invoke(model->window, logits);
   const uint64_t elapsed = ticks_since(start);
   model_ticks += elapsed;
   if (elapsed > model_ticks_max) model_ticks_max = elapsed;
@@ -164,7 +167,8 @@ static int decide(void) {
   inference_count++;
   const uint32_t hop = model->detector->hop_frames;
   window_rows = model->frames - hop;
-  memmove(window, window + hop * model->mel_bins, window_rows * model->mel_bins);
+  memmove(model->window, model->window + hop * model->mel_bins,
+          window_rows * model->mel_bins);
   return kws_detector_step(&detector, model->detector, logits);
 }
 

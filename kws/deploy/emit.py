@@ -24,10 +24,10 @@ from kws.deploy import c_text, calls, thresholds
 from kws.errors import KwsError
 from kws.features import c_source
 from kws.graph import memory_plan, operators, passes, reader, schedule, weight_layout
-from kws.graph.nodes import Graph
+from kws.graph.nodes import Graph, Node
 
 MAX_LABELS = 48  # KWS_MAX_LABELS
-MAX_FEATURES = 8192  # KWS_MAX_FEATURES
+MAX_HALF_BUFFER = 320  # KWS_MAX_HALF_BUFFER
 Q15_ONE = 32767
 
 FILES = ("kws_model.c", "kws_model_features.c", "kws_model_selftest.c")
@@ -51,6 +51,23 @@ class Emitted:
 
 
 @dataclass(frozen=True)
+class Operator:
+    """One kernel call of kws_model_invoke, which ends with KWS_MARK(index).
+
+    Args:
+        index: From 1.
+        node: What it computes.
+        weights_bytes: Constants that no earlier call uses.
+        products: Rows of the model's table of delta products that are its.
+    """
+
+    index: int
+    node: Node
+    weights_bytes: int
+    products: range
+
+
+@dataclass(frozen=True)
 class Network:
     """The network as C text, before it is in a file."""
 
@@ -59,6 +76,7 @@ class Network:
     weights_bytes: int
     macs: int
     delta_operators: int = 0
+    operators: tuple[Operator, ...] = ()
 
 
 def emit(bundle: Bundle, out_dir: Path, core: str = "portable") -> Emitted:
@@ -151,12 +169,6 @@ def _check_fit(bundle: Bundle, graph: Graph) -> None:
             f"{graph.input.scale} and {graph.input.zero_point}",
             f"kws convert {bundle.path}",
         )
-    if graph.input.elements > MAX_FEATURES:
-        raise KwsError(
-            f"The feature window is too large for the firmware: expected at most "
-            f"{MAX_FEATURES} elements. Received: {graph.input.elements}",
-            "Use fewer mel_bins or frames in the recipe, and train again.",
-        )
     if graph.output.elements != len(labels) or not 2 <= len(labels) <= MAX_LABELS:
         raise KwsError(
             f"The model's output does not fit the labels: expected 2 to {MAX_LABELS} "
@@ -206,7 +218,8 @@ def network_source(
     program = schedule.schedule(graph)
     plan = memory_plan.plan(graph, program)
     model = calls.Model(graph, program, plan, core)
-    body: list[str] = []
+    body: list[str] = ["  KWS_MARK(0);"]
+    called: list[Operator] = []
     for step in program.steps:
         indent = "  "
         if step.rows:
@@ -225,7 +238,12 @@ def network_source(
             body.append(
                 indent + c_text.comment(f"{node.kind} {shape}: {node.name}", 84)
             )
+            constants, first = model.weights_bytes, len(model.delta_operators)
             body += [indent + line for line in calls.CALLS[node.kind](model, node)]
+            products = range(first, len(model.delta_operators))
+            constants = model.weights_bytes - constants
+            called.append(Operator(len(called) + 1, node, constants, products))
+            body.append(f"{indent}KWS_MARK({len(called)});")
         if step.rows:
             body.append("  }")
     arena = max(plan.arena_bytes, 1)
@@ -247,7 +265,21 @@ def network_source(
         model.weights_bytes,
         macs,
         len(model.delta_operators),
+        tuple(called),
     )
+
+
+def ring_samples(hop: int) -> int:
+    """Samples of the audio ring: KWS_MIN_RING_SAMPLES(hop), a power of two.
+
+    Args:
+        hop: Samples between two model runs.
+
+    Example:
+        >>> ring_samples(16 * 160)
+        4096
+    """
+    return 1 << (hop + 2 * MAX_HALF_BUFFER - 1).bit_length()
 
 
 def _info_source(bundle: Bundle, network: Network, logit_scale: float) -> str:
@@ -291,6 +323,7 @@ def _info_source(bundle: Bundle, network: Network, logit_scale: float) -> str:
         "detector_exp": exp_table,
     }
     arrays = [c_text.array(k, v.astype(np.uint16)) for k, v in values.items()]
+    ring = ring_samples(detector.hop_frames * features.hop)
     labels = "\n".join(f"    {c_text.string(label)}," for label in bundle.labels)
     spec = {
         "label_count": count,
@@ -311,6 +344,9 @@ def _info_source(bundle: Bundle, network: Network, logit_scale: float) -> str:
         "mel_bins": features.mel_bins,
         "arena_bytes": network.arena_bytes,
         "weights_bytes": network.weights_bytes,
+        "ring": "ring",
+        "ring_samples": ring,
+        "window": "window",
         "features": "&kws_model_features",
         "detector": "&detector_spec",
     }
@@ -323,6 +359,8 @@ def _info_source(bundle: Bundle, network: Network, logit_scale: float) -> str:
             *arrays,
             c_text.struct("kws_detector_spec_t", "detector_spec", spec),
             "extern const kws_feature_spec_t kws_model_features;",
+            f"static int16_t ring[{ring}];",
+            f"static int8_t window[{features.frames * features.mel_bins}];",
             "",
             c_text.struct("kws_model_info_t", "kws_model_info", info).removeprefix(
                 "static "
@@ -387,9 +425,12 @@ def selftest_logits(bundle: Bundle) -> np.ndarray:
     return device.logits(bundle, pcm[None, :])[0]
 
 
-def selftest_source(bundle: Bundle, expected: np.ndarray) -> str:
-    """kws_model_selftest.c."""
-    clip = selftest_clip(bundle.recipe.features.clip_samples)
+def selftest_source(
+    bundle: Bundle, expected: np.ndarray, clip: np.ndarray | None = None
+) -> str:
+    """kws_model_selftest.c: `clip` (mu-law, the synthetic one) and its logits."""
+    if clip is None:
+        clip = selftest_clip(bundle.recipe.features.clip_samples)
     return "\n".join(
         [
             f"/* Generated by kws {__version__}; don't edit. */",

@@ -76,7 +76,7 @@ int main(int argc, char **argv) {
 
   if (strcmp(argv[2], "chunk") == 0) {
     for (size_t done = 0; done < count;) {
-      size_t n = random_below(random_below(4) == 0 ? KWS_RING_SAMPLES : 300);
+      size_t n = random_below(random_below(4) == 0 ? kws_model_info.ring_samples : 300);
       if (n > count - done) n = count - done;
       /* A copy of exactly n samples, so that the sanitizer sees a read past its end. */
       int16_t *chunk = malloc(n * sizeof *chunk + 1);
