@@ -17,9 +17,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum {
   KWS_OK = 0,
-  KWS_ERROR_MODEL = 1,    /* the generated model's tables don't fit the firmware */
+  KWS_ERROR_MODEL = 1,    /* the generated model's tables don't fit the firmware, or
+                           * its engine can't be set up */
   KWS_ERROR_SELFTEST = 2, /* the canned clip did not give the expected logits */
 } kws_status_t;
 
@@ -75,5 +80,9 @@ kws_status_t kws_selftest(void);
 
 /* Feed samples [start, start + n) of the canned clip and poll until they are done. */
 void kws_selftest_feed(uint32_t start, uint32_t n);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -9,6 +9,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* What the firmware ends with, where it can end at all (an emulator's exit status). */
 enum {
   KWS_EXIT_OK = 0,
@@ -33,7 +37,7 @@ int kws_board_audio_wait(void);
 void kws_board_write(const char *text);
 
 /* Stop with one of the codes above. A real board stays in a loop. */
-_Noreturn void kws_board_exit(int code);
+__attribute__((noreturn)) void kws_board_exit(int code);
 
 /* A free-running counter of executed instructions (emulators) or cycles (DWT), in its
  * own ticks; a difference of two reads is turned into instructions or cycles by
@@ -44,5 +48,9 @@ uint64_t kws_board_ticks_to_cost(uint64_t ticks);
 /* Deepest use of the stack since reset, in bytes, and its size: painted at reset. */
 uint32_t kws_board_stack_used(void);
 uint32_t kws_board_stack_size(void);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -19,6 +19,10 @@
 
 #include "kws_kernels.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Columns of a matrix that is read by rows of its inputs: padded, so that kernels
  * take eight at a time. */
 #define KWS_DELTA_COLUMNS(n) KWS_ROUND_UP(n, 8)
@@ -126,5 +130,9 @@ void kws_delta_attention_rows_s8(const kws_delta_attention_t *p, const int8_t *q
                                  const int8_t *k_transposed, const int8_t *v,
                                  int8_t *out, void *state,
                                  kws_delta_attention_sent_t *sent);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

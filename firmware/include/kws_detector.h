@@ -10,6 +10,10 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define KWS_DETECTOR_MAX_SMOOTHING 16
 
 /* Largest number of labels that the loop and the detector reserve memory for. */
@@ -52,5 +56,9 @@ int kws_detector_step(kws_detector_t *detector, const kws_detector_spec_t *spec,
 /* Smoothed posterior of a label after the last decision, Q15 (0..32767). */
 uint16_t kws_detector_score(const kws_detector_t *detector,
                             const kws_detector_spec_t *spec, int label);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -17,6 +17,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define KWS_FEATURES_MAX_WINDOW   480
 #define KWS_FEATURES_MAX_FFT      512
 #define KWS_FEATURES_MAX_MEL_BINS 80
@@ -68,5 +72,9 @@ size_t kws_features_frame_count(const kws_feature_spec_t *spec, size_t n);
  * out: kws_features_frame_count(spec, n) * spec->mel_bins values, frame-major. */
 void kws_features_clip(const kws_feature_spec_t *spec, const int16_t *samples, size_t n,
                        int8_t *out);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -28,6 +28,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #if !defined(KWS_CORE_PORTABLE) && !defined(KWS_CORE_DSP) && !defined(KWS_CORE_MVE)
 #if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)
 #define KWS_CORE_MVE 1
@@ -263,5 +267,9 @@ void kws_mean_rows_s8(const kws_mean_t *p, const int8_t *x, int32_t columns, int
  * rows apart: element (r, c) goes to y[r * y_stride + c]. */
 void kws_copy_rows_s8(const int8_t *x, int32_t rows, int32_t columns, int8_t *y,
                       int32_t y_stride);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -11,6 +11,10 @@
 #include "kws_detector.h"
 #include "kws_features.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* A microphone's DMA may hand over this many samples at a time. */
 #define KWS_MAX_HALF_BUFFER 320
 
@@ -42,6 +46,7 @@ typedef struct {
   const kws_detector_spec_t *detector;
   uint16_t delta_count; /* 0 where nothing is skipped */
   const kws_delta_operator_t *delta;
+  int (*init)(void); /* sets up the engine, returns 0 when it can run; or NULL */
 } kws_model_info_t;
 
 extern const kws_model_info_t kws_model_info;
@@ -64,5 +69,9 @@ void kws_profile_mark(uint16_t operator_done);
 extern const uint8_t kws_selftest_clip[];
 extern const uint32_t kws_selftest_clip_samples;
 extern const int8_t kws_selftest_logits[];
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -68,6 +68,7 @@ static int model_fits(void) {
 
 kws_status_t kws_init(void) {
   if (!model_fits()) return KWS_ERROR_MODEL;
+  if (kws_model_info.init != NULL && kws_model_info.init() != 0) return KWS_ERROR_MODEL;
   ring_head = 0;
   ring_tail = 0;
   samples_dropped = 0;
