@@ -28,7 +28,7 @@ JOBS = 2
 TIMEOUT_S = 300
 CACHE_DAYS = 30
 BOOT_BYTES = 256  # vectors: 48 words, see boards/common/cortex_m.c
-APPS = {"main": ("main.c", "print.c"), "clips": ("clips.c", "print.c")}
+APPS = {name: (f"{name}.c", "print.c") for name in ("main", "clips", "profile")}
 _OVERFLOW = re.compile(r"overflowed by \d+ bytes|will not fit in region")
 
 
@@ -76,6 +76,7 @@ def build(
     out: Path,
     app: str = "main",
     compiler: str | None = None,
+    defines: tuple[str, ...] = (),
 ) -> Image:
     """Build the firmware around the generated model in `model_dir`.
 
@@ -83,8 +84,9 @@ def build(
         model_dir: Folder whose *.c files define what kws_model.h declares.
         board: See kws.deploy.boards.load.
         out: Receives <app>.elf and <app>.map.
-        app: `main` (listen) or `clips` (evaluate clips in an emulator).
+        app: `main` (listen), `clips` (evaluate clips in an emulator) or `profile`.
         compiler: `gcc` or `zig`; None takes what is installed, gcc first.
+        defines: Compiler flags such as -DKWS_PROFILE.
 
     Raises:
         KwsError: no compiler; the model's C does not compile; the image is too large.
@@ -130,7 +132,7 @@ def build(
             headers.update(header.name.encode() + b"\0" + header.read_bytes() + b"\0")
 
     def compiled(source: Path) -> Path:
-        return _compile(source, tools, board, includes, headers.digest())
+        return _compile(source, tools, board, includes, headers.digest(), defines)
 
     with ThreadPoolExecutor(JOBS) as pool:
         objects = list(pool.map(compiled, sources))
@@ -154,6 +156,7 @@ def _compile(
     board: Board,
     includes: list[Path],
     headers_digest: bytes,
+    defines: tuple[str, ...],
 ) -> Path:
     """Compile one file, or find it in the cache. Returns the object."""
     flags = [
@@ -161,6 +164,7 @@ def _compile(
         *toolchain.COMMON_FLAGS,
         *toolchain.EXTRA_FLAGS[tools.name],
         f"-DKWS_CORE_{board.core.upper()}=1",
+        *defines,
     ]
     key = hashlib.sha256()
     for part in (tools.version, *flags, source.name):

@@ -68,6 +68,23 @@ class Operator:
 
 
 @dataclass(frozen=True)
+class Operator:
+    """One kernel call of kws_model_invoke, which ends with KWS_MARK(index).
+
+    Args:
+        index: From 1.
+        node: What it computes.
+        weights_bytes: Constants that no earlier call uses.
+        products: Rows of the model's table of delta products that are its.
+    """
+
+    index: int
+    node: Node
+    weights_bytes: int
+    products: range
+
+
+@dataclass(frozen=True)
 class Network:
     """The network as C text, before it is in a file."""
 
@@ -239,7 +256,12 @@ def network_source(
                 indent + c_text.comment(f"{node.kind} {shape}: {node.name}", 84)
             )
             constants, first = model.weights_bytes, len(model.delta_operators)
+            constants, first = model.weights_bytes, len(model.delta_operators)
             body += [indent + line for line in calls.CALLS[node.kind](model, node)]
+            products = range(first, len(model.delta_operators))
+            constants = model.weights_bytes - constants
+            called.append(Operator(len(called) + 1, node, constants, products))
+            body.append(f"{indent}KWS_MARK({len(called)});")
             products = range(first, len(model.delta_operators))
             constants = model.weights_bytes - constants
             called.append(Operator(len(called) + 1, node, constants, products))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 SCHEMA_VERSION = 1
 MAX_LINE = 1024
 MAX_EVENTS = 100_000
+MAX_ROWS = 4096
 _VALUE = r"(?:\"((?:[^\"\\]|\\.)*)\"|([^\"\\ ]+))"
 _PAIR = re.compile(rf" ([a-z_]+)(?:={_VALUE})?")
 _LINE = re.compile(rf"kws ([a-z]+)((?: [a-z_]+(?:={_VALUE})?)*)")
@@ -40,6 +41,8 @@ class Transcript:
         events: Words heard.
         stats: Counters of the last stats line.
         clips: Clips done (app `clips`).
+        operators: Operator's mark -> what it cost in all runs (app `profile`).
+        sent: Row of the table of delta products -> elements transmitted (`profile`).
         fault: Pairs of the fault line, if a fault handler ran.
         errors: Reasons of `kws error` lines.
         ended: The firmware reached its regular end.
@@ -51,6 +54,8 @@ class Transcript:
     events: list[Event] = field(default_factory=list)
     stats: dict[str, int] = field(default_factory=dict)
     clips: int | None = None
+    operators: dict[int, int] = field(default_factory=dict)
+    sent: dict[int, int] = field(default_factory=dict)
     fault: dict[str, str] | None = None
     errors: list[str] = field(default_factory=list)
     ended: bool = False
@@ -109,6 +114,10 @@ def _take(transcript: Transcript, kind: str, pairs: dict[str, str]) -> bool:
         transcript.stats = {key: int(value) for key, value in pairs.items()}
     elif kind == "clips":
         transcript.clips = int(pairs["count"])
+    elif kind in ("operator", "sent"):
+        values = transcript.operators if kind == "operator" else transcript.sent
+        if len(values) < MAX_ROWS:
+            values[int(pairs["index"])] = int(pairs.get("cost", pairs.get("count", "")))
     elif kind == "fault":
         transcript.fault = pairs
     elif kind == "error":

@@ -150,6 +150,25 @@ def _stream_problems(
     return problems
 
 
+def to_end(image: Path, board: Board, timeout_s: float = 120) -> Transcript:
+    """Run an image that needs no input (app `profile`).
+
+    Raises:
+        CheckFailed: it crashed, refused, or did not end.
+    """
+    runner = runners.get(board.runner)
+    with tempfile.TemporaryDirectory(prefix="kws-run-") as name:
+        outcome = runner.run(image, board, {}, Path(name), timeout_s)
+    transcript = monitor.parse(outcome.text)
+    problems = _ending_problems(outcome, transcript)
+    if problems:
+        raise CheckFailed(
+            f"The firmware on {board.name} did not finish: {problems[0]}",
+            f"Emit and build again: kws flash RUN --board {board.name}",
+        )
+    return transcript
+
+
 @dataclass(frozen=True)
 class ClipsResult:
     """Logits of many clips, and what they cost.

@@ -1,0 +1,86 @@
+"""What one inference costs: each layer's instructions, MACs and bytes; flash and RAM."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command(epilog="Example: kws profile kwt-tiny --board qemu-m4")
+@click.argument("run")
+@click.option(
+    "--board",
+    "board_name",
+    default="host",
+    show_default=True,
+    help="A name from `kws boards`, or host: this machine.",
+)
+@click.option(
+    "--audio",
+    type=click.Path(path_type=Path),
+    help="Recording to run, window by window (at most 8): 16 kHz, mono. What delta "
+    "pruning skips depends on it [default: the self-test's synthetic clip].",
+)
+@click.option("--operators", is_flag=True, help="A line for every operator too.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the build.")
+@click.option("--compiler", help="gcc or zig [default: what is installed, gcc first].")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(
+    run: str,
+    board_name: str,
+    audio: Path | None,
+    operators: bool,
+    out: Path | None,
+    compiler: str | None,
+    as_json: bool,
+) -> None:
+    """Profile RUN on a board: measured cost by layer, counted MACs and bytes, memory.
+
+    Emulated boards count instructions exactly; they are not cycles. Bytes are those
+    touched, each operator on its own, without a cache (docs/delta.md).
+    """
+    from kws import bundle as bundles
+    from kws.deploy import boards, flash, profile
+
+    bundle = bundles.load(run)
+    windows, name = None, "self-test clip (synthetic)"
+    if audio is not None:
+        windows = profile.audio_windows(bundle, flash.read_stream(audio))
+        name = audio.name
+    if board_name == profile.HOST:
+        result = profile.on_host(bundle, windows, name)
+    else:
+        board = boards.load(board_name)
+        folder = out or flash.output_folder(bundle, board)
+        click.echo(f"Building for {board.name} in {folder}", err=True)
+        result = profile.on_board(bundle, board, folder, compiler, windows, name)
+    if as_json:
+        click.echo(json.dumps(result.as_dict()))
+        return
+    plural = "s" if result.windows > 1 else ""
+    click.echo(f"board     {result.board}")
+    click.echo(f"model     {result.model}, hash {result.hash}, engine {profile.ENGINE}")
+    click.echo(f"audio     {result.windows} window{plural}: {result.audio}")
+    click.echo("")
+    click.echo(result.table(operators))
+    click.echo("")
+    click.echo(f"inference {result.cost:>12,} {result.unit}, {result.time_ms:.1f} ms")
+    click.echo(f"          {result.time_note}")
+    if result.feature_cost is not None:
+        click.echo(f"features  {result.feature_cost:>12,} {result.unit} every 10 ms")
+    if result.fit is not None:
+        click.echo(result.fit.table())
+        for section, size in result.sections.items():
+            click.echo(f"  {section:<16}{size:>10,} bytes")
+    click.echo(f"weights   {result.weights_bytes:>12,} bytes")
+    click.echo(f"arena     {result.arena_bytes:>12,} bytes")
+    if result.stack_bytes is not None:
+        click.echo(f"stack     {result.stack_bytes:>12,} bytes used")
+    if result.energy is not None:
+        click.echo(
+            f"energy    {result.energy.inference_uj:,.0f} uJ per inference, "
+            f"{result.energy.average_mw:.2f} mW listening: an ESTIMATE, from "
+            f"{result.energy.source}"
+        )
