@@ -1,4 +1,4 @@
-"""What one inference costs: each layer's instructions, MACs and bytes; flash and RAM."""
+"""What one inference costs: each layer's instructions, MACs, bytes; flash and RAM."""
 
 from __future__ import annotations
 

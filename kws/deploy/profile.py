@@ -1,4 +1,4 @@
-"""`kws profile`: what one inference costs, layer by layer, on a board or on this machine.
+"""`kws profile`: what one inference costs, layer by layer, on a board or here.
 
 Costs are measured: instructions where an emulator counts them, cycles by a real board's
 counter, nanoseconds on this machine. Multiply-accumulates and bytes are counted by
@@ -175,8 +175,8 @@ class Profile:
         split = total.cost or 1
         width = 40 if by_operator else 20
         lines = [
-            f"{'layer':<{width}}{self.unit:>13}{'':>8}{'MACs dense':>13}{'executed':>13}"
-            f"{'weights B':>12}{'activ. B':>10}{'state B':>10}"
+            f"{'layer':<{width}}{self.unit:>13}{'':>8}{'MACs dense':>13}"
+            f"{'executed':>13}{'weights B':>12}{'activ. B':>10}{'state B':>10}"
         ]
 
         def line(part: Part, name: str) -> str:
