@@ -106,8 +106,12 @@ class Model:
         dim: Width of a token.
         layers: Transformer blocks.
         heads: Attention heads.
-        head_dim: Width of one head.
+        head_dim: Width of one head: the rank of attention's two products of matrices.
         mlp_dim: Hidden width of the MLP.
+        mlp_rank: Rank of the MLP's two matrices, in two factors each; 0 = full.
+        share: What blocks share (kws/model/lowrank.py): `none`, `blocks` (all
+            kernels), `attention`, `mlp`, or `factor` (the first of each two factors).
+        groups: Distinct blocks where they share: block i uses block i % groups'.
         attention: Name of a module in `kws/attention/`.
         norm: `dyt`, `batch`, `layer` (DESIGN D5).
         norm_position: `pre` or `post`.
@@ -128,6 +132,9 @@ class Model:
     heads: int = 1
     head_dim: int = 48
     mlp_dim: int = 96
+    mlp_rank: int = 0
+    share: str = "none"
+    groups: int = 1
     attention: str = "softmax"
     norm: str = "dyt"
     norm_position: str = "pre"
@@ -207,11 +214,17 @@ class Quantize:
         epochs: Passes of QAT after float training; 0 = post-training quantization.
         learning_rate: Peak.
         calibration_clips: Clips that set the activation ranges before QAT.
+        delta_thresholds: Tune with these delta thresholds in the graph, in int8 steps
+            (`X=6,P=2,3.X=4`; kws/model/hold.py); empty: dense.
+        delta_penalty: Weight of the expected share of multiply-accumulates that the
+            encoded tensors still cause, in the loss.
     """
 
     epochs: int = 8
     learning_rate: float = 2e-4
     calibration_clips: int = 512
+    delta_thresholds: str = ""
+    delta_penalty: float = 0.0
 
 
 @dataclass(frozen=True)

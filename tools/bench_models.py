@@ -6,6 +6,7 @@ compared with TFLM's. Instructions are QEMU's exact counts; they are not cycles.
     python tools/bench_models.py             # the table
     python tools/bench_models.py --update    # write the baseline
     python tools/bench_models.py --model kwt-1-relu --board qemu-m4
+    python tools/bench_models.py --model kwt-tiny --change head_dim=16 share=blocks
 """
 
 from __future__ import annotations
@@ -40,8 +41,15 @@ TOLERANCE = 0.02
 CLIPS = 2
 
 
-def measure(model: str, board_names: tuple[str, ...]) -> dict[str, dict[str, int]]:
+def measure(
+    model: str, board_names: tuple[str, ...], more: dict[str, Any] | None = None
+) -> dict[str, dict[str, int]]:
     """One network on some boards.
+
+    Args:
+        model: One of MODELS.
+        board_names: Boards.
+        more: Further changes of the recipe's [model] section.
 
     Returns:
         board -> {instructions, arena_bytes, weights_bytes, flash_bytes, ram_bytes,
@@ -51,7 +59,7 @@ def measure(model: str, board_names: tuple[str, ...]) -> dict[str, dict[str, int
         AssertionError: a board's logits are not TFLM's.
     """
     preset, changes = MODELS[model]
-    spec = sample_models.recipe(preset, **changes)
+    spec = sample_models.recipe(preset, **changes | (more or {}))
     rng = np.random.default_rng(0)
     loudness = rng.uniform(100, 8000, (CLIPS, 1))
     pcm = np.clip(rng.normal(0, 1, (CLIPS, 16000)) * loudness, -32768, 32767)
@@ -100,11 +108,16 @@ def main() -> int:
     parser.add_argument("--model", choices=MODELS)
     parser.add_argument("--board", choices=boards.names())
     parser.add_argument("--update", action="store_true")
+    parser.add_argument("--change", nargs="+", metavar="KEY=VALUE", default=[])
     options = parser.parse_args()
+    if options.update and options.change:
+        parser.error("--update writes the shipped models' figures: leave --change out")
+    pairs = (change.split("=", 1) for change in options.change)
+    more = {key: int(v) if v.isdigit() else v for key, v in pairs}
     chosen = (options.board,) if options.board else BOARDS
     known = json.loads(BASELINE.read_text("utf-8")) if BASELINE.exists() else {}
     for model in (options.model,) if options.model else MODELS:
-        for board, figures in measure(model, chosen).items():
+        for board, figures in measure(model, chosen, more).items():
             print(f"{model} on {board}: logits equal TFLM's on {CLIPS} clips")
             for key, value in figures.items():
                 print(f"  {key:<16} {value:>12,}")

@@ -123,4 +123,5 @@ class Attention(KwsLayer):
         """Load `source`'s weights (mode `float`); `norm` is the one in front."""
         for mine, theirs in zip(self.heads, source.heads, strict=True):
             mine.fold(theirs, norm)
-        self.output_dense.set_weights(source.output_dense.get_weights())
+        self.output_dense.kernel.assign(source.output_dense.kernel)
+        self.output_dense.bias.assign(source.output_dense.bias)

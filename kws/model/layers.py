@@ -34,6 +34,11 @@ def value(variable: Any) -> np.ndarray:
         return variable.numpy()
 
 
+def _untracked(layer: Any, name: str, thing: Any) -> None:
+    """Set an attribute past Keras, which would count its variables twice."""
+    object.__setattr__(layer, name, thing)
+
+
 class KwsLayer(tf_keras.layers.Layer):
     """A Keras layer that knows its mode.
 
@@ -151,6 +156,13 @@ class Quantizer(KwsLayer):
         scale = (high - low) / 255.0
         return scale, int(np.clip(np.rint(-low / scale), 0, 255)) - 128
 
+    def step(self) -> Any:
+        """The scale that the int8 tensor will have, as a tensor of the graph."""
+        if self.fixed is not None:
+            return tf.constant((self.fixed[1] - self.fixed[0]) / 255.0, tf.float32)
+        low, high = self._range["min_var"], self._range["max_var"]
+        return tf.stop_gradient((high - low) / 255.0)
+
     def end_calibration(self) -> None:
         """Take the mean of the batches' extremes as the range."""
         if self.fixed is None and self.observed:
@@ -171,16 +183,25 @@ class Kernel(KwsLayer):
         super().__init__(mode, name)
         self.units = units
         self.use_bias = use_bias
+        self.kernel: Any = None
         self.bias: Any = None
+        self.lender: Kernel | None = None
         self._weight_range: dict[str, Any] = {}
         self._weight_quantizer = quantizers.LastValueQuantizer(
             num_bits=8, per_axis=True, symmetric=True, narrow_range=True
         )
 
+    def borrow(self, lender: Kernel) -> None:
+        """Use another layer's kernel instead of an own one; that is called first."""
+        _untracked(self, "lender", lender)
+
     def make(self, kernel_shape: tuple[int, ...]) -> None:
-        self.kernel = self.add_weight(
-            name="kernel", shape=kernel_shape, initializer="glorot_uniform"
-        )
+        if self.lender is not None:
+            _untracked(self, "kernel", self.lender.kernel)
+        else:
+            self.kernel = self.add_weight(
+                name="kernel", shape=kernel_shape, initializer="glorot_uniform"
+            )
         if self.use_bias:
             self.bias = self.add_weight(
                 name="bias", shape=(self.units,), initializer="zeros"
@@ -221,7 +242,7 @@ class Dense(Kernel):
         self.make((int(input_shape[-1]), self.units))
         super().build(input_shape)
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: Any = False) -> Any:
         kernel, bias = self.weights_now()
         outputs = tf.matmul(inputs, kernel)
         return outputs if bias is None else outputs + bias
@@ -270,14 +291,24 @@ class Norm(KwsLayer):
         self.affine = mode == "float" or not folded
         self.gamma: Any = None
         self.beta: Any = None
+        self.lender: Norm | None = None
         if self.affine and mode != "float":
             self.scaled = Quantizer(mode, "scaled")
             self.shifted = Quantizer(mode, "shifted")
 
+    def borrow(self, lender: Norm) -> None:
+        """Use another norm's scale: what is folded into a shared kernel is shared."""
+        _untracked(self, "lender", lender)
+
     def build(self, input_shape: Any) -> None:
         shape = (int(input_shape[-1]),)
         if self.affine:
-            self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones")
+            if self.lender is not None:
+                _untracked(self, "gamma", self.lender.gamma)
+            else:
+                self.gamma = self.add_weight(
+                    name="gamma", shape=shape, initializer="ones"
+                )
             self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros")
         super().build(input_shape)
 

@@ -11,7 +11,7 @@ import numpy as np
 from kws import attention
 from kws.bundle import Bundle
 from kws.errors import KwsError
-from kws.model import layers
+from kws.model import layers, lowrank
 from kws.model.keras import tf, tf_keras
 from kws.model.layers import (
     Activation,
@@ -22,6 +22,7 @@ from kws.model.layers import (
     Quantizer,
     value,
 )
+from kws.model.lowrank import LowRank
 from kws.recipe import Features, Model, Recipe
 
 
@@ -215,9 +216,9 @@ class Block(KwsLayer):
         self.attention = attention.find(model.attention)(mode, "attention", model)
         self.residual1 = Quantizer(mode, "residual1")
         self.norm2 = make_norm(mode, "norm2", folded=self.pre)
-        self.expand = Dense(mode, "expand", model.mlp_dim)
+        self.expand = lowrank.projection(mode, "expand", model.mlp_dim, model.mlp_rank)
         self.activation = Activation(mode, "activation", model.activation)
-        self.contract = Dense(mode, "contract", model.dim)
+        self.contract = lowrank.projection(mode, "contract", model.dim, model.mlp_rank)
         self.contract_range = Quantizer(mode, "contract_range")
         self.residual2 = Quantizer(mode, "residual2")
         self.dropout: Dropout | None = None
@@ -232,10 +233,18 @@ class Block(KwsLayer):
         if not self.pre:
             x = self.norm1(x, training=training)
         y = self.norm2(x, training=training) if self.pre else x
-        y = self.activation(self.expand(y), training=training)
-        y = self.contract_range(self.contract(y), training=training)
+        y = self.activation(self.expand(y, training=training), training=training)
+        y = self.contract(y, training=training)
+        y = self.contract_range(y, training=training)
         x = self.residual2(x + self.drop(y, training), training=training)
         return x if self.pre else self.norm2(x, training=training)
+
+    def modules(self) -> dict[str, tuple[Norm, list[KwsLayer]]]:
+        """What may be shared as one: name -> (norm, layers with kernels)."""
+        return {
+            "attention": (self.norm1, [self.attention]),
+            "mlp": (self.norm2, [self.expand, self.contract]),
+        }
 
     def drop(self, x: Any, training: Any) -> Any:
         return x if self.dropout is None else self.dropout(x, training=training)
@@ -278,13 +287,19 @@ class Head(KwsLayer):
             fold_norm(self.norm, source.norm)
 
 
-def fold_dense(mine: Dense, theirs: Dense, norm: Norm | None) -> None:
+def fold_dense(
+    mine: Dense | LowRank, theirs: Dense | LowRank, norm: Norm | None
+) -> None:
     """Load a dense layer with the norm in front of it folded in."""
-    kernel, bias = (weight.numpy() for weight in theirs.weights)
+    if isinstance(mine, LowRank) and isinstance(theirs, LowRank):
+        mine.fold(theirs, norm)
+        return
+    kernel, bias = theirs.kernel.numpy(), theirs.bias.numpy()
     if norm is not None:
         gamma, shift = norm.fold_terms()
         kernel, bias = kernel * gamma[:, None], bias + shift @ kernel
-    mine.set_weights([kernel, bias])
+    mine.kernel.assign(kernel)
+    mine.bias.assign(bias)
 
 
 def fold_norm(mine: Norm, theirs: Norm) -> None:
@@ -327,8 +342,10 @@ def build(recipe: Recipe, labels: int, mode: str = "float") -> Any:
         x = PatchStem(mode, "stem", model, features.mel_bins)(x)
     if model.class_token or model.positions:
         x = Tokens(mode, "tokens", model)(x)
-    for index in range(model.layers):
-        x = Block(mode, f"block{index}", model)(x)
+    blocks = [Block(mode, f"block{index}", model) for index in range(model.layers)]
+    lowrank.tie(blocks, model)
+    for block in blocks:
+        x = block(x)
     logits = Head(mode, "head", model, labels)(x)
     return tf_keras.Model(inputs, logits, name="kwt")
 
@@ -439,6 +456,7 @@ CHOICES = {
     "norm": tuple(layers.NORMS),
     "norm_position": ("pre", "post"),
     "activation": ("relu", "hard_swish", "gelu", "gelu_tanh"),
+    "share": lowrank.SHARES,
 }
 
 
@@ -463,6 +481,12 @@ def check(recipe: Recipe) -> None:
     for key in ("dim", "layers", "heads", "head_dim", "mlp_dim"):
         if not 1 <= getattr(model, key) <= 4096:
             refuse(key, "1 to 4096")
+    if not 0 <= model.mlp_rank <= min(model.dim, model.mlp_dim):
+        refuse("mlp_rank", f"0 (full) to {min(model.dim, model.mlp_dim)}")
+    if not 1 <= model.groups <= model.layers:
+        refuse("groups", f"1 to {model.layers}, the number of layers")
+    if model.share != "none" and model.norm == "batch" and model.norm_position == "pre":
+        refuse("share", "none with norm batch: its statistics are folded into kernels")
     if len(model.stem_stride) != 2 or not all(1 <= s <= 16 for s in model.stem_stride):
         refuse("stem_stride", "two strides of 1 to 16 (frames, mel bins)")
     if not 1 <= model.stem_channels <= 1024:

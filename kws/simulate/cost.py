@@ -52,6 +52,7 @@ class Shape:
         heads: Attention heads.
         head_dim: Width of a head.
         mlp_dim: Hidden width of the MLP.
+        mlp_rank: Rank of the MLP's matrices, in two factors each; 0 = full.
         layers: Blocks.
         dense_rows: Rows at the start of every tensor that are sent whole.
         stem_macs: MACs before the first block, the cosine transform folded in.
@@ -63,6 +64,7 @@ class Shape:
     heads: int
     head_dim: int
     mlp_dim: int
+    mlp_rank: int
     layers: int
     dense_rows: int
     stem_macs: int
@@ -90,7 +92,10 @@ class Shape:
     @property
     def mlp_macs(self) -> int:
         """MACs of one layer's MLP."""
-        return 2 * self.tokens * self.dim * self.mlp_dim
+        matrix = self.dim * self.mlp_dim
+        if self.mlp_rank:
+            matrix = (self.dim + self.mlp_dim) * self.mlp_rank
+        return 2 * self.tokens * matrix
 
     @property
     def mhsa_macs(self) -> int:
@@ -139,6 +144,7 @@ def shape_of(recipe: Recipe, labels: int) -> Shape:
         heads=model.heads,
         head_dim=model.head_dim,
         mlp_dim=model.mlp_dim,
+        mlp_rank=model.mlp_rank,
         layers=model.layers,
         # Row 0 has nothing in front of it; a row behind a class token nothing like it.
         dense_rows=2 if model.class_token else 1,
