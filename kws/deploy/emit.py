@@ -1,19 +1,23 @@
 """Write a bundle as C: everything that firmware/include/kws_model.h declares.
 
+Two engines run the network (DESIGN D4). `native`, here, is the network as C; `tflm` is
+the .tflite with an interpreter (kws.deploy.tflm). Native's files:
+
     kws_model.c           the network: constants, one static arena, kws_model_invoke
     kws_model_features.c  the feature tables (kws.features.tables)
     kws_model_selftest.c  a synthetic clip and the logits that it must give
 
-The self-test's logits come from the engine itself: the model is compiled for this
+The self-test's logits come from the native engine: the model is compiled for this
 machine, runs the clip, and the result is written down (the same C gives the same bits
-on the board, DESIGN D1).
+on the board, DESIGN D1; so does TFLM, D3).
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +34,7 @@ MAX_LABELS = 48  # KWS_MAX_LABELS
 MAX_HALF_BUFFER = 320  # KWS_MAX_HALF_BUFFER
 Q15_ONE = 32767
 
+ENGINES = ("native", "tflm")
 FILES = ("kws_model.c", "kws_model_features.c", "kws_model_selftest.c")
 
 
@@ -38,7 +43,7 @@ class Emitted:
     """What was written.
 
     Args:
-        files: The C files.
+        files: What a firmware is built from, and with tflm the model itself.
         arena_bytes: The model's static working memory.
         weights_bytes: The model's constant data.
         macs: Multiply-accumulates of one inference (matrix products).
@@ -48,23 +53,6 @@ class Emitted:
     arena_bytes: int
     weights_bytes: int
     macs: int
-
-
-@dataclass(frozen=True)
-class Operator:
-    """One kernel call of kws_model_invoke, which ends with KWS_MARK(index).
-
-    Args:
-        index: From 1.
-        node: What it computes.
-        weights_bytes: Constants that no earlier call uses.
-        products: Rows of the model's table of delta products that are its.
-    """
-
-    index: int
-    node: Node
-    weights_bytes: int
-    products: range
 
 
 @dataclass(frozen=True)
@@ -96,31 +84,38 @@ class Network:
     operators: tuple[Operator, ...] = ()
 
 
-def emit(bundle: Bundle, out_dir: Path, core: str = "portable") -> Emitted:
+def emit(
+    bundle: Bundle, out_dir: Path, core: str = "portable", engine: str = "native"
+) -> Emitted:
     """Write the bundle's C files for one core into a folder.
 
     Args:
         bundle: With a model.tflite.
-        out_dir: Made if needed; of what is in it only the three files are replaced.
+        out_dir: Made if needed; of what is in it only the engines' files are replaced.
         core: `portable`, `dsp` (Cortex-M4, M7, M33) or `mve` (M55, M85).
+        engine: `native`, or `tflm` (TensorFlow Lite Micro).
 
     Raises:
         KwsError: the model has operators or shapes that the engine doesn't run, it
-            doesn't fit the recipe's features or labels, or the core is unknown.
+            doesn't fit the recipe's features or labels, or core or engine is unknown.
 
     Example:
         >>> emit(bundle.load("runs/tiny"), Path("out"), "dsp").arena_bytes
         11808
     """
-    sources = model_sources(bundle, core)
+    sources = engine_sources(bundle, core, engine)
     expected = selftest_logits(bundle)
     texts = {**sources.texts, FILES[2]: selftest_source(bundle, expected)}
+    files = {name: text.encode("ascii") for name, text in texts.items()}
+    files |= sources.binaries
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out_dir) as folder:
-            for name, text in texts.items():
-                (Path(folder) / name).write_text(text, encoding="ascii")
-            for name in texts:
+            for name, data in files.items():
+                (Path(folder) / name).write_bytes(data)
+            for name in _of_other_engines(files):
+                (out_dir / name).unlink(missing_ok=True)
+            for name in files:
                 (Path(folder) / name).replace(out_dir / name)
     except OSError as error:
         raise KwsError(
@@ -129,44 +124,82 @@ def emit(bundle: Bundle, out_dir: Path, core: str = "portable") -> Emitted:
         ) from None
     network = sources.network
     return Emitted(
-        tuple(out_dir / name for name in FILES),
+        tuple(out_dir / name for name in sorted(files)),
         network.arena_bytes,
         network.weights_bytes,
         network.macs,
     )
 
 
+def _of_other_engines(files: Mapping[str, bytes]) -> list[str]:
+    """What another engine may have left, which would be built along."""
+    from kws.deploy import tflm
+
+    return [name for name in (*FILES, *tflm.FILES) if name not in files]
+
+
 @dataclass(frozen=True)
 class Sources:
-    """The C of a bundle but for the self-test: file name -> text."""
+    """A bundle's files but for the self-test: file name -> text, or bytes."""
 
     texts: dict[str, str]
     network: Network
+    binaries: dict[str, bytes] = field(default_factory=dict)
+
+
+def engine_sources(bundle: Bundle, core: str, engine: str) -> Sources:
+    """The files of one of `ENGINES`.
+
+    Raises:
+        KwsError: no such engine, or what it can't do with the bundle.
+    """
+    if engine == "native":
+        return model_sources(bundle, core)
+    if engine == "tflm":
+        from kws.deploy import tflm
+
+        return tflm.model_sources(bundle, core)
+    raise KwsError(
+        f"No such engine. Expected one of {', '.join(ENGINES)}. Received: {engine!r}",
+        "kws emit RUN --engine native --out DIR",
+    )
 
 
 def model_sources(bundle: Bundle, core: str) -> Sources:
     """The network and the feature tables of a bundle."""
+    check_core(core)
+    data = bundle.model_bytes()
+    graph = reader.read(data, str(bundle.model_path))
+    check_fit(bundle, graph)
+    lines = [_network_head(bundle, core, hashlib.sha256(data).hexdigest())]
+    network = network_source(graph, core, thresholds.of_bundle(bundle))
+    lines.append(network.text)
+    lines.append(info_source(bundle, network, graph.output.scale))
+    return Sources(
+        {FILES[0]: "\n".join(lines), FILES[1]: features_source(bundle)}, network
+    )
+
+
+def features_source(bundle: Bundle) -> str:
+    """kws_model_features.c."""
+    return (
+        f"/* Generated by kws {__version__}; don't edit. */\n"
+        f"{c_source(bundle.recipe.features, 'kws_model_features')}"
+    )
+
+
+def check_core(core: str) -> None:
+    """Raises KwsError where there are no kernels for a core of that name."""
     if core not in weight_layout.CORES:
         raise KwsError(
             f"No such core. Expected one of {', '.join(weight_layout.CORES)}. "
             f"Received: {core!r}",
             "kws emit RUN --core dsp",
         )
-    data = bundle.model_bytes()
-    graph = reader.read(data, str(bundle.model_path))
-    _check_fit(bundle, graph)
-    lines = [_network_head(bundle, core, hashlib.sha256(data).hexdigest())]
-    network = network_source(graph, core, thresholds.of_bundle(bundle))
-    lines.append(network.text)
-    lines.append(_info_source(bundle, network, graph.output.scale))
-    features = (
-        f"/* Generated by kws {__version__}; don't edit. */\n"
-        f"{c_source(bundle.recipe.features, 'kws_model_features')}"
-    )
-    return Sources({FILES[0]: "\n".join(lines), FILES[1]: features}, network)
 
 
-def _check_fit(bundle: Bundle, graph: Graph) -> None:
+def check_fit(bundle: Bundle, graph: Graph) -> None:
+    """Raises KwsError where a model isn't the recipe's: its input, its labels."""
     features, labels = bundle.recipe.features, bundle.labels
     shape = tuple(dim for dim in graph.input.shape if dim > 1)
     if shape != (features.frames, features.mel_bins):
@@ -209,11 +242,18 @@ def _network_head(bundle: Bundle, core: str, model_hash: str) -> str:
             '#include "kws_kernels.h"',
             '#include "kws_model.h"',
             "",
-            f"_Static_assert(KWS_WEIGHT_LAYOUT == KWS_LAYOUT_{core.upper()},",
-            f'               "emitted for core {core}; emit again for this one");',
-            "",
+            *layout_assertion(core),
         ]
     )
+
+
+def layout_assertion(core: str) -> list[str]:
+    """C that doesn't compile for a core with another layout of weights."""
+    return [
+        f"_Static_assert(KWS_WEIGHT_LAYOUT == KWS_LAYOUT_{core.upper()},",
+        f'               "emitted for core {core}; emit again for this one");',
+        "",
+    ]
 
 
 def network_source(
@@ -304,7 +344,17 @@ def ring_samples(hop: int) -> int:
     return 1 << (hop + 2 * MAX_HALF_BUFFER - 1).bit_length()
 
 
-def _info_source(bundle: Bundle, network: Network, logit_scale: float) -> str:
+def info_source(
+    bundle: Bundle, network: Network, logit_scale: float, init: str | None = None
+) -> str:
+    """kws_model_info, and what it points to.
+
+    Args:
+        bundle: Gives the labels, features and detector.
+        network: Gives the sizes.
+        logit_scale: Of the model's output.
+        init: The engine's function that sets it up, if it has one.
+    """
     features, detector = bundle.recipe.features, bundle.recipe.detector
     count = len(bundle.labels)
     first_word = 0
@@ -375,6 +425,8 @@ def _info_source(bundle: Bundle, network: Network, logit_scale: float) -> str:
     if network.delta_operators:
         info["delta_count"] = network.delta_operators
         info["delta"] = "delta_operators"
+    if init is not None:
+        info["init"] = init
     return "\n".join(
         [
             f"static const char *const label_names[{count}] = {{\n{labels}\n}};\n",

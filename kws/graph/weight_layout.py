@@ -102,6 +102,11 @@ def delta_fully_connected_scratch_bytes(inputs: int, dense: bool) -> int:
     return round_up(DELTA_BLOCK * inputs, 4) + fully_connected_scratch_bytes(inputs)
 
 
+def delta_batch_matmul_state_bytes(inner: int, columns: int) -> int:
+    """KWS_DELTA_BATCH_MATMUL_STATE_BYTES."""
+    return 8 + 4 * delta_columns(columns) + round_up(inner, 4) + delta_list_bytes(inner)
+
+
 def delta_attention_state_bytes(tokens: int, heads: int, head_dim: int) -> int:
     """KWS_DELTA_ATTENTION_STATE_BYTES."""
     columns, head_columns = delta_columns(tokens), delta_columns(head_dim)
