@@ -99,6 +99,8 @@ class Model:
             of `stem_channels` 5x5 filters, stride `stem_stride`, then dense).
         stem_channels: Filters of the convolution stem.
         stem_stride: Strides over (frames, mel bins) of the convolution stem.
+        stem_second_channels: Filters of a second convolution (3x3, stride 2 both
+            ways); 0 = none.
         patch_frames: Frames per token of the `patch` stem.
         cepstra: For the `patch` stem: number of DCT coefficients taken of the
             log-mel frame before the dense layer (folded into it at conversion);
@@ -125,6 +127,7 @@ class Model:
     stem: str = "conv"
     stem_channels: int = 16
     stem_stride: tuple[int, ...] = (2, 4)
+    stem_second_channels: int = 0
     patch_frames: int = 1
     cepstra: int = 0
     dim: int = 48

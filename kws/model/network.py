@@ -67,6 +67,9 @@ class PatchStem(KwsLayer):
 class ConvStem(KwsLayer):
     """5x5 convolution, batch norm, ReLU, then a dense layer over all bins and filters.
 
+    Where the recipe asks for it, a second convolution in between: 3x3, stride 2 both
+    ways, batch norm, ReLU. It halves the tokens.
+
     Shapes: (B, frames, mel) -> (B, ceil(frames / stride), dim).
     """
 
@@ -78,6 +81,13 @@ class ConvStem(KwsLayer):
         )
         self.norm = layers.BatchNorm(mode, "norm", folded=True)
         self.activation = Activation(mode, "activation", "relu")
+        self.second: Convolution | None = None
+        if model.stem_second_channels:
+            self.second = Convolution(
+                mode, "conv2", model.stem_second_channels, (2, 2), mode != "float", 3
+            )
+            self.norm2 = layers.BatchNorm(mode, "norm2", folded=True)
+            self.activation2 = Activation(mode, "activation2", "relu")
         self.embed = Dense(mode, "embed", model.dim)
         self.outputs_range = Quantizer(mode, "outputs")
 
@@ -86,12 +96,19 @@ class ConvStem(KwsLayer):
         frames, bins = inputs.shape[1:]
         x = self.convolution(tf.reshape(inputs, (rows, frames, bins, 1)))
         x = self.activation(self.norm(x, training=training), training=training)
+        if self.second is not None:
+            x = self.norm2(self.second(x), training=training)
+            x = self.activation2(x, training=training)
         x = tf.reshape(x, (rows, x.shape[1], x.shape[2] * x.shape[3]))
         return self.outputs_range(self.embed(x), training=training)
 
     def fold(self, source: ConvStem) -> None:
         scale, shift = source.norm.fold_terms()
         self.convolution.set_weights([source.convolution.kernel.numpy() * scale, shift])
+        if self.second is not None and source.second is not None:
+            scale, shift = source.norm2.fold_terms()
+            kernel = source.second.kernel.numpy()
+            self.second.set_weights([kernel * scale, shift])
         self.embed.set_weights(source.embed.get_weights())
 
 
@@ -491,6 +508,8 @@ def check(recipe: Recipe) -> None:
         refuse("stem_stride", "two strides of 1 to 16 (frames, mel bins)")
     if not 1 <= model.stem_channels <= 1024:
         refuse("stem_channels", "1 to 1024")
+    if not 0 <= model.stem_second_channels <= 1024:
+        refuse("stem_second_channels", "0 (no second convolution) to 1024")
     if not 1 <= model.patch_frames <= features.frames:
         refuse("patch_frames", f"1 to {features.frames} frames")
     if not 0 <= model.cepstra <= features.mel_bins:
