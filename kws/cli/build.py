@@ -19,6 +19,13 @@ import click
     show_default=True,
     help="main listens; clips evaluates clips in an emulator.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["native", "tflm"]),
+    default="native",
+    show_default=True,
+    help="tflm: TensorFlow Lite Micro, from TFLM_DIR (docs/tflm-engine.md).",
+)
 @click.option("--compiler", help="gcc or zig [default: what is installed, gcc first].")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
@@ -26,6 +33,7 @@ def command(
     board_name: str,
     out: Path | None,
     app: str,
+    engine: str,
     compiler: str | None,
     as_json: bool,
 ) -> None:
@@ -40,11 +48,12 @@ def command(
     bundle = bundles.load(run)
     folder = out or flash.output_folder(bundle, board)
     click.echo(f"Building for {board.name} in {folder}", err=True)
-    image = flash.emit_and_build(bundle, board, folder, app, compiler)
+    image = flash.emit_and_build(bundle, board, folder, app, compiler, engine)
     if as_json:
         table = {
             "board": board.name,
             "app": app,
+            "engine": engine,
             "elf": str(image.elf),
             "map": str(image.map),
             "compiler": image.compiler,

@@ -20,17 +20,25 @@ import click
     show_default=True,
     help="portable: any; dsp: Cortex-M4, M7, M33; mve: M55, M85.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["native", "tflm"]),
+    default="native",
+    show_default=True,
+    help="native: the network as C; tflm: for TensorFlow Lite Micro.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(run: str, out: Path, core: str, as_json: bool) -> None:
+def command(run: str, out: Path, core: str, engine: str, as_json: bool) -> None:
     """Write RUN's network as C that defines what firmware/include/kws_model.h asks."""
     from kws import bundle as bundles
     from kws.deploy.emit import emit
 
     bundle = bundles.load(run)
-    result = emit(bundle, out, core)
+    result = emit(bundle, out, core, engine)
     if as_json:
         table = {
             "core": core,
+            "engine": engine,
             "hash": bundle.hash[:16],
             "files": [str(path) for path in result.files],
             "arena_bytes": result.arena_bytes,

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from kws.bundle import write_atomic
-from kws.deploy import elf, fit, toolchain
+from kws.deploy import elf, fit, tflm_library, toolchain
 from kws.deploy.boards import BOARDS, FIRMWARE, Board
+from kws.deploy.tflm_library import Library
 from kws.deploy.toolchain import Toolchain
 from kws.errors import KwsError
 
@@ -28,6 +29,13 @@ JOBS = 2
 TIMEOUT_S = 300
 CACHE_DAYS = 30
 BOOT_BYTES = 256  # vectors: 48 words, see boards/common/cortex_m.c
+_COMPILE_HINTS = (
+    "If you changed the file, mend it; if not, emit the model again: "
+    "kws emit RUN --core ",
+    "Is C++'s library installed (apt-get install libstdc++-arm-none-eabi-newlib), and "
+    f"are {tflm_library.VARIABLE}'s headers those of its library? Core: ",
+)
+TFLM_ENGINE = FIRMWARE / "engines" / "tflm"
 APPS = {name: (f"{name}.c", "print.c") for name in ("main", "clips", "profile")}
 _OVERFLOW = re.compile(r"overflowed by \d+ bytes|will not fit in region")
 
@@ -81,7 +89,8 @@ def build(
     """Build the firmware around the generated model in `model_dir`.
 
     Args:
-        model_dir: Folder whose *.c files define what kws_model.h declares.
+        model_dir: Folder whose *.c files define what kws_model.h declares. With *.cc
+            files it is an engine tflm's, and the user's library is linked.
         board: See kws.deploy.boards.load.
         out: Receives <app>.elf and <app>.map.
         app: `main` (listen), `clips` (evaluate clips in an emulator) or `profile`.
@@ -89,7 +98,8 @@ def build(
         defines: Compiler flags such as -DKWS_PROFILE.
 
     Raises:
-        KwsError: no compiler; the model's C does not compile; the image is too large.
+        KwsError: no compiler; the model's C does not compile; the image is too large;
+            the engine is tflm and TFLM_DIR holds no library for the board.
 
     Example:
         >>> board = boards.load("qemu-m4")
@@ -109,8 +119,11 @@ def build(
             f"There is no generated model to build. Expected *.c in {model_dir}",
             "kws emit RUN --core dsp --out DIR",
         )
+    cpp = sorted(model_dir.glob("*.cc"))
+    library = _tflm(board, tools) if cpp else None
     sources = [
         *model_sources,
+        *(() if library is None else (*cpp, *sorted(TFLM_ENGINE.glob("*.cc")))),
         *sorted((FIRMWARE / "src").glob("*.c")),
         *(FIRMWARE / "app" / name for name in APPS[app]),
         *(BOARDS / name for name in board.sources),
@@ -125,6 +138,7 @@ def build(
         BOARDS / "common",
         board.folder,
         model_dir,
+        *(() if library is None else (TFLM_ENGINE,)),
     ]
     headers = hashlib.sha256()
     for folder in includes:
@@ -132,7 +146,9 @@ def build(
             headers.update(header.name.encode() + b"\0" + header.read_bytes() + b"\0")
 
     def compiled(source: Path) -> Path:
-        return _compile(source, tools, board, includes, headers.digest(), defines)
+        return _compile(
+            source, tools, board, includes, headers.digest(), defines, library
+        )
 
     with ThreadPoolExecutor(JOBS) as pool:
         objects = list(pool.map(compiled, sources))
@@ -140,7 +156,7 @@ def build(
 
     out.mkdir(parents=True, exist_ok=True)
     image = out / f"{app}.elf"
-    sizes = _link(objects, tools, board, image)
+    sizes = _link(objects, tools, board, image, library)
     lines = [
         f"{symbol.address:#010x} {symbol.size:>8} {symbol.name}"
         for symbol in elf.read(image).symbols
@@ -157,6 +173,7 @@ def _compile(
     includes: list[Path],
     headers_digest: bytes,
     defines: tuple[str, ...],
+    library: Library | None = None,
 ) -> Path:
     """Compile one file, or find it in the cache. Returns the object."""
     flags = [
@@ -166,8 +183,15 @@ def _compile(
         f"-DKWS_CORE_{board.core.upper()}=1",
         *defines,
     ]
+    stamp = ""
+    if source.suffix == ".cc" and library is not None:
+        # The C++ library's headers, not our five functions of <string.h>.
+        includes = [path for path in includes if path != BOARDS / "common" / "include"]
+        flags = [flag for flag in flags if flag not in ("-std=c11", "-ffreestanding")]
+        flags += tflm_library.FLAGS
+        stamp = library.stamp
     key = hashlib.sha256()
-    for part in (tools.version, *flags, source.name):
+    for part in (tools.version, *flags, source.name, stamp):
         key.update(part.encode() + b"\0")
     key.update(headers_digest)
     key.update(source.read_bytes())
@@ -189,17 +213,29 @@ def _compile(
         temporary = Path(folder) / "object.o"
         command = [*tools.command, *flags]
         command += [f"-I{include}" for include in includes]
+        if source.suffix == ".cc" and library is not None:
+            command += [f"-isystem{include}" for include in library.includes]
         command += ["-c", str(source), "-o", str(temporary)]
         result = _run(command)
         if result.returncode != 0:
             raise KwsError(
                 f"{source.name} does not compile for {board.name} with "
                 f"{tools.version}:\n{_tail(result.stderr)}",
-                "If you changed the file, mend it; if not, emit the model again: "
-                "kws emit RUN --core " + board.core,
+                _COMPILE_HINTS[source.suffix == ".cc"] + board.core,
             )
         temporary.replace(target)
     return target
+
+
+def _tflm(board: Board, tools: Toolchain) -> Library:
+    """The user's TFLM for a board."""
+    if tools.name != "gcc":
+        raise KwsError(
+            "The engine tflm is C++, which is built with arm-none-eabi-g++ and its "
+            f"standard library. Received: {tools.version}",
+            "apt-get install gcc-arm-none-eabi libstdc++-arm-none-eabi-newlib",
+        )
+    return tflm_library.find(board)
 
 
 def _forget_unused(cache: Path) -> None:
@@ -227,7 +263,13 @@ def _memory_script(board: Board, times: int = 1) -> str:
     )
 
 
-def _link(objects: list[Path], tools: Toolchain, board: Board, image: Path) -> fit.Fit:
+def _link(
+    objects: list[Path],
+    tools: Toolchain,
+    board: Board,
+    image: Path,
+    library: Library | None = None,
+) -> fit.Fit:
     """Link within the part's limits; where that fails, tell by how much and why."""
     own_script = board.folder / "link.ld"
     script = own_script if own_script.is_file() else BOARDS / "common" / "link.ld"
@@ -239,6 +281,8 @@ def _link(objects: list[Path], tools: Toolchain, board: Board, image: Path) -> f
             (folder / "memory.ld").write_text(_memory_script(board, times))
             command = [*tools.command, *board.flags[tools.name]]
             command += [*map(str, objects), "-T", str(script), "-Wl,--gc-sections"]
+            if library is not None:
+                command += [str(library.archive), "-lm", "-lc"]
             command += [*toolchain.LINK_FLAGS[tools.name], "-o", str(temporary)]
             # lld looks for the included memory.ld in the working folder only.
             return _run(command, folder)

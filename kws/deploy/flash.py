@@ -121,6 +121,7 @@ def emit_and_build(
     out: Path,
     app: str = "main",
     compiler: str | None = None,
+    engine: str = "native",
 ) -> Image:
     """The bundle's model as C in out/model, and the firmware around it in `out`.
 
@@ -130,7 +131,7 @@ def emit_and_build(
     from kws.deploy.emit import emit
 
     model_dir = out / "model"
-    emit(bundle, model_dir, board.core)
+    emit(bundle, model_dir, board.core, engine)
     return build.build(model_dir, board, out, app, compiler)
 
 
