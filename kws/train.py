@@ -153,6 +153,9 @@ class Loop:
         strategy: A tf.distribute strategy.
         silence: Index of the label that is not distilled (a teacher's silence is made
             another way than ours), or None.
+        hold: Delta thresholds that the network runs with (kws/model/hold.py), or None.
+        mentor: A network of the same labels to distil from, on every batch as it is
+            trained on, or None.
     """
 
     def __init__(
@@ -165,9 +168,12 @@ class Loop:
         folder: Path,
         strategy: Any,
         silence: int | None = None,
+        hold: Any = None,
+        mentor: Any = None,
     ) -> None:
         from kws.model.keras import tf
 
+        self.hold, self.mentor = hold, mentor
         self.network, self.recipe, self.schedule = network, recipe, schedule
         self.clips, self.validation = clips, validation
         self.folder, self.strategy, self.silence = folder, strategy, silence
@@ -414,9 +420,13 @@ def _train_step(loop: Loop) -> Callable[[Any], Any]:
     network, recipe, strategy = loop.network, loop.recipe, loop.strategy
     settings, spec = recipe.train, recipe.features
     labels = int(network.output_shape[-1])
-    weight = settings.distill_weight if loop.clips.teacher is not None else 0.0
+    mentor = loop.mentor
+    taught = mentor is not None or loop.clips.teacher is not None
+    weight = settings.distill_weight if taught else 0.0
+    penalty = recipe.quantize.delta_penalty if loop.hold is not None else 0.0
     heat = settings.distill_temperature
-    silence = -1 if loop.silence is None else loop.silence
+    # A mentor's silence is our own.
+    silence = -1 if loop.silence is None or mentor is not None else loop.silence
 
     def replica_step(batch: Any) -> Any:
         real = (tf.cast(batch["features"], tf.float32) - spec.zero_point) * spec.scale
@@ -433,14 +443,20 @@ def _train_step(loop: Loop) -> Callable[[Any], Any]:
             logits = network(real, training=True)
             loss = tf.nn.softmax_cross_entropy_with_logits(target, logits)
             if weight > 0:
-                soft = tf.nn.softmax(batch["teacher"] / heat)
-                if settings.mixup > 0:
+                if mentor is not None:
+                    soft = tf.nn.softmax(mentor(real, training=False) / heat)
+                else:
+                    soft = tf.nn.softmax(batch["teacher"] / heat)
+                if settings.mixup > 0 and mentor is None:
                     share = batch["share"][:, None]
                     soft = share * soft + (1 - share) * tf.reverse(soft, [0])
                 distance = tf.nn.softmax_cross_entropy_with_logits(soft, logits / heat)
                 part = weight * tf.cast(batch["label"] != silence, tf.float32)
                 loss = (1 - part) * loss + part * heat**2 * distance
             loss = tf.reduce_sum(loss) / loop.batch
+            if penalty > 0:
+                share = loop.hold.expected_share()
+                loss += penalty * share / strategy.num_replicas_in_sync
         weights = network.trainable_weights
         gradients = tape.gradient(loss, weights)
         loop.optimizer.apply_gradients(zip(gradients, weights, strict=True))
@@ -665,9 +681,11 @@ def train(
     Raises:
         KwsError: bad input; CheckFailed: the conversion check did not hold.
     """
+    from kws.model import hold as holds
     from kws.model import network as networks
 
     networks.check(recipe)
+    holds.check(recipe)
     start(recipe, out, restart)
     begin = time.monotonic()
     strategy = strategy_of(distribute)  # a cluster has to come before all else
@@ -703,6 +721,7 @@ def tune(
     *,
     teacher: Path | None = None,
     teacher_labels: tuple[str, ...] | None = None,
+    self_distill: bool = False,
     pool_folder: Path | None = None,
     distribute: str = "none",
     restart: bool = False,
@@ -715,12 +734,15 @@ def tune(
         source: Where the weights come from.
         recipe: The source's recipe, with other training settings where wanted.
         out: Folder of the new run. The other arguments are `train`'s.
+        self_distill: Distil from `source` itself, as a float network without delta.
 
     Raises:
         KwsError: bad input; CheckFailed: the conversion check did not hold.
     """
+    from kws.model import hold as holds
     from kws.model import network as networks
 
+    holds.check(recipe)
     if out.resolve() == source.path.resolve():
         raise KwsError(
             f"--out has to be another folder than the run. Received: {out}",
@@ -739,7 +761,24 @@ def tune(
             f"{', '.join(material.labels)}. Received: {', '.join(source.labels)}",
             f"Set [task] in a recipe: kws train --recipe my.toml --out {out}",
         )
-    return finish(recipe, out, network, material, strategy, begin, convert, fold=False)
+    mentor = None
+    if self_distill:
+        with strategy.scope():
+            mentor = networks.restore(source, "folded")
+    # Thresholds count in steps of the ranges that they were chosen for.
+    keep = bool(recipe.quantize.delta_thresholds) and networks.calibrated(network)
+    return finish(
+        recipe,
+        out,
+        network,
+        material,
+        strategy,
+        begin,
+        convert,
+        fold=False,
+        calibrate=not keep,
+        mentor=mentor,
+    )
 
 
 def finish(
@@ -752,57 +791,74 @@ def finish(
     convert: bool,
     float_result: Result | None = None,
     fold: bool = True,
+    calibrate: bool = True,
+    mentor: Any = None,
 ) -> Bundle:
     """From a float network to the bundle: fold, calibrate, tune, convert.
 
     Args:
         network: Mode `float` where `fold`, else mode `folded`.
         begin: time.monotonic() at the start of the run.
+        calibrate: Set the activation ranges anew; otherwise they are `network`'s.
+        mentor: See `Loop`.
     """
     from kws import quantize
+    from kws.model import hold as holds
     from kws.model import network as networks
 
     labels = material.labels
     count = len(labels)
     folded = networks.fold(network, recipe, count) if fold else network
-    ranges = quantize.calibrate(folded, recipe, material.calibration)
+    ranges = 0
+    if calibrate:
+        ranges = quantize.calibrate(folded, recipe, material.calibration)
     with strategy.scope():
         tuned = networks.build(recipe, count, "qat")
     set_weights(tuned, [weight.numpy() for weight in folded.weights])
-    quantized = score(
-        predict(tuned, recipe, material.validation[0]), material.validation[1]
-    )
-    print(f"Quantized without tuning: val {100 * quantized[0]:.2f} %", file=sys.stderr)
-    metrics: dict[str, Any] = {
-        "training_clips": len(material.clips),
-        "validation_clips": len(material.validation[1]),
-        "parameters": int(sum(np.prod(w.shape) for w in network.trainable_weights)),
-        "calibration_clips": ranges,
-        "val_accuracy_ptq": quantized[0],
-    }
-    if float_result is not None:
-        metrics["val_accuracy_float"] = float_result.best["val_accuracy"]
-        metrics["epoch_float"] = float_result.best["epoch"]
-    best = quantized[0]
-    if recipe.quantize.epochs > 0:
-        schedule = Schedule(QAT, recipe.quantize.epochs, recipe.quantize.learning_rate)
-        loop = Loop(
-            tuned,
-            recipe,
-            schedule,
-            material.clips,
-            material.validation,
-            out,
-            strategy,
-            _silence(labels),
+    with holds.holding(tuned, recipe, count) as hold:
+        quantized = score(
+            predict(tuned, recipe, material.validation[0]), material.validation[1]
         )
-        result = loop.run()
-        set_weights(tuned, result.weights)
-        best = result.best["val_accuracy"]
-        metrics["val_accuracy_qat"] = best
-        metrics["epoch_qat"] = result.best["epoch"]
+        print(
+            f"Quantized{', with thresholds,' if hold else ''} without tuning: "
+            f"val {100 * quantized[0]:.2f} %",
+            file=sys.stderr,
+        )
+        metrics: dict[str, Any] = {
+            "training_clips": len(material.clips),
+            "validation_clips": len(material.validation[1]),
+            "parameters": int(sum(np.prod(w.shape) for w in network.trainable_weights)),
+            "calibration_clips": ranges,
+            "val_accuracy_ptq": quantized[0],
+        }
+        if float_result is not None:
+            metrics["val_accuracy_float"] = float_result.best["val_accuracy"]
+            metrics["epoch_float"] = float_result.best["epoch"]
+        best = quantized[0]
+        if recipe.quantize.epochs > 0:
+            schedule = Schedule(
+                QAT, recipe.quantize.epochs, recipe.quantize.learning_rate
+            )
+            loop = Loop(
+                tuned,
+                recipe,
+                schedule,
+                material.clips,
+                material.validation,
+                out,
+                strategy,
+                _silence(labels),
+                hold,
+                mentor,
+            )
+            result = loop.run()
+            set_weights(tuned, result.weights)
+            best = result.best["val_accuracy"]
+            metrics["val_accuracy_qat"] = best
+            metrics["epoch_qat"] = result.best["epoch"]
+    thresholds = {} if hold is None else hold.thresholds
     metrics["seconds"] = time.monotonic() - begin
-    bundle = Bundle(path=out, recipe=recipe, labels=labels, metrics={"train": metrics})
+    bundle = Bundle(out, recipe, labels, thresholds, {"train": metrics})
     if not is_chief(strategy):
         return bundle
     networks.save_weights(tuned, bundle)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+EPILOG = """\b
+Examples:
+  kws tune runs/tiny --out runs/tiny2 --epochs 4
+  kws tune runs/tiny --out runs/tiny3 --delta --teacher self
+"""
 
-@click.command(epilog="Example: kws tune runs/tiny --out runs/tiny2 --epochs 4")
+
+@click.command(epilog=EPILOG)
 @click.argument("run")
 @click.option(
     "--out",
@@ -19,13 +26,25 @@ import click
 @click.option("--epochs", type=click.IntRange(0), help="QAT epochs; 0 = PTQ.")
 @click.option("--learning-rate", type=float, help="Peak of the QAT epochs.")
 @click.option(
-    "--teacher", type=click.Path(path_type=Path), help="A .tflite to distil from."
+    "--teacher",
+    type=click.Path(path_type=Path),
+    help="A .tflite to distil from; or self: RUN, as it is without thresholds.",
 )
 @click.option("--teacher-labels", default="", help="Names of its logits, in order.")
 @click.option(
     "--pool",
     type=click.Path(path_type=Path),
     help="Keep augmented clips here, for the next run on the same ones.",
+)
+@click.option("--delta", is_flag=True, help="Tune with RUN's delta thresholds.")
+@click.option(
+    "--theta",
+    help="Tune with these delta thresholds, as kws simulate takes them (also @FILE).",
+)
+@click.option(
+    "--delta-penalty",
+    type=click.FloatRange(0.0),
+    help="Weight in the loss of what is still transmitted, e.g. 1.",
 )
 @click.option("--seed", type=click.IntRange(0), help="Seeds everything.")
 @click.option(
@@ -48,6 +67,9 @@ def command(
     teacher: Path | None,
     teacher_labels: str,
     pool: Path | None,
+    delta: bool,
+    theta: str | None,
+    delta_penalty: float | None,
     seed: int | None,
     distribute: str,
     limit: int | None,
@@ -58,6 +80,9 @@ def command(
     """Tune RUN's weights with quantization in the loop, into --out.
 
     A tuning that was stopped goes on where it was: type the same command again.
+
+    With --delta or --theta the network is tuned as it will run with those thresholds,
+    and the tuned run keeps them (docs/delta.md).
     """
     from kws import bundle as bundles
     from kws import train
@@ -69,11 +94,23 @@ def command(
             f"--learning-rate must lie between 0 and 1. Received: {learning_rate}",
             "--learning-rate 2e-4",
         )
+    if delta and theta:
+        raise KwsError(
+            "Give --delta (RUN's own thresholds) or --theta, not both. "
+            f"Received: --delta --theta {theta}",
+            f"kws tune {run} --out {out} --delta",
+        )
+    own = teacher == Path("self")
     source = bundles.load(run)
     recipe = with_changes(
         source.recipe,
         {
-            "quantize": {"epochs": epochs, "learning_rate": learning_rate},
+            "quantize": {
+                "epochs": epochs,
+                "learning_rate": learning_rate,
+                "delta_thresholds": steps(source, "bundle" if delta else theta),
+                "delta_penalty": delta_penalty,
+            },
             "train": {"seed": seed},
         },
     )
@@ -82,7 +119,8 @@ def command(
         recipe,
         out,
         data,
-        teacher=teacher,
+        teacher=None if own else teacher,
+        self_distill=own,
         teacher_labels=names(teacher_labels) or None,
         pool_folder=pool,
         distribute=distribute,
@@ -91,3 +129,28 @@ def command(
         limit=limit,
     )
     show(tuned, as_json)
+
+
+def steps(source: Any, theta: str | None) -> str | None:
+    """`--theta` in whole int8 steps of RUN's tensors, as a recipe has them.
+
+    Raises:
+        KwsError: no thresholds, or none that RUN's int8 network has.
+    """
+    from kws.errors import KwsError
+    from kws.simulate import measure
+    from kws.simulate.integer import IntegerSimulator
+    from kws.simulate.simulator import Thresholds
+
+    if theta is None:
+        return None
+    simulator = IntegerSimulator(source)
+    thresholds = measure.read_thresholds(simulator, theta)
+    table = Thresholds(simulator.steps(thresholds)).to_dict()
+    if not table:
+        raise KwsError(
+            "No thresholds to tune with. Expected some in the run, or --theta. "
+            f"Received: {source.path}",
+            f'kws sweep {source.path} --pick "loss<=0.02"',
+        )
+    return ",".join(f"{key}={int(value)}" for key, value in table.items())
