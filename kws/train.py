@@ -732,7 +732,9 @@ def tune(
 
     Args:
         source: Where the weights come from.
-        recipe: The source's recipe, with other training settings where wanted.
+        recipe: The source's recipe, with other training settings where wanted. With
+            another head_dim, mlp_rank, share or groups the weights are factorised
+            first (kws/model/lowrank.py).
         out: Folder of the new run. The other arguments are `train`'s.
         self_distill: Distil from `source` itself, as a float network without delta.
 
@@ -740,9 +742,12 @@ def tune(
         KwsError: bad input; CheckFailed: the conversion check did not hold.
     """
     from kws.model import hold as holds
+    from kws.model import lowrank
     from kws.model import network as networks
 
+    networks.check(recipe)
     holds.check(recipe)
+    lowrank.check_source(source.recipe.model, recipe.model)
     if out.resolve() == source.path.resolve():
         raise KwsError(
             f"--out has to be another folder than the run. Received: {out}",
@@ -753,6 +758,9 @@ def tune(
     strategy = strategy_of(distribute)
     prepare(recipe.train.seed)
     network = networks.restore(source, "folded")
+    if recipe.model != source.recipe.model:
+        dense, network = network, networks.build(recipe, len(source.labels), "folded")
+        lowrank.factorise(dense, network, recipe.model)
     pools = own_pool(pool_folder, out, strategy)
     material = gather(recipe, audio, out, teacher, teacher_labels, limit, pools)
     if material.labels != source.labels:

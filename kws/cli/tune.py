@@ -11,6 +11,8 @@ EPILOG = """\b
 Examples:
   kws tune runs/tiny --out runs/tiny2 --epochs 4
   kws tune runs/tiny --out runs/tiny3 --delta --teacher self
+  kws tune runs/tiny --out runs/tiny4 --head-dim 16 --mlp-rank 16 \\
+      --share blocks --groups 2 --teacher self --epochs 30 --learning-rate 1e-3
 """
 
 
@@ -46,6 +48,18 @@ Examples:
     type=click.FloatRange(0.0),
     help="Weight in the loss of what is still transmitted, e.g. 1.",
 )
+@click.option(
+    "--head-dim", type=click.IntRange(1), help="Factorise: rank of RUN's attention."
+)
+@click.option(
+    "--mlp-rank", type=click.IntRange(1), help="Factorise: rank of RUN's MLPs."
+)
+@click.option(
+    "--share",
+    type=click.Choice(["blocks", "attention", "mlp", "factor"]),
+    help="Let RUN's blocks share weights (docs/low_rank.md).",
+)
+@click.option("--groups", type=click.IntRange(1), help="Distinct blocks, with --share.")
 @click.option("--seed", type=click.IntRange(0), help="Seeds everything.")
 @click.option(
     "--distribute",
@@ -70,6 +84,10 @@ def command(
     delta: bool,
     theta: str | None,
     delta_penalty: float | None,
+    head_dim: int | None,
+    mlp_rank: int | None,
+    share: str | None,
+    groups: int | None,
     seed: int | None,
     distribute: str,
     limit: int | None,
@@ -82,7 +100,9 @@ def command(
     A tuning that was stopped goes on where it was: type the same command again.
 
     With --delta or --theta the network is tuned as it will run with those thresholds,
-    and the tuned run keeps them (docs/delta.md).
+    and the tuned run keeps them (docs/delta.md). With --head-dim, --mlp-rank, --share
+    or --groups RUN's weights are first factorised (docs/low_rank.md); --teacher self
+    then distils from RUN as it was.
     """
     from kws import bundle as bundles
     from kws import train
@@ -112,6 +132,12 @@ def command(
                 "delta_penalty": delta_penalty,
             },
             "train": {"seed": seed},
+            "model": {
+                "head_dim": head_dim,
+                "mlp_rank": mlp_rank,
+                "share": share,
+                "groups": groups,
+            },
         },
     )
     tuned = train.tune(
