@@ -395,11 +395,13 @@ def test_simulated_networks(tmp_path, variant):
     assert dense.cost()["mhsa_mac_cut"] == 0.0
     assert dense.cost()["subtractions"] == 0
 
-    zero = simulator.run(features, Thresholds.parse("X=0,Q=0,K=0,P=0,O=0", 2))
+    zero = simulator.run(features, Thresholds.parse("X=0,Q=0,K=0,P=0,O=0,M=0,H=0", 2))
     np.testing.assert_array_equal(zero.logits, dense.logits)
     assert zero.cost()["mhsa_mac_cut"] < 0.05
 
-    held = simulator.run(features, Thresholds.parse("X=9e9,Q=9e9,K=9e9,P=9e9,O=9e9", 2))
+    held = simulator.run(
+        features, Thresholds.parse("X=9e9,Q=9e9,K=9e9,P=9e9,O=9e9,M=9e9,H=9e9", 2)
+    )
     for kind in KINDS:  # the dense rows, and nothing else
         rows = shape.dense_rows * shape.columns(kind)
         np.testing.assert_array_equal(held.counts.sent[kind], rows)
@@ -442,7 +444,7 @@ def test_ladders_are_quantiles_of_the_change_from_row_to_row(tmp_path):
     simulator = Simulator(bundle)
     features = some_features(bundle.recipe.features, 8)
     rungs = simulator.changes(features, (0.25, 0.5, 0.9))
-    assert rungs.shape == (3, 2, 5)
+    assert rungs.shape == (3, 2, len(KINDS))
     assert (np.diff(rungs, axis=0) > 0).all()
     # In the units of thresholds: a threshold at the median holds about half or more.
     for kind, value in zip(KINDS, rungs[1, 0], strict=True):

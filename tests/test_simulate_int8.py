@@ -51,13 +51,13 @@ def test_dense_logits_are_tflms(simulator):
 def test_threshold_zero_changes_no_bit_and_skips_repeats(simulator):
     inputs = features(simulator)
     dense = simulator.run(inputs, Thresholds.dense(2))
-    zero = simulator.run(inputs, simulator.thresholds(np.zeros((2, 5), int)))
+    zero = simulator.run(inputs, simulator.thresholds(np.zeros((2, len(KINDS)), int)))
     np.testing.assert_array_equal(zero.logits, dense.logits)
     assert zero.cost()["mhsa_mac_cut"] > 0.01  # int8 tensors do repeat
 
 
 def test_holding_everything_leaves_the_dense_rows(simulator):
-    held = simulator.run(features(simulator), Thresholds(np.full((2, 5), 1e9)))
+    held = simulator.run(features(simulator), Thresholds(np.full((2, len(KINDS)), 1e9)))
     shape = simulator.shape
     for kind in KINDS:
         rows = shape.dense_rows * shape.columns(kind)
@@ -66,7 +66,7 @@ def test_holding_everything_leaves_the_dense_rows(simulator):
 
 
 def test_steps_and_real_thresholds_are_one(simulator):
-    steps = np.random.default_rng(0).integers(-1, 256, (2, 5))
+    steps = np.random.default_rng(0).integers(-1, 256, (2, len(KINDS)))
     thresholds = simulator.thresholds(steps)
     np.testing.assert_array_equal(simulator.steps(thresholds), steps)
     # Rounded down: what is above the real threshold is above the steps, and no more.
@@ -76,7 +76,7 @@ def test_steps_and_real_thresholds_are_one(simulator):
 
 def test_a_prefix_spares_work_and_changes_nothing(simulator):
     inputs = features(simulator)
-    base = np.full((2, 5), 3)
+    base = np.full((2, len(KINDS)), 3)
     prefix = simulator.prefix(inputs, simulator.thresholds(base))
     for layer in (None, 1, 0):
         steps = base.copy()
@@ -100,7 +100,7 @@ def test_ladders_are_whole_steps_and_quantiles(simulator):
     assert (steps[1] >= steps[0]).all()
     # At the median of the changes, about half and more of a tensor is held.
     for column, kind in enumerate(KINDS):
-        alone = np.full((2, 5), -1)
+        alone = np.full((2, len(KINDS)), -1)
         alone[0, column] = steps[0][0, column]
         run = simulator.run(inputs, simulator.thresholds(alone))
         whole = simulator.shape.tokens * simulator.shape.columns(kind)
@@ -144,7 +144,7 @@ def plain_logits(simulator, clip, steps):
 def test_held_tensors_are_what_products_read(simulator):
     """Against the definition, an element at a time."""
     inputs = features(simulator, count=2, seed=3)
-    steps = np.array([[9, 7, 5, 2, 6], [4, 8, 3, 1, 12]])
+    steps = np.array([[9, 7, 5, 2, 6, 4, 3], [4, 8, 3, 1, 12, 9, 2]])
     run = simulator.run(inputs, simulator.thresholds(steps))
     for index, clip in enumerate(inputs):
         logits, sent = plain_logits(simulator, clip, steps)
@@ -297,7 +297,7 @@ def test_another_networks_graph_is_refused(simulator):
 def test_thresholds_go_into_the_bundle(simulator):
     from kws.simulate.measure import keep_thresholds, read_thresholds
 
-    steps = np.array([[3, 2, 2, 1, -1], [4, 2, 0, 1, -1]])
+    steps = np.array([[3, 2, 2, 1, -1, -1, 5], [4, 2, 0, 1, -1, -1, -1]])
     assert keep_thresholds(simulator, simulator.thresholds(steps).to_dict())
     bundle = bundles.load(simulator.bundle.path)
     assert bundle.thresholds == {
@@ -307,6 +307,7 @@ def test_thresholds_go_into_the_bundle(simulator):
         "0.K": 2,
         "1.K": 0,
         "P": 1,
+        "0.H": 5,
     }
     again = IntegerSimulator(bundle)
     np.testing.assert_array_equal(again.steps(read_thresholds(again, "bundle")), steps)

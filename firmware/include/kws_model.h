@@ -23,7 +23,7 @@ extern "C" {
 
 /* A product that skips what its delta encoding holds (kws_delta.h). */
 typedef struct {
-  char kind; /* of its input: X, Q, K, P or O */
+  char kind; /* of its input: X, Q, K, P, O, M or H */
   uint8_t layer;
   uint16_t macs;        /* multiply-accumulates per transmitted element */
   uint32_t elements;    /* of its input in one model run */

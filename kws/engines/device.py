@@ -206,7 +206,7 @@ class Product:
 
     Args:
         layer: Of the network.
-        kind: Of its input: X, Q, K, P or O.
+        kind: Of its input, one of cost.KINDS.
         macs: Multiply-accumulates per transmitted element; 0 for K, which is only held.
         elements: Of its input in one run.
         sent: int64 [N]: of those, transmitted in each run.

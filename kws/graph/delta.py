@@ -17,7 +17,7 @@ class Note:
 
     Args:
         layer: Of the network.
-        steps: Tensor kind (X, Q, K, P or O) -> threshold in int8 steps, for the kinds
+        steps: Tensor kind (X, Q, K, P, O, M, H) -> threshold in int8 steps, for those
             that this node reads; -1: not encoded.
         dense_rows: Rows at the start that are transmitted whole.
         keeps_dense: A dense layer's weights are there for the dense kernel too.

@@ -250,7 +250,10 @@ class Block(KwsLayer):
         if not self.pre:
             x = self.norm1(x, training=training)
         y = self.norm2(x, training=training) if self.pre else x
-        y = self.activation(self.expand(y, training=training), training=training)
+        # The MLP's tensors are delta-encoded like the attention's, by the same rule.
+        hold = getattr(self.attention, "hold", lambda kind, tensor: tensor)
+        y = self.expand(hold("M", y), training=training)
+        y = hold("H", self.activation(y, training=training))
         y = self.contract(y, training=training)
         y = self.contract_range(y, training=training)
         x = self.residual2(x + self.drop(y, training), training=training)

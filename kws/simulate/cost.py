@@ -8,11 +8,16 @@ Multiply-accumulates (MACs), T tokens, d wide, H heads of h, by what was transmi
                                         Cortex-M can run
     P.V           nnz(P) * h
     output        nnz(O) * d
+    MLP, in       nnz(M) * m            m: its hidden width
+    MLP, out      nnz(H) * d
 
 Rows that are sent whole count whole. The dense network is the same with everything
-transmitted: 4 T d H h + 2 T^2 H h per layer. The whole model adds stem, MLPs and head,
-all dense, every row of every layer (that only row 0 of the last layer is read where
-there is a class token is not used). The cosine transform is folded into the stem.
+transmitted: 4 T d H h + 2 T^2 H h per layer for MHSA (the first five; what papers
+report), 2 T d m for the MLP. The whole model adds stem and head, dense, and has every
+row of every layer (that only row 0 of the last layer is read where there is a class
+token is not used). The cosine transform is folded into the stem. Of an MLP's matrix in
+two factors of rank r, what is transmitted meets the first (r instead of m or d); the
+second is dense.
 
 Beside them, per inference:
 
@@ -21,11 +26,11 @@ Beside them, per inference:
                                 neighbour
     exponentials                T^2 per head
 
-Bytes touched, int8 values and int32 accumulators, no cache, each operator on its own:
-a linear operator of n inputs and m outputs over one row reads n inputs, the m weights
-of every transmitted input, and writes m outputs; the state of a delta operator is its n
-references (read; written where transmitted) and its m accumulators (read and written).
-The right-hand side of Q.K^T and P.V is an activation, not a weight.
+Bytes touched by the products above, int8 values and int32 accumulators, no cache, each
+operator on its own: one of n inputs and m outputs over one row reads n inputs, the m
+weights of every transmitted input, and writes m outputs; the state of a delta operator
+is its n references (read; written where transmitted) and its m accumulators (read and
+written). The right-hand side of Q.K^T and P.V is an activation, not a weight.
 """
 
 from __future__ import annotations
@@ -37,9 +42,13 @@ import numpy as np
 from kws.errors import KwsError
 from kws.recipe import Recipe
 
-# Tensor kinds of D2: inputs, queries, keys, softmax outputs, attention outputs.
-KINDS = ("X", "Q", "K", "P", "O")
+# Tensor kinds of D2: inputs, queries, keys, softmax outputs, attention outputs; and the
+# MLP's: its inputs and its hidden layer.
+ATTENTION_KINDS = ("X", "Q", "K", "P", "O")
+MLP_KINDS = ("M", "H")
+KINDS = ATTENTION_KINDS + MLP_KINDS
 PRODUCTS = ("qkv", "scores", "mix", "out")
+MLP_PRODUCTS = ("expand", "contract")
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class Shape:
         layers: Blocks.
         dense_rows: Rows at the start of every tensor that are sent whole.
         stem_macs: MACs before the first block, the cosine transform folded in.
+        stem_bytes: Activations that the stem's products read and write.
         labels: Logits.
     """
 
@@ -68,6 +78,7 @@ class Shape:
     layers: int
     dense_rows: int
     stem_macs: int
+    stem_bytes: int
     labels: int
 
     @property
@@ -89,13 +100,17 @@ class Shape:
             "out": self.tokens * self.inner * self.dim,
         }
 
-    @property
-    def mlp_macs(self) -> int:
-        """MACs of one layer's MLP."""
+    def dense_mlp_macs(self) -> dict[str, int]:
+        """MACs of one layer's MLP, dense, by product."""
         matrix = self.dim * self.mlp_dim
         if self.mlp_rank:
             matrix = (self.dim + self.mlp_dim) * self.mlp_rank
-        return 2 * self.tokens * matrix
+        return dict.fromkeys(MLP_PRODUCTS, self.tokens * matrix)
+
+    @property
+    def mlp_macs(self) -> int:
+        """MACs of one layer's MLP."""
+        return sum(self.dense_mlp_macs().values())
 
     @property
     def mhsa_macs(self) -> int:
@@ -103,9 +118,14 @@ class Shape:
         return self.layers * sum(self.dense_macs().values())
 
     @property
+    def fixed_macs(self) -> int:
+        """MACs of stem and head, which no threshold applies to."""
+        return self.stem_macs + self.dim * self.labels
+
+    @property
     def other_macs(self) -> int:
-        """MACs of everything that is not MHSA."""
-        return self.stem_macs + self.layers * self.mlp_macs + self.dim * self.labels
+        """MACs of everything that is not MHSA, dense."""
+        return self.fixed_macs + self.layers * self.mlp_macs
 
     @property
     def macs(self) -> int:
@@ -114,7 +134,9 @@ class Shape:
 
     def columns(self, kind: str) -> int:
         """Width of one layer's tensor of a kind, all heads together."""
-        return {"X": self.dim, "P": self.heads * self.tokens}.get(kind, self.inner)
+        widths = {"X": self.dim, "P": self.heads * self.tokens}
+        widths |= {"M": self.dim, "H": self.mlp_dim}
+        return widths.get(kind, self.inner)
 
 
 def shape_of(recipe: Recipe, labels: int) -> Shape:
@@ -134,10 +156,21 @@ def shape_of(recipe: Recipe, labels: int) -> Shape:
         rows = -(-features.frames // model.stem_stride[0])
         bins = -(-features.mel_bins // model.stem_stride[1])
         taps = 25 * model.stem_channels
-        stem = rows * bins * taps + rows * bins * model.stem_channels * model.dim
+        pixels, width = rows * bins, model.stem_channels
+        stem, stem_bytes = pixels * taps, pixels * (25 + width)
+        if model.stem_second_channels:
+            rows, bins = -(-rows // 2), -(-bins // 2)
+            pixels, taps = rows * bins, 9 * width
+            width = model.stem_second_channels
+            stem += pixels * taps * width
+            stem_bytes += pixels * (taps + width)
+        stem += pixels * width * model.dim
+        stem_bytes += pixels * width + rows * model.dim
     else:
         rows = features.frames // model.patch_frames
-        stem = rows * model.patch_frames * features.mel_bins * model.dim
+        patch = model.patch_frames * features.mel_bins
+        stem = rows * patch * model.dim
+        stem_bytes = rows * (patch + model.dim)
     return Shape(
         tokens=rows + model.class_token,
         dim=model.dim,
@@ -149,6 +182,7 @@ def shape_of(recipe: Recipe, labels: int) -> Shape:
         # Row 0 has nothing in front of it; a row behind a class token nothing like it.
         dense_rows=2 if model.class_token else 1,
         stem_macs=stem,
+        stem_bytes=stem_bytes,
         labels=labels,
     )
 
@@ -169,14 +203,18 @@ class Counts:
 
 
 def macs(shape: Shape, counts: Counts) -> dict[str, np.ndarray]:
-    """MACs, int64 [N, layers], of qkv, scores (pairs), scores_rows, mix and out."""
-    sent = counts.sent
+    """MACs, int64 [N, layers]: qkv, scores (pairs), scores_rows, mix, out, expand and
+    contract."""
+    sent, rank = counts.sent, shape.mlp_rank
+    second = shape.tokens * rank  # transmitted to an MLP's second factor, if any
     return {
         "qkv": sent["X"] * 3 * shape.inner,
         "scores": counts.pairs,
         "scores_rows": sent["Q"] * shape.tokens,
         "mix": sent["P"] * shape.head_dim,
         "out": sent["O"] * shape.dim,
+        "expand": sent["M"] * (rank or shape.mlp_dim) + second * shape.mlp_dim,
+        "contract": sent["H"] * (rank or shape.dim) + second * shape.dim,
     }
 
 
@@ -197,12 +235,18 @@ def overhead(shape: Shape, counts: Counts) -> dict[str, int]:
     }
 
 
-def traffic(shape: Shape, counts: Counts) -> dict[str, np.ndarray]:
-    """Bytes touched by MHSA, int64 [N]: weights, activations, state.
+def traffic(
+    shape: Shape, counts: Counts, kinds: tuple[str, ...] = ATTENTION_KINDS
+) -> dict[str, np.ndarray]:
+    """Bytes touched, int64 [N]: weights, activations, state.
 
-    Q.K^T is counted by rows: what a Cortex-M runs.
+    Args:
+        shape: The network's sizes.
+        counts: What was transmitted.
+        kinds: MHSA alone; with `KINDS` the whole model. Q.K^T is counted by rows: what
+            a Cortex-M runs.
     """
-    tokens, inner = shape.tokens, shape.inner
+    tokens, inner, rank = shape.tokens, shape.inner, shape.mlp_rank
     # kind of the left side -> (inputs per row, outputs per row, bytes read per
     # transmitted element, whether those are weights)
     linear = {
@@ -210,18 +254,27 @@ def traffic(shape: Shape, counts: Counts) -> dict[str, np.ndarray]:
         "Q": (inner, shape.heads * tokens, tokens, False),
         "P": (shape.heads * tokens, inner, shape.head_dim, False),
         "O": (inner, shape.dim, shape.dim, True),
+        "M": (shape.dim, rank or shape.mlp_dim, rank or shape.mlp_dim, True),
+        "H": (shape.mlp_dim, rank or shape.dim, rank or shape.dim, True),
     }
     clips = len(counts.pairs)
     weights = np.zeros(clips, np.int64)
     activations = np.zeros(clips, np.int64)
     state = np.zeros(clips, np.int64)
     for layer in range(shape.layers):
-        for kind, (inputs, outputs, per_element, is_weights) in linear.items():
+        for kind in linear.keys() & set(kinds):
+            inputs, outputs, per_element, is_weights = linear[kind]
             sent = counts.sent[kind][:, layer]
             (weights if is_weights else activations)[:] += sent * per_element
             activations += tokens * (inputs + outputs)
             if kind in counts.encoded[layer]:
                 state += tokens * (inputs + 8 * outputs) + sent
+    if kinds == KINDS:
+        both = shape.dim + shape.mlp_dim
+        weights += shape.fixed_macs + shape.layers * tokens * rank * both
+        activations += shape.stem_bytes + shape.dim + shape.labels
+        if rank:
+            activations += shape.layers * tokens * (2 * rank + both)
     return {"weights": weights, "activations": activations, "state": state}
 
 
@@ -231,15 +284,18 @@ def summary(shape: Shape, counts: Counts) -> dict[str, object]:
     Returns:
         mhsa_mac_cut and mac_cut (0..1, mean, Q.K^T by pairs), the same by rows,
         cut by product, macs of MHSA and of the whole model with percentile, overhead,
-        bytes.
+        bytes of both.
     """
     spent = macs(shape, counts)
-    dense = shape.dense_macs()
+    dense = shape.dense_macs() | shape.dense_mlp_macs()
+    rest = shape.fixed_macs + np.sum(
+        [spent[name] for name in MLP_PRODUCTS], axis=0
+    ).sum(axis=1)
     table: dict[str, object] = {}
     for suffix, scores in (("", "scores"), ("_rows", "scores_rows")):
         names = ("qkv", scores, "mix", "out")
         mhsa = np.sum([spent[name] for name in names], axis=0).sum(axis=1)
-        whole = mhsa + shape.other_macs
+        whole = mhsa + rest
         table[f"mhsa_mac_cut{suffix}"] = _cut(mhsa, shape.mhsa_macs)
         table[f"mac_cut{suffix}"] = _cut(whole, shape.macs)
         table[f"mhsa_macs{suffix}"] = _spread(mhsa)
@@ -253,7 +309,7 @@ def summary(shape: Shape, counts: Counts) -> dict[str, object]:
     table["layer_cut"] = [
         _cut(
             np.sum([spent[name][:, layer] for name in PRODUCTS], axis=0),
-            sum(dense.values()),
+            sum(shape.dense_macs().values()),
         )
         for layer in range(shape.layers)
     ]
@@ -262,8 +318,9 @@ def summary(shape: Shape, counts: Counts) -> dict[str, object]:
         for kind in KINDS
     }
     table |= overhead(shape, counts)
-    for name, bytes_ in traffic(shape, counts).items():
-        table[f"mhsa_bytes_{name}"] = _spread(bytes_)
+    for prefix, kinds in (("mhsa_bytes", ATTENTION_KINDS), ("bytes", KINDS)):
+        for name, bytes_ in traffic(shape, counts, kinds).items():
+            table[f"{prefix}_{name}"] = _spread(bytes_)
     return table
 
 

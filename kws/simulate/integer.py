@@ -6,7 +6,8 @@ reads what the delta encoding holds instead of the tensor. This is what a delta 
 must reproduce, counts included; it shares no code with the kernels.
 
 Which product reads which tensor is found from the graph: every SOFTMAX stands between
-Q.K^T and P.V, and behind those are the dense layers of Q, K, V and the output.
+Q.K^T and P.V, and behind those are the dense layers of Q, K, V and the output. Dense
+layers on tokens between an output and the next Q, K, V are the MLP's.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ class IntegerPrefix:
     """The state in front of every layer under some thresholds.
 
     Args:
-        steps: Those, in int8 steps: [layers, 5].
+        steps: Those, in int8 steps: [layers, kinds].
         values: Per batch and layer: the tensors that are alive in front of it.
-        sent: int64 [N, layers, 5].
+        sent: int64 [N, layers, kinds].
         pairs: int64 [N, layers].
     """
 
@@ -85,7 +86,7 @@ class IntegerSimulator:
         self._layer_starts = [starts[layer] for layer in range(self.shape.layers)]
 
     def steps(self, thresholds: Thresholds) -> np.ndarray:
-        """Thresholds in int8 steps: int [layers, 5], -1 where not encoded.
+        """Thresholds in int8 steps: int [layers, kinds], -1 where not encoded.
 
         A real change above the threshold is a change in steps above threshold / scale,
         and so above its whole part. Q's scale holds 1 / sqrt(head_dim).
@@ -177,8 +178,8 @@ class IntegerSimulator:
             quantiles: Each 0..1.
 
         Returns:
-            float64 [quantiles, layers, 5]: quantiles of |x[i] - x[i - 1]| over clips,
-            rows and columns, in whole int8 steps, in the units of `Thresholds`.
+            float64 [quantiles, layers, kinds]: quantiles of |x[i] - x[i - 1]| over
+            clips, rows and columns, in whole int8 steps, in the units of `Thresholds`.
         """
         dense = np.full(self.scales.shape, -1)
         histogram = np.zeros((*self.scales.shape, 256), np.int64)
@@ -199,7 +200,7 @@ class IntegerSimulator:
         keep: list[dict[int, np.ndarray]] | None = None,
         changes: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Logits [B, labels], elements sent [B, layers, 5], pairs [B, layers]."""
+        """Logits [B, labels], elements sent [B, layers, kinds], pairs [B, layers]."""
         shape = (len(features), *self.graph.input.shape)
         values = {id(self.graph.input): features.reshape(shape)}
         counter = _Counter(self, steps, len(features), changes)
@@ -288,7 +289,7 @@ def find_holds(
 
     Returns:
         (id of the node, id of its input tensor) -> hold, and the tensors' scales,
-        float [layers, 5].
+        float [layers, kinds].
 
     Raises:
         KwsError: the attention can't be told from the graph.
@@ -296,6 +297,7 @@ def find_holds(
     holds: dict[tuple[int, int], Hold] = {}
     scales = np.zeros((shape.layers, len(KINDS)))
     layers: dict[int, int] = {}
+    outputs: set[int] = set()
 
     def put(layer: int, kind: str, node: Node, tensor: Tensor) -> None:
         if tensor.elements % shape.tokens or layer >= shape.layers:
@@ -325,6 +327,7 @@ def find_holds(
         put(layer, "P", mix, softmax.output)
         output = _below(graph, mix.output)
         put(layer, "O", output, output.input(0))
+        outputs.add(id(output))
     if len(layers) != shape.layers or len(softmaxes) != shape.layers * shape.heads:
         raise KwsError(
             "The model's attention is not the recipe's. Expected "
@@ -332,7 +335,51 @@ def find_holds(
             f"{len(layers)} layers, {len(softmaxes)} heads in all",
             "kws convert RUN",
         )
+    for layer, nodes in enumerate(_mlps(graph, shape, holds, outputs)):
+        # In two factors each, what is encoded meets the first.
+        put(layer, "M", nodes[0], nodes[0].input(0))
+        put(layer, "H", nodes[len(nodes) // 2], nodes[len(nodes) // 2].input(0))
     return holds, scales
+
+
+def _mlps(
+    graph: Graph,
+    shape: cost.Shape,
+    holds: dict[tuple[int, int], Hold],
+    outputs: set[int],
+) -> list[list[Node]]:
+    """The dense layers of each layer's MLP, in order: two, or four where factorised.
+
+    They read what an attention's output makes and make the next layer's input, so they
+    stand between those two, whatever the order of the file.
+
+    Args:
+        graph: The graph.
+        shape: The network's sizes.
+        holds: Those of the attention.
+        outputs: `id` of the dense layers that read an attention's result.
+    """
+    attention = {node for node, _ in holds}
+    found: list[list[Node]] = []
+    for node in graph.nodes:
+        if id(node) in outputs:
+            found.append([])
+        elif (
+            found
+            and node.kind == "FULLY_CONNECTED"
+            and id(node) not in attention
+            and graph_operators.row_count(node.output) == shape.tokens
+        ):
+            found[-1].append(node)
+    for nodes in found:
+        if len(nodes) != (4 if shape.mlp_rank else 2):
+            raise KwsError(
+                "The model's MLP is not the recipe's. Expected "
+                f"{4 if shape.mlp_rank else 2} dense layers behind an attention. "
+                f"Received: {len(nodes)}",
+                "kws convert RUN",
+            )
+    return found
 
 
 def _above(graph: Graph, tensor: Tensor, kind: str) -> Node:

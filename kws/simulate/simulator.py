@@ -2,8 +2,8 @@
 
 The network itself is the one of kws/model, run in mode `folded`; its attention hands
 every tensor that a threshold applies to (X, Q, K, P, O) to the encoding and goes on
-with what that holds. So every variant of norm, stem, activation and number of heads is
-simulated by the code that trains it.
+with what that holds, as does the block with its MLP's (M, H). So every variant of norm,
+stem, activation and number of heads is simulated by the code that trains it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Thresholds:
     folded into its projection, as in the papers.
 
     Args:
-        values: float [layers, 5], columns in the order of `KINDS`.
+        values: float [layers, kinds], columns in the order of `KINDS`.
 
     Example:
         >>> Thresholds.parse("X=0.3,P=0.005,3.X=0.25", layers=12)["X", 3]
@@ -45,7 +45,9 @@ class Thresholds:
     def __init__(self, values: np.ndarray) -> None:
         self.values = np.asarray(values, dtype=np.float64)
         if self.values.ndim != 2 or self.values.shape[1] != len(KINDS):
-            raise ValueError(f"Expected [layers, 5]. Received: {self.values.shape}")
+            raise ValueError(
+                f"Expected [layers, {len(KINDS)}]. Received: {self.values.shape}"
+            )
 
     @classmethod
     def dense(cls, layers: int) -> Thresholds:
@@ -141,7 +143,7 @@ def _bad_threshold(item: str, layers: int) -> KwsError:
         f"Bad threshold. Expected KIND=NUMBER or LAYER.KIND=NUMBER with KIND one of "
         f"{', '.join(KINDS)}, LAYER 0 to {layers - 1} and NUMBER at least 0. "
         f"Received: {item!r}",
-        "--theta X=0.3,Q=0.3,K=0.3,P=0.005,O=0.05",
+        "--theta X=0.3,Q=0.3,K=0.3,P=0.005,O=0.05   (or M=0.3 for the MLP's input)",
     )
 
 
@@ -171,7 +173,7 @@ class Prefix:
     Args:
         thresholds: Those.
         inputs: Per layer float32 [N, T, dim].
-        sent: int64 [N, layers, 5].
+        sent: int64 [N, layers, kinds].
         pairs: int64 [N, layers].
     """
 
@@ -322,8 +324,8 @@ class Simulator:
             quantiles: Each 0..1.
 
         Returns:
-            float64 [quantiles, layers, 5]: quantiles of |x[i] - x[i - 1]| over clips,
-            rows and columns, in the units of `Thresholds`.
+            float64 [quantiles, layers, kinds]: quantiles of |x[i] - x[i - 1]| over
+            clips, rows and columns, in the units of `Thresholds`.
         """
         from kws.attention.softmax import dense
 
@@ -358,8 +360,8 @@ class Simulator:
     def _trace(self) -> None:
         """Make TensorFlow functions of the stem, every block, and the head.
 
-        A block is (tokens [B, T, dim], limits [5]) -> tokens, transmitted elements
-        int64 [B, 5], pairs int64 [B].
+        A block is (tokens [B, T, dim], limits [kinds]) -> tokens, transmitted elements
+        int64 [B, kinds], pairs int64 [B].
         """
         from kws.attention.softmax import dense
         from kws.model.keras import tf
@@ -408,7 +410,7 @@ class _Hold:
     """The `Hold` of one layer: encodes, and adds up what was transmitted.
 
     Args:
-        limits: float64 [5] tensor, thresholds in the order of `KINDS`; < 0: dense.
+        limits: float64 [kinds] tensor, thresholds in the order of `KINDS`; < 0: dense.
         dense_rows: Rows at the start that are transmitted whole.
     """
 
