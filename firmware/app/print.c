@@ -73,7 +73,19 @@ void print_end(void) {
   kws_board_write(line);
 }
 
+void print_event(const kws_event_t *event) {
+  print_begin("event");
+  print_text("word", kws_model_info.labels[event->label]);
+  print_u64("start_ms", event->start_ms);
+  print_u64("time_ms", event->time_ms);
+  print_q15("score", event->score);
+  print_end();
+}
+
+static kws_stats_t last_beat;
+
 void print_boot(const char *app) {
+  last_beat = (kws_stats_t){0};
   print_begin("boot");
   print_text("name", kws_model_info.name);
   print_text("hash", kws_model_info.hash);
@@ -87,6 +99,30 @@ void print_boot(const char *app) {
 
 static uint64_t mean(uint64_t ticks, uint32_t count) {
   return count > 0 ? kws_board_ticks_to_cost((ticks + count / 2) / count) : 0;
+}
+
+void print_beat(const kws_stats_t *stats) {
+  const uint32_t frames = stats->frames - last_beat.frames;
+  const uint32_t inferences = stats->inferences - last_beat.inferences;
+  uint64_t macs = 0, macs_dense = 0;
+  for (uint32_t i = 0; i < kws_model_info.delta_count; i++) {
+    const kws_delta_operator_t *product = &kws_model_info.delta[i];
+    macs += (uint64_t)product->macs * *product->sent;
+    macs_dense += (uint64_t)product->macs * product->elements;
+  }
+  print_begin("beat");
+  print_text("hash", kws_model_info.hash);
+  print_u64("schema", SCHEMA_VERSION);
+  print_u64("time_ms", ((uint64_t)stats->samples + stats->overruns) / 16);
+  print_u64("peak", kws_peak());
+  print_u64("overruns", stats->overruns);
+  print_u64("inferences", stats->inferences);
+  print_u64("frame_cost", mean(stats->feature_ticks - last_beat.feature_ticks, frames));
+  print_u64("cost", mean(stats->model_ticks - last_beat.model_ticks, inferences));
+  print_u64("macs", macs);
+  print_u64("macs_dense", macs_dense);
+  print_end();
+  last_beat = *stats;
 }
 
 void print_stats(void) {

@@ -6,11 +6,20 @@
 
 #include <stdint.h>
 
+#include "kws.h"
+
 void print_begin(const char *kind);
 void print_text(const char *key, const char *value);
 void print_u64(const char *key, uint64_t value);
 void print_q15(const char *key, uint16_t value); /* 0.000 .. 1.000 */
 void print_end(void);
+
+/* A word that was heard. */
+void print_event(const kws_event_t *event);
+
+/* How things are since the last beat: level, costs, what delta pruning skipped in the
+ * last model run. Names the model too: whoever connects later has missed the boot. */
+void print_beat(const kws_stats_t *stats);
 
 /* The boot line, and the counters with `total / count` turned into costs. */
 void print_boot(const char *app);

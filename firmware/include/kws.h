@@ -74,6 +74,9 @@ const int8_t *kws_last_logits(void);
 
 void kws_stats(kws_stats_t *out);
 
+/* The largest magnitude of a sample since the last call (0..32768): a level meter. */
+uint16_t kws_peak(void);
+
 /* Run the canned clip through ring, features and model; compare the logits with the
  * expectation. Calls kws_init before and after, so it leaves no trace. At boot only. */
 kws_status_t kws_selftest(void);

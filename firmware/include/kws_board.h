@@ -19,6 +19,7 @@ enum {
   KWS_EXIT_MODEL = 10,    /* kws_init refused the generated model */
   KWS_EXIT_SELFTEST = 11, /* the canned clip did not give the expected logits */
   KWS_EXIT_INPUT = 12,    /* an argument or a file is missing or unusable */
+  KWS_EXIT_IMAGE = 13,    /* flash does not hold the whole image */
   KWS_EXIT_FAULT = 20,    /* a fault handler or an unexpected interrupt ran */
 };
 

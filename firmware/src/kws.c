@@ -41,6 +41,8 @@ static int has_logits;
 static kws_detector_t detector;
 static uint64_t samples_consumed; /* the clock: 16 per millisecond */
 
+static uint16_t peak; /* largest magnitude since kws_peak */
+
 static uint32_t frame_count;
 static uint32_t inference_count;
 static uint32_t event_count;
@@ -132,6 +134,14 @@ static uint32_t ring_take(int16_t *out, uint32_t n) {
   return taken;
 }
 
+/* What is new in the frame, for the level meter. */
+static void meter(const int16_t *samples, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) {
+    const int value = samples[i] < 0 ? -samples[i] : samples[i];
+    if (value > peak) peak = (uint16_t)value;
+  }
+}
+
 static uint64_t ticks(void) {
   return counter != NULL ? counter() : 0;
 }
@@ -178,6 +188,7 @@ int kws_poll(kws_event_t *event) {
   const uint32_t window_samples = model->features->window;
   for (;;) {
     const uint32_t taken = ring_take(frame + frame_fill, window_samples - frame_fill);
+    meter(frame + frame_fill, taken);
     frame_fill += taken;
     samples_consumed += taken;
     if (frame_fill < window_samples) return 0;
@@ -198,6 +209,12 @@ int kws_poll(kws_event_t *event) {
 
 const int8_t *kws_last_logits(void) {
   return has_logits ? logits : NULL;
+}
+
+uint16_t kws_peak(void) {
+  const uint16_t level = peak;
+  peak = 0;
+  return level;
 }
 
 void kws_stats(kws_stats_t *out) {

@@ -9,15 +9,45 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kws.deploy import runners
 from kws.errors import KwsError
 
 FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
 BOARDS = FIRMWARE / "boards"
 CORES = ("portable", "dsp", "mve")
+
+
+@dataclass(frozen=True)
+class Power:
+    """[power]: what the part takes, for `kws profile`'s energy estimate.
+
+    Args:
+        active_mw: Running at clock_hz from flash, in milliwatts; without a microphone.
+        sleep_mw: Waiting for the microphone's DMA.
+        source: Where the figures are from.
+    """
+
+    active_mw: float
+    sleep_mw: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Usb:
+    """[usb]: how the board or its probe is found.
+
+    Args:
+        ids: "vendor:product", four hex digits each, of its serial port and its probe.
+        baud: Of the serial port.
+    """
+
+    ids: tuple[str, ...] = ()
+    baud: int = 115200
 
 
 @dataclass(frozen=True)
@@ -38,7 +68,10 @@ class Board:
         flash_origin, flash_bytes, ram_origin, ram_bytes: Limits of the real part.
         boot_origin: Where the core looks for its vectors, if not at flash_origin.
         flags: Compiler flags by toolchain name (`gcc`, `zig`).
-        options: The runner's own table ([qemu] for runner = "qemu").
+        tools: The runners' own tables ([qemu] for runner = "qemu"); a second one is
+            another tool that can program the board (`kws flash --tool`).
+        usb: How to find it.
+        power: For the energy estimate, where known.
     """
 
     name: str
@@ -56,7 +89,14 @@ class Board:
     ram_bytes: int
     boot_origin: int | None
     flags: dict[str, tuple[str, ...]]
-    options: dict[str, Any]
+    tools: dict[str, dict[str, Any]]
+    usb: Usb = field(default_factory=Usb)
+    power: Power | None = None
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The runner's own table."""
+        return self.tools.get(self.runner, {})
 
     @property
     def instructions_per_second(self) -> float:
@@ -122,7 +162,9 @@ def from_table(table: dict[str, Any], path: Path) -> Board:
         ram_bytes=_take(memory, "ram_bytes", int, path),
         boot_origin=memory.pop("boot_origin", None),
         flags={key: tuple(value) for key, value in flags.items()},
-        options=table.pop(runner, {}),
+        tools={name: table.pop(name) for name in runners.names() if name in table},
+        usb=_usb(table.pop("usb", {}), path),
+        power=_power(table.pop("power", None), path),
     )
     for leftover in (*table, *memory):
         raise _wrong(path, f"unknown key {leftover!r}")
@@ -146,6 +188,33 @@ def from_table(table: dict[str, Any], path: Path) -> Board:
         if not (BOARDS / source).is_file():
             raise _wrong(path, f"source {source!r} does not exist in {BOARDS}")
     return board
+
+
+def _usb(table: dict[str, Any], path: Path) -> Usb:
+    usb = Usb(tuple(table.pop("ids", ())), table.pop("baud", Usb.baud))
+    for leftover in table:
+        raise _wrong(path, f"unknown key {leftover!r} in [usb]")
+    for text in usb.ids:
+        if not re.fullmatch(r"[0-9a-f]{4}:[0-9a-f]{4}", str(text)):
+            raise _wrong(path, f'[usb] ids are like "1366:1015", not {text!r}')
+    if not isinstance(usb.baud, int) or not 1200 <= usb.baud <= 4_000_000:
+        raise _wrong(path, f"[usb] baud = {usb.baud} is not in 1200..4000000")
+    return usb
+
+
+def _power(table: dict[str, Any] | None, path: Path) -> Power | None:
+    if table is None:
+        return None
+    power = Power(
+        float(_take(table, "active_mw", (int, float), path)),
+        float(_take(table, "sleep_mw", (int, float), path)),
+        _take(table, "source", str, path),
+    )
+    for leftover in table:
+        raise _wrong(path, f"unknown key {leftover!r} in [power]")
+    if not 0 <= power.sleep_mw <= power.active_mw <= 10_000:
+        raise _wrong(path, "[power] expects 0 <= sleep_mw <= active_mw <= 10000")
+    return power
 
 
 def _take(table: dict[str, Any], key: str, kind: Any, path: Path) -> Any:

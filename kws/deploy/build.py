@@ -36,7 +36,11 @@ _COMPILE_HINTS = (
     f"are {tflm_library.VARIABLE}'s headers those of its library? Core: ",
 )
 TFLM_ENGINE = FIRMWARE / "engines" / "tflm"
-APPS = {name: (f"{name}.c", "print.c") for name in ("main", "clips", "profile")}
+APPS = {
+    "main": ("main.c", "listen.c", "image.c", "print.c"),
+    "clips": ("clips.c", "print.c"),
+    "profile": ("profile.c", "print.c"),
+}
 _OVERFLOW = re.compile(r"overflowed by \d+ bytes|will not fit in region")
 
 
@@ -296,6 +300,7 @@ def _link(
             _link_failed(result.stderr, board, tools)
         sizes = fit.measure(temporary, board)
         fit.check(sizes)
+        elf.seal(temporary)
         temporary.replace(image)
     return sizes
 

@@ -1,12 +1,18 @@
-"""The little of ELF32 that sizes need: sections and symbols."""
+"""The little of ELF32 that sizes and programming need: sections, symbols, segments."""
 
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from kws.errors import KwsError
+
+# What the seal covers, in this order in flash; see boards/common/link.ld.
+SEALED = (".text", ".model")
+SEAL = ".seal"
+PT_LOAD = 1
 
 SHF_WRITE, SHF_ALLOC = 1, 2
 SHT_SYMTAB, SHT_NOBITS = 2, 8
@@ -21,6 +27,7 @@ class Section:
     size: int
     writable: bool
     in_file: bool  # False: only reserved (.bss, the stack)
+    offset: int  # in the file
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,43 @@ class Symbol:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """What a programmer writes: bytes and where they are loaded."""
+
+    address: int
+    data: bytes
+
+
+@dataclass(frozen=True)
 class Elf:
-    """Allocated sections, and symbols that have a size, largest first."""
+    """Allocated sections, and symbols that have a size, largest first.
+
+    Args:
+        sections: In the file's order.
+        symbols: By size.
+        segments: By address; together, all that has to be in flash.
+    """
 
     sections: tuple[Section, ...]
     symbols: tuple[Symbol, ...]
+    segments: tuple[Segment, ...]
+
+    def content(self, address: int, size: int) -> bytes:
+        """What flash holds at an address once programmed; gaps as erased (0xff)."""
+        out = bytearray(b"\xff" * size)
+        for segment in self.segments:
+            start = max(address, segment.address)
+            stop = min(address + size, segment.address + len(segment.data))
+            if start < stop:
+                at = start - segment.address
+                out[start - address : stop - address] = segment.data[
+                    at : at + stop - start
+                ]
+        return bytes(out)
+
+    def section(self, name: str) -> Section | None:
+        """The section of that name."""
+        return next((s for s in self.sections if s.name == name), None)
 
 
 def read(path: Path) -> Elf:
@@ -55,6 +94,28 @@ def read(path: Path) -> Elf:
         raise _bad(path) from None
 
 
+def seal(path: Path) -> None:
+    """Write the CRC-32 of code and model into the image's seal, where it has one.
+
+    The firmware compares it at boot (firmware/app/image.c): an image that was not
+    programmed to its end does not match.
+    """
+    image = read(path)
+    place = image.section(SEAL)
+    if place is None:
+        return
+    data = bytearray(path.read_bytes())
+    crc, end = 0, None
+    for name in SEALED:
+        part = image.section(name)
+        if part is None or end not in (None, part.address):
+            raise _bad(path)
+        crc = zlib.crc32(data[part.offset : part.offset + part.size], crc)
+        end = part.address + part.size
+    struct.pack_into("<I", data, place.offset, crc)
+    path.write_bytes(data)
+
+
 def _parse(data: bytes) -> Elf:
     (table,) = struct.unpack_from("<I", data, 32)
     entry_size, count, names_index = struct.unpack_from("<HHH", data, 46)
@@ -72,6 +133,7 @@ def _parse(data: bytes) -> Elf:
                     size=size,
                     writable=bool(flags & SHF_WRITE),
                     in_file=kind != SHT_NOBITS,
+                    offset=offset,
                 )
             )
         if kind == SHT_SYMTAB:
@@ -83,8 +145,20 @@ def _parse(data: bytes) -> Elf:
                 if s_size and info & 15 in (STT_OBJECT, STT_FUNC):
                     text = _text(data, strings_at + s_name)
                     symbols[text, value] = Symbol(text, value & ~1, s_size)
+    (program_table,) = struct.unpack_from("<I", data, 28)
+    program_size, program_count = struct.unpack_from("<HH", data, 42)
+    segments = []
+    for i in range(program_count):
+        kind, at, _, address, size, *_rest = struct.unpack_from(
+            "<8I", data, program_table + i * program_size
+        )
+        if kind == PT_LOAD and size:
+            if at + size > len(data):
+                raise ValueError
+            segments.append(Segment(address, data[at : at + size]))
+    segments.sort(key=lambda segment: segment.address)
     ordered = sorted(symbols.values(), key=lambda symbol: (-symbol.size, symbol.name))
-    return Elf(tuple(sections), tuple(ordered))
+    return Elf(tuple(sections), tuple(ordered), tuple(segments))
 
 
 def _text(data: bytes, at: int) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 SCHEMA_VERSION = 1
 MAX_LINE = 1024
@@ -31,6 +32,45 @@ class Event:
     score: float
 
 
+@dataclass(frozen=True)
+class Beat:
+    """Once in a second of audio: how the board is doing.
+
+    Args:
+        hash: First digits of the model's hash.
+        schema: Version of this protocol.
+        time_ms: Audio since the start, dropped samples included.
+        peak: Largest magnitude of a sample since the last beat, 0..32768.
+        overruns: Samples dropped since the start.
+        inferences: Model runs since the start.
+        frame_cost: Of a feature frame: instructions, cycles or nanoseconds.
+        cost: Of a model run, mean since the last beat; 0 if there was none.
+        macs: Multiply-accumulates of the delta products in the last model run.
+        macs_dense: What they would be if nothing were skipped; 0: no delta products.
+    """
+
+    hash: str
+    schema: int
+    time_ms: int
+    peak: int
+    overruns: int
+    inferences: int
+    frame_cost: int
+    cost: int
+    macs: int
+    macs_dense: int
+
+    @property
+    def level_db(self) -> float:
+        """Peak level in dB of full scale, at least -90.3 (one step)."""
+        return 20 * math.log10(max(1, self.peak) / 32768)
+
+    @property
+    def skipped(self) -> float | None:
+        """Share of the delta products' work that was skipped; None without any."""
+        return 1 - self.macs / self.macs_dense if self.macs_dense else None
+
+
 @dataclass
 class Transcript:
     """All that a run of the firmware printed.
@@ -39,6 +79,7 @@ class Transcript:
         boot: Pairs of the boot line (name, hash, schema, app, ...); {} if none came.
         selftest: True, False, or None where the firmware said nothing.
         events: Words heard.
+        beats: Heartbeats.
         stats: Counters of the last stats line.
         clips: Clips done (app `clips`).
         operators: Operator's mark -> what it cost in all runs (app `profile`).
@@ -52,6 +93,7 @@ class Transcript:
     boot: dict[str, str] = field(default_factory=dict)
     selftest: bool | None = None
     events: list[Event] = field(default_factory=list)
+    beats: list[Beat] = field(default_factory=list)
     stats: dict[str, int] = field(default_factory=dict)
     clips: int | None = None
     operators: dict[int, int] = field(default_factory=dict)
@@ -60,6 +102,9 @@ class Transcript:
     errors: list[str] = field(default_factory=list)
     ended: bool = False
     other: list[str] = field(default_factory=list)
+
+
+_BEAT_NUMBERS = tuple(f.name for f in fields(Beat) if f.name != "hash")
 
 
 def parse_line(line: str) -> tuple[str, dict[str, str]] | None:
@@ -110,6 +155,12 @@ def _take(transcript: Transcript, kind: str, pairs: dict[str, str]) -> bool:
         )
         if len(transcript.events) < MAX_EVENTS:
             transcript.events.append(event)
+    elif kind == "beat":
+        beat = Beat(pairs["hash"], *(int(pairs[key]) for key in _BEAT_NUMBERS))
+        if min(beat.time_ms, beat.peak, beat.macs, beat.macs_dense) < 0:
+            return False
+        if len(transcript.beats) < MAX_EVENTS:
+            transcript.beats.append(beat)
     elif kind == "stats":
         transcript.stats = {key: int(value) for key, value in pairs.items()}
     elif kind == "clips":

@@ -23,6 +23,7 @@ EXIT_REASONS = {
     10: "the firmware refused the generated model (shapes or tables out of range)",
     11: "the self-test failed: the canned clip did not give the expected logits",
     12: "the firmware could not use its input",
+    13: "flash does not hold the whole image: programming was interrupted",
     EXIT_FAULT: "the firmware crashed",
 }
 

@@ -1,0 +1,13 @@
+/* What the firmware does between the microphone and the serial port; the same code
+ * listens on a PC (kws listen). */
+#ifndef KWS_LISTEN_H
+#define KWS_LISTEN_H
+
+/* Boot line, kws_init, self-test. Returns KWS_EXIT_OK or why not (kws_board.h). */
+int listen_start(const char *app);
+
+/* Work on the audio that has arrived; print what is heard, and once in a second of
+ * audio how things are (`kws beat`). */
+void listen_work(void);
+
+#endif
