@@ -5,6 +5,7 @@
  * the node is TFLM's own kernel, with what that kernel keeps behind `stock`.
  */
 #include <cstddef>
+#include <cstring>
 
 #include "kws_tflm.h"
 #include "tensorflow/lite/c/builtin_op_data.h"
@@ -172,7 +173,7 @@ struct BatchMatMul {
                                 options->adj_y == (made->entry->transposed != 0));
     TF_LITE_ENSURE_STATUS(context->RequestScratchBufferInArena(
         context, KWS_DELTA_BATCH_MATMUL_STATE_BYTES(inner, columns), &made->state));
-    if (!made->entry->transposed) return kTfLiteOk;
+    if (!made->entry->transposed && KWS_DELTA_FLIP == 0) return kTfLiteOk;
     return context->RequestScratchBufferInArena(
         context, static_cast<size_t>(inner) * product.stride, &made->scratch);
   }
@@ -187,6 +188,13 @@ struct BatchMatMul {
       kws_transpose_s8(b, product.columns, product.inner, keys, product.stride);
       hold_keys(entry, keys);
       b = keys;
+    } else if (KWS_DELTA_FLIP != 0) {
+      const int32_t bytes = product.inner * product.stride;
+      int8_t *values =
+          static_cast<int8_t *>(context->GetScratchBuffer(context, made->scratch));
+      std::memcpy(values, b, static_cast<size_t>(bytes));
+      kws_delta_flip(values, bytes);
+      b = values;
     }
     *entry.sent = 0;
     kws_delta_batch_matmul_s8(
@@ -203,7 +211,7 @@ struct BatchMatMul {
     attention.key_threshold = entry.key_threshold;
     attention.dense_rows = entry.product->dense_rows;
     kws_delta_attention_sent_t sent = {};
-    kws_delta_attention_prepare(&attention, keys, &sent);
+    kws_delta_attention_prepare(&attention, keys, nullptr, &sent);
     if (entry.key_sent != nullptr) *entry.key_sent = sent.key;
   }
 };

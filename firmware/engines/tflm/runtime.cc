@@ -91,6 +91,21 @@ int DebugVsnprintf(char *buffer, size_t size, const char *format, va_list args) 
 void __cxa_pure_virtual(void) {
   abort();
 }
+
+/* newlib's assert; its own would bring stdio and a heap. */
+[[noreturn]] void __assert_func(const char *file, int line, const char *,
+                                const char *) {
+  char text[200];
+  Line where = {text, sizeof text, 0};
+  where.put("kws error reason=assert file=");
+  where.put(file);
+  where.put(" line=");
+  where.put(static_cast<uint32_t>(line), 10);
+  where.put('\n');
+  text[where.length] = '\0';
+  kws_board_write(text);
+  kws_board_exit(KWS_EXIT_FAULT);
+}
 }
 
 /* Nothing is ever deleted; virtual destructors name these. */
