@@ -4,7 +4,6 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "kws.h"
 #include "kws_board.h"
 #include "kws_model.h"
 
