@@ -570,13 +570,14 @@ def gather(
     teacher_labels: tuple[str, ...] | None = None,
     limit: int | None = None,
     pool_folder: Path | None = None,
+    also: Path | None = None,
 ) -> Material:
     """Read the clips and make (or find) the pool; by default in `out/checkpoints`."""
     labels = data.labels(recipe.task)
     folder = out / "checkpoints"
     print("Reading clips", file=sys.stderr, flush=True)
-    training = data.load("train", recipe.task, audio, recipe.train.seed, limit)
-    validation = data.load("val", recipe.task, audio, recipe.train.seed, limit)
+    training = data.load("train", recipe.task, audio, recipe.train.seed, limit, also)
+    validation = data.load("val", recipe.task, audio, recipe.train.seed, limit, also)
     _check_labels(training)
     print(
         f"{len(training)} training clips, {len(validation)} for validation, "
@@ -656,6 +657,7 @@ def train(
     teacher: Path | None = None,
     teacher_labels: tuple[str, ...] | None = None,
     pool_folder: Path | None = None,
+    also: Path | None = None,
     distribute: str = "none",
     restart: bool = False,
     convert: bool = True,
@@ -670,6 +672,7 @@ def train(
         teacher: A .tflite to distil from.
         teacher_labels: Names of its logits.
         pool_folder: Where pools are kept for several runs; None: inside `out`.
+        also: A second folder of clips of the task's words (kws.data.load).
         distribute: none, mirrored or multiworker.
         restart: Forget what `out` holds.
         convert: Write model.tflite at the end.
@@ -691,7 +694,7 @@ def train(
     strategy = strategy_of(distribute)  # a cluster has to come before all else
     prepare(recipe.train.seed)
     pools = own_pool(pool_folder, out, strategy)
-    material = gather(recipe, audio, out, teacher, teacher_labels, limit, pools)
+    material = gather(recipe, audio, out, teacher, teacher_labels, limit, pools, also)
     labels = material.labels
     schedule = Schedule(FLOAT, recipe.train.epochs, recipe.train.learning_rate)
     with strategy.scope():
@@ -723,6 +726,7 @@ def tune(
     teacher_labels: tuple[str, ...] | None = None,
     self_distill: bool = False,
     pool_folder: Path | None = None,
+    also: Path | None = None,
     distribute: str = "none",
     restart: bool = False,
     convert: bool = True,
@@ -762,7 +766,7 @@ def tune(
         dense, network = network, networks.build(recipe, len(source.labels), "folded")
         lowrank.factorise(dense, network, recipe.model)
     pools = own_pool(pool_folder, out, strategy)
-    material = gather(recipe, audio, out, teacher, teacher_labels, limit, pools)
+    material = gather(recipe, audio, out, teacher, teacher_labels, limit, pools, also)
     if material.labels != source.labels:
         raise KwsError(
             f"The run's labels are not its task's. Expected "

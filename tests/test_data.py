@@ -336,3 +336,24 @@ def test_the_shared_test_set_is_the_official_one():
         408, 408, 419, 405, 425, 406, 412, 396, 411, 402,
     ]  # fmt: skip
     assert len(data.load("test", Task("gsc12"), shared(), limit=5000)) == 4890
+
+
+def test_a_word_without_recordings_may_come_from_a_second_folder(
+    tmp_path: Path,
+) -> None:
+    audio = small_corpus.make(tmp_path / "audio", ("yes", "cat"))
+    spoken = small_corpus.make(tmp_path / "spoken", ("yes", "on", "dog"))
+    task = Task("custom", words=("yes", "on"))
+    with pytest.raises(KwsError, match="No clips of on in the train split"):
+        data.load("train", task, audio)
+    clips = data.load("train", task, audio, also=spoken)
+    words = [clips.labels[label] for label in clips.label]
+    each = len(small_corpus.SPEAKERS["train"])
+    assert words.count("on") == each and words.count("yes") == 2 * each
+    unknown = [
+        name
+        for name, word in zip(clips.names, words, strict=True)
+        if word == "_unknown_"
+    ]
+    # The second folder's other words are not drawn.
+    assert unknown and all(name.startswith("cat/") for name in unknown)

@@ -31,6 +31,11 @@ import click
 )
 @click.option("--teacher-labels", default="", help="Names of its logits, in order.")
 @click.option(
+    "--also",
+    type=click.Path(path_type=Path),
+    help="More clips of the words, from `kws data synth` say.",
+)
+@click.option(
     "--pool",
     type=click.Path(path_type=Path),
     help="Keep augmented clips here, for the next run on the same ones.",
@@ -59,6 +64,7 @@ def command(
     out: Path,
     teacher: Path | None,
     teacher_labels: str,
+    also: Path | None,
     pool: Path | None,
     epochs: int | None,
     qat_epochs: int | None,
@@ -104,6 +110,7 @@ def command(
         teacher=teacher,
         teacher_labels=names(teacher_labels) or None,
         pool_folder=pool,
+        also=also,
         distribute=distribute,
         restart=restart,
         convert=not no_convert,

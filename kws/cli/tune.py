@@ -34,6 +34,11 @@ Examples:
 )
 @click.option("--teacher-labels", default="", help="Names of its logits, in order.")
 @click.option(
+    "--also",
+    type=click.Path(path_type=Path),
+    help="More clips of the words, from `kws data synth` say.",
+)
+@click.option(
     "--pool",
     type=click.Path(path_type=Path),
     help="Keep augmented clips here, for the next run on the same ones.",
@@ -80,6 +85,7 @@ def command(
     learning_rate: float | None,
     teacher: Path | None,
     teacher_labels: str,
+    also: Path | None,
     pool: Path | None,
     delta: bool,
     theta: str | None,
@@ -149,6 +155,7 @@ def command(
         self_distill=own,
         teacher_labels=names(teacher_labels) or None,
         pool_folder=pool,
+        also=also,
         distribute=distribute,
         restart=restart,
         convert=not no_convert,

@@ -324,6 +324,7 @@ def load(
     data: Path | None = None,
     seed: int = 1,
     limit: int | None = None,
+    also: Path | None = None,
 ) -> ClipSet:
     """Load one split of a task.
 
@@ -339,6 +340,8 @@ def load(
         data: Folder or .tar.gz; None looks in the usual places (`find_data`).
         seed: Of the draws.
         limit: The first N clips of a fixed shuffle.
+        also: A second folder (spoken by `kws data synth`, say) whose clips of the
+            task's words are added, to any split but an official test set.
 
     Returns:
         The clips, padded with zeros or cut at the end to 16,000 samples.
@@ -358,7 +361,8 @@ def load(
         )
     corpus = open_corpus(data)
     names = labels(task)
-    clips = _draw(corpus, split, task, names, seed)
+    more = None if also is None else open_corpus(also)
+    clips = _draw(corpus, more, split, task, names, seed)
     if limit is not None:
         if limit < 1:
             raise KwsError(
@@ -421,7 +425,12 @@ class _Clip:
 
 
 def _draw(
-    corpus: Corpus, split: str, task: Task, names: tuple[str, ...], seed: int
+    corpus: Corpus,
+    more: Corpus | None,
+    split: str,
+    task: Task,
+    names: tuple[str, ...],
+    seed: int,
 ) -> list[_Clip]:
     """Choose the clips of a split: words, then unknown, then silence."""
     rng = np.random.Generator(np.random.PCG64([seed, SPLITS.index(split)]))
@@ -437,6 +446,10 @@ def _draw(
             words.append(_Clip(index[recording.word], recording))
         elif recording.word not in left_out:
             unknown.append(recording)
+    if more is not None and not (split == "test" and corpus.test_set is not None):
+        for recording in more.recordings(split):
+            if recording.word in index and recording.word not in (SILENCE, UNKNOWN):
+                words.append(_Clip(index[recording.word], recording))
     _check_present(words, names, corpus, split)
     if UNKNOWN not in names:  # gsc35: words alone
         return words
