@@ -27,14 +27,25 @@ extern "C" {
  * take eight at a time. */
 #define KWS_DELTA_COLUMNS(n) KWS_ROUND_UP(n, 8)
 
-/* A transmitted element, and where the row that it is multiplied with lies. Lists have
- * an even number: the last may be of delta 0. */
+/* On cores with SMLAD weights read by rows of their inputs have 128 added, modulo 256:
+ * as unsigned bytes they fit the lanes of a multiplication. */
+#if KWS_WEIGHT_LAYOUT == KWS_LAYOUT_DSP
+#define KWS_DELTA_FLIP 0x80u
+#else
+#define KWS_DELTA_FLIP 0u
+#endif
+
+/* Applies it to x [n]: 4-byte aligned, n a multiple of 4. */
+void kws_delta_flip(int8_t *x, int32_t n);
+
+/* A transmitted element, and where the row that it is multiplied with lies. */
 typedef struct {
   int32_t offset;
   int32_t delta; /* -255..255 */
 } kws_delta_change_t;
 
-#define KWS_DELTA_LIST_BYTES(inputs) (8 * KWS_ROUND_UP(inputs, 2))
+/* And an entry that ends the list. */
+#define KWS_DELTA_LIST_BYTES(inputs) (8 * ((inputs) + 1))
 
 /* ---- FULLY_CONNECTED ---- */
 
@@ -42,7 +53,8 @@ typedef struct {
   /* Its weights are for the dense kernel, which takes over while rows transmit so much
    * that it is cheaper; NULL where flash is dearer than that. */
   kws_fully_connected_t product;
-  /* int8 [inputs][KWS_DELTA_COLUMNS(outputs)], padded with zeros, 8-byte aligned. */
+  /* int8 [inputs][KWS_DELTA_COLUMNS(outputs)], padded with zeros, every byte XOR
+   * KWS_DELTA_FLIP; 8-byte aligned (weight_layout.delta_layout). */
   const int8_t *columns;
   uint8_t threshold;  /* 0..255 */
   uint8_t dense_rows; /* 1.. */
@@ -52,9 +64,9 @@ typedef struct {
  * transmitted. */
 #define KWS_DELTA_BLOCK 6
 
-/* 4-byte aligned. */
+/* 4-byte aligned. Sums, how they are requantised, what is held. */
 #define KWS_DELTA_FULLY_CONNECTED_STATE_BYTES(inputs, outputs) \
-  (8 + 4 * KWS_DELTA_COLUMNS(outputs) + 2 * KWS_ROUND_UP(inputs, 4))
+  (8 + 16 * KWS_DELTA_COLUMNS(outputs) + 2 * KWS_ROUND_UP(inputs, 4))
 /* Without dense weights; and with them. */
 #define KWS_DELTA_FULLY_CONNECTED_SCRATCH_BYTES(inputs) KWS_DELTA_LIST_BYTES(inputs)
 #define KWS_DELTA_FULLY_CONNECTED_DENSE_SCRATCH_BYTES(inputs) \
@@ -88,9 +100,9 @@ typedef struct {
   (8 + 4 * KWS_DELTA_COLUMNS(columns) + KWS_ROUND_UP(inner, 4) + \
    KWS_DELTA_LIST_BYTES(inner))
 
-/* a [rows, inner] times b [inner, columns], rows `stride` apart and 4-byte aligned ->
- * y [rows, columns]. Up to four bytes behind b may be read, and make no difference.
- * What is transmitted is added to *sent. */
+/* a [rows, inner] times b [inner, columns], rows `stride` apart and 4-byte aligned,
+ * with KWS_DELTA_FLIP applied -> y [rows, columns]. Up to four bytes behind b may be
+ * read, and make no difference. What is transmitted is added to *sent. */
 void kws_delta_batch_matmul_s8(const kws_delta_batch_matmul_t *p, const int8_t *a,
                                const int8_t *b, int8_t *y, void *state, uint32_t *sent);
 
@@ -120,9 +132,10 @@ typedef struct {
    KWS_DELTA_COLUMNS(tokens) +                                                       \
    KWS_DELTA_LIST_BYTES((tokens) > (head_dim) ? (tokens) : (head_dim)))
 
-/* Replaces K by what its encoding holds, and clears the padding. */
+/* Replaces K by what its encoding holds, clears the padding, and applies
+ * KWS_DELTA_FLIP to both; v may be NULL. */
 void kws_delta_attention_prepare(const kws_delta_attention_t *p, int8_t *k_transposed,
-                                 kws_delta_attention_sent_t *sent);
+                                 int8_t *v, kws_delta_attention_sent_t *sent);
 
 /* Rows first_row .. of Q [rows, width] -> out [rows, width]; out may be q. */
 void kws_delta_attention_rows_s8(const kws_delta_attention_t *p, const int8_t *q,

@@ -9,14 +9,63 @@
 #include <arm_mve.h>
 #endif
 
-/* ---- Encoding ---- */
+/* ---- What a row transmits ---- */
 
-/* What one row transmits. */
+/* Kernels with 16-bit sums take elements in groups: changes whose sizes add up to 255
+ * at most, times weights of 128 at most, stay below 2^15. */
+#if defined(KWS_CORE_MVE) || (defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP))
+#define LARGEST_GROUP 255
+#else
+#define LARGEST_GROUP INT32_MAX
+#endif
+
+/* A row on its way through the encoding. Element i is multiplied with the row of
+ * weights at rows + i * stride. */
 typedef struct {
-  int32_t sent;  /* elements, by the rule of counting */
-  int32_t count; /* elements that changed: length of the list, made even */
-  int32_t sum;   /* of all changes */
-} change_t;
+  const int8_t *x;
+  int8_t *held; /* moves to x where they differ by more than the threshold; aligned */
+  int32_t n;
+  int32_t threshold;
+  const int8_t *rows;
+  int32_t stride;
+  kws_delta_change_t *list;
+  int32_t at;    /* next element to look at */
+  int32_t count; /* elements that changed so far */
+  int32_t total; /* sum of all changes so far */
+} row_t;
+
+/* Changes that are added at a time. */
+typedef struct {
+  kws_delta_change_t *end; /* of the list */
+  int32_t size;            /* sum of |changes| */
+  int32_t sum;             /* of changes */
+} group_t;
+
+/* Lists element i. */
+static inline void put(row_t *row, group_t *group, int32_t i, int32_t delta) {
+#if defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP)
+  const int32_t offset = (int32_t)(intptr_t)(row->rows + i * row->stride);
+#else
+  const int32_t offset = i * row->stride;
+#endif
+  *group->end++ = (kws_delta_change_t){offset, delta};
+  group->sum += delta;
+}
+
+/* Elements from row->at up to `end`, one by one. Returns 0 where the group is full. */
+static int encode_each(row_t *row, group_t *group, int32_t end) {
+  for (; row->at < end; ++row->at) {
+    const int32_t i = row->at;
+    const int32_t delta = row->x[i] - row->held[i];
+    const int32_t size = delta < 0 ? -delta : delta;
+    if (size <= row->threshold) continue;
+    if (size > LARGEST_GROUP - group->size) return 0;
+    row->held[i] = row->x[i];
+    put(row, group, i, delta);
+    group->size += size;
+  }
+  return 1;
+}
 
 #if defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP)
 
@@ -37,24 +86,42 @@ static inline uint32_t select_bytes(uint32_t x, uint32_t held, uint32_t threshol
   return result;
 }
 
-#endif
+/* size + the sum of four |a - b|. */
+static inline uint32_t add_sizes(uint32_t a, uint32_t b, uint32_t size) {
+  uint32_t result;
+  a ^= 0x80808080u;
+  b ^= 0x80808080u;
+  __asm("usada8 %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(size));
+  return result;
+}
 
-/* Moves `held` to x where they differ by more than the threshold, and lists the
- * changes; the row of element i lies at i * stride. `held` is 4-byte aligned. */
-static change_t encode(const int8_t *x, int8_t *held, int32_t n, int32_t threshold,
-                       int32_t stride, kws_delta_change_t *list) {
-  kws_delta_change_t *at = list;
-  int32_t sum = 0, i = 0;
-#if defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP)
+/* Four at a time. */
+static int encode_most(row_t *row, group_t *group) {
+  const int32_t threshold = row->threshold;
+  if (threshold >= INT8_MAX) return 1;
   const uint32_t thresholds = (uint32_t)threshold * 0x01010101u;
-  for (; threshold < INT8_MAX && i + 4 <= n; i += 4) {
+  const int32_t stride = row->stride;
+  const int8_t *const x = row->x;
+  int8_t *const held = __builtin_assume_aligned(row->held, 4);
+  kws_delta_change_t *at = group->end;
+  int32_t i = row->at & ~3, sum = group->sum;
+  const int32_t end = row->n & ~3;
+  uint32_t size = (uint32_t)group->size;
+  int more = 1;
+  for (; i < end; i += 4) {
     uint32_t now, before;
     memcpy(&now, x + i, sizeof now);
     memcpy(&before, __builtin_assume_aligned(held + i, 4), sizeof before);
     const uint32_t after = select_bytes(now, before, thresholds, 2 * thresholds);
     if (after == before) continue;
+    const uint32_t larger = add_sizes(after, before, size);
+    if (larger > LARGEST_GROUP) {
+      more = 0;
+      break;
+    }
+    size = larger;
     memcpy(__builtin_assume_aligned(held + i, 4), &after, sizeof after);
-    int32_t offset = i * stride;
+    int32_t offset = (int32_t)(intptr_t)(row->rows + i * stride);
 #pragma GCC unroll 4
     for (int32_t bit = 0; bit < 32; bit += 8, offset += stride) {
       const int32_t delta = (int8_t)(after >> bit) - (int8_t)(before >> bit);
@@ -63,44 +130,69 @@ static change_t encode(const int8_t *x, int8_t *held, int32_t n, int32_t thresho
       sum += delta;
     }
   }
+  row->at = i;
+  *group = (group_t){at, (int32_t)size, sum};
+  if (!more) encode_each(row, group, i + 4); /* as many of the four as fit */
+  return more;
+}
+
 #elif defined(KWS_CORE_MVE)
-  for (; threshold < INT8_MAX && i < n; i += 16) {
-    const mve_pred16_t lanes = vctp8q((uint32_t)(n - i));
-    const int8x16_t now = vldrbq_z_s8(x + i, lanes);
-    const int8x16_t before = vldrbq_z_s8(held + i, lanes);
-    const int8x16_t size = vqabsq_s8(vqsubq_s8(now, before));
-    uint32_t changed = vcmpgtq_m_n_s8(size, (int8_t)threshold, lanes);
+
+/* Sixteen at a time. */
+static int encode_most(row_t *row, group_t *group) {
+  int32_t i = row->at & ~15;
+  const int32_t stride = row->stride;
+  kws_delta_change_t *at = group->end;
+  uint32_t size = (uint32_t)group->size;
+  int32_t sum = group->sum;
+  int more = 1;
+  for (; i < row->n; i += 16) {
+    const mve_pred16_t lanes = vctp8q((uint32_t)(row->n - i));
+    const int8x16_t now = vldrbq_z_s8(row->x + i, lanes);
+    const int8x16_t before = vldrbq_z_s8(row->held + i, lanes);
+    const uint8x16_t sizes = vreinterpretq_u8_s8(vabdq_s8(now, before));
+    const mve_pred16_t moved = vcmphiq_m_n_u8(sizes, (uint8_t)row->threshold, lanes);
+    uint32_t changed = moved;
     if (changed == 0) continue;
+    const uint32_t larger = vaddvaq_p_u8(size, sizes, moved);
+    if (larger > LARGEST_GROUP) {
+      more = 0;
+      break;
+    }
+    size = larger;
     int8_t old[16];
     vst1q_s8(old, before);
-    vstrbq_p_s8(held + i, now, (mve_pred16_t)changed);
+    vstrbq_p_s8(row->held + i, now, moved);
     for (; changed != 0; changed &= changed - 1) {
       const int32_t lane = __builtin_ctz(changed);
-      const int32_t delta = x[i + lane] - old[lane];
+      const int32_t delta = row->x[i + lane] - old[lane];
       *at++ = (kws_delta_change_t){(i + lane) * stride, delta};
       sum += delta;
     }
   }
-#endif
-  for (; i < n; ++i) {
-    const int32_t delta = x[i] - held[i];
-    if (delta > threshold || delta < -threshold) {
-      held[i] = x[i];
-      *at++ = (kws_delta_change_t){i * stride, delta};
-      sum += delta;
-    }
-  }
-  const int32_t count = (int32_t)(at - list);
-  if (count & 1) *at = (kws_delta_change_t){at[-1].offset, 0};
-  return (change_t){count, count + (count & 1), sum};
+  row->at = i;
+  *group = (group_t){at, (int32_t)size, sum};
+  if (!more) encode_each(row, group, kws_min(i + 16, row->n));
+  return more;
 }
 
-/* One row of an operator: the first ones are transmitted whole. */
-static change_t encode_row(const int8_t *x, int8_t *held, int32_t n, int32_t threshold,
-                           int32_t dense, int32_t stride, kws_delta_change_t *list) {
-  change_t change = encode(x, held, n, dense ? 0 : threshold, stride, list);
-  if (dense) change.sent = n;
-  return change;
+#else
+
+static int encode_most(row_t *row, group_t *group) {
+  (void)row;
+  (void)group;
+  return 1;
+}
+
+#endif
+
+/* The next group of a row. Returns 0 when it was the last. */
+static int encode(row_t *row, group_t *group) {
+  *group = (group_t){row->list, 0, 0};
+  const int done = encode_most(row, group) && encode_each(row, group, row->n);
+  row->count += (int32_t)(group->end - row->list);
+  row->total += group->sum;
+  return !done;
 }
 
 /* The same without a list, from the row held before to a row of its own. Returns the
@@ -132,157 +224,223 @@ static int32_t hold(const int8_t *x, const int8_t *before, int8_t *after, int32_
 
 #if defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP)
 
-/* Two elements times four columns. */
-#define TWO_TIMES_FOUR                                                  \
-  "  ldm %[at]!, {r3, r4, r5, r6}\n" /* offset, delta, offset, delta */ \
-  "  ldr r3, [%[rows], r3]\n"                                           \
-  "  ldr r5, [%[rows], r5]\n"                                           \
-  "  pkhbt r4, r4, r6, lsl #16\n"                                       \
-  "  pkhbt r6, r3, r5, lsl #16\n"                                       \
-  "  pkhtb r5, r5, r3, asr #16\n"                                       \
-  "  sxtb16 r3, r6\n"                                                   \
-  "  smlad %[sum0], r3, r4, %[sum0]\n"                                  \
-  "  sxtb16 r3, r6, ror #8\n"                                           \
-  "  smlad %[sum1], r3, r4, %[sum1]\n"                                  \
-  "  sxtb16 r3, r5\n"                                                   \
-  "  smlad %[sum2], r3, r4, %[sum2]\n"                                  \
-  "  sxtb16 r3, r5, ror #8\n"                                           \
-  "  smlad %[sum3], r3, r4, %[sum3]\n"
+/* sums[c] += what the list adds, which ends with a change of 0; columns is a multiple
+ * of 8. Changes list[].offset, an address, to that behind the columns.
+ *
+ * One MLA makes two products: two weights as unsigned 16-bit lanes of a word times a
+ * change. `start` takes away what the 128 that are added to each weight make, so a
+ * lane ends as a sum of signed products, below 2^15 (LARGEST_GROUP); what the lower
+ * borrows from the upper is given back at the end. In assembly because it takes all
+ * registers:
+ *   r0 list, r1 address, r2 r3 weights, r4-r11 sums of 16 columns, r12, lr change */
+void kws_dsp_add_changes(int32_t *sums, kws_delta_change_t *list, int32_t columns,
+                         uint32_t start);
 
-/* sums[c] += what the list adds; columns is a multiple of 4. In assembly because
- * compilers don't load two entries at once. */
+/* Four weights: columns 0 and 2, then 1 and 3. */
+#define FOUR_COLUMNS(weights, even, odd) \
+  "  uxtb16 r12, " weights               \
+  "\n"                                   \
+  "  mla " even ", r12, lr, " even       \
+  "\n"                                   \
+  "  uxtb16 r12, " weights               \
+  ", ror #8\n"                           \
+  "  mla " odd ", r12, lr, " odd "\n"
+#define EIGHT_COLUMNS(sum0, sum1, sum2, sum3)                \
+  "  ldrd r2, r3, [r1], #8\n" FOUR_COLUMNS("r2", sum0, sum1) \
+      FOUR_COLUMNS("r3", sum2, sum3)
+#define NEXT_CHANGE           \
+  "  str r1, [r0, #-8]\n"     \
+  "  ldrd r1, lr, [r0], #8\n" \
+  "  cmp lr, #0\n"
+#define LANES(lanes, low, high)      \
+  "  sxtah " low ", " low ", " lanes \
+  "\n"                               \
+  "  add " lanes                     \
+  ", #0x8000\n"                      \
+  "  add " high ", " high ", " lanes ", asr #16\n"
+#define FOUR_SUMS(even, odd)                              \
+  "  ldm r0, {r1, r2, r3, r12}\n" LANES(even, "r1", "r3") \
+      LANES(odd, "r2", "r12") "  stm r0!, {r1, r2, r3, r12}\n"
+
+__asm(
+    "  .syntax unified\n"
+    "  .thumb\n"
+    "  .pushsection .text.kws_dsp_add_changes, \"ax\", %progbits\n"
+    "  .align 2\n"
+    "  .global kws_dsp_add_changes\n"
+    "  .type kws_dsp_add_changes, %function\n"
+    "  .thumb_func\n"
+    "kws_dsp_add_changes:\n"
+    "  push {r0-r11, lr}\n" /* sums, list, columns, start */
+    "1:\n"
+    "  ldr r2, [sp, #8]\n"
+    "  subs r2, #16\n"
+    "  blt 4f\n"
+    "  str r2, [sp, #8]\n"
+    "  ldrd r0, r4, [sp, #4]\n"
+    "  ldr r4, [sp, #12]\n"
+    "  mov r5, r4\n"
+    "  mov r6, r4\n"
+    "  mov r7, r4\n"
+    "  mov r8, r4\n"
+    "  mov r9, r4\n"
+    "  mov r10, r4\n"
+    "  mov r11, r4\n"
+    "  ldrd r1, lr, [r0], #8\n"
+    "2:\n" EIGHT_COLUMNS("r4", "r5", "r6", "r7") EIGHT_COLUMNS("r8", "r9", "r10", "r11")
+        NEXT_CHANGE
+    "  bne 2b\n"
+    "  ldr r0, [sp, #0]\n" FOUR_SUMS("r4", "r5") FOUR_SUMS("r6", "r7")
+        FOUR_SUMS("r8", "r9") FOUR_SUMS("r10", "r11")
+    "  str r0, [sp, #0]\n"
+    "  b 1b\n"
+    "4:\n"
+    "  adds r2, #8\n"
+    "  blt 6f\n"
+    "  ldr r0, [sp, #4]\n"
+    "  ldr r4, [sp, #12]\n"
+    "  mov r5, r4\n"
+    "  mov r6, r4\n"
+    "  mov r7, r4\n"
+    "  ldrd r1, lr, [r0], #8\n"
+    "5:\n" EIGHT_COLUMNS("r4", "r5", "r6", "r7") NEXT_CHANGE
+    "  bne 5b\n"
+    "  ldr r0, [sp, #0]\n" FOUR_SUMS("r4", "r5") FOUR_SUMS("r6", "r7")
+    "6:\n"
+    "  pop {r0-r11, pc}\n"
+    "  .size kws_dsp_add_changes, . - kws_dsp_add_changes\n"
+    "  .popsection\n");
+
 static void add_changes(int32_t *sums, const int8_t *rows, int32_t columns,
-                        const kws_delta_change_t *list, int32_t count) {
-  const kws_delta_change_t *const end = list + count;
-  if (count == 0) return;
-  for (; columns > 0; columns -= 4, rows += 4, sums += 4) {
-    int32_t sum0 = sums[0], sum1 = sums[1], sum2 = sums[2], sum3 = sums[3];
-    const kws_delta_change_t *at = list;
-    __asm volatile(
-        "  tst %[count], #2\n"
-        "  bne 2f\n"
-        "1:\n" TWO_TIMES_FOUR "2:\n" TWO_TIMES_FOUR
-        "  cmp %[at], %[end]\n"
-        "  bne 1b\n"
-        : [at] "+&r"(at), [sum0] "+&r"(sum0), [sum1] "+&r"(sum1), [sum2] "+&r"(sum2),
-          [sum3] "+&r"(sum3)
-        : [rows] "r"(rows), [end] "r"(end), [count] "r"(count)
-        : "r3", "r4", "r5", "r6", "cc", "memory");
-    sums[0] = sum0;
-    sums[1] = sum1;
-    sums[2] = sum2;
-    sums[3] = sum3;
-  }
+                        kws_delta_change_t *list, const group_t *group) {
+  (void)rows; /* the list has addresses */
+  if (group->end == list) return;
+  *group->end = (kws_delta_change_t){0, 0};
+  kws_dsp_add_changes(sums, list, columns, (uint32_t)(-128 * group->sum) * 0x10001u);
 }
 
 #elif defined(KWS_CORE_MVE)
 
-/* sums[0..7] += the 16-bit lanes of `added`, by way of q4 to q7. */
-#define ADD_8(added)                 \
-  "  vmovlb.s16 q4, " added          \
-  "\n"                               \
-  "  vmovlt.s16 q5, " added          \
-  "\n"                               \
-  "  vld20.32 {q6, q7}, [%[sums]]\n" \
-  "  vld21.32 {q6, q7}, [%[sums]]\n" \
-  "  vadd.i32 q4, q4, q6\n"          \
-  "  vadd.i32 q5, q5, q7\n"          \
-  "  vst20.32 {q4, q5}, [%[sums]]\n" \
-  "  vst21.32 {q4, q5}, [%[sums]]!\n"
-
 /* One element times eight columns. */
 #define MULTIPLY_8(sum, at)    \
-  "  vldrb.s16 q4, [%[row]" at \
+  "  vldrb.s16 q7, [%[row]" at \
   "]\n"                        \
-  "  vmla.s16 " sum ", q4, %[delta]\n"
+  "  vmla.s16 %q[" sum "], q7, %[delta]\n"
 
-/* A list that fits into 16 bits: all |delta| together are at most 255, and no weight is
- * beyond 128. Columns is a multiple of 8. In assembly because compilers spill around
- * the pairs of vectors. */
-static void add_group(int32_t *sums, const int8_t *rows, int32_t columns,
-                      const kws_delta_change_t *list, int32_t count) {
-  for (; columns >= 32; columns -= 32, rows += 32) {
-    const kws_delta_change_t *at = list;
-    int32_t row, delta;
-    __asm volatile(
-        "  vmov.i32 q0, #0\n"
-        "  vmov.i32 q1, #0\n"
-        "  vmov.i32 q2, #0\n"
-        "  vmov.i32 q3, #0\n"
-        "  dls lr, %[count]\n"
-        "1:\n"
-        "  ldrd %[row], %[delta], [%[at]], #8\n"
-        "  add %[row], %[rows]\n" MULTIPLY_8("q0", "") MULTIPLY_8("q1", ", #8")
-            MULTIPLY_8("q2", ", #16")
-                MULTIPLY_8("q3", ", #24") "  le lr, 1b\n" ADD_8("q0") ADD_8("q1")
-                    ADD_8("q2") ADD_8("q3")
-        : [at] "+&r"(at), [sums] "+&r"(sums), [row] "=&l"(row), [delta] "=&r"(delta)
-        : [rows] "r"(rows), [count] "r"(count)
-        : "lr", "q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7", "memory");
-  }
-  for (; columns > 0; columns -= 8, rows += 8) {
-    const kws_delta_change_t *at = list;
-    int32_t row, delta;
-    __asm volatile(
-        "  vmov.i32 q0, #0\n"
-        "  dls lr, %[count]\n"
-        "1:\n"
-        "  ldrd %[row], %[delta], [%[at]], #8\n"
-        "  add %[row], %[rows]\n" MULTIPLY_8("q0", "") "  le lr, 1b\n" ADD_8("q0")
-        : [at] "+&r"(at), [sums] "+&r"(sums), [row] "=&l"(row), [delta] "=&r"(delta)
-        : [rows] "r"(rows), [count] "r"(count)
-        : "lr", "q0", "q4", "q5", "q6", "q7", "memory");
-  }
+/* Sums of eight columns lie as four even ones, then four odd ones. */
+static inline void add_8(int32_t *sums, int16x8_t added) {
+  vst1q_s32(sums, vaddq_s32(vld1q_s32(sums), vmovlbq_s16(added)));
+  vst1q_s32(sums + 4, vaddq_s32(vld1q_s32(sums + 4), vmovltq_s16(added)));
 }
 
-/* sums[c] += what the list adds; columns is a multiple of 8. */
+/* sums[c] += what the list adds; columns is a multiple of 8. In 16 bits, which
+ * LARGEST_GROUP makes safe. Low-overhead loops that compilers don't find. */
 static void add_changes(int32_t *sums, const int8_t *rows, int32_t columns,
-                        const kws_delta_change_t *list, int32_t count) {
-  enum { LARGEST_SIZE = 255 };
-  const kws_delta_change_t *const end = list + count;
-  while (list < end) {
-    const kws_delta_change_t *stop = list;
-    for (int32_t size = 0; stop < end; ++stop) {
-      size += stop->delta < 0 ? -stop->delta : stop->delta;
-      if (size > LARGEST_SIZE) break;
-    }
-    add_group(sums, rows, columns, list, (int32_t)(stop - list));
-    list = stop;
+                        kws_delta_change_t *list, const group_t *group) {
+  const int32_t count = (int32_t)(group->end - list);
+  if (count == 0) return;
+  for (; columns >= 32; columns -= 32, rows += 32, sums += 32) {
+    const kws_delta_change_t *at = list;
+    int32_t row, delta;
+    int16x8_t sum0, sum1, sum2, sum3;
+    __asm volatile(
+        "  vmov.i32 %q[sum0], #0\n"
+        "  vmov.i32 %q[sum1], #0\n"
+        "  vmov.i32 %q[sum2], #0\n"
+        "  vmov.i32 %q[sum3], #0\n"
+        "  dls lr, %[count]\n"
+        "1:\n"
+        "  ldrd %[row], %[delta], [%[at]], #8\n"
+        "  add %[row], %[rows]\n" MULTIPLY_8("sum0", "") MULTIPLY_8("sum1", ", #8")
+            MULTIPLY_8("sum2", ", #16") MULTIPLY_8("sum3", ", #24") "  le lr, 1b\n"
+        : [at] "+&r"(at), [row] "=&l"(row), [delta] "=&r"(delta), [sum0] "=&w"(sum0),
+          [sum1] "=&w"(sum1), [sum2] "=&w"(sum2), [sum3] "=&w"(sum3)
+        : [rows] "r"(rows), [count] "r"(count)
+        : "lr", "q7", "memory");
+    add_8(sums, sum0);
+    add_8(sums + 8, sum1);
+    add_8(sums + 16, sum2);
+    add_8(sums + 24, sum3);
+  }
+  for (; columns > 0; columns -= 8, rows += 8, sums += 8) {
+    const kws_delta_change_t *at = list;
+    int32_t row, delta;
+    int16x8_t sum0;
+    __asm volatile(
+        "  vmov.i32 %q[sum0], #0\n"
+        "  dls lr, %[count]\n"
+        "1:\n"
+        "  ldrd %[row], %[delta], [%[at]], #8\n"
+        "  add %[row], %[rows]\n" MULTIPLY_8("sum0", "") "  le lr, 1b\n"
+        : [at] "+&r"(at), [row] "=&l"(row), [delta] "=&r"(delta), [sum0] "=&w"(sum0)
+        : [rows] "r"(rows), [count] "r"(count)
+        : "lr", "q7", "memory");
+    add_8(sums, sum0);
   }
 }
 
 #else
 
-/* sums[c] += what the list adds. */
+/* A weight as it is meant. */
+static inline int32_t unflip(int8_t weight) {
+  return (int8_t)((uint8_t)weight ^ KWS_DELTA_FLIP);
+}
+
+/* sums[c] += what the list adds, two changes at a time. */
 static void add_changes(int32_t *restrict sums, const int8_t *rows, int32_t columns,
-                        const kws_delta_change_t *list, int32_t count) {
-  for (; count > 0; count -= 2, list += 2) {
+                        kws_delta_change_t *list, const group_t *group) {
+  if ((group->end - list) & 1) {
+    *group->end = (kws_delta_change_t){group->end[-1].offset, 0};
+  }
+  for (; list < group->end; list += 2) {
     const int8_t *row0 = rows + list[0].offset;
     const int8_t *row1 = rows + list[1].offset;
     const int32_t delta0 = list[0].delta, delta1 = list[1].delta;
     for (int32_t c = 0; c < columns; ++c) {
-      sums[c] += delta0 * row0[c] + delta1 * row1[c];
+      sums[c] += delta0 * unflip(row0[c]) + delta1 * unflip(row1[c]);
     }
   }
 }
 
 #endif
 
+/* Encodes a row and adds what changed. Returns the number of changes. */
+static int32_t encode_and_add(row_t *row, int32_t *sums, int32_t columns) {
+  int more;
+  do {
+    group_t group;
+    more = encode(row, &group);
+    add_changes(sums, row->rows, columns, row->list, &group);
+  } while (more);
+  return row->count;
+}
+
 /* ---- Requantisation ---- */
 
-/* How a row of sums becomes int8. `each` promises a multiplier and a shift for every
- * output; otherwise there is one of both. */
+/* How a row of sums becomes int8: one multiplier and shift for all outputs, or for each
+ * its own, and then `quant` has them as prepare_finish laid them. */
 typedef struct {
   const int32_t *multiplier;
   const int8_t *shift;
+  const int32_t *quant; /* NULL: for all */
   int32_t zero_point;
   int32_t low, high; /* clamp */
   int32_t common;    /* shifts are all in -22..-1, the clamp is int8's own */
 } finish_t;
 
+/* Where the sum of a column lies. */
+static inline int32_t place(int32_t column) {
+#if defined(KWS_CORE_MVE)
+  return (column & ~7) + 4 * (column & 1) + ((column >> 1) & 3);
+#else
+  return column;
+#endif
+}
+
 static finish_t finish_of(const int32_t *multiplier, const int8_t *shift, int32_t n,
-                          int32_t zero_point, int32_t low, int32_t high) {
-  finish_t finish = {multiplier, shift, zero_point, low, high, 0};
+                          int32_t zero_point, int32_t low, int32_t high,
+                          const int32_t *quant) {
+  finish_t finish = {multiplier, shift, quant, zero_point, low, high, 0};
   finish.common = low == INT8_MIN && high == INT8_MAX;
   for (int32_t i = 0; i < n; ++i) {
     if (shift[i] >= 0 || shift[i] < -22) finish.common = 0;
@@ -291,12 +449,12 @@ static finish_t finish_of(const int32_t *multiplier, const int8_t *shift, int32_
 }
 
 /* Any shifts and clamp. */
-static void finish_any(const finish_t *f, int32_t each, const int32_t *sums,
-                       int32_t correction, int32_t n, int8_t *y, int32_t step) {
+static void finish_any(const finish_t *f, const int32_t *sums, int32_t correction,
+                       int32_t n, int8_t *y, int32_t step) {
   for (int32_t i = 0; i < n; ++i, y += step) {
-    const int32_t at = each ? i : 0;
+    const int32_t at = f->quant != NULL ? i : 0;
     const int32_t value =
-        kws_requantize(sums[i] + correction, f->multiplier[at], f->shift[at]) +
+        kws_requantize(sums[place(i)] + correction, f->multiplier[at], f->shift[at]) +
         f->zero_point;
     *y = (int8_t)kws_clamp(value, f->low, f->high);
   }
@@ -304,76 +462,154 @@ static void finish_any(const finish_t *f, int32_t each, const int32_t *sums,
 
 #if defined(KWS_CORE_MVE)
 
+#define QUANT_WORDS 2
+
+/* Multipliers and shifts of eight outputs lie as their sums do. */
+static void prepare_finish(const kws_fully_connected_t *p, int32_t *quant) {
+  for (int32_t o = 0; o < p->outputs; ++o) {
+    int32_t *block = quant + (o & ~7) * QUANT_WORDS + (place(o) & 7);
+    block[0] = p->multiplier[o];
+    block[8] = p->shift[o];
+  }
+}
+
 /* VRSHL rounds halves up; TFLM rounds them away from zero. */
-static inline __attribute__((always_inline)) void finish_common(
-    const finish_t *f, int32_t each, const int32_t *sums, int32_t correction, int32_t n,
-    int8_t *y, int32_t step) {
-  const int32_t *multipliers = f->multiplier;
-  const int8_t *shifts = f->shift;
+static inline int32x4_t round_shift(int32x4_t value, int32x4_t shift) {
+  return vrshlq_s32(vaddq_s32(value, vshrq_n_s32(value, 31)), shift);
+}
+
+/* Eight outputs, of which `lanes` are stored. */
+static inline __attribute__((always_inline)) void store_8(int32x4_t even, int32x4_t odd,
+                                                          int32_t zero_point, int8_t *y,
+                                                          int32_t step,
+                                                          mve_pred16_t lanes) {
+  int16x8_t value = vqmovnbq_s32(vdupq_n_s16(0), even);
+  value = vqaddq_n_s16(vqmovntq_s32(value, odd), (int16_t)zero_point);
+  value = vreinterpretq_s16_s8(vqmovnbq_s16(vdupq_n_s8(0), value));
+  if (step == 1) {
+    vstrbq_p_s16(y, value, lanes);
+  } else {
+    const uint16x8_t offsets = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)step);
+    vstrbq_scatter_offset_p_s16(y, offsets, value, lanes);
+  }
+}
+
+static inline __attribute__((always_inline)) void finish_each(const finish_t *f,
+                                                              const int32_t *sums,
+                                                              int32_t n, int8_t *y,
+                                                              int32_t step) {
+  const int32_t *quant = f->quant;
+  for (; n > 0; n -= 8, sums += 8, quant += 8 * QUANT_WORDS, y += 8 * step) {
+    int32x4_t even = vqrdmulhq_s32(vld1q_s32(sums), vld1q_s32(quant));
+    int32x4_t odd = vqrdmulhq_s32(vld1q_s32(sums + 4), vld1q_s32(quant + 4));
+    even = round_shift(even, vld1q_s32(quant + 8));
+    odd = round_shift(odd, vld1q_s32(quant + 12));
+    store_8(even, odd, f->zero_point, y, step, vctp16q((uint32_t)n));
+  }
+}
+
+static void finish_all(const finish_t *f, const int32_t *sums, int32_t correction,
+                       int32_t n, int8_t *y) {
+  const int32_t multiplier = *f->multiplier, shift = *f->shift;
   const int32_t zero_point = f->zero_point;
-  const uint32x4_t offsets = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)step);
-  int32x4_t multiplier = vdupq_n_s32(*multipliers), shift = vdupq_n_s32(*shifts);
-  const int32x4_t low = vdupq_n_s32(INT8_MIN), high = vdupq_n_s32(INT8_MAX);
-  for (; n > 0; n -= 4, sums += 4, y += 4 * step) {
-    const mve_pred16_t lanes = vctp32q((uint32_t)n);
-    if (each) {
-      multiplier = vldrwq_z_s32(multipliers, lanes);
-      shift = vldrbq_z_s32(shifts, lanes);
-      multipliers += 4;
-      shifts += 4;
-    }
-    int32x4_t value = vaddq_n_s32(vldrwq_z_s32(sums, lanes), correction);
-    value = vqrdmulhq_s32(value, multiplier);
-    value = vrshlq_s32(vaddq_s32(value, vshrq_n_s32(value, 31)), shift);
-    value = vminq_s32(vmaxq_s32(vaddq_n_s32(value, zero_point), low), high);
-    if (step == 1) {
-      vstrbq_p_s32(y, value, lanes);
-    } else {
-      vstrbq_scatter_offset_p_s32(y, offsets, value, lanes);
-    }
+  for (; n > 0; n -= 8, sums += 8, y += 8) {
+    int32x4_t even = vaddq_n_s32(vld1q_s32(sums), correction);
+    int32x4_t odd = vaddq_n_s32(vld1q_s32(sums + 4), correction);
+    even = vqrdmulhq_n_s32(even, multiplier);
+    odd = vqrdmulhq_n_s32(odd, multiplier);
+    even = vrshlq_n_s32(vaddq_s32(even, vshrq_n_s32(even, 31)), shift);
+    odd = vrshlq_n_s32(vaddq_s32(odd, vshrq_n_s32(odd, 31)), shift);
+    store_8(even, odd, zero_point, y, 1, vctp16q((uint32_t)n));
   }
 }
 
 #elif defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP)
 
-/* TFLM's two roundings and the zero point, as kernels_dsp.c has them. */
-static inline __attribute__((always_inline)) void finish_common(
-    const finish_t *f, int32_t each, const int32_t *sums, int32_t correction, int32_t n,
-    int8_t *y, int32_t step) {
-  const int32_t *multipliers = f->multiplier;
-  const int8_t *shifts = f->shift;
-  const int32_t twice = 2 * f->zero_point + 1;
-  int32_t multiplier = *multipliers, right = -*shifts;
-  int32_t rounding = twice * (1 << (right - 1));
-  for (const int32_t *end = sums + n; sums < end; y += step) {
-    int32_t value = *sums++ + correction, low;
-    if (each) {
-      multiplier = *multipliers++;
-      right = -*shifts++;
-      rounding = twice * (1 << (right - 1));
-    }
-    __asm(
-        "smull %[low], %[value], %[value], %[multiplier]\n"
-        "  lsls %[low], %[low], #1\n"
-        "  adc %[value], %[value], %[value]\n"
-        "  add %[value], %[value], %[low], lsr #31\n"
-        "  add %[value], %[value], %[value], asr #31\n"
-        "  add %[value], %[value], %[rounding]\n"
-        "  asr %[value], %[value], %[right]\n"
-        "  ssat %[value], #8, %[value]\n"
-        : [value] "+&r"(value), [low] "=&r"(low)
-        : [multiplier] "r"(multiplier), [rounding] "r"(rounding), [right] "r"(right)
-        : "cc");
-    *y = (int8_t)value;
+#define QUANT_WORDS 3
+
+/* Multiplier, half + zero point, right shift of every output. */
+static void prepare_finish(const kws_fully_connected_t *p, int32_t *quant) {
+  for (int32_t o = 0; o < p->outputs; ++o, quant += QUANT_WORDS) {
+    const int32_t right = kws_clamp(-p->shift[o], 1, 22);
+    quant[0] = p->multiplier[o];
+    quant[1] = (2 * p->output_zero_point + 1) * (1 << (right - 1));
+    quant[2] = right;
   }
+}
+
+/* TFLM's two roundings and the zero point, of twice a sum: the first rounding is
+ * SMMLAR's, the second adds a half, which it carries, less one where negative. */
+#define FINISH(sum, multiplier, rounding, right, address) \
+  "  smmlar r6, " sum ", " multiplier ", " rounding       \
+  "\n"                                                    \
+  "  add r6, r6, " sum                                    \
+  ", asr #31\n"                                           \
+  "  asr r6, r6, " right                                  \
+  "\n"                                                    \
+  "  ssat r6, #8, r6\n"                                   \
+  "  strb r6, " address "\n"
+#define FINISH_EACH(sum, address)    \
+  "  ldm %[quant]!, {r8, r9, r10}\n" \
+  "  lsl " sum ", #1\n" FINISH(sum, "r8", "r9", "r10", address)
+
+static void finish_each(const finish_t *f, const int32_t *sums, int32_t n, int8_t *y,
+                        int32_t step) {
+  const int32_t *quant = f->quant;
+  if (step == 1) {
+    for (; n >= 4; n -= 4) {
+      __asm volatile("  ldm %[sums]!, {r2, r3, r4, r5}\n" FINISH_EACH(
+                         "r2", "[%[y]], #1") FINISH_EACH("r3", "[%[y]], #1")
+                         FINISH_EACH("r4", "[%[y]], #1") FINISH_EACH("r5", "[%[y]], #1")
+                     : [sums] "+&r"(sums), [quant] "+&r"(quant), [y] "+&r"(y)
+                     :
+                     : "r2", "r3", "r4", "r5", "r6", "r8", "r9", "r10", "memory");
+    }
+  }
+  for (; n > 0; --n, y += step) {
+    __asm volatile("  ldr r2, [%[sums]], #4\n" FINISH_EACH("r2", "[%[y]]")
+                   : [sums] "+&r"(sums), [quant] "+&r"(quant)
+                   : [y] "r"(y)
+                   : "r2", "r6", "r8", "r9", "r10", "memory");
+  }
+}
+
+#define FINISH_ALL(sum)           \
+  "  add " sum ", %[twice], " sum \
+  ", lsl #1\n" FINISH(sum, "%[multiplier]", "%[rounding]", "%[right]", "[%[y]], #1")
+
+static void finish_all(const finish_t *f, const int32_t *sums, int32_t correction,
+                       int32_t n, int8_t *y) {
+  const int32_t right = -*f->shift;
+  const int32_t rounding = (2 * f->zero_point + 1) * (1 << (right - 1));
+  const int32_t multiplier = *f->multiplier, twice = 2 * correction;
+  for (; n >= 4; n -= 4) {
+    __asm volatile("  ldm %[sums]!, {r2, r3, r4, r5}\n" FINISH_ALL("r2")
+                       FINISH_ALL("r3") FINISH_ALL("r4") FINISH_ALL("r5")
+                   : [sums] "+&r"(sums), [y] "+&r"(y)
+                   : [twice] "r"(twice), [multiplier] "r"(multiplier),
+                     [rounding] "r"(rounding), [right] "r"(right)
+                   : "r2", "r3", "r4", "r5", "r6", "memory");
+  }
+  finish_any(f, sums, correction, n, y, 1);
 }
 
 #else
 
-static inline void finish_common(const finish_t *f, int32_t each, const int32_t *sums,
-                                 int32_t correction, int32_t n, int8_t *y,
-                                 int32_t step) {
-  finish_any(f, each, sums, correction, n, y, step);
+#define QUANT_WORDS 1 /* not used */
+
+static void prepare_finish(const kws_fully_connected_t *p, int32_t *quant) {
+  (void)p;
+  (void)quant;
+}
+
+static void finish_each(const finish_t *f, const int32_t *sums, int32_t n, int8_t *y,
+                        int32_t step) {
+  finish_any(f, sums, 0, n, y, step);
+}
+
+static void finish_all(const finish_t *f, const int32_t *sums, int32_t correction,
+                       int32_t n, int8_t *y) {
+  finish_any(f, sums, correction, n, y, 1);
 }
 
 #endif
@@ -382,11 +618,11 @@ static inline void finish_common(const finish_t *f, int32_t each, const int32_t 
 static void finish_outputs(const finish_t *f, const int32_t *sums, int32_t n, int8_t *y,
                            int32_t step) {
   if (!f->common) {
-    finish_any(f, 1, sums, 0, n, y, step);
+    finish_any(f, sums, 0, n, y, step);
   } else if (step == 1) {
-    finish_common(f, 1, sums, 0, n, y, 1);
+    finish_each(f, sums, n, y, 1);
   } else {
-    finish_common(f, 1, sums, 0, n, y, step);
+    finish_each(f, sums, n, y, step);
   }
 }
 
@@ -394,9 +630,9 @@ static void finish_outputs(const finish_t *f, const int32_t *sums, int32_t n, in
 static void finish_product(const finish_t *f, const int32_t *sums, int32_t correction,
                            int32_t n, int8_t *y) {
   if (f->common) {
-    finish_common(f, 0, sums, correction, n, y, 1);
+    finish_all(f, sums, correction, n, y);
   } else {
-    finish_any(f, 0, sums, correction, n, y, 1);
+    finish_any(f, sums, correction, n, y, 1);
   }
 }
 
@@ -416,6 +652,7 @@ static void finish_product(const finish_t *f, const int32_t *sums, int32_t corre
 /* What a dense layer keeps from row to row. */
 typedef struct {
   int32_t *sums;
+  int32_t *quant; /* for finish_each */
   int8_t *held;
   int8_t *summed;  /* the held row that the sums are of, while they are behind */
   int32_t *behind; /* rows were done by the dense kernel since */
@@ -425,9 +662,10 @@ typedef struct {
 static dense_layer_t dense_layer_of(const kws_delta_fully_connected_t *p, void *state) {
   int32_t *words = state;
   int32_t *sums = words + 2;
-  int8_t *held = (int8_t *)(sums + KWS_DELTA_COLUMNS(p->product.outputs));
-  return (dense_layer_t){sums, held, held + KWS_ROUND_UP(p->product.inputs, 4), words,
-                         words + 1};
+  int32_t *quant = sums + KWS_DELTA_COLUMNS(p->product.outputs);
+  int8_t *held = (int8_t *)(quant + 3 * KWS_DELTA_COLUMNS(p->product.outputs));
+  return (dense_layer_t){
+      sums, quant, held, held + KWS_ROUND_UP(p->product.inputs, 4), words, words + 1};
 }
 
 /* A block by the dense kernel. Returns what was transmitted. */
@@ -458,31 +696,50 @@ static int32_t dense_block(const kws_delta_fully_connected_t *p, const dense_lay
   return sent;
 }
 
+/* The outputs of a row where nothing changed. */
+static void copy_outputs(const int8_t *from, int32_t n, int32_t step, int8_t *to) {
+  if (step == 1) {
+    memcpy(to, from, (size_t)n);
+  } else {
+    for (int32_t o = 0; o < n; ++o) to[o * step] = from[o * step];
+  }
+}
+
 /* A block row by row, from what changed. Returns what was transmitted. */
 static int32_t sparse_block(const kws_delta_fully_connected_t *p,
                             const dense_layer_t *s, const int8_t *x, int32_t row,
                             int32_t rows, int8_t *y, int32_t row_step,
                             int32_t output_step, kws_delta_change_t *list) {
-  const int32_t inputs = p->product.inputs;
-  const int32_t columns = KWS_DELTA_COLUMNS(p->product.outputs);
   const kws_fully_connected_t *product = &p->product;
-  const finish_t finish = finish_of(product->multiplier, product->shift,
-                                    product->outputs, product->output_zero_point,
-                                    product->activation_min, product->activation_max);
+  const int32_t inputs = product->inputs;
+  const int32_t outputs = product->outputs;
+  const int32_t columns = KWS_DELTA_COLUMNS(outputs);
+  const finish_t finish = finish_of(product->multiplier, product->shift, outputs,
+                                    product->output_zero_point, product->activation_min,
+                                    product->activation_max, s->quant);
+  const row_t first = {
+      .n = inputs, .rows = p->columns, .stride = columns, .list = list};
   int32_t sent = 0;
   if (*s->behind) {
-    const change_t change = encode(s->held, s->summed, inputs, 0, columns, list);
-    add_changes(s->sums, p->columns, columns, list, change.count);
+    row_t change = first;
+    change.x = s->held;
+    change.held = s->summed;
+    encode_and_add(&change, s->sums, columns);
     *s->behind = 0;
   }
-  for (int32_t r = 0; r < rows; ++r) {
-    const change_t change = encode_row(x, s->held, inputs, p->threshold,
-                                       row + r < p->dense_rows, columns, list);
-    sent += change.sent;
-    add_changes(s->sums, p->columns, columns, list, change.count);
-    finish_outputs(&finish, s->sums, product->outputs, y, output_step);
-    x += inputs;
-    y += row_step;
+  for (int32_t r = 0; r < rows; ++r, x += inputs, y += row_step) {
+    const int32_t whole = row + r < p->dense_rows;
+    row_t change = first;
+    change.x = x;
+    change.held = s->held;
+    change.threshold = whole ? 0 : p->threshold;
+    const int32_t count = encode_and_add(&change, s->sums, columns);
+    sent += whole ? inputs : count;
+    if (count == 0 && r > 0) {
+      copy_outputs(y - row_step, outputs, output_step, y);
+    } else {
+      finish_outputs(&finish, s->sums, outputs, y, output_step);
+    }
   }
   return sent;
 }
@@ -501,7 +758,8 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
     *layer.recent = 64; /* the first rows are transmitted whole */
     memset(layer.held, 0, (size_t)inputs);
     memset(layer.sums, 0, 4 * (size_t)KWS_DELTA_COLUMNS(outputs));
-    memcpy(layer.sums, product->bias, 4 * (size_t)outputs);
+    for (int32_t o = 0; o < outputs; ++o) layer.sums[place(o)] = product->bias[o];
+    prepare_finish(product, layer.quant);
   }
   const int32_t end = first_row + rows;
   for (int32_t row = first_row; row < end; row += KWS_DELTA_BLOCK) {
@@ -521,8 +779,19 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
 
 /* ---- Attention ---- */
 
+void kws_delta_flip(int8_t *x, int32_t n) {
+  if (KWS_DELTA_FLIP == 0) return;
+  x = __builtin_assume_aligned(x, 4);
+  for (const int8_t *end = x + n; x < end; x += 4) {
+    uint32_t word;
+    memcpy(&word, __builtin_assume_aligned(x, 4), sizeof word);
+    word ^= KWS_DELTA_FLIP * 0x01010101u;
+    memcpy(__builtin_assume_aligned(x, 4), &word, sizeof word);
+  }
+}
+
 void kws_delta_attention_prepare(const kws_delta_attention_t *p, int8_t *k_transposed,
-                                 kws_delta_attention_sent_t *sent) {
+                                 int8_t *v, kws_delta_attention_sent_t *sent) {
   const int32_t tokens = p->attention.tokens;
   const int32_t stride = KWS_DELTA_COLUMNS(tokens);
   const int32_t width = p->attention.heads * p->attention.head_dim;
@@ -543,16 +812,14 @@ void kws_delta_attention_prepare(const kws_delta_attention_t *p, int8_t *k_trans
     }
     memset(element + tokens, 0, (size_t)(stride - tokens));
   }
+  kws_delta_flip(k_transposed, width * stride);
+  if (v != NULL) kws_delta_flip(v, tokens * width);
   sent->key = (uint32_t)count;
 }
 
-/* Columns of V that are added at a time; Helium takes eight, which may reach into what
- * follows V: the sums of those columns are not used. */
-#if defined(KWS_CORE_MVE)
+/* Columns of V that are added at a time: may reach into what follows V; the sums of
+ * those columns are not used. */
 #define V_COLUMNS(head_dim) KWS_ROUND_UP(head_dim, 8)
-#else
-#define V_COLUMNS(head_dim) KWS_ROUND_UP(head_dim, 4)
-#endif
 
 /* What a product of one head keeps: its sums are those of the held row less its zero
  * point, whose sum is `total`. */
@@ -575,17 +842,22 @@ static uint32_t product_row(const finish_t *finish, int32_t b_zero_point,
                             int32_t threshold, int32_t dense, const int8_t *rows,
                             int32_t stride, int32_t columns, int32_t outputs,
                             kws_delta_change_t *list, int8_t *y) {
-  const change_t change =
-      encode_row(x, state->held, inputs, threshold, dense, stride, list);
-  add_changes(state->sums, rows, columns, list, change.count);
-  *state->total += change.sum;
+  row_t change = {.x = x,
+                  .held = state->held,
+                  .n = inputs,
+                  .threshold = dense ? 0 : threshold,
+                  .rows = rows,
+                  .stride = stride,
+                  .list = list};
+  const int32_t count = encode_and_add(&change, state->sums, columns);
+  *state->total += change.total;
   finish_product(finish, state->sums, -b_zero_point * *state->total, outputs, y);
-  return (uint32_t)change.sent;
+  return (uint32_t)(dense ? inputs : count);
 }
 
 static finish_t finish_of_product(const kws_batch_matmul_t *p) {
   return finish_of(&p->multiplier, &p->shift, 1, p->output_zero_point,
-                   p->activation_min, p->activation_max);
+                   p->activation_min, p->activation_max, NULL);
 }
 
 void kws_delta_batch_matmul_s8(const kws_delta_batch_matmul_t *p, const int8_t *a,

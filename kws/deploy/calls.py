@@ -73,7 +73,7 @@ class Constants:
         """Enter a product in the table of those that skip.
 
         Args:
-            kind: Of its input: X, Q, K, P or O.
+            kind: Of its input, one of cost.KINDS.
             layer: Of the network.
             macs: Multiply-accumulates per transmitted element.
             elements: Of its input in one run.
@@ -291,7 +291,9 @@ def delta_fully_connected_struct(model: Constants, node: Node) -> str:
     pairs = qm.fully_connected_multipliers(
         node.input(0).scale, weights.quantization.scales, node.output.scale
     )
-    columns = model.constant("columns", weight_layout.delta_layout(weights.data))
+    columns = model.constant(
+        "columns", weight_layout.delta_layout(weights.data, model.core)
+    )
     dense = "NULL"
     if note.keeps_dense:
         laid_out = weight_layout.layout(weights.data, model.core)
@@ -489,6 +491,7 @@ def _delta_attention_prepare(model: Model, node: Node) -> list[str]:
         "kws_delta_attention_prepare",
         _attention_struct(model, node),
         model.input(node, 0),
+        model.input(node, 1),
         f"&{sent}",
     )
 

@@ -70,11 +70,12 @@ def delta_columns(count: int) -> int:
     return round_up(count, 8)
 
 
-def delta_layout(weights: np.ndarray) -> np.ndarray:
-    """Weights as the delta kernels read them, on every core.
+def delta_layout(weights: np.ndarray, core: str) -> np.ndarray:
+    """Weights as the delta kernels read them.
 
     Args:
         weights: int8 [outputs, inputs].
+        core: `dsp` has every byte XOR 128 (KWS_DELTA_FLIP).
 
     Returns:
         int8 [inputs, delta_columns(outputs)], padded with zeros.
@@ -82,17 +83,17 @@ def delta_layout(weights: np.ndarray) -> np.ndarray:
     outputs, inputs = weights.shape
     out = np.zeros((inputs, delta_columns(outputs)), np.int8)
     out[:, :outputs] = weights.T
-    return out
+    return out ^ np.int8(-128) if core == "dsp" else out
 
 
 def delta_list_bytes(inputs: int) -> int:
     """KWS_DELTA_LIST_BYTES."""
-    return 8 * round_up(inputs, 2)
+    return 8 * (inputs + 1)
 
 
 def delta_fully_connected_state_bytes(inputs: int, outputs: int) -> int:
     """KWS_DELTA_FULLY_CONNECTED_STATE_BYTES."""
-    return 8 + 4 * delta_columns(outputs) + 2 * round_up(inputs, 4)
+    return 8 + 16 * delta_columns(outputs) + 2 * round_up(inputs, 4)
 
 
 def delta_fully_connected_scratch_bytes(inputs: int, dense: bool) -> int:

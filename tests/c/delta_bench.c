@@ -24,7 +24,7 @@ enum { ROWS = 96, MOST = 104, CHANGE = 16, THRESHOLD = 8 };
 static int8_t x[ROWS * MOST] __attribute__((aligned(8)));
 static int8_t y[ROWS * MOST] __attribute__((aligned(8)));
 static int8_t weights[MOST * MOST] __attribute__((aligned(8)));
-static int32_t state[2 * MOST];
+static int32_t state[KWS_DELTA_FULLY_CONNECTED_STATE_BYTES(MOST, MOST) / 4];
 static int32_t scratch[6 * MOST];
 static int32_t bias[MOST];
 static int32_t multiplier[MOST];

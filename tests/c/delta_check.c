@@ -94,7 +94,8 @@ static int check(int32_t inputs, int32_t outputs, int32_t threshold, int32_t den
     multiplier[o] = (1 << 30) + any(1 << 30);
     shift[o] = (int8_t)(common ? -8 - any(4) : any(2) ? 0 : -23);
     for (int32_t i = 0; i < inputs; ++i) {
-      columns[i * KWS_DELTA_COLUMNS(outputs) + o] = weights[o * inputs + i];
+      columns[i * KWS_DELTA_COLUMNS(outputs) + o] =
+          (int8_t)((uint8_t)weights[o * inputs + i] ^ KWS_DELTA_FLIP);
     }
   }
   const kws_delta_fully_connected_t p = {
