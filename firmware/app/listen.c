@@ -29,7 +29,10 @@ int listen_start(const char *app) {
 
 void listen_work(void) {
   kws_event_t event;
-  while (kws_poll(&event)) print_event(&event);
+  while (kws_poll(&event)) {
+    kws_board_show_event();
+    print_event(&event);
+  }
   kws_stats_t stats;
   kws_stats(&stats);
   /* Dropped samples are time too: a board that is too slow still has a heartbeat. */

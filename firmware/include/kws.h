@@ -65,6 +65,10 @@ void kws_reset(void);
 /* Hand over n mono samples, 16 kHz. Returns the number kept. Interrupt-safe. */
 size_t kws_push(const int16_t *pcm, size_t n);
 
+/* Count n samples that were lost before they could be handed over: a DMA that went over
+ * what nobody had taken. Called by the side that pushes. */
+void kws_lost(size_t n);
+
 /* Work until the ring is empty or a word is heard. Returns 1 and fills *event when
  * a word is heard; 0 when there is no more audio. */
 int kws_poll(kws_event_t *event);

@@ -37,8 +37,11 @@ int kws_board_audio_wait(void);
 /* Write text (NUL-terminated) to the serial port, the debugger or the emulator. */
 void kws_board_write(const char *text);
 
-/* Stop with one of the codes above. A real board stays in a loop. */
+/* Stop with one of the codes above. A real board sleeps for ever, its LED on. */
 __attribute__((noreturn)) void kws_board_exit(int code);
+
+/* A word was heard: show it. A real board lights its LED for half a second. */
+void kws_board_show_event(void);
 
 /* A free-running counter of executed instructions (emulators) or cycles (DWT), in its
  * own ticks; a difference of two reads is turned into instructions or cycles by

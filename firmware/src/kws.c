@@ -118,6 +118,10 @@ size_t kws_push(const int16_t *pcm, size_t n) {
   return kept;
 }
 
+void kws_lost(size_t n) {
+  samples_dropped += (uint32_t)n;
+}
+
 /* Take up to n samples out of the ring. Returns how many there were. */
 static uint32_t ring_take(int16_t *out, uint32_t n) {
   const int16_t *const ring = kws_model_info.ring;

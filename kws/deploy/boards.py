@@ -58,6 +58,7 @@ class Board:
         name: The folder's name.
         folder: The folder.
         title: One line for people.
+        part: The microcontroller; of an emulated board, the one whose limits it has.
         runner: Module of kws/deploy/runners/ that puts an image on it.
         core: Kernel variant: `portable`, `dsp` or `mve`.
         clock_hz: Clock of the part.
@@ -77,6 +78,7 @@ class Board:
     name: str
     folder: Path
     title: str
+    part: str
     runner: str
     core: str
     clock_hz: int
@@ -96,7 +98,11 @@ class Board:
     @property
     def options(self) -> Mapping[str, Any]:
         """The runner's own table."""
-        return self.tools.get(self.runner, {})
+        return self.options_of(self.runner)
+
+    def options_of(self, tool: str) -> Mapping[str, Any]:
+        """The table of a tool that can program this board; {} where it can't."""
+        return self.tools.get(tool, {})
 
     @property
     def instructions_per_second(self) -> float:
@@ -148,6 +154,7 @@ def from_table(table: dict[str, Any], path: Path) -> Board:
         name=path.parent.name,
         folder=path.parent,
         title=_take(table, "title", str, path),
+        part=_take(table, "part", str, path),
         runner=runner,
         core=_take(table, "core", str, path),
         clock_hz=_take(table, "clock_hz", int, path),

@@ -1,5 +1,5 @@
 /* Start-up of every Cortex-M: vector table, memory, FPU, stack paint, faults. */
-#include <stdint.h>
+#include "cortex_m.h"
 
 #include "kws_board.h"
 
@@ -12,7 +12,6 @@ extern uint32_t kws_data_start[], kws_data_end[], kws_data_load[];
 extern uint32_t kws_bss_start[], kws_bss_end[];
 
 #define STACK_PAINT 0xdeadc0deu
-#define CPACR       (*(volatile uint32_t *)0xe000ed88u)
 
 void kws_reset_handler(void);
 void kws_fault_handler(void);
@@ -21,6 +20,7 @@ void kws_fault_report(const uint32_t *frame, uint32_t exception);
 /* A board with an interrupt of its own defines these; unused ones end in the fault
  * handler. */
 void kws_systick_handler(void) __attribute__((weak, alias("kws_fault_handler")));
+void kws_microphone_handler(void) __attribute__((weak, alias("kws_fault_handler")));
 
 typedef void (*handler_t)(void);
 typedef union {
@@ -29,19 +29,20 @@ typedef union {
 } vector_t;
 
 #define FAULT {.handler = kws_fault_handler}
-/* The 16 exceptions of the architecture and 32 interrupts. */
+/* The 16 exceptions of the architecture and 32 interrupts. The only interrupt that a
+ * board may enable is its microphone's, so that one handler serves them all. */
 __attribute__((section(".vectors"), used)) static const vector_t vectors[48] = {
     [0] = {.stack = kws_stack_top},
     [1] = {.handler = kws_reset_handler},
     [2 ... 14] = FAULT,
     [15] = {.handler = kws_systick_handler},
-    [16 ... 47] = FAULT,
+    [16 ... 47] = {.handler = kws_microphone_handler},
 };
 
 /* Runs on the bare stack before any C object is initialised. */
 void kws_reset_handler(void) {
 #if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
-  CPACR |= 0xfu << 20; /* CP10 and CP11: FPU and MVE registers */
+  SCB_CPACR |= 0xfu << 20; /* CP10 and CP11: FPU and MVE registers */
   __asm volatile("dsb\n isb" ::: "memory");
 #endif
   for (volatile uint32_t *word = kws_bss_start; word < kws_bss_end; word++) *word = 0;
@@ -49,6 +50,7 @@ void kws_reset_handler(void) {
   for (volatile uint32_t *word = kws_data_start; word < kws_data_end; word++) {
     *word = *load++;
   }
+  SCB_VTOR = (uint32_t)(uintptr_t)vectors; /* a bootloader's may still be in use */
   uint32_t *here = __builtin_frame_address(0);
   for (volatile uint32_t *word = kws_stack_bottom; word < here - 16; word++) {
     *word = STACK_PAINT;

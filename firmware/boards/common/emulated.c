@@ -60,6 +60,8 @@ void kws_board_write(const char *text) {
   semihosting_write0(text);
 }
 
+void kws_board_show_event(void) {} /* no LED */
+
 _Noreturn void kws_board_exit(int code) {
   semihosting_exit(code);
 }

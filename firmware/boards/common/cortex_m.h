@@ -1,0 +1,22 @@
+/* Registers that every Cortex-M has (Armv6-M, Armv7-M and Armv8-M manuals). */
+#ifndef KWS_CORTEX_M_H
+#define KWS_CORTEX_M_H
+
+#include <stdint.h>
+
+#define REGISTER(address) (*(volatile uint32_t *)(address))
+
+#define NVIC_ISER0        REGISTER(0xe000e100u) /* write 1: enable interrupt 0..31 */
+#define NVIC_ICER0        REGISTER(0xe000e180u) /* write 1: disable it */
+#define NVIC_ICPR0        REGISTER(0xe000e280u) /* write 1: forget that it is pending */
+#define SCB_VTOR          REGISTER(0xe000ed08u) /* where the vectors are */
+#define SCB_CPACR         REGISTER(0xe000ed88u) /* access to coprocessors */
+
+/* Cycle counter; not on Cortex-M0 and M0+. */
+#define COREDEBUG_DEMCR        REGISTER(0xe000edfcu)
+#define COREDEBUG_DEMCR_TRCENA (1u << 24)
+#define DWT_CTRL               REGISTER(0xe0001000u)
+#define DWT_CTRL_CYCCNTENA     (1u << 0)
+#define DWT_CYCCNT             REGISTER(0xe0001004u)
+
+#endif

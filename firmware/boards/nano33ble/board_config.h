@@ -1,0 +1,11 @@
+/* Arduino Nano 33 BLE Sense (Rev1 and Rev2): its own PDM microphone. */
+#define BOARD_LED_PIN              13 /* the orange one, beside the USB socket */
+#define BOARD_LED_ON               1
+#define BOARD_TX_PIN               35 /* P1.03, the pin labelled TX1 */
+#define BOARD_MICROPHONE_POWER_PIN 17
+#define BOARD_PDM_CLK_PIN          26
+#define BOARD_PDM_DIN_PIN          25
+
+#define BOARD_PDM_GAIN             0x50u /* +20 dB; 0x28 is 0 dB, steps of 0.5 dB */
+#define BOARD_SETTLE_MS            300
+#define BOARD_CYCLES_PER_TICK      1

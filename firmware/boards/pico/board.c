@@ -1,0 +1,162 @@
+/* Raspberry Pi Pico: 125 MHz, text on GP0 (UART0), an electret microphone with its
+ * amplifier on GP26 (ADC0), LED on GP25.
+ *
+ * The ADC was chosen over I2S through PIO for its simplicity: three wires and no
+ * program for the PIO. It samples at 64 kHz, paced by its own divider; decimate.c makes
+ * 16 kHz of it. Two DMA channels fill two half-buffers and start each other, so that
+ * nothing depends on how soon the interrupt comes.
+ */
+#include "board_config.h"
+#include "decimate.h"
+#include "kws_board.h"
+#include "live.h"
+#include "rp2040.h"
+
+enum {
+  HALF_RAW = DECIMATE_FACTOR * LIVE_HALF_BUFFER,
+  ADC_MIDDLE = 2048, /* of 12 bits: the amplifier rests at half its supply */
+  LED = 25,
+  CHANNEL_0 = 1,
+  CHANNEL_1 = 2, /* bits of DMA_INTS0 */
+};
+
+static volatile uint16_t raw[2][HALF_RAW];
+static int16_t wide[HALF_RAW];
+static decimate_t decimator;
+
+void board_led(int on) {
+  if (on) {
+    SIO_GPIO_OUT_SET = 1u << LED;
+  } else {
+    SIO_GPIO_OUT_CLR = 1u << LED;
+  }
+}
+
+uint32_t board_ticks(void) {
+  return TIMER_TIMERAWL; /* microseconds; an M0+ has no cycle counter */
+}
+
+void board_put(char byte) {
+  while ((UART0_UARTFR & UART0_UARTFR_TXFF) != 0) {
+  }
+  UART0_UARTDR = (uint8_t)byte;
+}
+
+/* Take blocks out of reset. */
+static void reset_blocks(uint32_t blocks) {
+  RESETS_RESET |= blocks;
+  RESETS_RESET &= ~blocks;
+  while ((RESETS_RESET_DONE & blocks) != blocks) {
+  }
+}
+
+static void clock_init(void) {
+  /* After a debugger's reset clk_sys may still come from the PLL: back to clk_ref. */
+  CLOCKS_CLK_SYS_CTRL = 0;
+  while (CLOCKS_CLK_SYS_SELECTED != 1) {
+  }
+  /* The 12 MHz crystal; it has 47 * 256 cycles (1 ms) to start. */
+  XOSC_STARTUP = 47;
+  XOSC_CTRL = XOSC_CTRL_FREQ_RANGE_1_15MHZ | XOSC_CTRL_ENABLE_ENABLE;
+  while ((XOSC_STATUS & XOSC_STATUS_STABLE) == 0) {
+  }
+  CLOCKS_CLK_REF_CTRL = CLOCKS_CLK_REF_CTRL_SRC_XOSC_CLKSRC;
+  while (CLOCKS_CLK_REF_SELECTED != 1u << 2) {
+  }
+  reset_blocks(RESETS_RESET_PLL_SYS | RESETS_RESET_PLL_USB);
+  /* 12 MHz * 125 / (6 * 2) = 125 MHz; 12 MHz * 100 / (5 * 5) = 48 MHz. */
+  PLL_SYS_CS = 1;
+  PLL_SYS_FBDIV_INT = 125;
+  PLL_SYS_PWR &= ~(PLL_SYS_PWR_PD | PLL_SYS_PWR_VCOPD);
+  PLL_USB_CS = 1;
+  PLL_USB_FBDIV_INT = 100;
+  PLL_USB_PWR &= ~(PLL_SYS_PWR_PD | PLL_SYS_PWR_VCOPD);
+  while ((PLL_SYS_CS & PLL_SYS_CS_LOCK) == 0 || (PLL_USB_CS & PLL_SYS_CS_LOCK) == 0) {
+  }
+  PLL_SYS_PRIM = PLL_SYS_PRIM_POSTDIV1(6) | PLL_SYS_PRIM_POSTDIV2(2);
+  PLL_SYS_PWR &= ~PLL_SYS_PWR_POSTDIVPD;
+  PLL_USB_PRIM = PLL_SYS_PRIM_POSTDIV1(5) | PLL_SYS_PRIM_POSTDIV2(5);
+  PLL_USB_PWR &= ~PLL_SYS_PWR_POSTDIVPD;
+  /* Nothing runs from flash any more; a debugger may still read it: at most 31 MHz. */
+  SSI_SSIENR = 0;
+  SSI_BAUDR = 4;
+  SSI_SSIENR = 1;
+  CLOCKS_CLK_SYS_CTRL = CLOCKS_CLK_SYS_CTRL_AUXSRC_CLKSRC_PLL_SYS;
+  CLOCKS_CLK_SYS_CTRL = CLOCKS_CLK_SYS_CTRL_AUXSRC_CLKSRC_PLL_SYS |
+                        CLOCKS_CLK_SYS_CTRL_SRC_CLKSRC_CLK_SYS_AUX;
+  while (CLOCKS_CLK_SYS_SELECTED != 1u << 1) {
+  }
+  CLOCKS_CLK_PERI_CTRL =
+      CLOCKS_CLK_PERI_CTRL_AUXSRC_CLK_SYS | CLOCKS_CLK_PERI_CTRL_ENABLE;
+  CLOCKS_CLK_ADC_CTRL =
+      CLOCKS_CLK_ADC_CTRL_AUXSRC_CLKSRC_PLL_USB | CLOCKS_CLK_ADC_CTRL_ENABLE;
+  WATCHDOG_TICK = WATCHDOG_TICK_CYCLES(12) | WATCHDOG_TICK_ENABLE; /* 1 us */
+}
+
+void kws_board_init(void) {
+  NVIC_ICER0 = 0xffffffffu;
+  NVIC_ICPR0 = 0xffffffffu;
+  clock_init();
+  reset_blocks(RESETS_RESET_IO_BANK0 | RESETS_RESET_PADS_BANK0 | RESETS_RESET_TIMER |
+               RESETS_RESET_UART0 | RESETS_RESET_ADC | RESETS_RESET_DMA);
+  board_led(0);
+  SIO_GPIO_OE_SET = 1u << LED;
+  IO_BANK0_GPIO25_CTRL = IO_BANK0_GPIO25_CTRL_FUNCSEL_SIO_25;
+  IO_BANK0_GPIO0_CTRL = IO_BANK0_GPIO0_CTRL_FUNCSEL_UART0_TX;
+  UART0_UARTIBRD = 67; /* 125 MHz / (16 * 115200) = 67 + 52 / 64 */
+  UART0_UARTFBRD = 52;
+  UART0_UARTLCR_H = UART0_UARTLCR_H_WLEN(3) | UART0_UARTLCR_H_FEN;
+  UART0_UARTCR = UART0_UARTCR_UARTEN | UART0_UARTCR_TXE;
+}
+
+int kws_board_audio_start(void) {
+  PADS_BANK0_GPIO26 = PADS_BANK0_GPIO26_OD; /* neither output, input nor pulls */
+  ADC_CS = ADC_CS_EN;
+  while ((ADC_CS & ADC_CS_READY) == 0) {
+  }
+  ADC_FCS = ADC_FCS_EN | ADC_FCS_DREQ_EN | ADC_FCS_THRESH(1);
+  ADC_DIV = ADC_DIV_INT(749); /* 48 MHz / 750 = 64 kHz */
+
+  const uint32_t control =
+      DMA_CH0_CTRL_TRIG_EN | DMA_CH0_CTRL_TRIG_DATA_SIZE_SIZE_HALFWORD |
+      DMA_CH0_CTRL_TRIG_INCR_WRITE | DMA_CH0_CTRL_TRIG_TREQ_SEL_ADC;
+  DMA_CH1_READ_ADDR = (uint32_t)(uintptr_t)&ADC_FIFO;
+  DMA_CH1_WRITE_ADDR = (uint32_t)(uintptr_t)raw[1];
+  DMA_CH1_TRANS_COUNT = HALF_RAW;
+  DMA_CH1_AL1_CTRL = control | DMA_CH0_CTRL_TRIG_CHAIN_TO(0); /* not started yet */
+  DMA_CH0_READ_ADDR = (uint32_t)(uintptr_t)&ADC_FIFO;
+  DMA_CH0_WRITE_ADDR = (uint32_t)(uintptr_t)raw[0];
+  DMA_CH0_TRANS_COUNT = HALF_RAW;
+  DMA_INTS0 = CHANNEL_0 | CHANNEL_1;
+  DMA_INTE0 = CHANNEL_0 | CHANNEL_1;
+  NVIC_ISER0 = 1u << DMA_IRQ_0_IRQ;
+  DMA_CH0_CTRL_TRIG = control | DMA_CH0_CTRL_TRIG_CHAIN_TO(1);
+  ADC_CS = ADC_CS_EN | ADC_CS_AINSEL(0) | ADC_CS_START_MANY;
+  return 0;
+}
+
+static int16_t with_gain(uint16_t code) {
+  const int32_t sample = (code - ADC_MIDDLE) * BOARD_GAIN;
+  return (int16_t)(sample > 32767 ? 32767 : sample < -32768 ? -32768 : sample);
+}
+
+static void half_complete(const volatile uint16_t *half) {
+  for (int i = 0; i < HALF_RAW; i++) wide[i] = with_gain(half[i]);
+  decimate(&decimator, wide, wide, LIVE_HALF_BUFFER);
+  live_half_buffer(wide);
+}
+
+/* A channel that is done is put back to the start of its half; the other one runs. */
+void kws_microphone_handler(void) {
+  live_enter();
+  const uint32_t done = DMA_INTS0;
+  DMA_INTS0 = done;
+  if ((done & CHANNEL_0) != 0) DMA_CH0_WRITE_ADDR = (uint32_t)(uintptr_t)raw[0];
+  if ((done & CHANNEL_1) != 0) DMA_CH1_WRITE_ADDR = (uint32_t)(uintptr_t)raw[1];
+  if (done == (CHANNEL_0 | CHANNEL_1)) {
+    live_lost(2); /* so late that a half has run twice, or over its end */
+  } else {
+    half_complete(raw[done == CHANNEL_1]);
+  }
+  live_leave();
+}

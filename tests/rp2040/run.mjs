@@ -1,0 +1,51 @@
+// Run a UF2 image in rp2040js and print what it says on UART0.
+//
+//   node run.mjs IMAGE.uf2 SECONDS [AUDIO.raw]
+//
+// SECONDS of the chip's time at most; AUDIO is 16 kHz int16, played to ADC0 from the
+// moment that the firmware starts converting, and with its end the run ends.
+import { readFileSync } from "node:fs";
+import { ConsoleLogger, LogLevel, RP2040 } from "rp2040js";
+
+const [image, seconds, audio] = process.argv.slice(2);
+const chip = new RP2040();
+chip.logger = new ConsoleLogger(LogLevel.Error, true);
+
+const uf2 = readFileSync(image);
+for (let at = 0; at < uf2.length; at += 512) {
+  const address = uf2.readUInt32LE(at + 12) - 0x10000000;
+  chip.flash.set(uf2.subarray(at + 32, at + 32 + uf2.readUInt32LE(at + 16)), address);
+}
+chip.uart[0].onByte = (byte) => process.stdout.write(String.fromCharCode(byte));
+
+// Four conversions a sample, straight lines between samples.
+let conversions = 0;
+let done = false;
+if (audio !== undefined) {
+  const bytes = readFileSync(audio);
+  const pcm = new Int16Array(bytes.buffer, bytes.byteOffset, bytes.length >> 1);
+  chip.adc.onADCRead = () => {
+    const at = conversions >> 2;
+    const part = (conversions & 3) / 4;
+    conversions++;
+    done = at + 1 >= pcm.length;
+    const sample = done ? 0 : pcm[at] * (1 - part) + pcm[at + 1] * part;
+    chip.adc.channelValues[0] = 2048 + Math.round(sample / 16);
+    chip.adc.currentChannel = 0;
+    chip.adc.sampleAlarm.schedule(chip.adc.sampleTime * 1000);
+  };
+}
+
+// The boot ROM is not emulated: it would check boot2 and jump to it.
+chip.core.PC = 0x10000000;
+chip.core.SP = 0x20042000;
+const nanosPerCycle = 8;
+const end = Number(seconds) * 1e9;
+while (chip.clock.nanos < end && !done) {
+  if (chip.core.waiting) {
+    chip.clock.tick(chip.clock.nanosToNextAlarm);
+  } else {
+    chip.clock.tick(chip.core.executeInstruction() * nanosPerCycle);
+  }
+}
+process.stdout.write(`\nended after ${(chip.clock.nanos / 1e9).toFixed(2)} s\n`);
