@@ -1,4 +1,4 @@
-"""Write a run as C for a core: the network, its tables, and a self-test."""
+"""Write a run as C for a core, or as a library for Arduino, PlatformIO, Zephyr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 @click.command(epilog="Example: kws emit runs/tiny --out build/model --core dsp")
 @click.argument("run")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the C."
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder to write."
 )
 @click.option(
     "--core",
@@ -27,18 +27,44 @@ import click
     show_default=True,
     help="native: the network as C; tflm: for TensorFlow Lite Micro.",
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["c", "library"]),
+    default="c",
+    show_default=True,
+    help="library: for Arduino, PlatformIO and Zephyr, sources and examples included.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(run: str, out: Path, core: str, engine: str, as_json: bool) -> None:
-    """Write RUN's network as C that defines what firmware/include/kws_model.h asks."""
-    from kws import bundle as bundles
-    from kws.deploy.emit import emit
+def command(
+    run: str, out: Path, core: str, engine: str, form: str, as_json: bool
+) -> None:
+    """Write RUN's network as C that defines what firmware/include/kws_model.h asks.
 
+    With --engine tflm also the plain .tflite and model_data.cc, model_data.h, for a
+    firmware of your own that has TensorFlow Lite Micro.
+    """
+    from kws import bundle as bundles
+    from kws.deploy import library
+    from kws.deploy.emit import emit
+    from kws.errors import KwsError
+
+    if form == "library" and engine != "native":
+        raise KwsError(
+            "A library holds the network as C. Expected --engine native. "
+            f"Received: {engine}",
+            f"kws emit {run} --format library --core {core} --out {out}",
+        )
     bundle = bundles.load(run)
-    result = emit(bundle, out, core, engine)
+    if form == "library":
+        result = library.export(bundle, out, core)
+    else:
+        result = emit(bundle, out, core, engine)
     if as_json:
         table = {
             "core": core,
             "engine": engine,
+            "format": form,
             "hash": bundle.hash[:16],
             "files": [str(path) for path in result.files],
             "arena_bytes": result.arena_bytes,

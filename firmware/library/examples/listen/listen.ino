@@ -1,0 +1,38 @@
+/* Prints the words that it hears. For boards with a microphone that Arduino's PDM
+ * library knows, such as the Nano 33 BLE Sense; elsewhere, hand 16 kHz mono samples to
+ * kws_push from wherever they come. */
+#include <PDM.h>
+#include <kws.h>
+#include <kws_model.h>
+
+static int16_t samples[256];
+
+static void stop(const char *reason) {
+  for (;;) {
+    Serial.println(reason);
+    delay(1000);
+  }
+}
+
+/* Runs in an interrupt. */
+static void on_audio() {
+  const int bytes = PDM.read(samples, sizeof samples);
+  if (bytes > 0) kws_push(samples, (size_t)bytes / sizeof samples[0]);
+}
+
+void setup() {
+  Serial.begin(115200);
+  if (kws_init() != KWS_OK) stop("the model does not fit this library");
+  if (kws_selftest() != KWS_OK) stop("the self-test failed");
+  PDM.onReceive(on_audio);
+  if (!PDM.begin(1, 16000)) stop("there is no microphone");
+}
+
+void loop() {
+  kws_event_t event;
+  while (kws_poll(&event)) {
+    Serial.print(kws_model_info.labels[event.label]);
+    Serial.print(" ");
+    Serial.println(event.score / 32767.0);
+  }
+}

@@ -1,0 +1,156 @@
+"""A bundle as a library for a firmware of the user's own.
+
+One folder that is an Arduino library (library.properties), a PlatformIO library
+(library.json) and a Zephyr module (zephyr/module.yml): the emitted model and the
+firmware's sources in one flat src/, an example for each, a README. The folder's
+templates are firmware/library; `@NAME@` and the like are filled in.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from kws import __version__
+from kws.bundle import Bundle
+from kws.deploy import emit
+from kws.deploy.boards import FIRMWARE
+from kws.errors import KwsError
+
+TEMPLATES = FIRMWARE / "library"
+LICENSE = FIRMWARE.parent / "LICENSE"
+MARK = "library.properties"  # what an earlier export is known by
+# The ports of this project's own boards are not a library's business.
+LEFT_OUT = ("kws_board.h",)
+CORES = {
+    "portable": "any core",
+    "dsp": "Cortex-M4, M7 and M33",
+    "mve": "Cortex-M55 and M85, with Helium",
+}
+MAX_NAME = 40  # PlatformIO takes 50 characters, Arduino 63
+MAX_WORDS = 8  # in a description, of which PlatformIO takes 255 characters
+MAX_WORD = 16
+
+
+def export(bundle: Bundle, out_dir: Path, core: str = "portable") -> emit.Emitted:
+    """Write the library.
+
+    Args:
+        bundle: With a model.tflite.
+        out_dir: A new or empty folder, or an earlier export, which is replaced.
+        core: `portable`, `dsp` or `mve`: what the library's kernels are for.
+
+    Raises:
+        KwsError: the model can't be emitted, or the folder holds something else.
+
+    Example:
+        >>> export(bundle.load("runs/tiny"), Path("kws-tiny"), "dsp").files[0].name
+        'CMakeLists.txt'
+    """
+    occupied = out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir()))
+    if occupied and not _is_export(out_dir):
+        raise KwsError(
+            "The folder holds something else. Expected a new or empty one, or an "
+            f"earlier export. Received: {out_dir}",
+            "kws emit RUN --format library --out kws-library",
+        )
+    try:
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=out_dir.parent, prefix=f".{out_dir.name}."
+        ) as name:
+            made = Path(name) / "library"
+            result = _write(bundle, made, core)
+            if out_dir.exists():
+                out_dir.replace(Path(name) / "before")
+            made.replace(out_dir)
+    except OSError as error:
+        raise KwsError(
+            f"The library can't be written: {error.strerror}. Received: {out_dir}",
+            "Name another folder with --out.",
+        ) from None
+    files = tuple(path for path in sorted(out_dir.rglob("*")) if path.is_file())
+    return emit.Emitted(files, result.arena_bytes, result.weights_bytes, result.macs)
+
+
+def _is_export(folder: Path) -> bool:
+    mark = folder / MARK
+    return mark.is_file() and "Made by kws emit" in mark.read_text("utf-8", "replace")
+
+
+def _write(bundle: Bundle, folder: Path, core: str) -> emit.Emitted:
+    source = folder / "src"
+    result = emit.emit(bundle, source, core)
+    firmware = [*FIRMWARE.glob("src/*.[ch]"), *FIRMWARE.glob("include/*.h")]
+    for path in firmware:
+        if path.name not in LEFT_OUT:
+            shutil.copyfile(path, source / path.name)
+    _choose_core(source / "kws_kernels.h", core)
+    shutil.copyfile(LICENSE, folder / "LICENSE")
+    values = _values(bundle, result, core)
+    for path in sorted(TEMPLATES.rglob("*")):
+        if path.is_dir():
+            continue
+        text = path.read_text("utf-8")
+        for name, value in values.items():
+            text = text.replace(f"@{name}@", value)
+        target = folder / path.relative_to(TEMPLATES)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, "utf-8")
+    return result
+
+
+def _choose_core(header: Path, core: str) -> None:
+    """Put the core into the header: libraries can't bring compiler flags everywhere."""
+    text = header.read_text("utf-8")
+    at = text.index("#if !defined(KWS_CORE_PORTABLE)")
+    chosen = f"#define KWS_CORE_{core.upper()} 1 /* the model was emitted for it */\n\n"
+    header.write_text(text[:at] + chosen + text[at:], "utf-8")
+
+
+def _values(bundle: Bundle, result: emit.Emitted, core: str) -> dict[str, str]:
+    features, detector = bundle.recipe.features, bundle.recipe.detector
+    ring = 2 * emit.ring_samples(detector.hop_frames * features.hop)
+    window = features.frames * features.mel_bins
+    name = name_of(bundle.recipe.name)
+    return {
+        "NAME": name,
+        "MODULE": name.replace("-", "_"),
+        "VERSION": __version__,
+        "RECIPE": name.removeprefix("kws-"),
+        "WORDS": words_of(bundle.labels),
+        "HASH": bundle.hash[:16],
+        "CORE": core,
+        "CORE_TEXT": CORES[core],
+        "WEIGHTS": f"{result.weights_bytes:,}",
+        "MEMORY": f"{result.arena_bytes + ring + window:,}",
+    }
+
+
+def name_of(recipe: str) -> str:
+    """A name that Arduino, PlatformIO and Zephyr take.
+
+    Example:
+        >>> name_of("My spotter (v2)")
+        'kws-my-spotter-v2'
+    """
+    slug = re.sub(r"[^a-z0-9]+", "-", recipe.lower().removeprefix("kws-")).strip("-")
+    return f"kws-{slug or 'model'}"[:MAX_NAME].rstrip("-")
+
+
+def words_of(labels: tuple[str, ...]) -> str:
+    """The words for a description: plain characters, and not too many.
+
+    Example:
+        >>> words_of(("_silence_", "yes", "no"))
+        'yes, no'
+    """
+    words = [
+        re.sub(r"[^\w' -]", "?", label)[:MAX_WORD]
+        for label in labels
+        if not label.startswith("_")
+    ]
+    more = len(words) - MAX_WORDS
+    return ", ".join(words[:MAX_WORDS]) + (f" and {more} more" if more > 0 else "")
