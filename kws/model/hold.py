@@ -99,13 +99,15 @@ def held_rows(values: Any, limit: Any, dense_rows: int = 1) -> Any:
 
     @tf.custom_gradient
     def straight_through(inputs: Any) -> Any:
-        return _scan(dense_rows)(inputs, limit), lambda upstream: upstream
+        # Stopped: the loop's own gradient can't be compiled, and is not asked for.
+        rows, bound = tf.stop_gradient(inputs), tf.stop_gradient(limit)
+        return _scan(dense_rows)(rows, bound), lambda upstream: upstream
 
     return straight_through(values)
 
 
 class BlockHold:
-    """The `Hold` of one block's attention in mode `qat`.
+    """The `Hold` of one block in mode `qat`.
 
     Args:
         places: (kind, the quantizer that makes the tensor) in the order of the calls.
@@ -197,6 +199,8 @@ def _prices(shape: Shape) -> dict[str, float]:
         "K": shape.tokens / 2.0,
         "P": float(shape.head_dim),
         "O": float(shape.dim),
+        "M": float(shape.mlp_rank or shape.mlp_dim),
+        "H": float(shape.mlp_rank or shape.dim),
     }
 
 
