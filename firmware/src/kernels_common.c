@@ -93,7 +93,7 @@ int32_t kws_softmax_reciprocal(uint32_t sum, int32_t *exponent) {
   return one_over_one_plus((int32_t)((sum << headroom) - 0x80000000u));
 }
 
-#if !defined(KWS_CORE_MVE)
+#if defined(KWS_CORE_PORTABLE)
 void kws_softmax_row(const kws_softmax_t *p, const int8_t *x, int32_t columns,
                      int8_t *y) {
   int32_t largest = INT8_MIN;
@@ -230,8 +230,8 @@ static void add_common(const kws_add_t *p, const kws_broadcast_t *s,
   }
 }
 
-void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
-                const int8_t *x2, int8_t *y) {
+void kws_add_any_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
+                    const int8_t *x2, int8_t *y) {
   /* Copies: a store to y might change what p points to, for all the compiler knows. */
   const kws_add_t q = *p;
   const kws_broadcast_t s = flatten(shape);
@@ -304,8 +304,8 @@ static inline __attribute__((always_inline)) void mul_row(
   }
 }
 
-void kws_mul_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *x1,
-                const int8_t *x2, int8_t *y) {
+void kws_mul_any_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *x1,
+                    const int8_t *x2, int8_t *y) {
   const kws_mul_t q = *p;
   const kws_broadcast_t s = flatten(shape);
   for (int32_t r = 0; r < s.rows; ++r) {

@@ -115,18 +115,17 @@ void kws_dsp_product(const run_t *run);
   "5:\n"
 
 /* r9 multiplier, r10 right shift, r11 rounding with the zero point: TFLM's
- * requantisation of one sum, saturated. */
+ * requantisation of one sum, saturated. SMMLAR is the first rounding, of twice the
+ * sum, and adds what the second rounds by; one less where the sum is negative (which
+ * makes no difference where the first comes out as 0). */
 #define FINISH(sum, address)    \
-  "  smull r0, r1, " sum        \
-  ", r9\n"                      \
-  "  lsls r0, r0, #1\n"         \
-  "  adc r1, r1, r1\n"          \
-  "  add r1, r1, r0, lsr #31\n" \
-  "  add r1, r1, r1, asr #31\n" \
-  "  add r1, r11\n"             \
-  "  asr r1, r1, r10\n"         \
-  "  ssat r1, #8, r1\n"         \
-  "  strb r1, " address "\n"
+  "  lsl r1, " sum              \
+  ", #1\n"                      \
+  "  smmlar r0, r1, r9, r11\n"  \
+  "  add r0, r0, r1, asr #31\n" \
+  "  asr r0, r0, r10\n"         \
+  "  ssat r0, #8, r0\n"         \
+  "  strb r0, " address "\n"
 #define FINISH_COLUMN(row0, row1, row2) \
   FINISH(row0, "[r8]") FINISH(row1, "[r8, lr]") FINISH(row2, "[r8, lr, lsl #1]")
 
@@ -571,6 +570,284 @@ void kws_attention_rows_s8(const kws_attention_t *p, const int8_t *q, int32_t ro
     }
     q += block * width;
     out += block * width;
+  }
+}
+
+/* ---- SOFTMAX ---- */
+
+/* The larger of each pair of bytes. */
+static inline uint32_t larger_bytes(uint32_t a, uint32_t b) {
+  uint32_t result;
+#if defined(__ARM_FEATURE_DSP)
+  __asm(
+      "ssub8 %0, %1, %2\n"
+      "  sel %0, %1, %2\n"
+      : "=&r"(result)
+      : "r"(a), "r"(b)
+      : "cc");
+#else
+  result = 0;
+  for (int32_t bit = 0; bit < 32; bit += 8) {
+    const int8_t x = (int8_t)(a >> bit), y = (int8_t)(b >> bit);
+    result |= (uint32_t)(uint8_t)(x > y ? x : y) << bit;
+  }
+#endif
+  return result;
+}
+
+/* largest - x of each byte, all of which are at most `largest`. */
+static inline uint32_t steps_below(uint32_t largest, uint32_t x) {
+#if defined(__ARM_FEATURE_DSP)
+  uint32_t result;
+  __asm("usub8 %0, %1, %2" : "=r"(result) : "r"(largest), "r"(x) : "cc");
+  return result;
+#else
+  uint32_t result = 0;
+  for (int32_t bit = 0; bit < 32; bit += 8) {
+    result |= (((largest >> bit) - (x >> bit)) & 0xffu) << bit;
+  }
+  return result;
+#endif
+}
+
+static inline uint32_t load_word(const int8_t *x) {
+  uint32_t word;
+  memcpy(&word, x, sizeof word);
+  return word;
+}
+
+/* Nothing is negative, so TFLM's two roundings are one: see kernels_common.c. */
+static inline int8_t share_of(int32_t exponential, int32_t reciprocal,
+                              uint64_t rounding, int32_t shift) {
+  const uint64_t product =
+      rounding + (uint64_t)(uint32_t)exponential * (uint32_t)reciprocal;
+  return (int8_t)kws_saturate((int32_t)((uint32_t)(product >> 32) >> shift) +
+                              KWS_SOFTMAX_ZERO_POINT);
+}
+
+/* As in kernels_common.c, four elements at a time. */
+void kws_softmax_row(const kws_softmax_t *p, const int8_t *x, int32_t columns,
+                     int8_t *y) {
+  const int32_t whole = columns & ~3;
+  const int32_t *const table = p->exp_table;
+  int32_t largest = INT8_MIN;
+  uint32_t four = 0x80808080u;
+  for (int32_t c = 0; c < whole; c += 4) four = larger_bytes(four, load_word(x + c));
+  for (int32_t bit = 0; bit < 32; bit += 8) {
+    const int8_t value = (int8_t)(four >> bit);
+    largest = value > largest ? value : largest;
+  }
+  for (int32_t c = whole; c < columns; ++c) largest = x[c] > largest ? x[c] : largest;
+  four = (uint32_t)(uint8_t)largest * 0x01010101u;
+  uint32_t sum = 0; /* Q12.19; up to 4096 columns fit */
+  for (int32_t c = 0; c < whole; c += 4) {
+    const uint32_t steps = steps_below(four, load_word(x + c));
+    sum += ((uint32_t)table[steps & 0xffu] + 2048u) >> 12;
+    sum += ((uint32_t)table[(steps >> 8) & 0xffu] + 2048u) >> 12;
+    sum += ((uint32_t)table[(steps >> 16) & 0xffu] + 2048u) >> 12;
+    sum += ((uint32_t)table[steps >> 24] + 2048u) >> 12;
+  }
+  for (int32_t c = whole; c < columns; ++c) {
+    sum += ((uint32_t)table[largest - x[c]] + 2048u) >> 12;
+  }
+  int32_t exponent;
+  const int32_t reciprocal = kws_softmax_reciprocal(sum, &exponent);
+  const uint64_t rounding = 0x40000000u + (UINT64_C(0x40000000) << exponent);
+  const int32_t shift = exponent - 1;
+  for (int32_t c = 0; c < whole; c += 4) {
+    const uint32_t steps = steps_below(four, load_word(x + c));
+    y[c] = share_of(table[steps & 0xffu], reciprocal, rounding, shift);
+    y[c + 1] = share_of(table[(steps >> 8) & 0xffu], reciprocal, rounding, shift);
+    y[c + 2] = share_of(table[(steps >> 16) & 0xffu], reciprocal, rounding, shift);
+    y[c + 3] = share_of(table[steps >> 24], reciprocal, rounding, shift);
+  }
+  for (int32_t c = whole; c < columns; ++c) {
+    y[c] = share_of(table[largest - x[c]], reciprocal, rounding, shift);
+  }
+}
+
+/* ---- Element-wise ---- */
+
+/* The last requantisation of ADD and MUL: to the right, no clamp of its own. */
+typedef struct {
+  int32_t multiplier;
+  int32_t rounding; /* half and zero point */
+  int32_t right;    /* 1..22 */
+} output_t;
+
+static inline output_t output_of(int32_t multiplier, int32_t shift,
+                                 int32_t zero_point) {
+  const int32_t right = -shift;
+  const output_t result = {multiplier, (2 * zero_point + 1) * (1 << (right - 1)),
+                           right};
+  return result;
+}
+
+/* Of half of `twice`. */
+static inline int8_t finish_element(output_t o, int32_t twice) {
+  const int32_t value = kws_multiply_high_add(o.rounding, twice, o.multiplier);
+  return (int8_t)kws_saturate((value + (twice >> 31)) >> o.right);
+}
+
+/* Does the common path do it? */
+static int is_ordinary(int32_t shift, int32_t low, int32_t high) {
+  return shift < 0 && shift >= -LARGEST_RIGHT_SHIFT && low == INT8_MIN &&
+         high == INT8_MAX;
+}
+
+/* The input of ADD whose scale is not the larger. TFLM shifts it left by 20 and
+ * requantises: round(x * 2^20 * multiplier / 2^31), then a shift to the right. */
+typedef struct {
+  int32_t constant; /* -zero point * 2^21 */
+  int32_t multiplier, half, right;
+} scaled_t;
+
+static inline int32_t scale_element(scaled_t s, int32_t x) {
+  const int32_t value = x * (1 << 21) + s.constant;
+  return (kws_multiply_high_add(s.half, value, s.multiplier) + (value >> 31)) >>
+         s.right;
+}
+
+/* A row of ADD: the input `unit` has multiplier 1/2 and no shift. Either may be one
+ * value for the whole row (step 0). */
+static inline __attribute__((always_inline)) void add_row(
+    output_t o, scaled_t s, const int8_t *x, int32_t x_step, int32_t x_sign,
+    const int8_t *unit, int32_t unit_step, int32_t unit_sign, int32_t unit_constant,
+    int32_t n, int8_t *y) {
+  int32_t term = 2 * x_sign * scale_element(s, *x);
+  int32_t unit_term = unit_constant + unit_sign * *unit * (1 << 20);
+#pragma GCC unroll 4
+  for (int32_t i = 0; i < n; ++i) {
+    if (x_step) term = 2 * x_sign * scale_element(s, x[i]);
+    if (unit_step) unit_term = unit_constant + unit_sign * unit[i] * (1 << 20);
+    y[i] = finish_element(o, unit_term + term);
+  }
+}
+
+/* Signs and steps as constants. */
+static inline __attribute__((always_inline)) void add_rows(
+    const kws_add_t *p, const kws_broadcast_t *b, output_t o, scaled_t s,
+    const int8_t *x, int32_t x_row_step, int32_t x_step, int32_t x_sign,
+    const int8_t *unit, int32_t unit_row_step, int32_t unit_step, int32_t unit_sign,
+    int32_t unit_zero_point, int8_t *y) {
+  (void)p;
+  const int32_t constant = -unit_sign * unit_zero_point * (1 << 20);
+  for (int32_t r = 0; r < b->rows; ++r) {
+    if (x_step && unit_step) {
+      add_row(o, s, x, 1, x_sign, unit, 1, unit_sign, constant, b->columns, y);
+    } else if (unit_step) {
+      add_row(o, s, x, 0, x_sign, unit, 1, unit_sign, constant, b->columns, y);
+    } else {
+      add_row(o, s, x, x_step, x_sign, unit, 0, unit_sign, constant, b->columns, y);
+    }
+    x += x_row_step;
+    unit += unit_row_step;
+    y += b->columns;
+  }
+}
+
+static int is_unit(int32_t multiplier, int32_t shift) {
+  return multiplier == 1 << 30 && shift == 0;
+}
+
+static int is_scaled(int32_t shift) {
+  return shift < 0 && shift >= -LARGEST_RIGHT_SHIFT;
+}
+
+static inline scaled_t scaled_of(int32_t zero_point, int32_t multiplier,
+                                 int32_t shift) {
+  const scaled_t result = {-zero_point * (1 << 21), multiplier, 1 << (-shift - 1),
+                           -shift};
+  return result;
+}
+
+/* Where both inputs have y's shape, the rows are one long row. */
+static kws_broadcast_t flatten(const kws_broadcast_t *shape) {
+  kws_broadcast_t s = *shape;
+  if (s.x1_column_step == 1 && s.x2_column_step == 1 && s.x1_row_step == s.columns &&
+      s.x2_row_step == s.columns) {
+    s.columns *= s.rows;
+    s.rows = 1;
+  }
+  return s;
+}
+
+void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
+                const int8_t *x2, int8_t *y) {
+  const kws_add_t q = *p;
+  const kws_broadcast_t s = flatten(shape);
+  const int unit1 = is_unit(q.x1_multiplier, q.x1_shift) && is_scaled(q.x2_shift);
+  const int unit2 = is_unit(q.x2_multiplier, q.x2_shift) && is_scaled(q.x1_shift);
+  if (!is_ordinary(q.output_shift, q.activation_min, q.activation_max) ||
+      !(unit1 || unit2)) {
+    kws_add_any_s8(p, shape, x1, x2, y);
+    return;
+  }
+  const output_t o =
+      output_of(q.output_multiplier, q.output_shift, q.output_zero_point);
+  const scaled_t scaled = unit1
+                              ? scaled_of(q.x2_zero_point, q.x2_multiplier, q.x2_shift)
+                              : scaled_of(q.x1_zero_point, q.x1_multiplier, q.x1_shift);
+  if (unit1 && !q.subtract) {
+    add_rows(&q, &s, o, scaled, x2, s.x2_row_step, s.x2_column_step, 1, x1,
+             s.x1_row_step, s.x1_column_step, 1, q.x1_zero_point, y);
+  } else if (unit1) {
+    add_rows(&q, &s, o, scaled, x2, s.x2_row_step, s.x2_column_step, -1, x1,
+             s.x1_row_step, s.x1_column_step, 1, q.x1_zero_point, y);
+  } else if (!q.subtract) {
+    add_rows(&q, &s, o, scaled, x1, s.x1_row_step, s.x1_column_step, 1, x2,
+             s.x2_row_step, s.x2_column_step, 1, q.x2_zero_point, y);
+  } else {
+    add_rows(&q, &s, o, scaled, x1, s.x1_row_step, s.x1_column_step, 1, x2,
+             s.x2_row_step, s.x2_column_step, -1, q.x2_zero_point, y);
+  }
+}
+
+void kws_mul_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *x1,
+                const int8_t *x2, int8_t *y) {
+  const kws_mul_t q = *p;
+  kws_broadcast_t s = flatten(shape);
+  if (!is_ordinary(q.output_shift, q.activation_min, q.activation_max)) {
+    kws_mul_any_s8(p, shape, x1, x2, y);
+    return;
+  }
+  const output_t o =
+      output_of(q.output_multiplier, q.output_shift, q.output_zero_point);
+  int32_t zero_point1 = q.x1_zero_point, zero_point2 = q.x2_zero_point;
+  if (s.x1_column_step == 0) { /* one value for the row comes second */
+    const int8_t *x = x1;
+    const int32_t row_step = s.x1_row_step, column_step = s.x1_column_step;
+    x1 = x2;
+    s.x1_row_step = s.x2_row_step;
+    s.x1_column_step = s.x2_column_step;
+    x2 = x;
+    s.x2_row_step = row_step;
+    s.x2_column_step = column_step;
+    zero_point1 = q.x2_zero_point;
+    zero_point2 = q.x1_zero_point;
+  }
+  for (int32_t r = 0; r < s.rows; ++r) {
+    if (s.x2_column_step != 0) {
+#pragma GCC unroll 4
+      for (int32_t c = 0; c < s.columns; ++c) {
+        y[c] = finish_element(o, (x1[c] - zero_point1) * (2 * x2[c] - 2 * zero_point2));
+      }
+    } else {
+      const int32_t factor = 2 * (*x2 - zero_point2), less = -zero_point1 * factor;
+      const int32_t step = s.x1_column_step;
+      if (step != 0) {
+#pragma GCC unroll 4
+        for (int32_t c = 0; c < s.columns; ++c) {
+          y[c] = finish_element(o, x1[c] * factor + less);
+        }
+      } else {
+        const int8_t value = finish_element(o, *x1 * factor + less);
+        for (int32_t c = 0; c < s.columns; ++c) y[c] = value;
+      }
+    }
+    x1 += s.x1_row_step;
+    x2 += s.x2_row_step;
+    y += s.columns;
   }
 }
 

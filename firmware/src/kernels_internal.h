@@ -70,6 +70,33 @@ static inline int32_t kws_requantize_small(int32_t value, int32_t multiplier,
   return (product + (product >> 31) + half) >> right;
 }
 
+#if defined(KWS_CORE_DSP)
+
+/* a + round(b * c / 2^32), halves up. With b doubled and a = the half that a shift
+ * behind it rounds by, kws_requantize_small but for the sign. */
+static inline int32_t kws_multiply_high_add(int32_t a, int32_t b, int32_t c) {
+#if defined(__ARM_FEATURE_DSP)
+  int32_t result;
+  __asm("smmlar %0, %1, %2, %3" : "=r"(result) : "r"(b), "r"(c), "r"(a));
+  return result;
+#else
+  return a + (int32_t)(((int64_t)b * c + INT64_C(0x80000000)) >> 32);
+#endif
+}
+
+/* Saturated to int8. */
+static inline int32_t kws_saturate(int32_t value) {
+#if defined(__ARM_FEATURE_DSP)
+  int32_t result;
+  __asm("ssat %0, #8, %1" : "=r"(result) : "r"(value));
+  return result;
+#else
+  return kws_clamp(value, INT8_MIN, INT8_MAX);
+#endif
+}
+
+#endif
+
 /* SOFTMAX's division. `sum` is the row's sum of exponentials, Q12.19, above 0; an
  * element is then round(exponential * reciprocal / 2^31 / 2^exponent) - 128. */
 int32_t kws_softmax_reciprocal(uint32_t sum, int32_t *exponent);
@@ -77,5 +104,11 @@ int32_t kws_softmax_reciprocal(uint32_t sum, int32_t *exponent);
 /* SOFTMAX of one row; y may be x. */
 void kws_softmax_row(const kws_softmax_t *p, const int8_t *x, int32_t columns,
                      int8_t *y);
+
+/* ADD and MUL of any parameters, in plain C; not for Helium. */
+void kws_add_any_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
+                    const int8_t *x2, int8_t *y);
+void kws_mul_any_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *x1,
+                    const int8_t *x2, int8_t *y);
 
 #endif
