@@ -7,8 +7,8 @@ A variant is a module with a class `Attention(KwsLayer)`:
     fold(source: Attention, norm: Norm | None)   load folded weights from a `float` twin
 
 and, where the board needs to know, a docstring that says which operators it becomes.
-`fold` assigns kernel and bias one by one: blocks may share kernels (kws/model/lowrank.py),
-and a borrowed one is not among its layer's weights.
+`fold` assigns kernel and bias one by one: blocks may share kernels, and a borrowed one
+is not among its layer's weights (kws/model/lowrank.py).
 `tests/test_model.py` runs every variant found here through the same contract.
 """
 
