@@ -1,4 +1,4 @@
-"""Search a recipe's [model] with Optuna: accuracy against instructions, on a budget.
+"""Search a recipe with Optuna: accuracy against instructions, on a budget.
 
 Every trial is a short `kws train` on one shared pool. What its network would cost is
 measured first, with random weights, under QEMU; a network beyond the budget is not
@@ -9,13 +9,16 @@ several machines at once if they share the file.
     python tools/search.py SPACE.toml --study runs/study.log --trials 0   # the table
 
 SPACE.toml is a recipe (base, [train] ...) with a table [space] of lists, each a key of
-[model] and its values; `head_dim` follows `dim` and `mlp_ratio` stands for `mlp_dim`:
+the recipe and its values:
 
     base = "kwt-tiny"
     [space]
-    dim = [32, 40, 48]
-    layers = [3, 4]
-    mlp_ratio = [1.5, 2]
+    "model.dim" = [32, 40, 48]
+    "model.layers" = [3, 4]
+    "train.learning_rate" = [2e-3, 4e-3]
+
+With --one-at-a-time every list's first value is the rule, and each of the others is
+tried alone: an ablation. Its budget is none, unless one is given.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from kws import bundle as bundles  # noqa: E402
 from kws import recipe as recipes  # noqa: E402
 from kws.recipe import Recipe  # noqa: E402
 
@@ -38,14 +42,19 @@ BOARD = "qemu-m4"
 
 
 def variant(base: Recipe, choice: dict[str, Any]) -> Recipe:
-    """`base` with the chosen [model] values."""
-    model = dict(choice)
-    ratio = model.pop("mlp_ratio", None)
-    dim = model.get("dim", base.model.dim)
-    model.setdefault("head_dim", dim // base.model.heads)
-    if ratio is not None:
-        model["mlp_dim"] = int(dim * ratio)
-    return recipes.from_dict({"model": model}, base)
+    """`base` with the chosen values, by "section.key"."""
+    table: dict[str, dict[str, Any]] = {}
+    for name, value in choice.items():
+        section, key = name.split(".")
+        table.setdefault(section, {})[key] = value
+    return recipes.from_dict(table, base)
+
+
+def alone(space: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """The rule (first values), then each other value by itself."""
+    rule = {key: values[0] for key, values in space.items()}
+    changes = [{key: v} for key, values in space.items() for v in values[1:]]
+    return [rule, *({**rule, **change} for change in changes)]
 
 
 def cost(spec: Recipe) -> dict[str, int]:
@@ -78,13 +87,14 @@ def table(study: Any) -> str:
     keys = sorted({key for trial in done for key in trial.params})
     best = {trial.number for trial in study.best_trials}
     done.sort(key=lambda t: t.user_attrs.get("val_loss", 99.0))
+    clips = next((t.user_attrs["val_clips"] for t in done if t.values), 0)
     head = [
         "trial",
         *keys,
         "M4 instructions",
         "weights, bytes",
         "loss on validation",
-        "accuracy on validation",
+        f"accuracy on validation ({clips} clips)",
         "front",
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -97,11 +107,18 @@ def table(study: Any) -> str:
             f"{known.get('instructions', 0):,}",
             f"{known.get('weights_bytes', 0):,}",
             f"{known['val_loss']:.3f}" if trained else "over budget",
-            f"{100 * known['val_accuracy']:.2f} %" if trained else "",
+            _accuracy(known["val_accuracy"], clips) if trained else "",
             "yes" if trial.number in best else "",
         ]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def _accuracy(share: float, clips: int) -> str:
+    from kws.evaluate import wilson_interval
+
+    low, high = wilson_interval(round(share * clips), clips)
+    return f"{100 * share:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
 
 
 def main() -> int:
@@ -110,8 +127,10 @@ def main() -> int:
     parser.add_argument("--study", type=Path, required=True, help="Journal file.")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--instructions", type=float, default=4.3e6, help="Budget.")
-    parser.add_argument("--weights", type=float, default=48 * 1024, help="Budget.")
+    parser.add_argument("--one-at-a-time", action="store_true", help="An ablation.")
+    parser.add_argument("--instructions", type=float, default=1e12, help="Budget.")
+    parser.add_argument("--weights", type=float, default=1e12, help="Budget, bytes.")
+    parser.add_argument("--pool", type=Path, help="As kws train's.")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--teacher", type=Path)
     parser.add_argument("--out", type=Path, help="Runs; default: beside the study.")
@@ -120,6 +139,7 @@ def main() -> int:
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
+    from optuna.trial import TrialState
 
     content = tomllib.loads(options.space.read_text("utf-8"))
     space = content.pop("space")
@@ -154,13 +174,15 @@ def main() -> int:
             run,
             options.data,
             teacher=options.teacher,
-            pool_folder=out / "pool",
+            pool_folder=options.pool or out / "pool",
             convert=False,
         )
         row = (run / "results.csv").read_text("utf-8").splitlines()
         last = dict(zip(row[0].split(","), row[-1].split(","), strict=True))
         for key in ("val_loss", "val_accuracy", "train_loss"):
             trial.set_user_attr(key, float(last[key]))
+        facts = bundles.read_json(run / "metrics.json")["train"]
+        trial.set_user_attr("val_clips", facts["validation_clips"])
         return float(last["val_loss"]), float(price["instructions"])
 
     options.study.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +193,14 @@ def main() -> int:
         sampler=optuna.samplers.TPESampler(seed=base.train.seed, n_startup_trials=6),
         load_if_exists=True,
     )
-    study.optimize(objective, n_trials=options.trials)
+    trials = options.trials
+    if options.one_at_a_time:
+        for choice in alone(space):
+            study.enqueue_trial(choice, skip_if_exists=True)
+        trials = len(alone(space)) - len(
+            study.get_trials(states=(TrialState.COMPLETE,))
+        )
+    study.optimize(objective, n_trials=trials)
     print(table(study))
     return 0
 

@@ -1,0 +1,164 @@
+"""docs/results.json and its plots: what the shipped models reach, measured anew.
+
+Accuracy is the official test files through the firmware's C (`kws eval`), instructions
+are QEMU's, flash and RAM the linker's and the run's. Beside them what others published
+or what was measured of theirs, with its source; those are facts, not measured here.
+
+    python tools/results.py            # measure, write docs/results.json, draw
+    python tools/results.py --draw     # draw what docs/results.json has
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+FILE = ROOT / "docs" / "results.json"
+BOARDS = ("qemu-m4", "qemu-m55")
+# name, task, accuracy %, M4 instructions (millions), flash KB, RAM KB, where from
+REFERENCES: list[dict[str, Any]] = [
+    {
+        "name": "DS-CNN (MLPerf Tiny)",
+        "accuracy": 92.2,
+        "instructions": 7.70e6,
+        "flash_bytes": 107_800,
+        "source": "int8, TFLM with CMSIS-NN, same clips; measured before this project",
+    },
+    {
+        "name": "KWT-1 (published, ReLU)",
+        "accuracy": 92.7,
+        "instructions": 341e6,
+        "ram_bytes": 216 * 1024,
+        "source": "gsc12; TFLM with CMSIS-NN; measured before this project",
+    },
+    {
+        "name": "MicroNet-KWS-S",
+        "accuracy": 95.3,
+        "flash_bytes": 102_000,
+        "source": "paper; instructions not published",
+    },
+    {
+        "name": "MicroNet-KWS-M",
+        "accuracy": 95.8,
+        "flash_bytes": 163_000,
+        "source": "paper; instructions not published",
+    },
+    {
+        "name": "MicroNet-KWS-L",
+        "accuracy": 96.5,
+        "flash_bytes": 612_000,
+        "source": "paper; instructions not published",
+    },
+    {
+        "name": "BC-ResNet-1",
+        "accuracy": 96.9,
+        "flash_bytes": 9_200,
+        "source": "paper, float, 9.2 k parameters as bytes; no microcontroller "
+        "figures; three times our training data",
+    },
+    {
+        "name": "BC-ResNet-3",
+        "accuracy": 98.2,
+        "flash_bytes": 54_200,
+        "source": "paper, float, 54.2 k parameters as bytes; as above",
+    },
+]
+
+
+def kws(*arguments: str) -> dict[str, Any]:
+    """One object of `kws ... --json`."""
+    command = [str(Path(sys.executable).with_name("kws")), *arguments, "--json"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise SystemExit(f"{' '.join(command)}: {run.stdout or run.stderr}")
+    answer: dict[str, Any] = json.loads(run.stdout)
+    return answer
+
+
+def measure(name: str) -> dict[str, Any]:
+    """One shipped model: accuracy, and its cost on every board."""
+    found = kws("eval", name, "--split", "test", "--engine", "device")
+    row: dict[str, Any] = {
+        "name": name,
+        "task": found["task"],
+        "n": found["n"],
+        "accuracy": 100 * found["accuracy"],
+        "ci95": [100 * end for end in found["ci95"]],
+        "mhsa_mac_cut": found["mhsa_mac_cut"],
+        "mac_cut": found["mac_cut"],
+        "boards": {},
+    }
+    for board in BOARDS:
+        cost = kws("profile", name, "--board", board)
+        keys = ("instructions", "macs_dense", "flash_bytes", "weights_bytes")
+        keys += ("ram_bytes", "arena_bytes", "stack_bytes")
+        row["boards"][board] = {key: cost[key] for key in keys}
+    return row
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    """docs/results.png: accuracy against instructions, flash and RAM."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    axes_of = {
+        "instructions": "instructions per decision, Cortex-M4",
+        "flash_bytes": "flash, bytes (ours: the whole firmware)",
+        "ram_bytes": "RAM, bytes (ours: everything)",
+    }
+    figure, all_axes = pyplot.subplots(1, 3, figsize=(15, 5), sharey=True)
+    for axes, (key, label) in zip(all_axes, axes_of.items(), strict=True):
+        for row in rows:
+            x = row["boards"]["qemu-m4"][key]
+            low, high = row["ci95"]
+            errors = [[row["accuracy"] - low], [high - row["accuracy"]]]
+            axes.errorbar(x, row["accuracy"], errors, fmt="o", color="C0", capsize=3)
+            axes.annotate(
+                f"{row['name']} ({row['task']})",
+                (x, row["accuracy"]),
+                xytext=(6, 5),
+                textcoords="offset points",
+                fontweight="bold",
+            )
+        for other in REFERENCES:
+            if key in other:
+                axes.plot(other[key], other["accuracy"], "x", color="C1")
+                axes.annotate(
+                    other["name"],
+                    (other[key], other["accuracy"]),
+                    xytext=(6, -10),
+                    textcoords="offset points",
+                    color="C1",
+                )
+        axes.set_xscale("log")
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3, which="both")
+        axes.margins(x=0.25)
+    all_axes[0].set_ylabel("accuracy on the official test files, %")
+    figure.tight_layout()
+    figure.savefig(FILE.with_suffix(".png"), dpi=110)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--draw", action="store_true", help="Measure nothing.")
+    options = parser.parse_args()
+    if not options.draw:
+        from kws.bundle import PRETRAINED
+
+        names = sorted(path.parent.name for path in PRETRAINED.glob("*/bundle.json"))
+        table = {"models": [measure(name) for name in names], "references": REFERENCES}
+        FILE.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    draw(json.loads(FILE.read_text("utf-8"))["models"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
