@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import struct
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_model import LABELS, FakeModel, tone
-from toolbox import need_compiler, need_qemu
+from toolbox import SANITIZE, host_compile, need_compiler, need_qemu
 
 from kws.deploy import boards, build, elf, fit, run, runners, toolchain
 from kws.deploy.boards import BOARDS
@@ -29,16 +31,91 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return FAKE.write(tmp_path_factory.mktemp("model"))
 
 
-@pytest.mark.parametrize("name", boards.names())
+NAMES = boards.names()
+EMULATED = [name for name in NAMES if boards.load(name).runner == "qemu"]
+REAL = [name for name in NAMES if name not in EMULATED]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_board_describes_itself(name: str) -> None:
     board = boards.load(name)
     assert set(board.flags) == set(toolchain.NAMES)
     assert board.runner in runners.names()
     assert 1e6 < board.instructions_per_second < 1e9
+    assert board.part
+    assert board.options  # the table of its runner
+    assert bool(board.usb.ids) == (name in REAL)
 
 
 @pytest.mark.parametrize("compiler", toolchain.NAMES)
-@pytest.mark.parametrize("name", boards.names())
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_boards_image_fits_and_lies_where_the_part_starts(
+    name: str, compiler: str, model: Path, tmp_path: Path
+) -> None:
+    need_compiler(compiler)
+    board = boards.load(name)
+    image = build.build(model, board, tmp_path, "main", compiler)
+    assert 8_000 < image.fit.flash_bytes < 80_000
+    copied = image.fit.text if name != "pico" else image.fit.flash_bytes
+    assert 2 * FAKE.ring_samples < image.fit.ram_bytes < 32_000 + copied
+    assert image.fit.stack == board.stack_bytes
+    content = elf.read(image.elf)
+    assert content.segments[0].address == board.flash_origin
+    end = max(segment.address + len(segment.data) for segment in content.segments)
+    assert end <= board.flash_origin + board.flash_bytes
+    if name != "pico":  # tests/test_uf2.py looks at its start
+        vectors = struct.unpack("<48I", content.content(board.flash_origin, 192))
+        symbols = {symbol.name: symbol.address for symbol in content.symbols}
+        ram = range(board.ram_origin, board.ram_origin + board.ram_bytes + 1)
+        assert vectors[0] in ram
+        assert vectors[1] == symbols["kws_reset_handler"] | 1
+        assert set(vectors[16:]) == {symbols["kws_microphone_handler"] | 1}
+
+
+def test_the_decimator_keeps_speech_and_stops_what_would_fold(tmp_path: Path) -> None:
+    """boards/common/decimate.c on this machine, tone by tone."""
+    main = tmp_path / "main.c"
+    main.write_text(
+        '#include <stdio.h>\n#include "decimate.h"\n'
+        "int main(void) {\n"
+        "  static decimate_t state;\n"
+        "  int16_t block[640];\n"
+        "  while (fread(block, 2, 640, stdin) == 640) {\n"
+        "    decimate(&state, block, block, 160);\n"
+        "    fwrite(block, 2, 160, stdout);\n"
+        "  }\n"
+        "  return 0;\n"
+        "}\n"
+    )
+    common = BOARDS / "common"
+    program = host_compile(
+        [main, common / "decimate.c"], tmp_path / "run", *SANITIZE, f"-I{common}"
+    )
+    time = np.arange(6400) / 64000
+
+    def gain_db(hertz: float, amplitude: float = 20000) -> float:
+        wave = np.rint(amplitude * np.sin(2 * np.pi * hertz * time)).astype("<i2")
+        out = subprocess.run([program], input=wave.tobytes(), capture_output=True)
+        result = np.frombuffer(out.stdout, "<i2").astype(float)
+        assert len(result) == 1600
+        return float(20 * np.log10(np.std(result[100:]) * 2**0.5 / amplitude + 1e-9))
+
+    assert all(abs(gain_db(hertz)) < 0.15 for hertz in (100, 1000, 3000, 6000))
+    assert -2 < gain_db(7000) < -1
+    assert all(gain_db(hertz) < -40 for hertz in (9100, 12000, 16000, 24000, 31000))
+    # Full scale and a square wave saturate instead of wrapping.
+    square = np.where(np.sin(2 * np.pi * 1000 * time) >= 0, 32767, -32768)
+    out = subprocess.run(
+        [program], input=square.astype("<i2").tobytes(), capture_output=True
+    )
+    values = np.frombuffer(out.stdout, "<i2")[100:].astype(int)
+    assert values.max() == 32767
+    assert values.min() == -32768
+    assert np.abs(np.diff(values)).max() < 60_000
+
+
+@pytest.mark.parametrize("compiler", toolchain.NAMES)
+@pytest.mark.parametrize("name", EMULATED)
 def test_board_builds_fits_boots_and_computes(
     name: str, compiler: str, model: Path, tmp_path: Path
 ) -> None:

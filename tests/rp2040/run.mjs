@@ -16,7 +16,7 @@ for (let at = 0; at < uf2.length; at += 512) {
   const address = uf2.readUInt32LE(at + 12) - 0x10000000;
   chip.flash.set(uf2.subarray(at + 32, at + 32 + uf2.readUInt32LE(at + 16)), address);
 }
-chip.uart[0].onByte = (byte) => process.stdout.write(String.fromCharCode(byte));
+chip.uart[0].onByte = (byte) => process.stdout.write(Buffer.of(byte));
 
 // Four conversions a sample, straight lines between samples.
 let conversions = 0;

@@ -1,0 +1,168 @@
+"""UF2 files: round trip, what is refused, and the Pico's image in an emulator."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_model import LABELS, FakeModel, tone
+from toolbox import need_compiler
+
+from kws.deploy import boards, build, elf, monitor, toolchain, uf2
+from kws.deploy.elf import Segment
+from kws.errors import KwsError
+
+FAKE = FakeModel()
+RP2040 = Path(__file__).parent / "rp2040"
+FLASH = 0x10000000
+SEGMENTS = (
+    Segment(FLASH, bytes(range(256)) * 3 + b"abc"),
+    Segment(FLASH + 0x1010, b"later"),
+)
+
+
+def test_round_trip_keeps_every_byte_and_erases_the_gaps() -> None:
+    read = uf2.decode(uf2.encode(SEGMENTS))
+    assert read.family == uf2.RP2040
+    assert [page[0] - FLASH for page in read.pages] == [0, 256, 512, 768, 0x1000]
+    pages = dict(read.pages)
+    content = b"".join(data for _, data in read.pages[:4])
+    assert content == SEGMENTS[0].data + b"\xff" * (1024 - len(SEGMENTS[0].data))
+    later = pages[FLASH + 0x1000]
+    assert later == b"\xff" * 16 + b"later" + b"\xff" * (256 - 21)
+
+
+def test_blocks_are_as_the_specification_says() -> None:
+    data = uf2.encode(SEGMENTS[:1])
+    assert len(data) == 4 * 512
+    for number in range(4):
+        words = struct.unpack_from("<8I", data, number * 512)
+        assert words == (
+            0x0A324655,
+            0x9E5D5157,
+            0x2000,  # the last word is a family id
+            FLASH + 256 * number,
+            256,
+            number,
+            4,
+            0xE48BFF56,
+        )
+        assert struct.unpack_from("<I", data, number * 512 + 508) == (0x0AB16F30,)
+
+
+def _changed(at: int, word: int) -> bytes:
+    data = bytearray(uf2.encode(SEGMENTS))
+    struct.pack_into("<I", data, at, word)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"UF2\n" * 128,
+        uf2.encode(SEGMENTS)[:-1],
+        uf2.encode(SEGMENTS)[512:],  # the first block is missing
+        uf2.encode(SEGMENTS)[:-512],  # the last
+        _changed(0, 0),
+        _changed(508, 0),
+        _changed(12, FLASH + 1),  # not at the start of a page
+        _changed(16, 476),  # more content than the chip takes
+        _changed(16, 0xFFFFFFFF),
+        _changed(512 + 28, 0xE48BFF57),  # two families
+    ],
+)
+def test_what_is_not_a_whole_uf2_is_refused(data: bytes) -> None:
+    with pytest.raises(KwsError, match="Not a UF2 file"):
+        uf2.decode(data)
+
+
+def test_nothing_to_write_is_refused() -> None:
+    with pytest.raises(KwsError, match="Received: 0"):
+        uf2.encode(())
+
+
+def test_the_checksum_is_crc32_mpeg2() -> None:
+    assert uf2.boot2_checksum(b"123456789") == 0x0376E6E7  # the algorithm's check value
+
+
+def _image(folder: Path, compiler: str) -> Path:
+    need_compiler(compiler)
+    model = FAKE.write(folder / "model")
+    return build.build(model, boards.load("pico"), folder, "main", compiler).elf
+
+
+@pytest.mark.parametrize("compiler", toolchain.NAMES)
+def test_the_image_has_what_the_boot_rom_wants(compiler: str, tmp_path: Path) -> None:
+    image = _image(tmp_path, compiler)
+    file = uf2.write(image, tmp_path / "kws.uf2")
+    pages = dict(uf2.decode(file.read_bytes()).pages)
+    boot2 = pages[FLASH]
+    assert struct.unpack("<I", boot2[252:]) == (uf2.boot2_checksum(boot2[:252]),)
+    stack, start = struct.unpack_from("<2I", pages[FLASH + 256])
+    board = boards.load("pico")
+    assert board.ram_origin < stack <= board.ram_origin + board.ram_bytes
+    assert start & 1  # Thumb
+    assert start - 1 in range(FLASH + 256, FLASH + 512)
+    # All of the image is there, and nothing else.
+    for segment in elf.read(image).segments:
+        for address in range(segment.address, segment.address + len(segment.data)):
+            at = address - segment.address
+            assert pages[address & -256][address % 256] == segment.data[at]
+
+
+def test_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    image = _image(tmp_path, toolchain.find().name)
+    data = bytearray(image.read_bytes())
+    boot2 = elf.read(image).section(".boot2")
+    assert boot2 is not None
+    data[boot2.offset] ^= 1
+    image.write_bytes(data)
+    with pytest.raises(KwsError, match="would not start it"):
+        uf2.write(image, tmp_path / "kws.uf2")
+    assert not (tmp_path / "kws.uf2").exists()
+
+
+def _emulator() -> Path:
+    """The folder whose node_modules holds rp2040js; skips where there is none."""
+    if shutil.which("node") is None:
+        pytest.skip("node, which the Pico's emulator runs in, is not installed")
+    for folder in (RP2040, Path(os.environ.get("KWS_RP2040JS", "/nowhere"))):
+        if (folder / "node_modules" / "rp2040js" / "package.json").is_file():
+            return folder
+    pytest.skip("rp2040js is not installed: npm ci --prefix tests/rp2040")
+
+
+@pytest.mark.parametrize("compiler", toolchain.NAMES)
+def test_the_pico_boots_and_hears_words_by_its_adc(
+    compiler: str, tmp_path: Path
+) -> None:
+    """Boot stage, start-up, clocks, UART, ADC, DMA, filter: all but the analog part."""
+    folder = _emulator()
+    uf2.write(_image(tmp_path, compiler), tmp_path / "kws.uf2")
+    quiet = np.zeros(9000, np.int16)  # settle time
+    words = [tone(300, 20000), tone(5000, 24000)]
+    np.concatenate([quiet, *words]).tofile(tmp_path / "audio.raw")
+    script = tmp_path / "run.mjs"  # beside the modules that it imports
+    shutil.copy(RP2040 / "run.mjs", script)
+    (tmp_path / "node_modules").symlink_to(folder / "node_modules")
+    result = subprocess.run(
+        ["node", str(script), "kws.uf2", "8", "audio.raw"],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=600,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    said = monitor.parse(result.stdout.decode("utf-8", "replace"))
+    assert said.boot["hash"] == FAKE.hash
+    assert said.boot["app"] == "main"
+    assert said.selftest is True
+    assert said.errors == []
+    assert said.fault is None
+    assert [event.word for event in said.events] == list(LABELS[2:])
