@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 
 @click.command(
-    epilog="Example: kws flash runs/tiny --board qemu-m4 --audio stream.wav",
+    epilog="Examples: kws flash runs/tiny --board nrf52840dk   |   "
+    "kws flash runs/tiny --board qemu-m4 --audio stream.wav",
 )
 @click.argument("run")
 @click.option("--board", "board_name", required=True, help="A name from `kws boards`.")
 @click.option(
     "--audio",
-    required=True,
     type=click.Path(path_type=Path),
-    help="Recording for the microphone path: 16 kHz, mono (WAV or FLAC).",
+    help="Recording that an emulated board hears: 16 kHz, mono (WAV or FLAC).",
 )
+@click.option("--probe", help="Id of the debug probe, or a part of it.")
+@click.option("--port", help="Serial port, where several could be the board's.")
+@click.option(
+    "--tool", help="Program with another tool that board.toml has a table for."
+)
+@click.option("--unlock", is_flag=True, help="Erase a locked chip to unlock it.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the build.")
 @click.option("--compiler", help="gcc or zig [default: what is installed, gcc first].")
 @click.option(
@@ -51,7 +58,11 @@ def command(
     ctx: click.Context,
     run: str,
     board_name: str,
-    audio: Path,
+    audio: Path | None,
+    probe: str | None,
+    port: str | None,
+    tool: str | None,
+    unlock: bool,
     out: Path | None,
     compiler: str | None,
     pace: bool,
@@ -60,8 +71,9 @@ def command(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Put RUN on a board and let it hear a recording.
+    """Put RUN on a board: build, check the fit, program, verify, self-test.
 
+    An emulated board then hears a recording; a real one is followed with `kws monitor`.
     Exit code 1 on a crash, a lost sample, another model's hash or a failed self-test.
     """
     from kws import bundle as bundles
@@ -69,13 +81,23 @@ def command(
     from kws.errors import CheckFailed
 
     board = boards.load(board_name)
-    pcm = flash.read_stream(audio)
+    emulated = flash.is_emulated(board)
+    if emulated and (probe or port or tool or unlock):
+        raise click.UsageError("--probe, --port, --tool, --unlock: real boards only.")
+    if audio is not None and not emulated:
+        raise click.UsageError("--audio is for emulated boards: this one has ears.")
+    pcm = flash.read_stream(audio) if audio is not None else None
     bundle = bundles.load(run)
     if hop is not None:
         bundle = flash.with_hop(bundle, hop)
     folder = out or flash.output_folder(bundle, board)
     click.echo(f"Building for {board.name} in {folder}", err=True)
-    result = flash.flash(bundle, board, pcm, folder, compiler, pace, pad_s, timeout)
+    if emulated:
+        result = flash.flash(bundle, board, pcm, folder, compiler, pace, pad_s, timeout)
+    else:
+        result = _program(
+            bundle, board, folder, compiler, run, probe, port, tool, unlock
+        )
     if as_json:
         click.echo(json.dumps(result.as_dict()))
         for problem in result.problems:
@@ -84,6 +106,9 @@ def command(
     transcript = result.listened.transcript
     click.echo(f"board     {board.name}: {board.title}")
     click.echo(result.image.fit.table())
+    if result.programmed is not None:
+        done = result.programmed
+        click.echo(f"wrote     {done.what}, {done.bytes:,} bytes, by {done.probe}")
     click.echo(f"hash      {transcript.boot.get('hash', 'none')}")
     click.echo(f"self-test {'ok' if transcript.selftest else 'not passed'}")
     for event in transcript.events:
@@ -91,7 +116,10 @@ def command(
             f"{event.time_ms / 1000:9.2f} s  {event.word:<16} score {event.score:.2f}"
             f"  (window from {event.start_ms / 1000:.2f} s)"
         )
-    if not transcript.events:
+    if result.programmed is not None:
+        click.echo(f"Now: kws monitor {run} --board {board.name}", err=True)
+        return
+    if not transcript.events and audio is not None:
         click.echo("          no word was heard")
     stats = transcript.stats
     if stats:
@@ -105,5 +133,40 @@ def command(
     if result.problems:
         raise CheckFailed(
             "The run is not a success: " + "; ".join(result.problems),
-            result.hint(run, str(audio)),
+            result.hint(run, audio),
         )
+
+
+def _program(
+    bundle: Any,
+    board: Any,
+    folder: Path,
+    compiler: str | None,
+    run: str,
+    probe: str | None,
+    port: str | None,
+    tool: str | None,
+    unlock: bool,
+) -> Any:
+    """Program a real board; tell how far it is on stderr."""
+    from kws.cli._ask import ask
+    from kws.deploy import flash
+    from kws.deploy.runners import Job
+
+    if flash.interrupted(folder):
+        click.echo(
+            f"The last programming of {board.name} from here was interrupted: "
+            "everything is written again.",
+            err=True,
+        )
+    last = -1
+
+    def progress(share: float) -> None:
+        nonlocal last
+        percent = int(100 * share)
+        if percent // 10 != last // 10:
+            click.echo(f"writing   {percent} %", err=True)
+            last = percent
+
+    job = Job(run=run, probe=probe, ask=ask(), unlock=unlock, progress=progress)
+    return flash.program(bundle, board, folder, job, tool, compiler, port)

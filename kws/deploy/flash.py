@@ -1,8 +1,15 @@
-"""`kws flash`: emit, build, check the fit, run, compare hash and self-test, listen."""
+"""`kws flash`: emit, build, check the fit, program, verify, compare hash and self-test.
+
+An emulated board then hears a recording. While a real board is programmed, a marker
+lies in the build's folder: where it is still there at the next start, programming was
+interrupted, and everything is written again.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +17,18 @@ from typing import Any
 import numpy as np
 
 from kws import bundle as bundles
-from kws.bundle import Bundle
-from kws.deploy import build, run, runners
+from kws.bundle import Bundle, write_atomic
+from kws.deploy import build, monitor, run, runners, serial_port
 from kws.deploy.boards import Board
 from kws.deploy.build import Image
+from kws.deploy.failures import BoardError
+from kws.deploy.runners import Job, Programmed
 from kws.errors import KwsError
 
 HASH_DIGITS = 16
 MAX_AUDIO_S = 3600
+MARKER = "programming.json"
+BOOT_S = 10.0  # until a board has said that its self-test passed
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,7 @@ class Flashed:
         frames: Feature frames in the model's window.
         expected_hash: What the board has to say at boot.
         listened: What it said.
+        programmed: What was written; None on an emulator.
     """
 
     board: Board
@@ -37,14 +49,16 @@ class Flashed:
     frames: int
     expected_hash: str
     listened: run.Listened
+    programmed: Programmed | None = None
 
     @property
     def problems(self) -> tuple[str, ...]:
         return self.listened.problems
 
-    def hint(self, run_name: str, audio: str) -> str:
+    def hint(self, run_name: str, audio: Path | None) -> str:
         """What to type where the run had problems."""
-        again = f"kws flash {run_name} --board {self.board.name} --audio {audio}"
+        again = f"kws flash {run_name} --board {self.board.name}"
+        again += f" --audio {audio}" if audio else ""
         transcript = self.listened.transcript
         if not transcript.stats.get("overruns"):
             return f"Build and run it again, elsewhere: {again} --out /tmp/kws-build"
@@ -87,6 +101,9 @@ class Flashed:
             "instructions_per_frame": stats.get("instructions_per_frame"),
             "stack_bytes": stats.get("stack"),
             "problems": list(self.problems),
+            "programmed": (
+                dataclasses.asdict(self.programmed) if self.programmed else None
+            ),
         }
 
 
@@ -160,19 +177,19 @@ def read_stream(path: Path) -> np.ndarray:
 def flash(
     bundle: Bundle,
     board: Board,
-    audio: np.ndarray,
+    audio: np.ndarray | None,
     out: Path,
     compiler: str | None = None,
     pace: bool = True,
     pad_s: float = 1.0,
     timeout_s: float | None = None,
 ) -> Flashed:
-    """Put the bundle on the board and let it hear `audio`.
+    """Put the bundle on an emulated board and let it hear `audio`.
 
     Args:
         bundle: A converted bundle.
         board: The board.
-        audio: int16 [samples], 16 kHz.
+        audio: int16 [samples], 16 kHz; None: only the silence of `pad_s`.
         out: Folder of the build.
         compiler: `gcc`, `zig`, or None for what is installed.
         pace: See kws.deploy.run.listen.
@@ -186,9 +203,123 @@ def flash(
     if error is not None:
         raise error
     image = emit_and_build(bundle, board, out, "main", compiler)
-    pad = np.zeros(round(pad_s * run.SAMPLE_RATE), np.int16)
     expected = bundle.hash[:HASH_DIGITS]
-    listened = run.listen(
-        image.elf, board, np.concatenate([audio, pad]), expected, pace, timeout_s
-    )
+    heard = padded(audio, pad_s)
+    listened = run.listen(image.elf, board, heard, expected, pace, timeout_s)
     return Flashed(board, image, bundle.recipe.features.frames, expected, listened)
+
+
+def padded(audio: np.ndarray | None, pad_s: float) -> np.ndarray:
+    """A recording with silence behind it, so that its last word is heard."""
+    pad = np.zeros(round(pad_s * run.SAMPLE_RATE), np.int16)
+    return pad if audio is None else np.concatenate([audio, pad])
+
+
+def is_emulated(board: Board) -> bool:
+    """Whether the board is a program on this machine."""
+    return hasattr(runners.get(board.runner), "run")
+
+
+def tool_of(board: Board, tool: str | None) -> str:
+    """The runner that programs the board: its own, or another that it has a table for.
+
+    Raises:
+        KwsError: it has none for that tool.
+    """
+    if tool is None or tool in board.tools:
+        return tool or board.runner
+    raise KwsError(
+        f"The board {board.name} can't be programmed with {tool!r}. Expected one of "
+        f"{', '.join(sorted(board.tools))}. Received: {tool!r}",
+        f"kws flash RUN --board {board.name} --tool {board.runner}",
+    )
+
+
+def interrupted(out: Path) -> bool:
+    """Whether programming from this folder was begun and did not come to its end."""
+    return (out / MARKER).is_file()
+
+
+def program(
+    bundle: Bundle,
+    board: Board,
+    out: Path,
+    job: Job,
+    tool: str | None = None,
+    compiler: str | None = None,
+    port: str | None = None,
+) -> Flashed:
+    """Put the bundle on a real board, verify it, compare hash and self-test at boot.
+
+    Args:
+        bundle: A converted bundle.
+        board: The board.
+        out: Folder of the build.
+        job: Which probe, whom to ask.
+        tool: See `tool_of`.
+        compiler: `gcc`, `zig`, or None for what is installed.
+        port: Serial port; None finds it.
+
+    Raises:
+        KwsError: see kws.deploy.failures; or the model cannot be built or held.
+    """
+    runner = runners.get(tool_of(board, tool))
+    error = runner.missing()
+    if error is not None:
+        raise error
+    image = emit_and_build(bundle, board, out, "main", compiler)
+    expected = bundle.hash[:HASH_DIGITS]
+    if interrupted(out):
+        job = dataclasses.replace(job, everything=True)
+    marker = {"board": board.name, "hash": expected}
+    problem: KwsError | None = None
+    with contextlib.ExitStack() as stack:
+        opened: list[serial_port.Port] = []
+
+        def verified() -> None:
+            """Flash is whole. Listen before the board starts: it says hello once."""
+            nonlocal problem
+            (out / MARKER).unlink(missing_ok=True)
+            try:
+                name = serial_port.find(board, job.run, port, job.ask)
+                opened.append(
+                    stack.enter_context(serial_port.Port(name, board, job.run))
+                )
+            except KwsError as error:
+                problem = error
+
+        write_atomic(out / MARKER, json.dumps(marker).encode())
+        try:
+            programmed = runner.program(
+                image.elf, board, dataclasses.replace(job, before_start=verified)
+            )
+        except BoardError as failure:
+            if failure.exit_code == 2:  # nothing was begun
+                (out / MARKER).unlink(missing_ok=True)
+            raise
+        if problem is not None:
+            raise KwsError(
+                "The board was programmed and verified; what it says at boot could not "
+                f"be read. {problem.message}",
+                problem.hint,
+                exit_code=1,
+            )
+        said = _boot(opened[0], board, job.run, expected)
+    listened = run.Listened(monitor.parse(said), (), 0.0)
+    frames = bundle.recipe.features.frames
+    return Flashed(board, image, frames, expected, listened, programmed)
+
+
+def _boot(port: serial_port.Port, board: Board, name: str, expected: str) -> str:
+    """What a board says until its self-test has passed."""
+    following = monitor.Monitor(float, expected, board=board.name, run=name)
+    said = bytearray()
+    for data in port.read(BOOT_S):
+        said += data
+        following.feed(data)
+        if following.ready or len(said) > run.MAX_BOOT_BYTES:
+            break
+    if not following.ready:
+        cause = f"{len(said)} bytes, and none of them tells of the self-test"
+        raise BoardError("silent", cause, board=board.name, run=name)
+    return said.decode("utf-8", "replace")

@@ -1,10 +1,17 @@
-"""What a board says: lines of `kws <kind> key=value ...`, read without trust."""
+"""What a board says: lines of `kws <kind> key=value ...`, read without trust.
+
+`parse` reads a whole run; `Monitor` follows one as it happens.
+"""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from typing import Any
+
+from kws.deploy.failures import BoardError
 
 SCHEMA_VERSION = 1
 MAX_LINE = 1024
@@ -178,3 +185,162 @@ def _take(transcript: Transcript, kind: str, pairs: dict[str, str]) -> bool:
     else:
         return False
     return True
+
+
+class Monitor:
+    """Follows a board: bytes in, messages out.
+
+    Args:
+        cost_ms: Turns the board's cost (instructions, cycles, ns) into milliseconds.
+        expected_hash: Hash of the model that it has to run; None: any.
+        names: `board` and `run`, for messages.
+
+    Example:
+        >>> monitor = Monitor(lambda cost: cost / 64000)
+        >>> monitor.feed(b"kws event word=yes start_ms=0 time_ms=1000 score=0.93\\n")
+        [{'kind': 'event', 'word': 'yes', 'start_s': 0.0, 'time_s': 1.0, 'score': 0.93}]
+    """
+
+    def __init__(
+        self,
+        cost_ms: Callable[[int], float],
+        expected_hash: str | None = None,
+        **names: str,
+    ) -> None:
+        self.cost_ms = cost_ms
+        self.expected_hash = expected_hash
+        self.names = names
+        self.ready = False  # the board has said that its self-test passed
+        self.ended = False
+        self._line = bytearray()
+        self._too_long = False
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """Messages of the lines that are complete now, in order.
+
+        A line longer than MAX_LINE is dropped, whatever its length.
+
+        Raises:
+            BoardError: the board tells a failure, or is not the one that is meant.
+        """
+        messages = []
+        for piece in data.splitlines(keepends=True):
+            if len(self._line) + len(piece) > MAX_LINE + 2:
+                self._too_long = True
+                self._line.clear()
+            else:
+                self._line += piece
+            if not piece.endswith((b"\n", b"\r")):
+                continue
+            line = self._line.decode("utf-8", "replace").strip()
+            dropped, self._too_long = self._too_long, False
+            self._line.clear()
+            if line and not dropped:
+                messages.append(self._message(line))
+        return messages
+
+    def _message(self, line: str) -> dict[str, Any]:
+        transcript = Transcript()
+        parsed = parse_line(line)
+        try:
+            if parsed is None or not _take(transcript, *parsed):
+                raise ValueError
+        except (KeyError, ValueError):
+            return {"kind": "other", "text": line[:MAX_LINE]}
+        kind, pairs = parsed
+        if kind in ("boot", "beat"):
+            self._check(pairs)
+        if kind == "event":
+            event = transcript.events[0]
+            return {
+                "kind": kind,
+                "word": event.word,
+                "start_s": event.start_ms / 1000,
+                "time_s": event.time_ms / 1000,
+                "score": event.score,
+            }
+        if kind == "beat":
+            beat = transcript.beats[0]
+            return {
+                "kind": kind,
+                "time_s": beat.time_ms / 1000,
+                "level_db": round(beat.level_db, 1),
+                "inference_ms": round(self.cost_ms(beat.cost), 2),
+                "cost": beat.cost,
+                "skipped": None if beat.skipped is None else round(beat.skipped, 4),
+                "overruns": beat.overruns,
+                "inferences": beat.inferences,
+                "hash": beat.hash,
+            }
+        if kind == "selftest":
+            if transcript.selftest is not True:
+                raise BoardError("selftest", line, **self.names)
+            self.ready = True
+            return {"kind": kind, "ok": True}
+        if kind == "fault":
+            raise BoardError("crashed", line, **self.names)
+        if kind == "error":
+            reason = transcript.errors[0]
+            key = "interrupted" if reason == "image" else "crashed"
+            raise BoardError(key, f"it says: {line}", **self.names)
+        if kind == "end":
+            self.ended = True
+        return {"kind": kind} | {key: _value(key, pairs[key]) for key in pairs}
+
+    def _check(self, pairs: dict[str, str]) -> None:
+        """Refuse another protocol and another model."""
+        schema, received = pairs.get("schema"), pairs.get("hash", "none")
+        if schema != str(SCHEMA_VERSION):
+            cause = f"version {schema}, expected {SCHEMA_VERSION}"
+            raise BoardError("protocol", cause, **self.names)
+        if self.expected_hash is not None and received != self.expected_hash:
+            cause = f"hash {received}, expected {self.expected_hash}"
+            raise BoardError("hash", cause, **self.names)
+
+
+def _value(key: str, text: str) -> str | int:
+    """A number where it is one; a hash of digits stays text."""
+    plain = key in ("hash", "name") or not text.isdecimal() or len(text) > 18
+    return text if plain else int(text)
+
+
+METER_DB = 60
+METER_CELLS = 20
+
+
+def meter(level_db: float) -> str:
+    """A bar from -60 dB of full scale to 0.
+
+    Example:
+        >>> meter(-30)
+        '[##########          ]'
+    """
+    full = max(0.0, min(1.0, 1 + level_db / METER_DB))
+    cells = round(METER_CELLS * full)
+    return "[" + "#" * cells + " " * (METER_CELLS - cells) + "]"
+
+
+def text(message: dict[str, Any]) -> str:
+    """A message for people, one line."""
+    kind = message["kind"]
+    if kind == "event":
+        return (
+            f"{message['time_s']:9.2f} s  {message['word']:<16} "
+            f"score {message['score']:.2f}"
+        )
+    if kind == "beat":
+        skipped = message["skipped"]
+        work = "" if skipped is None else f"  skipped {100 * skipped:.0f} %"
+        return (
+            f"{message['time_s']:9.2f} s  {meter(message['level_db'])} "
+            f"{message['level_db']:6.1f} dB  inference "
+            f"{message['inference_ms']:.1f} ms{work}  lost {message['overruns']:,}"
+        )
+    if kind == "boot":
+        return f"model {message.get('name')}, hash {message.get('hash')}"
+    if kind == "selftest":
+        return "self-test ok"
+    if kind == "other":
+        return f"? {message['text']}"
+    pairs = (f"{key}={value}" for key, value in message.items() if key != "kind")
+    return f"{kind} {' '.join(pairs)}".rstrip()

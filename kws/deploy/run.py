@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from kws.deploy.runners import Outcome
 from kws.errors import CheckFailed, KwsError
 
 SAMPLE_RATE = 16000
+MAX_BOOT_BYTES = 64 * 1024
 HALF_BUFFERS_PER_SECOND = 100  # 160 samples each, boards/common/emulated.c
 EXIT_FAULT = 20  # kws_board.h
 EXIT_REASONS = {
@@ -50,6 +52,7 @@ def listen(
     expected_hash: str,
     pace: bool = True,
     timeout_s: float | None = None,
+    on_text: Callable[[bytes], None] | None = None,
 ) -> Listened:
     """Boot, self-test, stream `pcm` through the microphone path, collect the events.
 
@@ -62,6 +65,7 @@ def listen(
             slow drops samples. False: audio waits for the firmware.
         timeout_s: Limit of the run (an emulator's processor time); None sets one by
             the length of the stream.
+        on_text: Called with what the board says, as it comes.
 
     Raises:
         KwsError: the runner's tool is missing.
@@ -74,7 +78,7 @@ def listen(
         (folder / "audio.raw").write_bytes(pcm.astype("<i2").tobytes())
         arguments = {"audio": "audio.raw", "pace": str(int(half_buffer) if pace else 0)}
         runner = runners.get(board.runner)
-        outcome = runner.run(image, board, arguments, folder, timeout_s)
+        outcome = runner.run(image, board, arguments, folder, timeout_s, on_text)
     transcript = monitor.parse(outcome.text)
     problems = _ending_problems(outcome, transcript)
     problems += _stream_problems(transcript, board, len(pcm), expected_hash)

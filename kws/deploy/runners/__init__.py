@@ -1,13 +1,21 @@
-"""Runners: one module for each way to put an image on a board and hear from it.
+"""Runners: one module for each way to put an image on a board.
 
 A runner is a module of this folder with
 
     def missing() -> KwsError | None
         What keeps it from working on this machine, or None.
+
+An emulator also has
+
     def run(image: Path, board: Board, arguments: dict[str, str], folder: Path,
-            timeout_s: float) -> Outcome
+            timeout_s: float, on_text: Callable[[bytes], None] | None = None) -> Outcome
         Run the image in `folder` (files named in `arguments` lie there) to its end,
-        or stop it: timeout_s is processor time for an emulator, else wall time.
+        or stop it: timeout_s is processor time. Text is handed to on_text as it comes.
+
+and a tool for real boards
+
+    def program(image: Path, board: Board, job: Job) -> Programmed
+        Write the image, verify it, call job.before_start, start it.
 
 A board names its runner in board.toml; this folder's listing is the registry.
 """
@@ -15,6 +23,7 @@ A board names its runner in board.toml; this folder's listing is the registry.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -35,6 +44,62 @@ class Outcome:
     exit_code: int | None
     text: str
     wall_s: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """A probe, port or drive to choose from.
+
+    Args:
+        id: What the user types.
+        title: What it is.
+    """
+
+    id: str
+    title: str
+
+
+# Lets a person choose one of several; returns its index.
+Ask = Callable[[str, Sequence[Found]], int]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a real board's runner needs to know besides image and board.
+
+    Args:
+        run: The run's name, for hints.
+        probe: Its id, or a part of it; None: the only one.
+        ask: Asks which one of several; None: nobody is there to ask.
+        unlock: Erase a locked chip to unlock it.
+        everything: Don't trust what is in flash: write all of it.
+        progress: Called with 0..1 while writing.
+        before_start: Called when the image is verified, before it runs.
+    """
+
+    run: str
+    probe: str | None = None
+    ask: Ask | None = None
+    unlock: bool = False
+    everything: bool = False
+    progress: Callable[[float], None] = lambda share: None
+    before_start: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Programmed:
+    """What was written.
+
+    Args:
+        what: `everything`, `model` (weights, tables and thresholds only) or `nothing`,
+            where flash held the image already.
+        bytes: Written.
+        probe: By which probe or drive.
+    """
+
+    what: str
+    bytes: int
+    probe: str
 
 
 def names() -> list[str]:

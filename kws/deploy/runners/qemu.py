@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import resource
 import shutil
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from kws.deploy.boards import Board
@@ -68,8 +71,13 @@ def run(
     arguments: dict[str, str],
     folder: Path,
     timeout_s: float,
+    on_text: Callable[[bytes], None] | None = None,
 ) -> Outcome:
     """Run the image; files that `arguments` name are looked for in `folder`.
+
+    Args:
+        on_text: Called with what the firmware prints, as it comes; what it raises ends
+            the run.
 
     Raises:
         KwsError: QEMU is missing.
@@ -78,30 +86,32 @@ def run(
     if error is not None:
         raise error
     start = time.monotonic()
-    log = folder / "output.txt"
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            command(image, board, arguments),
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        ) as process,
-    ):
+    text = bytearray()
+    with subprocess.Popen(
+        command(image, board, arguments),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
         _limit(process.pid, timeout_s)
+        # A busy machine gives it less than all of its time: a second limit, by clock.
+        timer = threading.Timer(WALL_PER_CPU * timeout_s, process.kill)
+        timer.start()
         code: int | None
         try:
-            code = process.wait(WALL_PER_CPU * timeout_s)
-        except subprocess.TimeoutExpired:
-            code = None
+            assert process.stdout is not None
+            while data := os.read(process.stdout.fileno(), 65536):
+                text += data[: max(0, MAX_BYTES - len(text))]
+                if on_text is not None:
+                    on_text(data)
+            code = process.wait()
         finally:
+            timer.cancel()
             process.kill()  # does nothing once it has ended
-    if code is not None and code in (-signal.SIGXCPU, -signal.SIGKILL):
+    if code in (-signal.SIGXCPU, -signal.SIGKILL):
         code = None
-    with log.open("rb") as file:
-        text = file.read(MAX_BYTES).decode("utf-8", "replace")
-    return Outcome(code, text, time.monotonic() - start)
+    return Outcome(code, text.decode("utf-8", "replace"), time.monotonic() - start)
 
 
 def _limit(pid: int, seconds: float) -> None:

@@ -1,0 +1,279 @@
+"""Follow a board, or this machine, as it listens: `kws monitor` and `kws listen`.
+
+All of it goes through kws.deploy.monitor.Monitor: a serial port, an emulator, and the
+same C on this machine say the same lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kws.bundle import Bundle
+from kws.deploy import emit, flash, run, runners, serial_port
+from kws.deploy.boards import FIRMWARE, Board
+from kws.deploy.failures import BoardError
+from kws.deploy.monitor import Monitor
+from kws.deploy.runners import Ask
+from kws.errors import CheckFailed, KwsError, MissingExtra
+
+SILENT_S = 6.0  # a heartbeat comes every second
+PAD_S = 1.0
+BLOCK = 1600  # 0.1 s from the microphone
+MAX_BLOCKS = 50
+
+
+class Done(Exception):
+    """As much as was asked for has been heard."""
+
+
+class Printer:
+    """Shows messages; ends after some seconds of the board's audio.
+
+    Args:
+        show: Prints one message.
+        seconds: Of audio; None: for ever.
+    """
+
+    def __init__(
+        self, show: Callable[[dict[str, Any]], None], seconds: float | None = None
+    ) -> None:
+        self.show = show
+        self.seconds = seconds
+
+    def __call__(self, messages: list[dict[str, Any]]) -> None:
+        for message in messages:
+            self.show(message)
+            if (
+                self.seconds is not None
+                and message["kind"] == "beat"
+                and message["time_s"] >= self.seconds
+            ):
+                raise Done
+
+
+def serial(
+    bundle: Bundle,
+    board: Board,
+    name: str,
+    port: str | None,
+    ask: Ask | None,
+    show: Printer,
+) -> None:
+    """Follow a real board until it is unplugged, or Ctrl-C.
+
+    Raises:
+        KwsError: no port; the board is silent, or not the one that is meant.
+    """
+    found = serial_port.find(board, name, port, ask)
+    following = Monitor(
+        lambda cycles: 1000 * cycles / board.clock_hz,
+        bundle.hash[: flash.HASH_DIGITS],
+        board=board.name,
+        run=name,
+    )
+    with serial_port.Port(found, board, name) as opened, contextlib.suppress(Done):
+        try:
+            for data in opened.read(SILENT_S):
+                show(following.feed(data))
+        except BoardError as error:
+            folder = flash.output_folder(bundle, board)
+            if error.key == "silent" and flash.interrupted(folder):
+                cause = f"it is silent, and {folder / flash.MARKER} is still there"
+                names = {"board": board.name, "run": name}
+                raise BoardError("interrupted", cause, **names) from error
+            raise
+
+
+def emulated(
+    bundle: Bundle, board: Board, name: str, audio: np.ndarray | None, show: Printer
+) -> None:
+    """Build for an emulated board, let it hear `audio`, follow it to the end.
+
+    Raises:
+        KwsError: a tool is missing; the model can't be built; the board failed.
+    """
+    error = runners.get(board.runner).missing()
+    if error is not None:
+        raise error
+    image = flash.emit_and_build(bundle, board, flash.output_folder(bundle, board))
+    expected = bundle.hash[: flash.HASH_DIGITS]
+    following = Monitor(
+        lambda cost: 1000 * cost / board.instructions_per_second,
+        expected,
+        board=board.name,
+        run=name,
+    )
+    heard = flash.padded(audio, PAD_S)
+    with contextlib.suppress(Done):
+        listened = run.listen(
+            image.elf,
+            board,
+            heard,
+            expected,
+            on_text=lambda data: show(following.feed(data)),
+        )
+        if listened.problems:
+            raise CheckFailed(
+                "The run is not a success: " + "; ".join(listened.problems),
+                f"kws flash {name} --board {board.name} tells what to change",
+            )
+
+
+_HOST = """
+#define _POSIX_C_SOURCE 200112L
+#include <string.h>
+#include <time.h>
+#include "kws.h"
+#include "kws_board.h"
+#include "listen.h"
+
+int kws_listen_start(void);
+void kws_listen_feed(const int16_t *pcm, size_t n);
+void kws_listen_end(void);
+size_t kws_listen_text(const char **text);
+
+static char text[1 << 16];
+static size_t length;
+
+void kws_board_write(const char *more) {
+  const size_t n = strlen(more);
+  if (n > sizeof text - length) return;
+  memcpy(text + length, more, n);
+  length += n;
+}
+uint64_t kws_board_ticks(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+uint64_t kws_board_ticks_to_cost(uint64_t ticks) { return ticks; }
+uint32_t kws_board_stack_used(void) { return 0; }
+uint32_t kws_board_stack_size(void) { return 0; }
+void kws_board_show_event(void) {}
+
+int kws_listen_start(void) { return listen_start("listen"); }
+
+void kws_listen_feed(const int16_t *pcm, size_t n) {
+  for (size_t done = 0; done < n;) {
+    const size_t left = n - done;
+    done += kws_push(pcm + done, left < 160 ? left : 160);
+    listen_work();
+  }
+}
+
+void kws_listen_end(void) { kws_board_write("kws end\\n"); }
+
+/* What was written since the last call. */
+size_t kws_listen_text(const char **out) {
+  const size_t n = length;
+  *out = text;
+  length = 0;
+  return n;
+}
+"""
+_HOST_DECLARATIONS = """
+int kws_listen_start(void);
+void kws_listen_feed(const int16_t *pcm, size_t n);
+void kws_listen_end(void);
+size_t kws_listen_text(const char **text);
+"""
+
+
+def host(
+    bundle: Bundle, name: str, blocks: Iterator[np.ndarray], show: Printer
+) -> None:
+    """Run the firmware's own loop on this machine.
+
+    Args:
+        bundle: A converted bundle.
+        name: The run's name, for hints.
+        blocks: int16 [samples], 16 kHz, one after another.
+        show: Gets the messages.
+
+    Raises:
+        KwsError: the model can't be emitted or compiled; the self-test fails.
+    """
+    from kws.engines import device
+
+    texts = dict(emit.model_sources(bundle, "portable").texts)
+    texts[emit.FILES[2]] = emit.selftest_source(bundle, emit.selftest_logits(bundle))
+    app = FIRMWARE / "app"
+    for file in ("listen.c", "print.c"):
+        texts[file] = (app / file).read_text(encoding="ascii")
+    texts["kws_listen_host.c"] = _HOST
+    library = device.build(texts, (f"-I{app}",))
+    following = Monitor(
+        lambda nanoseconds: nanoseconds / 1e6,
+        bundle.hash[: flash.HASH_DIGITS],
+        board="host",
+        run=name,
+    )
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Done):
+        copy = Path(folder) / library.name  # its own static memory
+        copy.write_bytes(library.read_bytes())
+        ffi, lib = device.load(copy)
+        ffi.cdef(_HOST_DECLARATIONS)
+        pointer = ffi.new("const char **")
+
+        def tell() -> None:
+            count = lib.kws_listen_text(pointer)
+            show(following.feed(ffi.unpack(pointer[0], count) if count else b""))
+
+        lib.kws_listen_start()
+        tell()
+        for block in blocks:
+            pcm = np.ascontiguousarray(block, np.int16)
+            for at in range(0, len(pcm), BLOCK):
+                part = pcm[at : at + BLOCK]
+                lib.kws_listen_feed(ffi.cast("int16_t *", part.ctypes.data), len(part))
+                tell()
+        lib.kws_listen_end()
+        tell()
+
+
+@contextlib.contextmanager
+def microphone() -> Iterator[Iterator[np.ndarray]]:
+    """Blocks of samples from this machine's microphone, until the context ends.
+
+    Raises:
+        KwsError: sounddevice, its library or a microphone is missing.
+    """
+    hint = "kws listen RUN --file recording.wav"
+    try:
+        import sounddevice
+    except ImportError:
+        raise MissingExtra("sounddevice", "listen", "Listening here") from None
+    except OSError as error:
+        raise KwsError(
+            f"The audio library can't be loaded.\nCaused by: {error}",
+            f"apt-get install libportaudio2   (or, without a microphone: {hint})",
+        ) from None
+    arrived: queue.Queue[np.ndarray] = queue.Queue(MAX_BLOCKS)
+
+    def take(data: Any, frames: int, time: Any, status: Any) -> None:
+        # A block that finds no room is lost; the next beat's time then lags behind.
+        with contextlib.suppress(queue.Full):
+            arrived.put_nowait(np.frombuffer(data, np.int16).copy())
+
+    try:
+        stream = sounddevice.RawInputStream(
+            samplerate=run.SAMPLE_RATE,
+            blocksize=BLOCK,
+            channels=1,
+            dtype="int16",
+            callback=take,
+        )
+    except (sounddevice.PortAudioError, ValueError) as error:
+        raise KwsError(
+            f"There is no microphone that gives 16 kHz mono here.\nCaused by: {error}",
+            hint,
+        ) from None
+    with stream:
+        yield iter(arrived.get, None)

@@ -1,0 +1,128 @@
+"""Program a board with OpenOCD, which needs no target pack.
+
+board.toml:
+
+    [openocd]
+    config = ["board/st_b-l475e-iot01a.cfg"]      # as after -f
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from kws.deploy import elf
+from kws.deploy.boards import Board
+from kws.deploy.failures import BoardError
+from kws.deploy.runners import Job, Programmed
+from kws.errors import KwsError
+
+EXECUTABLE = "openocd"
+TIMEOUT_S = 180
+# What OpenOCD says (its sources, 0.12) and what that means; the first that is found.
+MESSAGES = (
+    (r"libusb_error_access|permission denied|insufficient permissions", "permission"),
+    (r"unable to find a matching|no j-link device found|open failed", "no-probe"),
+    (r"multiple devices found|more than one", "several-probes"),
+    (r"device protected|readout protect|rdp level|approtect|mass erase it", "locked"),
+    (r"unexpected idcode|unexpected: |cannot identify target", "wrong-target"),
+    (r"verify failed|checksum mismatch|contents differ", "verify"),
+    (r"libusb_error_no_device|error writing usb|jtag status contains", "unplugged"),
+    (r"failed erasing|error writing to flash|programming failed", "write"),
+    (r"unable to connect to the target|init mode failed|failed to read memory",
+     "no-target"),
+)  # fmt: skip
+
+
+def missing() -> KwsError | None:
+    """The error that tells how to get OpenOCD, or None where it is installed."""
+    if shutil.which(EXECUTABLE) is not None:
+        return None
+    return BoardError("no-openocd", f"{EXECUTABLE} is not on the PATH")
+
+
+def command(board: Board, commands: list[str], probe: str | None) -> list[str]:
+    """The command line that runs OpenOCD's `commands` on a board."""
+    line = [EXECUTABLE]
+    for file in board.options_of(EXECUTABLE)["config"]:
+        line += ["-f", file]
+    if probe is not None:
+        line += ["-c", f"adapter serial {{{probe}}}"]
+    for text in commands:
+        line += ["-c", text]
+    return line
+
+
+def program(image: Path, board: Board, job: Job) -> Programmed:
+    """Write the image, or only the model where the rest is there; verify; start.
+
+    Raises:
+        BoardError: see kws.deploy.failures.
+    """
+    error = missing()
+    if error is not None:
+        raise error
+    content = elf.read(image)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        parts: list[tuple[str, str, bytes]] = []
+        for section in content.sections:
+            data = content.content(section.address, section.size)
+            if section.in_file and not section.writable:
+                file = folder / f"part{len(parts)}.bin"
+                file.write_bytes(data)
+                parts.append((section.name, f"{{{file}}} {section.address:#x}", data))
+        code = [text for part, text, _ in parts if part not in (".model", ".seal")]
+        model = [(text, data) for part, text, data in parts if part == ".model"]
+        same_code = False
+        if not job.everything and model:
+            check = ["init", "reset halt", *(f"verify_image {text}" for text in code)]
+            same_code = _run(board, [*check, "shutdown"], job) is None
+        # The seal lies in the model's last page: writing "the model" is both.
+        if same_code:
+            texts = [text for name, text, _ in parts if name in (".model", ".seal")]
+            writes = ["init", "reset halt"]
+            writes += [f"flash write_image erase {text}" for text in texts]
+            writes += [f"verify_image {text}" for text in texts]
+        else:
+            writes = ["init", f"program {{{image}}} verify"]
+        problem = _run(board, [*writes, "shutdown"], job)
+        if problem is not None:
+            raise problem
+        job.before_start()
+        problem = _run(board, ["init", "reset run", "shutdown"], job)
+        if problem is not None:
+            raise problem
+    written = model[0][1] if same_code else b"".join(s.data for s in content.segments)
+    return Programmed("model" if same_code else "everything", len(written), EXECUTABLE)
+
+
+def _run(board: Board, commands: list[str], job: Job) -> BoardError | None:
+    try:
+        result = subprocess.run(
+            command(board, commands, job.probe),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return explain(f"no answer in {TIMEOUT_S} s: unable to connect", board, job)
+    if result.returncode == 0:
+        return None
+    return explain(result.stderr, board, job)
+
+
+def explain(text: str, board: Board, job: Job) -> BoardError:
+    """The failure that OpenOCD's messages stand for, in its own words."""
+    lines = [line for line in text.splitlines() if re.search(r"error|\*\*", line, re.I)]
+    cause = "; ".join(line.removeprefix("Error: ") for line in lines[:3])
+    found = (key for pattern, key in MESSAGES if re.search(pattern, text, re.I))
+    key = next(found, "write")
+    return BoardError(
+        key, cause or text[-200:], board=board.name, part=board.part, run=job.run
+    )

@@ -1,0 +1,123 @@
+"""A board's serial port: found by USB ids, read in lines."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from kws.deploy.boards import Board
+from kws.deploy.failures import BoardError
+from kws.deploy.runners import Ask, Found
+from kws.errors import KwsError
+
+READ_S = 0.2
+
+
+def missing() -> KwsError | None:
+    """The error that tells how to get pyserial, or None where it is installed."""
+    if importlib.util.find_spec("serial") is not None:
+        return None
+    return BoardError("no-pyserial", "the Python package serial can't be imported")
+
+
+def ports() -> list[tuple[Found, str]]:
+    """USB serial ports, each with its "vendor:product"."""
+    from serial.tools import list_ports
+
+    return [
+        (Found(port.device, port.description), f"{port.vid:04x}:{port.pid:04x}")
+        for port in sorted(list_ports.comports())
+        if port.vid is not None and port.pid is not None
+    ]
+
+
+def find(board: Board, run: str, wanted: str | None, ask: Ask | None) -> str:
+    """The port to open.
+
+    Args:
+        board: Its USB ids come first; without a match, the only USB port there is.
+        run: The run's name, for hints.
+        wanted: A port that the user named.
+        ask: Asks which one of several; None: nobody is there to ask.
+
+    Raises:
+        KwsError: none or several, or pyserial is missing.
+    """
+    error = missing()
+    if error is not None:
+        raise error
+    if wanted is not None:
+        return wanted
+    found = ports()
+    ours = [port for port, ids in found if ids in board.usb.ids]
+    if not ours:
+        ours = [port for port, _ in found]
+    names = {"board": board.name, "run": run}
+    if not ours:
+        expected = ", ".join(board.usb.ids) or "any USB port"
+        raise BoardError("no-port", f"looked for {expected}; found none", **names)
+    if len(ours) == 1:
+        return ours[0].id
+    if ask is None:
+        listed = "; ".join(f"{port.id} ({port.title})" for port in ours)
+        raise BoardError("several-ports", f"found {listed}", **names)
+    return ours[ask("Which serial port?", ours)].id
+
+
+class Port:
+    """An open port; a context manager.
+
+    Args:
+        name: As from `find`.
+        board: Gives the speed, and its name for messages.
+        run: The run's name, for hints.
+
+    Raises:
+        BoardError: it can't be opened.
+    """
+
+    def __init__(self, name: str, board: Board, run: str) -> None:
+        import serial
+
+        self.name = name
+        self._names = {"board": board.name, "run": run}
+        try:
+            self._serial: Any = serial.Serial(name, board.usb.baud, timeout=READ_S)
+        except (serial.SerialException, OSError, ValueError) as error:
+            number = getattr(error, "errno", None)
+            key = "port-busy"
+            if number in (errno.EACCES, errno.EPERM):
+                key = "port-permission"
+            elif number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+                key = "no-port"
+            raise BoardError(key, str(error), **self._names) from error
+
+    def __enter__(self) -> Port:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._serial.close()
+
+    def read(self, silent_s: float) -> Iterator[bytes]:
+        """What arrives, as it arrives.
+
+        Raises:
+            BoardError: nothing for `silent_s` seconds, or the port is gone.
+        """
+        import serial
+
+        last = time.monotonic()
+        while True:
+            try:
+                data = self._serial.read(max(1, min(4096, self._serial.in_waiting)))
+            except (serial.SerialException, OSError) as error:
+                raise BoardError("port-lost", str(error), **self._names) from error
+            if data:
+                last = time.monotonic()
+                yield data
+            elif time.monotonic() - last > silent_s:
+                cause = f"{self.name}: nothing in {silent_s:g} s"
+                raise BoardError("silent", cause, **self._names)
