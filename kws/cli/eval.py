@@ -105,9 +105,17 @@ def command(
 
 
 def _print(result: Evaluation) -> None:
-    from kws.evaluate import describe
+    from kws.evaluate import CUTS, describe
 
     click.echo(f"{describe(result)}, {result.seconds:.1f} s")
+    if result.cost is not None:
+        cuts = [100 * result.cost[key] for key in CUTS]
+        click.echo(
+            "MACs cut by delta thresholds: {:.1f} % of MHSA's, {:.1f} % of the whole "
+            "model's; as this engine runs Q.K^T, by rows, {:.1f} % and {:.1f} %".format(
+                *cuts
+            )
+        )
     width = max(len(label) for label in result.labels)
     heads = "".join(f"{label[:6]:>7}" for label in result.labels)
     click.echo(f"{'':<{width}}  recall{heads}   <- heard")

@@ -22,7 +22,8 @@ Examples:
     default="",
     help="Thresholds: KIND=NUMBER for all layers, LAYER.KIND=NUMBER for one, with "
     "commas; or @FILE, as kws sweep writes it. Kinds: X inputs of Q, K and V; Q; K; "
-    "P softmax outputs; O attention outputs. A kind that is left out runs dense.",
+    "P softmax outputs; O attention outputs; M the MLP's inputs; H its hidden layer. A "
+    "kind that is left out runs dense.",
 )
 @click.option(
     "--split",
@@ -129,6 +130,8 @@ def text(table: dict[str, Any]) -> str:
                 ("by rows", "scores_rows"),
                 ("P.V", "mix"),
                 ("output", "out"),
+                ("MLP in", "expand"),
+                ("MLP out", "contract"),
             )
         )
     )
@@ -136,11 +139,11 @@ def text(table: dict[str, Any]) -> str:
         f"beside them: {table['subtractions']:,} subtractions and comparisons, "
         f"{table['additions']:,} additions, {table['exponentials']:,} exponentials"
     )
-    lines.append(
-        "bytes touched by MHSA: "
-        + ", ".join(
-            f"{name} {table[f'mhsa_bytes_{name}']['mean']:,.0f}"
-            for name in ("weights", "activations", "state")
-        )
-    )
+    lines.append(f"{'bytes touched':<34}{'mean':>12}{'95 %':>12}")
+    lines += [
+        f"{f'{who}, {name}':<34}{table[key]['mean']:>12,.0f}{table[key]['p95']:>12,.0f}"
+        for who, prefix in (("MHSA", "mhsa_bytes"), ("whole model", "bytes"))
+        for name in ("weights", "activations", "state")
+        for key in (f"{prefix}_{name}",)
+    ]
     return "\n".join(lines)

@@ -14,8 +14,11 @@ An engine is a module of this folder with
                   float32 from `float`
 
 and the constant INTEGER, True where the logits are int8. All integer engines but
-`int8` give the same bits (DESIGN D3). The folder's listing is the registry; the tests
-in tests/test_engines.py run over it.
+`int8` give the same bits (DESIGN D3). An engine that runs the bundle's delta thresholds
+also has `counted`, of the same arguments: the logits, and uint32 [N, products], what
+each product with thresholds transmitted. The others run dense.
+
+The folder's listing is the registry; the tests in tests/test_engines.py run over it.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ typedef struct {
 } kws_event_t;
 int kws_host_start(void);
 int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t labels,
-                    int8_t *out);
+                    int8_t *out, uint32_t *sent);
 size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
                        size_t room);
 size_t kws_host_products(uint32_t *facts, size_t room);
@@ -58,7 +58,7 @@ _GLUE = """
 
 int kws_host_start(void);
 int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t labels,
-                    int8_t *out);
+                    int8_t *out, uint32_t *sent);
 size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
                        size_t room);
 
@@ -80,9 +80,10 @@ size_t kws_host_products(uint32_t *facts, size_t room) {
   return count;
 }
 
-/* The logits of the model's last run on each clip; 0, or 1 if a clip gave none. */
+/* The logits of the model's last run on each clip, and what each product with delta
+ * thresholds transmitted in it; 0, or 1 if a clip gave none. */
 int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t labels,
-                    int8_t *out) {
+                    int8_t *out, uint32_t *sent) {
   kws_event_t event;
   for (size_t clip = 0; clip < clips; clip++) {
     kws_reset();
@@ -94,6 +95,9 @@ int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t lab
     const int8_t *logits = kws_last_logits();
     if (logits == NULL) return 1;
     memcpy(out + clip * labels, logits, labels);
+    for (size_t i = 0; i < kws_model_info.delta_count; i++) {
+      *sent++ = *kws_model_info.delta[i].sent;
+    }
   }
   return 0;
 }
@@ -140,6 +144,17 @@ def logits(
     progress: common.Progress | None = None,
 ) -> np.ndarray:
     """int8 logits [N, labels]; see `kws.engines`. `jobs` threads, each its own copy."""
+    return counted(bundle, pcm, jobs, board, progress)[0]
+
+
+def counted(
+    bundle: Bundle,
+    pcm: np.ndarray,
+    jobs: int = 2,
+    board: str | None = None,
+    progress: common.Progress | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`logits`, and what was transmitted: uint32 [N, products], as in `products`."""
     clips = common.clip_pcm(bundle, pcm)
     path = library(bundle)
     parts = np.array_split(clips, -(-len(clips) // common.CHUNK))
@@ -152,7 +167,7 @@ def logits(
             shutil.copyfile(path, copy)
             shelf.put(load(copy))
 
-        def work(part: np.ndarray) -> np.ndarray:
+        def work(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             opened = shelf.get()
             try:
                 return _run(bundle, opened, part)
@@ -162,15 +177,20 @@ def logits(
         with ThreadPoolExecutor(max(1, jobs)) as pool:
             for result in pool.map(work, parts):
                 results.append(result)
-                done += len(result)
+                done += len(result[0])
                 if progress is not None:
                     progress(done)
-    return np.concatenate(results)
+    rows, sent = zip(*results, strict=True)
+    return np.concatenate(rows), np.concatenate(sent)
 
 
-def _run(bundle: Bundle, opened: tuple[Any, Any], clips: np.ndarray) -> np.ndarray:
+def _run(
+    bundle: Bundle, opened: tuple[Any, Any], clips: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     ffi, lib = opened
     out = np.zeros((len(clips), len(bundle.labels)), np.int8)
+    count = lib.kws_host_products(ffi.NULL, 0)
+    sent = np.zeros((len(clips), count), np.uint32)
     _start(lib)
     clips = np.ascontiguousarray(clips)
     failed = lib.kws_host_logits(
@@ -178,6 +198,7 @@ def _run(bundle: Bundle, opened: tuple[Any, Any], clips: np.ndarray) -> np.ndarr
         *clips.shape,
         len(bundle.labels),
         ffi.cast("int8_t *", out.ctypes.data),
+        ffi.cast("uint32_t *", sent.ctypes.data),
     )
     if failed:
         raise KwsError(
@@ -185,7 +206,7 @@ def _run(bundle: Bundle, opened: tuple[Any, Any], clips: np.ndarray) -> np.ndarr
             f"Received: {clips.shape[1]} samples",
             "Use one-second clips at 16 kHz.",
         )
-    return out
+    return out, sent
 
 
 def invoke(bundle: Bundle, features: np.ndarray) -> np.ndarray:
@@ -219,6 +240,25 @@ class Product:
     sent: np.ndarray
 
 
+def products(bundle: Bundle, sent: np.ndarray) -> list[Product]:
+    """What the columns of `counted`'s counts are: the model's table of products.
+
+    Args:
+        bundle: That was counted.
+        sent: uint32 [N, products].
+    """
+    ffi, lib = load(library(bundle))
+    facts = np.zeros((sent.shape[1], 5), np.uint32)
+    count = lib.kws_host_products(ffi.cast("uint32_t *", facts.ctypes.data), len(facts))
+    assert count == len(facts)
+    return [
+        Product(int(layer), chr(kind), int(macs), int(elements), column)
+        for (layer, kind, macs, elements, _), column in zip(
+            facts, sent.T.astype(np.int64), strict=True
+        )
+    ]
+
+
 def invoke_counted(
     bundle: Bundle, features: np.ndarray
 ) -> tuple[np.ndarray, list[Product]]:
@@ -242,13 +282,7 @@ def invoke_counted(
             ffi.cast("int8_t *", logits_row.ctypes.data),
         )
         lib.kws_host_products(ffi.cast("uint32_t *", found.ctypes.data), count)
-    products = [
-        Product(int(layer), chr(kind), int(macs), int(elements), sent)
-        for (layer, kind, macs, elements, _), sent in zip(
-            facts[0], facts[:, :, 4].T.astype(np.int64), strict=True
-        )
-    ]
-    return out, products
+    return out, products(bundle, facts[:, :, 4])
 
 
 def detect(bundle: Bundle, pcm: np.ndarray) -> list[Event]:

@@ -21,6 +21,17 @@ def logits(
     progress: common.Progress | None = None,
 ) -> np.ndarray:
     """int8 logits [N, labels]; see `kws.engines`. `board`: default qemu-m4."""
+    return counted(bundle, pcm, jobs, board, progress)[0]
+
+
+def counted(
+    bundle: Bundle,
+    pcm: np.ndarray,
+    jobs: int = 2,
+    board: str | None = None,
+    progress: common.Progress | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`logits`, and what was transmitted: uint32 [N, products], as on this machine."""
     from kws.deploy import boards, flash, run, runners
 
     clips = common.clip_pcm(bundle, pcm)
@@ -40,7 +51,8 @@ def logits(
     for start in range(0, len(clips), CLIPS_A_RUN):
         part = clips[start : start + CLIPS_A_RUN]
         result = run.clips(image.elf, target, part, len(bundle.labels), jobs)
-        results.append(result.logits)
+        results.append((result.logits, result.sent))
         if progress is not None:
             progress(start + len(part))
-    return np.concatenate(results)
+    rows, sent = zip(*results, strict=True)
+    return np.concatenate(rows), np.concatenate(sent)

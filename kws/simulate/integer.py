@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from kws.bundle import Bundle
 from kws.errors import KwsError
@@ -139,7 +140,8 @@ class IntegerSimulator:
             return self._resume(dict(prefix.values[number][first]), counter, first)
 
         logits, sent, pairs, done = [], [], [], 0
-        with ThreadPoolExecutor(WORKERS) as pool:
+        # A batch for each core: products that share cores only wait for each other.
+        with threadpool_limits(1), ThreadPoolExecutor(WORKERS) as pool:
             for out in pool.map(work, range(-(-len(features) // BATCH))):
                 logits.append(out[0])
                 sent.append(out[1])
