@@ -14,7 +14,7 @@ say() { printf '[test] %s\n' "$*" >&2; }
 say "formatting and lint"
 ruff format --check -q .
 ruff check -q .
-git ls-files 'firmware/*.c' 'firmware/*.h' 'tests/*.c' | xargs clang-format --dry-run -Werror
+git ls-files 'firmware/*.c' 'firmware/*.h' 'firmware/*.cc' 'firmware/*.ino' 'tests/*.c' | xargs clang-format --dry-run -Werror
 say "types"
 mypy
 say "tests"
