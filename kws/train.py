@@ -778,7 +778,11 @@ def tune(
         with strategy.scope():
             mentor = networks.restore(source, "folded")
     # Thresholds count in steps of the ranges that they were chosen for.
-    keep = bool(recipe.quantize.delta_thresholds) and networks.calibrated(network)
+    keep = (
+        bool(recipe.quantize.delta_thresholds)
+        and recipe.model == source.recipe.model
+        and networks.calibrated(network)
+    )
     return finish(
         recipe,
         out,
