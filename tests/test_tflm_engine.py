@@ -427,5 +427,5 @@ def test_an_arena_that_is_too_small_is_found_at_boot(tmp_path: Path) -> None:
         image.elf, board, {"audio": "audio.raw", "pace": "0"}, tmp_path, 60
     )
     assert outcome.exit_code == 10
-    assert "kws tflm Failed to resize buffer" in outcome.text
+    assert "kws error reason=model" in outcome.text
     assert "cannot be set up in an arena of 20000 bytes" in outcome.text

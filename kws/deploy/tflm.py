@@ -237,7 +237,8 @@ class _Tables(calls.Constants):
         self.count_sent(kind, note.layer, columns, rows * inner, sent)
         self._take(
             weight_layout.delta_batch_matmul_state_bytes(inner, columns),
-            inner * stride if transposed else 0,
+            # Copied: K transposed, and V where the core's kernel wants it flipped.
+            inner * stride if transposed or self.core == "dsp" else 0,
         )
         return f"    {{{struct}, {int(transposed)}, {keys}, &{sent}, {key_sent}}},"
 
