@@ -242,14 +242,14 @@ class Monitor:
     def _message(self, line: str) -> dict[str, Any]:
         transcript = Transcript()
         parsed = parse_line(line)
+        if parsed is not None and parsed[0] in ("boot", "beat"):
+            self._check(parsed[1])  # first: another version may have other keys
         try:
             if parsed is None or not _take(transcript, *parsed):
                 raise ValueError
         except (KeyError, ValueError):
             return {"kind": "other", "text": line[:MAX_LINE]}
         kind, pairs = parsed
-        if kind in ("boot", "beat"):
-            self._check(pairs)
         if kind == "event":
             event = transcript.events[0]
             return {
@@ -290,6 +290,8 @@ class Monitor:
     def _check(self, pairs: dict[str, str]) -> None:
         """Refuse another protocol and another model."""
         schema, received = pairs.get("schema"), pairs.get("hash", "none")
+        if schema is None:
+            return  # a damaged line; the next beat says it again
         if schema != str(SCHEMA_VERSION):
             cause = f"version {schema}, expected {SCHEMA_VERSION}"
             raise BoardError("protocol", cause, **self.names)

@@ -1,0 +1,527 @@
+"""kws flash: every failure of docs/flashing.md, programming, interruption, the seal."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import small_elf
+from toolbox import need_compiler, skip_or_fail
+
+if importlib.util.find_spec("pyocd") is None:  # pragma: no cover
+    skip_or_fail("pyOCD is not installed (pip install -e '.[flash]')")
+
+import fake_probe
+import serial
+from fake_probe import Chip, probe
+from pyocd.core import exceptions
+
+from kws import bundle as bundles
+from kws.deploy import boards, elf, flash, monitor, serial_port, uf2
+from kws.deploy.failures import FAILURES, BoardError
+from kws.deploy.runners import Found, Job, openocd
+from kws.deploy.runners import pyocd as runner
+from kws.deploy.runners import uf2 as uf2_runner
+from kws.errors import KwsError
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "flashing.md"
+DK = boards.load("nrf52840dk")
+PICO = boards.load("pico")
+JOB = Job(run="runs/tiny")
+CODE, MODEL = bytes(range(256)) * 8, b"weights!" * 64
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A small sealed image."""
+    path = small_elf.write(tmp_path / "main.elf", CODE, MODEL)
+    elf.seal(path)
+    return path
+
+
+class Provoke:
+    """One method for each row of the table; returns what is raised."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, image: Path, folder: Path
+    ) -> None:
+        self.patch, self.image, self.folder = monkeypatch, image, folder
+
+    def program(
+        self,
+        fail: dict[str, Callable[[Chip], None]] | None = None,
+        probes: list[Any] | None = None,
+        **chip: Any,
+    ) -> Any:
+        """Program the fake chip; returns the error."""
+        fake = Chip(**chip)
+        for step, action in (fail or {}).items():
+            fake.fail[step] = lambda action=action: action(fake)  # type: ignore[misc]
+        fake_probe.connect(self.patch, fake, probes)
+        with pytest.raises(KwsError) as caught:
+            runner.program(self.image, DK, JOB)
+        return caught.value
+
+    def says(self, line: str, expected: str | None = None) -> Any:
+        """A monitor hears this line; returns the error."""
+        following = monitor.Monitor(
+            float, expected, board="nrf52840dk", run="runs/tiny"
+        )
+        with pytest.raises(KwsError) as caught:
+            following.feed(line.encode() + b"\n")
+        return caught.value
+
+    def without(self, package: str) -> None:
+        real = importlib.util.find_spec
+        self.patch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda name: None if name == package else real(name),
+        )
+
+    def no_pyocd(self) -> Any:
+        self.without("pyocd")
+        return runner.missing()
+
+    def no_openocd(self) -> Any:
+        self.patch.setenv("PATH", str(self.folder))
+        return openocd.missing()
+
+    def no_probe(self) -> Any:
+        return self.program(probes=[])
+
+    def several_probes(self) -> Any:
+        return self.program(probes=[probe(1), probe(2)])
+
+    def permission(self) -> Any:
+        def refuse(chip: Chip) -> None:
+            raise exceptions.ProbeError("[Errno 13] Access denied")
+
+        return self.program({"list": refuse})
+
+    def no_target(self) -> Any:
+        def silent(chip: Chip) -> None:
+            raise exceptions.TransferError("No ACK received")
+
+        return self.program({"open": silent})
+
+    def locked(self) -> Any:
+        return self.program(locked=True)
+
+    def wrong_target(self) -> Any:
+        return self.program(registers={0x10000100: 0x52832})
+
+    def unplugged(self) -> Any:
+        def unplug(chip: Chip) -> None:
+            raise exceptions.ProbeDisconnected("USB device is gone")
+
+        # Closing what is gone fails too, and must not hide the first reason.
+        return self.program({"commit": unplug, "close": unplug})
+
+    def write(self) -> Any:
+        def fail(chip: Chip) -> None:
+            raise exceptions.FlashProgramFailure(
+                "flash program page failure", address=0x10400, result_code=1
+            )
+
+        return self.program({"commit": fail})
+
+    def verify(self) -> Any:
+        def flip(chip: Chip) -> None:
+            chip.flash[small_elf.FLASH + 700] ^= 4
+
+        error = self.program({"verify": flip})
+        assert hex(small_elf.FLASH + 700)[2:] in error.message  # says where
+        return error
+
+    def drive(self) -> Path:
+        """A mounted drive of the Pico's boot ROM, and an image that it would take."""
+        boot = bytes(252)
+        boot += struct.pack("<I", uf2.boot2_checksum(boot))
+        small_elf.write(self.image, boot + CODE, MODEL)
+        drive = self.folder / "media" / "RPI-RP2"
+        drive.mkdir(parents=True)
+        (drive / uf2_runner.INFO).write_text("UF2 Bootloader v3.0\n")
+        self.patch.setattr(uf2_runner, "roots", lambda: [self.folder / "media"])
+        return drive
+
+    def copy(self) -> Any:
+        with pytest.raises(KwsError) as caught:
+            uf2_runner.program(self.image, PICO, JOB)
+        return caught.value
+
+    def no_drive(self) -> Any:
+        (self.drive() / uf2_runner.INFO).unlink()
+        return self.copy()
+
+    def drive_write(self) -> Any:
+        (self.drive() / "main.uf2").mkdir()  # nothing can be written there
+        return self.copy()
+
+    def drive_stays(self) -> Any:
+        self.patch.setattr(uf2_runner, "LEAVES_S", 0.2)
+        self.drive()
+        return self.copy()
+
+    def find_port(self, found: list[str]) -> Any:
+        ports = [(Found(name, "UART"), "1366:1015") for name in found]
+        self.patch.setattr(serial_port, "ports", lambda: ports)
+        with pytest.raises(KwsError) as caught:
+            serial_port.find(DK, "runs/tiny", None, None)
+        return caught.value
+
+    def open_port(self, name: str) -> Any:
+        with pytest.raises(KwsError) as caught:
+            serial_port.Port(name, DK, "runs/tiny")
+        return caught.value
+
+    def no_pyserial(self) -> Any:
+        self.without("serial")
+        return serial_port.missing()
+
+    def no_port(self) -> Any:
+        assert self.open_port(str(self.folder / "absent")).key == "no-port"
+        return self.find_port([])
+
+    def several_ports(self) -> Any:
+        return self.find_port(["/dev/ttyACM0", "/dev/ttyACM1"])
+
+    def port_permission(self) -> Any:
+        def refuse(*_: Any, **__: Any) -> None:
+            raise serial.SerialException(13, "could not open port: Permission denied")
+
+        self.patch.setattr(serial, "Serial", refuse)
+        return self.open_port("/dev/ttyACM0")
+
+    def port_busy(self) -> Any:
+        file = self.folder / "not_a_port"
+        file.write_text("")
+        return self.open_port(str(file))
+
+    def pty(self) -> tuple[int, serial_port.Port]:
+        ours, theirs = os.openpty()
+        port = serial_port.Port(os.ttyname(theirs), DK, "runs/tiny")
+        os.close(theirs)
+        return ours, port
+
+    def read(self, port: serial_port.Port) -> Any:
+        with pytest.raises(KwsError) as caught, port:
+            list(port.read(0.3))
+        return caught.value
+
+    def port_lost(self) -> Any:
+        ours, port = self.pty()
+        os.close(ours)
+        return self.read(port)
+
+    def silent(self) -> Any:
+        ours, port = self.pty()
+        error = self.read(port)
+        os.close(ours)
+        return error
+
+    def interrupted(self) -> Any:
+        return self.says("kws error reason=image")
+
+    def hash(self) -> Any:
+        return self.says("kws boot name=x hash=0123 schema=1", "4567")
+
+    def protocol(self) -> Any:
+        return self.says("kws beat hash=0123 schema=2 anything=new")
+
+    def selftest(self) -> Any:
+        return self.says("kws selftest failed")
+
+    def crashed(self) -> Any:
+        return self.says("kws fault exception=00000003 pc=00012344")
+
+
+@pytest.mark.parametrize("key", FAILURES)
+def test_every_failure_is_one_message(
+    key: str, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = getattr(Provoke(monkeypatch, image, tmp_path), key.replace("-", "_"))()
+    assert isinstance(error, BoardError)
+    assert error.key == key
+    first, cause = error.message.split("\n")
+    assert cause.startswith("Caused by: ")
+    assert len(cause) > len("Caused by: ")
+    assert error.exit_code == FAILURES[key].exit_code
+    # The page says the same, with names in capitals for what is filled in.
+    documented, hint = documented_failures()[key]
+    for text, page in ((first, documented + "."), (error.hint, hint)):
+        pattern = re.escape(page)
+        for name in ("BOARD", "RUN", "PART"):
+            pattern = re.sub(rf"\b{name}\b", r"[\\w./-]*", pattern)
+        assert re.fullmatch(pattern, text), f"{text!r} is not the page's {page!r}"
+
+
+def documented_failures() -> dict[str, tuple[str, str]]:
+    """The table of docs/flashing.md: failure -> (Error, Hint)."""
+    rows = re.findall(
+        r"^\| `([\w-]+)` \| (.+?) \| (.+?) \|$", PAGE.read_text("utf-8"), re.MULTILINE
+    )
+    return {key: (error, hint) for key, error, hint in rows if key in FAILURES}
+
+
+def test_the_page_has_every_failure_and_no_other() -> None:
+    table = PAGE.read_text("utf-8").split("## When it fails")[1]
+    keys = re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)
+    assert keys == list(FAILURES)
+    assert list(documented_failures()) == keys
+
+
+def test_programming_writes_what_differs(
+    image: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    chip = Chip()
+    fake_probe.connect(monkeypatch, chip, [probe(1, "stm32l475xg"), probe(2, DK_NAME)])
+    order: list[str] = []
+    job = dataclasses.replace(
+        JOB,
+        progress=lambda share: order.append(f"{share:.1f}"),
+        before_start=lambda: order.append(f"start after {chip.resets} resets"),
+    )
+    # Of two probes, the one that sits on a board with this chip.
+    done = runner.program(image, DK, job)
+    size = len(CODE) + len(MODEL) + 4
+    assert (done.what, done.bytes, done.probe) == ("everything", size, "Fake ABC0002")
+    assert order == ["0.5", "1.0", "start after 0 resets"]
+    assert chip.resets == 1
+    assert not chip.options["auto_unlock"]  # never erases a chip unasked
+    start = small_elf.FLASH
+    assert chip.flash[start : start + len(CODE)] == CODE
+
+    chip.written.clear()
+    assert runner.program(image, DK, JOB).what == "nothing"
+    assert chip.written == []
+
+    other = small_elf.write(tmp_path / "other.elf", CODE, MODEL[:-1] + b"?")
+    elf.seal(other)
+    done = runner.program(other, DK, JOB)
+    assert (done.what, done.bytes) == ("model", len(MODEL) + 4)
+    assert chip.written == [(start + len(CODE), len(MODEL) + 4)]
+
+    code = small_elf.write(tmp_path / "code.elf", CODE[:-1] + b"?", MODEL)
+    elf.seal(code)
+    assert runner.program(code, DK, JOB).what == "everything"
+    chip.written.clear()
+    everything = dataclasses.replace(JOB, everything=True, probe="abc0001")
+    assert runner.program(code, DK, everything).probe == "Fake ABC0001"
+    assert chip.written == [(start, size)]
+
+
+DK_NAME = str(DK.options["target"])
+
+
+def test_a_person_is_asked_which_probe(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_probe.connect(monkeypatch, Chip(), [probe(1), probe(2)])
+    asked: list[Any] = []
+
+    def ask(question: str, found: Any) -> int:
+        asked.append((question, [item.id for item in found]))
+        return 1
+
+    done = runner.program(image, DK, dataclasses.replace(JOB, ask=ask))
+    assert done.probe == "Fake ABC0002"
+    assert asked == [("Which debug probe?", ["ABC0001", "ABC0002"])]
+    named = dataclasses.replace(JOB, probe="nothing-like-it")
+    with pytest.raises(BoardError, match="nothing-like-it.*ABC0001.*ABC0002"):
+        runner.program(image, DK, named)
+
+
+def test_a_locked_chip_is_unlocked_only_when_asked(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chip = Chip(locked=True)
+    fake_probe.connect(monkeypatch, chip)
+    done = runner.program(image, DK, dataclasses.replace(JOB, unlock=True))
+    assert done.what == "everything"
+    assert chip.options["auto_unlock"]
+    # An STM32 answers, and tells by its option bytes.
+    discovery = boards.load("b-l475e-iot01a")
+    registers = {0xE0042000: 0x10076415, 0x40022020: 0xFFEFF8BB}
+    fake_probe.connect(monkeypatch, Chip(registers=registers))
+    with pytest.raises(BoardError) as caught:
+        runner.program(image, discovery, JOB)
+    assert caught.value.key == "locked"
+
+
+def test_the_targets_of_the_boards_are_pyocds() -> None:
+    from pyocd.target import TARGET
+
+    for name in boards.names():
+        options = boards.load(name).options_of("pyocd")
+        assert not options or options["target"] in TARGET
+
+
+# What OpenOCD 0.12 prints; the first three were seen here, the others are its sources'.
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("Error: open failed\n** OpenOCD init failed **", "no-probe"),
+        ("Error: unable to find a matching CMSIS-DAP device", "no-probe"),
+        ("Error: No J-Link device found", "no-probe"),
+        ("Error: libusb_open() failed with LIBUSB_ERROR_ACCESS", "permission"),
+        ("Error: init mode failed (unable to connect to the target)", "no-target"),
+        ("Warn : UNEXPECTED idcode: 0x2ba01477", "wrong-target"),
+        ("Error: device protected", "locked"),
+        ("** Verify Failed **", "verify"),
+        ("Error: error writing USB: LIBUSB_ERROR_NO_DEVICE", "unplugged"),
+        ("Error: failed erasing sectors 0 to 3", "write"),
+    ],
+)
+def test_openocds_messages_are_understood(text: str, key: str) -> None:
+    error = openocd.explain(text, boards.load("b-l475e-iot01a"), JOB)
+    assert error.key == key
+
+
+def test_openocds_command_line() -> None:
+    line = openocd.command(boards.load("b-l475e-iot01a"), ["init"], "066E")
+    assert line[:3] == ["openocd", "-f", "board/st_b-l475e-iot01a.cfg"]
+    assert line[3:] == ["-c", "adapter serial {066E}", "-c", "init"]
+
+
+def test_uf2_is_copied_and_the_drive_goes(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive = Provoke(monkeypatch, image, tmp_path).drive()
+    seen = []
+
+    def boot_rom(share: float) -> None:
+        """The last block has arrived: the drive goes, and the board starts."""
+        if (drive / "main.uf2").exists():
+            (drive / uf2_runner.INFO).unlink(missing_ok=True)
+        seen.append(share)
+
+    job = dataclasses.replace(JOB, progress=boot_rom)
+    done = uf2_runner.program(image, PICO, job)
+    assert (done.what, done.probe) == ("everything", str(drive))
+    copied = uf2.decode((drive / "main.uf2").read_bytes())
+    assert copied.family == PICO.options["family"]
+    assert seen[-1] == 1.0
+
+
+# --- the seal -------------------------------------------------------------------------
+
+
+def test_the_seal_is_the_crc_of_code_and_model(image: Path) -> None:
+    content = elf.read(image)
+    place = content.section(".seal")
+    assert place is not None
+    (crc,) = struct.unpack("<I", content.content(place.address, 4))
+    assert crc == zlib.crc32(CODE + MODEL)
+    assert content.content(small_elf.FLASH - 2, 4) == b"\xff\xff" + CODE[:2]
+
+
+def test_an_image_whose_parts_are_apart_is_not_sealed(tmp_path: Path) -> None:
+    path = small_elf.write(tmp_path / "x.elf", CODE, MODEL)
+    data = bytearray(path.read_bytes())
+    at = data.rindex(struct.pack("<II", small_elf.FLASH + len(CODE), 84 + len(CODE)))
+    struct.pack_into("<I", data, at, small_elf.FLASH + len(CODE) + 4)
+    path.write_bytes(data)
+    with pytest.raises(KwsError, match="Not a 32-bit"):
+        elf.seal(path)
+
+
+# --- the whole way, but for the wire --------------------------------------------------
+
+
+def test_from_run_to_selftest_with_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_compiler()
+    bundle = bundles.load("kwt-tiny")
+    chip = Chip()
+    fake_probe.connect(monkeypatch, chip)
+    ours, theirs = os.openpty()
+    said = ""
+
+    def boots() -> None:
+        Chip.reset(chip)
+        os.write(ours, said.encode())
+
+    chip.reset = boots  # type: ignore[method-assign]
+
+    def hello(what: Any) -> str:
+        return (
+            "\x00garbage\nkws boot name=kwt-tiny "
+            f"hash={what.hash[:16]} schema=1 app=main\nkws selftest ok\n"
+        )
+
+    def program(what: Any) -> flash.Flashed:
+        port = os.ttyname(theirs)
+        return flash.program(what, DK, tmp_path, JOB, port=port)
+
+    def unplug() -> None:
+        raise exceptions.ProbeDisconnected("gone")
+
+    said = hello(bundle)
+    chip.fail["commit"] = unplug
+    with pytest.raises(BoardError, match="incomplete image"):
+        program(bundle)
+    assert json.loads((tmp_path / flash.MARKER).read_text())["board"] == DK.name
+    assert flash.interrupted(tmp_path)
+    # The next start knows, trusts nothing, and ends well.
+    del chip.fail["commit"]
+    done = program(bundle)
+    assert done.programmed is not None
+    assert done.programmed.what == "everything"
+    assert chip.options["connect_mode"] == "under-reset"
+    assert not flash.interrupted(tmp_path)
+    table = done.as_dict()
+    assert (table["hash"], table["selftest"]) == (bundle.hash[:16], True)
+    assert table["programmed"]["bytes"] > 100_000
+
+    # Another threshold is another model, and only the model is written.
+    detector = dataclasses.replace(
+        bundle.recipe.detector, threshold=0.87, word_thresholds=()
+    )
+    recipe = dataclasses.replace(bundle.recipe, detector=detector)
+    other = dataclasses.replace(bundle, recipe=recipe)
+    chip.written.clear()
+    said = hello(bundle)  # but the board goes on saying the old hash
+    with pytest.raises(BoardError, match="another model"):
+        program(other)
+    ((address, size),) = chip.written
+    assert size > 100_000
+    parts = elf.read(tmp_path / "main.elf")
+    model = parts.section(".model")
+    assert model is not None
+    assert (address, size) == (model.address, model.size + 4)
+    said = hello(other)
+    again = program(other)
+    assert again.programmed is not None
+    assert again.programmed.what == "nothing"
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_port_that_is_missing_does_not_undo_the_programming(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_probe.connect(monkeypatch, Chip())
+    built = SimpleNamespace(elf=image)
+    monkeypatch.setattr(flash, "emit_and_build", lambda *_: built)
+    monkeypatch.setattr(serial_port, "ports", lambda: [])
+    with pytest.raises(KwsError, match="programmed and verified.*\n?.*No serial port"):
+        flash.program(bundles.load("kwt-tiny"), DK, tmp_path, JOB)
+    assert not flash.interrupted(tmp_path)
+
+
+def test_a_tool_that_the_board_has_no_table_for() -> None:
+    with pytest.raises(KwsError, match="can't be programmed with 'uf2'.*pyocd"):
+        flash.tool_of(DK, "uf2")
+    assert flash.tool_of(boards.load("b-l475e-iot01a"), "openocd") == "openocd"
