@@ -84,5 +84,12 @@ command -v qemu-system-arm >/dev/null || apt_install qemu-system-arm ||
   stop "QEMU (qemu-system-arm) is missing and can't be installed from here." \
     "sudo apt-get install qemu-system-arm"
 
+# The emulator that the Pico's image is tested in, where Node.js is installed.
+if [ "${KWS_SETUP_ZIG:-}" = 1 ] && command -v npm >/dev/null &&
+  [ ! -d tests/rp2040/node_modules/rp2040js ]; then
+  npm ci --silent --prefix tests/rp2040 >/dev/null 2>&1 ||
+    say "rp2040js can't be installed here; its test will be skipped"
+fi
+
 say "ready: $(.venv/bin/kws --version), $(qemu-system-arm --version | head -n 1)," \
   "$(arm-none-eabi-gcc --version 2>/dev/null | head -n 1 || echo zig)"

@@ -14,6 +14,7 @@ extern uint32_t kws_bss_start[], kws_bss_end[];
 #define STACK_PAINT 0xdeadc0deu
 
 void kws_reset_handler(void);
+void kws_start(void);
 void kws_fault_handler(void);
 void kws_fault_report(const uint32_t *frame, uint32_t exception);
 
@@ -39,8 +40,27 @@ __attribute__((section(".vectors"), used)) static const vector_t vectors[48] = {
     [16 ... 47] = {.handler = kws_microphone_handler},
 };
 
+/* A bootloader may have left interrupts on and another stack in use. In the section of
+ * its name, as kws_start is: a board that copies itself to RAM runs these from flash. */
+__attribute__((naked, used)) void kws_reset_handler(void) {
+  __asm volatile(
+      "cpsid i\n"
+      "movs r0, #0\n"
+      "msr control, r0\n"
+      "isb\n"
+      "ldr r0, =kws_stack_top\n"
+      "msr msp, r0\n"
+      "bl kws_start\n");
+}
+
 /* Runs on the bare stack before any C object is initialised. */
-void kws_reset_handler(void) {
+__attribute__((section(".text.kws_reset_handler"), used)) void kws_start(void) {
+  SYSTICK_CTRL = 0;
+  NVIC_ICER0 = 0xffffffffu;
+  NVIC_ICPR0 = 0xffffffffu;
+#if __ARM_ARCH >= 7
+  NVIC_ICER1 = 0xffffffffu;
+#endif
 #if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
   SCB_CPACR |= 0xfu << 20; /* CP10 and CP11: FPU and MVE registers */
   __asm volatile("dsb\n isb" ::: "memory");
@@ -50,7 +70,8 @@ void kws_reset_handler(void) {
   for (volatile uint32_t *word = kws_data_start; word < kws_data_end; word++) {
     *word = *load++;
   }
-  SCB_VTOR = (uint32_t)(uintptr_t)vectors; /* a bootloader's may still be in use */
+  SCB_VTOR = (uint32_t)(uintptr_t)vectors;
+  __asm volatile("dsb\n cpsie i" ::: "memory");
   uint32_t *here = __builtin_frame_address(0);
   for (volatile uint32_t *word = kws_stack_bottom; word < here - 16; word++) {
     *word = STACK_PAINT;

@@ -6,8 +6,10 @@
 
 #define REGISTER(address) (*(volatile uint32_t *)(address))
 
+#define SYSTICK_CTRL      REGISTER(0xe000e010u)
 #define NVIC_ISER0        REGISTER(0xe000e100u) /* write 1: enable interrupt 0..31 */
 #define NVIC_ICER0        REGISTER(0xe000e180u) /* write 1: disable it */
+#define NVIC_ICER1        REGISTER(0xe000e184u)
 #define NVIC_ICPR0        REGISTER(0xe000e280u) /* write 1: forget that it is pending */
 #define SCB_VTOR          REGISTER(0xe000ed08u) /* where the vectors are */
 #define SCB_CPACR         REGISTER(0xe000ed88u) /* access to coprocessors */

@@ -55,9 +55,6 @@ void board_put(char byte) {
 }
 
 void kws_board_init(void) {
-  /* A bootloader may have left interrupts on. */
-  NVIC_ICER0 = 0xffffffffu;
-  NVIC_ICPR0 = 0xffffffffu;
   COREDEBUG_DEMCR |= COREDEBUG_DEMCR_TRCENA;
   DWT_CYCCNT = 0;
   DWT_CTRL |= DWT_CTRL_CYCCNTENA;

@@ -94,8 +94,6 @@ static void clock_init(void) {
 }
 
 void kws_board_init(void) {
-  NVIC_ICER0 = 0xffffffffu;
-  NVIC_ICPR0 = 0xffffffffu;
   clock_init();
   reset_blocks(RESETS_RESET_IO_BANK0 | RESETS_RESET_PADS_BANK0 | RESETS_RESET_TIMER |
                RESETS_RESET_UART0 | RESETS_RESET_ADC | RESETS_RESET_DMA);
