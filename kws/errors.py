@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class KwsError(Exception):
     """A mistake that the user can mend, told in one message.
@@ -24,6 +26,16 @@ class KwsError(Exception):
         self.message = message
         self.hint = hint
         self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors come home from other processes whole, subclasses as what they are."""
+        return _again, (type(self), self.message, self.hint, self.exit_code)
+
+
+def _again(kind: type[KwsError], message: str, hint: str, exit_code: int) -> KwsError:
+    error = kind.__new__(kind)
+    KwsError.__init__(error, message, hint, exit_code)
+    return error
 
 
 class CheckFailed(KwsError):

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from kws.errors import KwsError
-from kws.report import load_sweep, page
+from kws.report import load_sweep, page, write
 
 
 def sweep() -> dict:
@@ -39,10 +39,23 @@ def sweep() -> dict:
         "split": "val",
         "features": "board",
         "n": 321,
+        "engine": "int8",
+        "command": "kws sweep runs/tiny --task gsc10",
         "points": points,
         "pareto": [0, 1, 2],
+        "pareto_model": [0, 1, 2],
+        "boards": {},
         "picked": points[1],
     }
+
+
+def measured() -> dict:
+    """The same with instructions, of two of the points."""
+    table = sweep()
+    table["points"][0]["instructions"] = {"qemu-m4": 8_000_000}
+    table["points"][1]["instructions"] = {"qemu-m4": 6_000_000}
+    facts = {"clips": 4, "dense": 8_000_000, "measured": 2, "pareto": [0, 1]}
+    return table | {"boards": {"qemu-m4": facts}}
 
 
 def embedded(text: str) -> dict:
@@ -60,7 +73,7 @@ def test_the_page_has_every_point_and_needs_no_other_file():
     data = embedded(text)
     assert data["points"] == table["points"]
     assert data["picked"] == 1
-    assert text.count("<tr data-point=") == 3
+    assert text.count("<tr data-point=") == 2 * 3  # two fronts
     assert "94.00 %" in text and "321" in text
     assert not re.search(r"(src|href)=|url\(|@import|fetch\(", text)
     assert not set(re.findall(r"https?://[^\"' ]+", text)) - {
@@ -68,20 +81,55 @@ def test_the_page_has_every_point_and_needs_no_other_file():
     }
 
 
+def test_the_page_says_what_dense_is_and_how_to_take_each_point():
+    text = page(sweep() | {"setup": "cp -r a runs/tiny"})
+    assert "Dense: the network with nothing skipped" in text
+    assert "<b>95.00 %</b> right, of 321 val clips of gsc10" in text
+    for index in (0, 1, 2):
+        command = f"kws sweep runs/tiny --task gsc10 --pick point={index}"
+        assert text.count(f"<code>{command}</code>") == 2
+    assert "X=0.6 1.Q=0.25" in text
+    assert "cp -r a runs/tiny" in text
+    assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text
+
+
 def test_instructions_are_shown_where_they_were_measured():
-    table = sweep()
-    table["points"][1]["instructions"] = {"qemu-m4": 3_210_000}
-    assert "instructions qemu-m4" in page(table)
-    assert "3210000" in page(table)
+    text = page(measured())
+    assert "<b>8.00 M</b> instructions on qemu-m4" in text
+    assert "6.00 M (-25 %)" in text
+    assert "2 settings on 4 clips each" in text
+    data = embedded(text)
+    assert data["axes"][0]["path"] == ["instructions", "qemu-m4"]
+    assert data["axes"][0]["front"] == [0, 1]
+    assert text.count("<tr data-point=") == 2 + 2 * 3
+
+
+def test_plots_are_pictures_of_each_axis(tmp_path):
+    pytest.importorskip("matplotlib")
+    page_file, *plots = write(measured(), tmp_path)
+    assert page_file.name == "report.html"
+    assert [file.name for file in plots] == [
+        "accuracy_instructions_qemu-m4.png",
+        "accuracy_mhsa_macs.png",
+        "accuracy_model_macs.png",
+    ]
+    from matplotlib.image import imread
+
+    for file in plots:
+        image = imread(file)
+        assert image.shape == (880, 1280, 4)
+        for colour in ("0072b2", "1d1d1b"):  # the chosen point's ring; dense and front
+            wanted = [part / 255 for part in bytes.fromhex(colour)]
+            assert (abs(image[:, :, :3] - wanted).max(axis=2) < 0.02).sum() > 100
 
 
 def test_nothing_in_the_data_becomes_html():
     table = sweep()
     table["run"] = "</script><img src=x onerror=alert(1)>"
-    table["points"][0]["stage"] = "<b>"
+    table["points"][0]["stage"] = "<u>"
     text = page(table)
-    assert "<img" not in text and "<b>" not in text
-    assert embedded(text)["run"] == table["run"]
+    assert "<img" not in text and "<u>" not in text
+    assert embedded(text)["target"] == table["run"]
 
 
 def test_command(tmp_path):
@@ -105,6 +153,9 @@ def test_command(tmp_path):
         lambda t: t["points"][1].update(accuracy="high"),
         lambda t: t["points"][1].update(thresholds={"X": "<b>"}),
         lambda t: t["points"][1].update(macs=3),
+        lambda t: t["points"][1].update(instructions={"qemu-m4": 1}),
+        lambda t: t.update(boards={"qemu-m4": {"dense": 1, "pareto": [7]}}),
+        lambda t: t.update(boards={"<b>": {"dense": "<b>", "pareto": [0]}}),
     ],
 )
 def test_other_files_are_refused(tmp_path, mangle):

@@ -18,7 +18,6 @@ from kws.bundle import Bundle
 from kws.errors import KwsError
 from kws.recipe import Features
 from kws.simulate import KINDS, Thresholds, cost, delta, log_mel
-from kws.simulate.pick import pick
 
 LABELS = ("_silence_", "_unknown_", "yes", "no")
 
@@ -258,72 +257,6 @@ def test_a_missing_threshold_file_is_refused(tmp_path):
         Thresholds.read(f"@{tmp_path / 'none.json'}", layers=4)
 
 
-# ---- picking a point -------------------------------------------------------------
-
-
-def sweep_table():
-    rows = [(0.95, 0.0, 0.0), (0.95, 0.5, 0.1), (0.94, 0.8, 0.2), (0.80, 0.9, 0.9)]
-    points = [
-        {
-            "accuracy": accuracy,
-            "mhsa_mac_cut": cut,
-            "mac_cut": cut / 2,
-            "macs": {"mean": 1e6 * (1 - cut / 2)},
-            "divergence": divergence,
-        }
-        for accuracy, cut, divergence in rows
-    ]
-    return {"points": points}
-
-
-@pytest.mark.parametrize(
-    ("condition", "cut"),
-    [
-        ("accuracy>=0.945", 0.5),
-        ("loss<=0.01", 0.8),
-        ("mhsa_mac_cut>=0.6", 0.8),
-        ("macs <= 560000", 0.9),
-        ("mac_cut>=0", 0.0),
-    ],
-)
-def test_pick(condition, cut):
-    assert pick(sweep_table(), condition)["mhsa_mac_cut"] == cut
-
-
-@pytest.mark.parametrize("text", ["accuracy=0.9", "speed>=1", "loss<=x", "loss<=", ""])
-def test_pick_refuses_other_conditions(text):
-    with pytest.raises(KwsError, match="Bad condition"):
-        pick(sweep_table(), text)
-
-
-def test_pick_says_what_can_be_had():
-    with pytest.raises(KwsError, match="0.95 at best"):
-        pick(sweep_table(), "accuracy>=0.99")
-
-
-# ---- greedy moves ---
-
-MOVES = [(0, 0, -1), (0, 0, 1), (1, 0, -1), (1, 0, 1), (2, 0, 1)]
-GAIN = np.array([-0.10, 0.05, -0.02, 0.10, 0.20])
-HARM = np.array([-0.01, 0.01, -0.08, 0.10, 0.05])
-
-
-@pytest.mark.parametrize(
-    ("needed", "size", "taken"),
-    [
-        (0.20, 1, [(2, 0, 1)]),  # the best for its price
-        (0.18, 2, [(2, 0, 1), (1, 0, -1)]),  # what mends most per MAC is paid for
-        (0.35, 3, [(2, 0, 1), (0, 0, 1), (1, 0, 1)]),  # all of it
-        (-0.02, 1, [(1, 0, -1)]),  # MACs to spend: where they mend most
-        (-1.0, 3, [(1, 0, -1), (0, 0, -1)]),
-    ],
-)
-def test_moves_are_taken_at_one_price(needed, size, taken):
-    from kws.simulate.sweep import take_moves
-
-    assert set(take_moves(MOVES, GAIN, HARM, needed, size)) == set(taken)
-
-
 # ---- float features --------------------------------------------------------------
 
 
@@ -460,59 +393,6 @@ def test_a_run_without_keras_weights_is_refused(tmp_path):
     bundle.weights_path.unlink()
     with pytest.raises(KwsError, match="no Keras weights"):
         Simulator(bundle)
-
-
-def small_clips(bundle: Bundle, clips: int):
-    from kws.simulate.measure import Clips
-
-    features = some_features(bundle.recipe.features, clips)
-    label = np.arange(clips) % len(LABELS)
-    return Clips("custom", "val", features, label, label != 0, "hash", "float")
-
-
-def test_sweep_is_resumed_and_its_front_is_one(tmp_path):
-    from kws.simulate import Simulator
-    from kws.simulate.sweep import Journal, Settings, Sweep, csv, identity
-
-    bundle = small_bundle(tmp_path / "run", "published")
-    simulator = Simulator(bundle)
-    clips = small_clips(bundle, 12)
-    settings = Settings(move_clips=6, rounds=1, targets=(0.6,), steps=(2, 4))
-    path = tmp_path / "sweep" / "journal.jsonl"
-    name = identity(simulator, clips)
-
-    table = Sweep(simulator, clips, Journal(path, name), settings).run()
-    points = table["points"]
-    assert points[0]["stage"] == "dense"
-    assert points[0]["mhsa_mac_cut"] == points[0]["divergence"] == 0
-    assert {point["stage"] for point in points} == {"dense", "global", "refined"}
-    front = [points[index] for index in table["pareto"]]
-    for one, other in itertools.combinations(front, 2):
-        assert one["mhsa_mac_cut"] < other["mhsa_mac_cut"]
-        assert one["accuracy"] > other["accuracy"]
-    best = max(front, key=lambda point: point["accuracy"])
-    assert best["accuracy"] == max(point["accuracy"] for point in points)
-    assert len(csv(table).splitlines()) == len(points) + 1
-    # What a point says is what its thresholds give.
-    again = Thresholds.from_dict(points[-1]["thresholds"], 2)
-    run = simulator.run(clips.features, again)
-    assert run.cost()["macs"] == points[-1]["macs"]
-
-    # Stopped in the middle of a line: only what was lost is simulated again.
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:-3]) + lines[-3][:40])
-    resumed = Sweep(simulator, clips, Journal(path, name), settings)
-    simulated = []
-    original = resumed._simulate
-    resumed._simulate = lambda *args: simulated.append(args) or original(*args)
-    assert resumed.run() == table
-    assert len(simulated) == 3
-
-    with pytest.raises(KwsError, match="another run"):
-        Journal(path, "another")
-    path.write_text(lines[0] + "{broken\n" + lines[1])
-    with pytest.raises(KwsError, match="broken line 2"):
-        Journal(path, name)
 
 
 # ---- the published network -------------------------------------------------------

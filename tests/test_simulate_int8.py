@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -313,29 +311,6 @@ def test_thresholds_go_into_the_bundle(simulator):
     np.testing.assert_array_equal(again.steps(read_thresholds(again, "bundle")), steps)
     with pytest.raises(KwsError, match="Bad threshold"):
         read_thresholds(again, "bundles")
-
-
-def test_sweep_of_the_int8_network(simulator, tmp_path: Path):
-    from kws.simulate.measure import Clips
-    from kws.simulate.sweep import Journal, Settings, Sweep, identity
-
-    inputs = features(simulator, 12)
-    label = np.arange(12) % len(samples.LABELS)
-    clips = Clips("custom", "val", inputs, label, label != 0, "hash", "int8")
-    name = identity(simulator, clips)
-    journal = Journal(tmp_path / "journal.jsonl", name)
-    settings = Settings(move_clips=6, rounds=1, targets=(0.6,), steps=(3,))
-    table = Sweep(simulator, clips, journal, settings).run()
-    assert json.loads(json.dumps(table)) == table
-    assert {point["stage"] for point in table["points"]} == {
-        "dense",
-        "global",
-        "refined",
-    }
-    last = table["points"][-1]
-    thresholds = Thresholds.from_dict(last["thresholds"], 2)
-    run = simulator.run(inputs, thresholds)
-    assert run.cost()["mhsa_mac_cut"] == last["mhsa_mac_cut"]
 
 
 def test_encoding_is_shared_by_both_simulators():

@@ -1,8 +1,10 @@
-"""Search delta thresholds: accuracy against multiply-accumulates, as a Pareto front."""
+"""Search delta thresholds: accuracy against MACs and measured instructions."""
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import click
 EPILOG = """\b
 Examples:
   kws sweep runs/tiny
-  kws sweep runs/kwt1 --task gsc10 --pick "loss<=0.005"
-  kws report runs/kwt1/sweep
+  kws sweep runs/tiny --pick "instructions<=4e6"
+  kws sweep runs/kwt1 --task gsc10 --engine float --pick "loss<=0.005"
+  kws sweep runs/tiny --study /shared/sweep.log    (on every machine that helps)
+  kws report runs/tiny/sweep
 """
 
 
@@ -70,7 +74,32 @@ Examples:
     help="Rounds of refinement near each target.",
 )
 @click.option(
-    "--pick", "condition", help="Keep one point: accuracy>=0.95, loss<=0.005, ..."
+    "--boards",
+    help="Emulated boards to count instructions on, or none.  [default: "
+    "qemu-m4,qemu-m55 for the int8 network, where the tools are installed]",
+)
+@click.option(
+    "--board-clips",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Clips that each point runs on each board.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    help="Processes.  [default: one for each core]",
+)
+@click.option(
+    "--study",
+    help="Share the work with other sweeps of this run: a file that all machines see, "
+    "or a database's address.",
+)
+@click.option(
+    "--pick",
+    "condition",
+    help="Keep one point: accuracy>=0.95, loss<=0.005, instructions<=4e6, "
+    "instructions[qemu-m55]<=2e6, mhsa_mac_cut>=0.8, ...",
 )
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Folder of Speech Commands."
@@ -87,36 +116,74 @@ def command(
     move_clips: int,
     targets: tuple[float, ...],
     rounds: int,
+    boards: str | None,
+    board_clips: int,
+    jobs: int | None,
+    study: str | None,
     condition: str | None,
     data: Path | None,
     as_json: bool,
 ) -> None:
     """Search RUN's delta thresholds on validation clips.
 
-    First one setting for all layers, then one per layer and tensor kind. Can be
-    stopped at any time: the same command goes on where it stopped. Writes sweep.json,
-    sweep.csv and, with --pick, picked.json (for kws simulate --theta @picked.json);
-    the int8 network's picked thresholds also go into RUN, for the firmware.
+    First one setting for all layers, then one per layer and tensor kind; for the int8
+    network with instructions measured under QEMU. Can be stopped at any time: the same
+    command goes on where it stopped. Writes sweep.json, sweep.csv, report.html, plots
+    (PNG) and, with --pick, picked.json (for kws simulate --theta @picked.json); the
+    int8 network's picked thresholds also go into RUN, for the firmware.
     """
     from kws import bundle as bundles
+    from kws import report
     from kws.bundle import write_atomic
     from kws.simulate import measure
-    from kws.simulate.pick import pick
-    from kws.simulate.sweep import Journal, Settings, Sweep, csv, identity
+    from kws.simulate.pick import parse, pick
+    from kws.simulate.points import Journal, Points, Study
+    from kws.simulate.sweep import QUANTILES, Settings, Sweep, csv, identity
 
     bundle = bundles.load(run)
-    out = out or bundle.path / "sweep"
+    shipped = bundle.path.resolve().is_relative_to(bundles.PRETRAINED.resolve())
+    out = (
+        out or (Path("build") / bundle.path.name if shipped else bundle.path) / "sweep"
+    )
     simulator = measure.make_simulator(bundle, engine)
     kind = measure.feature_kind(simulator, kind)
+    measured_on = _boards(boards, kind == "int8")
+    if condition is not None:
+        parse(condition, measured_on)  # before hours of work
+        if shipped and kind == "int8":
+            raise _shipped(bundle.path)
     clips = measure.load_clips(bundle, split, data, limit, task, kind)
+    pcm = _pcm(bundle, split, data, limit, task) if measured_on else None
     journal = Journal(out / "journal.jsonl", identity(simulator, clips))
     if journal.points:
         click.echo(f"Going on after {len(journal.points)} points", err=True)
+    shared = Study(study, journal.identity, len(QUANTILES)) if study else None
     bars = _Bars()
-    settings = Settings(move_clips=move_clips, rounds=rounds, targets=targets)
-    table = Sweep(simulator, clips, journal, settings, bars.report).run()
+    settings = Settings(
+        move_clips=move_clips,
+        rounds=rounds,
+        targets=targets,
+        boards=tuple(measured_on),
+        board_clips=board_clips,
+    )
+    count = jobs or os.cpu_count() or 1
+    with Points(simulator, clips, journal, count, pcm, study=shared) as points:
+        try:
+            table = Sweep(simulator, clips, points, settings, bars.report).run()
+        except KeyboardInterrupt:
+            bars.end()
+            click.echo(
+                f"Stopped after {len(journal.points)} points, kept in {journal.path}. "
+                "The same command goes on.",
+                err=True,
+            )
+            raise click.Abort from None
     bars.end()
     table["run"] = run
+    table["target"] = f"runs/{bundle.path.name}" if shipped else run
+    table["command"] = _again(click.get_current_context(), table["target"], out)
+    if shipped:
+        table["setup"] = f"cp -r {_short(bundle.path)} {table['target']}"
     if condition is not None:
         table["picked"] = pick(table, condition)
         picked = json.dumps(table["picked"]["thresholds"], indent=1) + "\n"
@@ -124,11 +191,85 @@ def command(
         measure.keep_thresholds(simulator, table["picked"]["thresholds"])
     write_atomic(out / "sweep.json", (json.dumps(table) + "\n").encode())
     write_atomic(out / "sweep.csv", csv(table).encode())
+    report.write(table, out)
     if as_json:
         click.echo(json.dumps(table))
         return
     _print(table)
-    click.echo(f"Wrote {out}/sweep.json and sweep.csv. Next: kws report {out}")
+    click.echo(f"Wrote {out}/: sweep.json, sweep.csv, report.html (open it), *.png")
+
+
+def _boards(names: str | None, integer: bool) -> list[str]:
+    """Boards to measure on; says once why there are none."""
+    from kws.errors import KwsError
+    from kws.simulate.instructions import DEFAULT_BOARDS, find_boards
+
+    if names is not None:
+        wanted = [] if names == "none" else [n for n in names.split(",") if n]
+        if wanted and not integer:
+            raise KwsError(
+                "Instructions are measured of the int8 network. "
+                f"Received: --engine float --boards {names}",
+                "--engine int8 (after kws convert RUN), or --boards none",
+            )
+        return [board.name for board in find_boards(list(dict.fromkeys(wanted)))]
+    if not integer:
+        return []
+    try:
+        return [board.name for board in find_boards(DEFAULT_BOARDS)]
+    except KwsError as error:
+        click.echo(
+            f"No instructions are measured. {error.message}\nHint:  {error.hint}",
+            err=True,
+        )
+        return []
+
+
+def _pcm(bundle: Any, split: str, data: Path | None, limit: Any, task: Any) -> Any:
+    """The samples of the clips, in the simulator's order."""
+    import dataclasses
+
+    from kws import data as audio
+
+    wanted = bundle.recipe.task
+    if task is not None:
+        wanted = dataclasses.replace(wanted, name=task)
+    return audio.load(split, wanted, data, limit=limit).pcm
+
+
+def _short(path: Path) -> Path:
+    """Relative to where the user is, if it is below."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _shipped(path: Path) -> Exception:
+    from kws.errors import KwsError
+
+    return KwsError(
+        "The picked thresholds are written into the run, and a shipped one stays as "
+        f"it is. Expected a run of your own. Received: --pick for {path.name}",
+        f"cp -r {_short(path)} runs/{path.name} && kws sweep runs/{path.name} "
+        f"--out build/{path.name}/sweep ...   (goes on with what was kept there)",
+    )
+
+
+def _again(context: click.Context, run: str, out: Path) -> str:
+    """The command that was typed, without what doesn't change the points."""
+    words = ["kws", "sweep", run]
+    given = click.core.ParameterSource.COMMANDLINE
+    for option in context.command.params:
+        name = option.name or ""
+        if name in ("run", "out", "condition", "as_json", "jobs", "study"):
+            continue
+        if context.get_parameter_source(name) is given:
+            value = context.params[name]
+            if name == "targets":
+                value = ",".join(f"{share:g}" for share in value)
+            words += [option.opts[0], str(value)]
+    if out != Path(run) / "sweep":
+        words += ["--out", str(out)]
+    return shlex.join(words)
 
 
 def _shares(text: str) -> tuple[float, ...]:
@@ -163,21 +304,38 @@ class _Bars:
 
 
 def _print(table: dict[str, Any]) -> None:
+    boards = table["boards"]
     click.echo(
         f"{table['task']}, {table['split']}, {table['n']:,} clips: "
-        f"{len(table['points'])} points, {len(table['pareto'])} on the front"
+        f"{len(table['points'])} points, {len(table['pareto'])} on the front of MACs"
     )
-    click.echo(
-        f"{'accuracy':>9} {'MHSA cut':>9} {'model cut':>9} {'by rows':>9}  stage"
-    )
-    for index in table["pareto"]:
-        point = table["points"][index]
-        shares = ("accuracy", "mhsa_mac_cut", "mac_cut", "mhsa_mac_cut_rows")
-        columns = " ".join(f"{100 * point[name]:>7.2f} %" for name in shares)
-        click.echo(f"{columns}  {point['stage']}")
+    _print_points(table, table["pareto"])
+    for board, facts in boards.items():
+        click.echo(
+            f"{board}: dense {facts['dense']:,} instructions; {facts['measured']} "
+            f"points measured on {facts['clips']} clips each; the front:"
+        )
+        _print_points(table, facts["pareto"])
     if "picked" in table:
         point = table["picked"]
+        counts = "".join(
+            f", {count:,} instructions on {board}"
+            for board, count in point["instructions"].items()
+        )
         click.echo(
             f"Picked: accuracy {100 * point['accuracy']:.2f} %, MHSA cut "
-            f"{100 * point['mhsa_mac_cut']:.1f} %"
+            f"{100 * point['mhsa_mac_cut']:.1f} %{counts}"
         )
+
+
+def _print_points(table: dict[str, Any], indices: list[int]) -> None:
+    heads = ("point", "accuracy", "MHSA cut", "model cut", *table["boards"])
+    click.echo("".join(f"{head:>12}" for head in heads) + "  stage")
+    for index in indices:
+        point = table["points"][index]
+        shares = ("accuracy", "mhsa_mac_cut", "mac_cut")
+        cells = [str(index), *(f"{100 * point[name]:.2f} %" for name in shares)]
+        for board in table["boards"]:
+            count = point["instructions"].get(board)
+            cells.append("" if count is None else f"{count:,}")
+        click.echo("".join(f"{cell:>12}" for cell in cells) + f"  {point['stage']}")

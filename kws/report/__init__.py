@@ -1,28 +1,89 @@
-"""The sweep as one HTML page: nothing to install, nothing loaded from elsewhere."""
+"""A sweep as one HTML page and as plots: see each threshold's price and pick one."""
 
 from __future__ import annotations
 
 import html
+import importlib.util
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kws.bundle import read_json
+from kws.bundle import read_json, write_atomic
 from kws.errors import KwsError
 
 PAGE = Path(__file__).with_name("page.html")
 
-# What can be drawn across: key of a point, name, and whether it is a share.
-AXES = (
-    ("mhsa_mac_cut", "MHSA's MACs cut (Q·Kᵀ by pairs, as the papers count)", True),
-    ("mhsa_mac_cut_rows", "MHSA's MACs cut (Q·Kᵀ by rows, as a Cortex-M runs)", True),
-    ("mac_cut", "The whole model's MACs cut (by pairs)", True),
-    ("mac_cut_rows", "The whole model's MACs cut (by rows)", True),
-    ("macs.mean", "MACs per inference, mean", False),
-    ("macs.p95", "MACs per inference, 95 % of clips below", False),
-)
+KIND_NAMES = {
+    "X": "inputs of Q, K, V",
+    "Q": "queries",
+    "K": "keys",
+    "P": "softmax outputs",
+    "O": "attention outputs",
+    "M": "inputs of the MLP",
+    "H": "hidden layer of the MLP",
+}
 NUMBERS = ("accuracy", "divergence", "mhsa_mac_cut", "mac_cut", "comparisons")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What accuracy is drawn against.
+
+    Args:
+        name: File name and key.
+        title: Of the axis.
+        path: Keys to a point's value.
+        share: It is a share that is saved (0..1, the more the better), not a count.
+        front: Indices of the points that no other beats.
+    """
+
+    name: str
+    title: str
+    path: tuple[str, ...]
+    share: bool
+    front: tuple[int, ...]
+
+    def value(self, point: dict[str, Any]) -> float | None:
+        """A point's value; None where it was not measured."""
+        at: Any = point
+        for key in self.path:
+            at = at.get(key) if isinstance(at, dict) else None
+        return None if at is None else float(at)
+
+
+def axes(table: dict[str, Any]) -> list[Axis]:
+    """What a sweep's accuracy can be drawn against, the most useful first."""
+    found = [
+        Axis(
+            f"instructions_{board}",
+            f"Instructions per inference on {board} (measured)",
+            ("instructions", board),
+            False,
+            tuple(facts["pareto"]),
+        )
+        for board, facts in table.get("boards", {}).items()
+    ]
+    found.append(
+        Axis(
+            "mhsa_macs",
+            "MACs of attention (MHSA) that are cut",
+            ("mhsa_mac_cut",),
+            True,
+            tuple(table["pareto"]),
+        )
+    )
+    found.append(
+        Axis(
+            "model_macs",
+            "MACs of the whole model that are cut",
+            ("mac_cut",),
+            True,
+            tuple(table.get("pareto_model", table["pareto"])),
+        )
+    )
+    return found
 
 
 def load_sweep(path: Path) -> dict[str, Any]:
@@ -38,16 +99,7 @@ def load_sweep(path: Path) -> dict[str, Any]:
             "kws sweep RUN",
         )
     table = read_json(file)
-    points = table.get("points") if isinstance(table, dict) else None
-    pareto = table.get("pareto") if isinstance(table, dict) else None
-    if (
-        not isinstance(points, list)
-        or not points
-        or not all(_is_point(item) for item in points)
-        or not isinstance(pareto, list)
-        or not pareto
-        or not all(isinstance(i, int) and 0 <= i < len(points) for i in pareto)
-    ):
+    if not isinstance(table, dict) or not _is_sweep(table):
         raise KwsError(
             f"Not a sweep: expected points and pareto. Received: {file}",
             "kws sweep RUN",
@@ -55,22 +107,74 @@ def load_sweep(path: Path) -> dict[str, Any]:
     return table
 
 
-def _is_point(item: Any) -> bool:
-    def number(value: Any) -> bool:
-        return isinstance(value, (int, float)) and math.isfinite(value)
+def _is_sweep(table: dict[str, Any]) -> bool:
+    points, boards = table.get("points"), table.get("boards", {})
+    if not isinstance(points, list) or not points or not isinstance(boards, dict):
+        return False
+    fronts = [table.get("pareto"), table.get("pareto_model", [0])]
+    for facts in boards.values():
+        if not isinstance(facts, dict) or not _is_number(facts.get("dense")):
+            return False
+        fronts.append(facts.get("pareto"))
+    return all(_is_point(item, boards) for item in points) and all(
+        isinstance(front, list)
+        and front
+        and all(isinstance(i, int) and 0 <= i < len(points) for i in front)
+        for front in fronts
+    )
 
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _is_point(item: Any, boards: dict[str, Any]) -> bool:
     return (
         isinstance(item, dict)
-        and all(number(item.get(name)) for name in NUMBERS)
+        and all(_is_number(item.get(name)) for name in NUMBERS)
         and isinstance(item.get("ci95"), list)
         and len(item["ci95"]) == 2
-        and all(number(value) for value in item["ci95"])
+        and all(_is_number(value) for value in item["ci95"])
         and isinstance(item.get("macs"), dict)
+        and all(_is_number(item["macs"].get(name)) for name in ("mean", "p95"))
         and isinstance(item.get("layer_cut"), list)
-        and all(number(value) for value in item["layer_cut"])
+        and all(_is_number(value) for value in item["layer_cut"])
         and isinstance(item.get("thresholds"), dict)
-        and all(number(value) for value in item["thresholds"].values())
+        and all(_is_number(value) for value in item["thresholds"].values())
+        and isinstance(item.get("instructions", {}), dict)
+        and all(
+            board in boards and _is_number(value)
+            for board, value in item.get("instructions", {}).items()
+        )
     )
+
+
+def write(table: dict[str, Any], folder: Path, out: Path | None = None) -> list[Path]:
+    """Write the page, and the plots where matplotlib is installed.
+
+    Args:
+        table: From `kws sweep` or `load_sweep`.
+        folder: Of the plots.
+        out: The page; report.html in the folder where None.
+
+    Returns:
+        The files, the page first.
+    """
+    written = [out or folder / "report.html"]
+    write_atomic(written[0], page(table).encode())
+    if importlib.util.find_spec("matplotlib") is not None:
+        from kws.report import plots
+
+        for axis in axes(table):
+            written.append(folder / f"accuracy_{axis.name}.png")
+            write_atomic(written[-1], plots.png(table, axis))
+    return written
+
+
+def chosen_index(table: dict[str, Any]) -> int | None:
+    """Which point was picked."""
+    picked, points = table.get("picked"), table["points"]
+    return points.index(picked) if picked in points else None
 
 
 def page(table: dict[str, Any]) -> str:
@@ -84,31 +188,40 @@ def page(table: dict[str, Any]) -> str:
     """
     points = table["points"]
     run = str(table.get("run", "RUN"))
-    picked = table.get("picked")
+    command = str(table.get("command", f"kws sweep {run}"))
+    kinds = [
+        kind
+        for kind in KIND_NAMES
+        if any(
+            key.rpartition(".")[2] == kind for p in points for key in p["thresholds"]
+        )
+    ]
+    every = axes(table)
     data = {
-        "run": run,
-        "features": table.get("features", "board"),
+        "target": str(table.get("target", run)),
+        "setup": table.get("setup"),
+        "command": command,
+        "integer": table.get("engine") == "int8",
         "points": points,
-        "pareto": table["pareto"],
-        "picked": points.index(picked) if picked in points else None,
-        "axes": [{"key": k, "name": n, "share": share} for k, n, share in AXES],
+        "picked": chosen_index(table),
+        "kinds": {kind: KIND_NAMES[kind] for kind in kinds},
+        "axes": [
+            {"title": a.title, "path": a.path, "share": a.share, "front": a.front}
+            for a in every
+        ],
     }
-    dense = points[0]
-    low, high = dense["ci95"]
     parts = {
-        "title": f"Delta thresholds of {html.escape(run)}",
-        "subtitle": html.escape(
-            f"{table.get('task')}, {table.get('split')} split, {table.get('n')} clips; "
-            f"dense: {100 * dense['accuracy']:.2f} % right "
-            f"(95 %: {100 * low:.2f} to {100 * high:.2f}), "
-            f"{dense['macs']['mean'] / 1e6:.1f} M multiply-accumulates"
-        ),
-        "n": html.escape(str(table.get("n"))),
+        "title": f"Delta thresholds for {html.escape(run)}",
+        "facts": _facts(table),
+        "n": html.escape(f"{table.get('n'):,}"),
         "axes": "".join(
-            f'<option value="{i}">{html.escape(name)}</option>'
-            for i, (_, name, _) in enumerate(AXES)
+            f'<option value="{i}">{html.escape(axis.title)}</option>'
+            for i, axis in enumerate(every)
         ),
-        "table": _table(points, table["pareto"]),
+        "tables": "".join(_front(table, i, axis) for i, axis in enumerate(every)),
+        "kinds": html.escape("; ".join(f"{k}: {KIND_NAMES[k]}" for k in kinds)),
+        "clips": _clips(table),
+        "setup": _setup(table),
         # Nothing in the data may end the script element.
         "data": json.dumps(data).replace("<", "\\u003c"),
     }
@@ -118,32 +231,100 @@ def page(table: dict[str, Any]) -> str:
     return text
 
 
-def _table(points: list[dict[str, Any]], pareto: list[int]) -> str:
-    boards = sorted({board for p in points for board in p.get("instructions", {})})
-    names = ["accuracy", "loss", "MHSA cut", "by rows", "model cut", "by rows", "MACs"]
-    names += [f"instructions {board}" for board in boards]
+def _facts(table: dict[str, Any]) -> str:
+    """The dense network in a few figures."""
+    dense = table["points"][0]
+    low, high = dense["ci95"]
+    facts = [
+        (
+            f"{100 * dense['accuracy']:.2f} %",
+            f"right, of {table.get('n'):,} {table.get('split')} clips "
+            f"of {table.get('task')} (95 %: {100 * low:.1f} to {100 * high:.1f})",
+        ),
+        (_millions(dense["macs"]["mean"]), "multiply-accumulates (MACs)"),
+    ]
+    for board, facts_ in table.get("boards", {}).items():
+        facts.append((_millions(facts_["dense"]), f"instructions on {board}"))
+    return "".join(
+        f"<li><b>{html.escape(figure)}</b> {html.escape(name)}</li>"
+        for figure, name in facts
+    )
+
+
+def _clips(table: dict[str, Any]) -> str:
+    boards = table.get("boards", {})
+    if not boards:
+        return "No instructions were measured."
+    return "Instructions: mean of one model run, counted exactly under QEMU. " + (
+        " ".join(
+            html.escape(
+                f"{board}: {facts.get('measured')} settings on "
+                f"{facts.get('clips')} clips each."
+            )
+            for board, facts in boards.items()
+        )
+        + " A dot without a count is not drawn on that axis."
+    )
+
+
+def _setup(table: dict[str, Any]) -> str:
+    """What comes before the commands: a shipped run is copied first."""
+    if not table.get("setup"):
+        return ""
+    return f" Before the first: <code>{html.escape(str(table['setup']))}</code>"
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:.2f} M"
+
+
+def pick_command(table: dict[str, Any], index: int) -> str:
+    """What chooses a point: the sweep again, which reads its journal."""
+    command = table.get("command", f"kws sweep {table.get('run', 'RUN')}")
+    return f"{command} --pick point={index}"
+
+
+def _front(table: dict[str, Any], number: int, axis: Axis) -> str:
+    """The table of one axis's front."""
+    points, boards = table["points"], table.get("boards", {})
+    names = ["point", "accuracy", "against dense", "MHSA cut", "model cut"]
+    names += list(boards)
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     dense = points[0]["accuracy"]
     rows = []
-    for index in pareto:
+    for index in sorted(axis.front, key=lambda i: -points[i]["accuracy"]):
         item = points[index]
         cells = [
             f"{100 * item['accuracy']:.2f} %",
-            f"{100 * (dense - item['accuracy']):.2f}",
-            *(
-                f"{100 * item[name]:.1f} %" if name in item else ""
-                for name in (
-                    "mhsa_mac_cut",
-                    "mhsa_mac_cut_rows",
-                    "mac_cut",
-                    "mac_cut_rows",
-                )
-            ),
-            f"{item['macs']['mean'] / 1e6:.2f} M",
-            *(f"{item.get('instructions', {}).get(board, '')}" for board in boards),
+            f"{100 * (item['accuracy'] - dense):+.2f}",
+            f"{100 * item['mhsa_mac_cut']:.1f} %",
+            f"{100 * item['mac_cut']:.1f} %",
         ]
+        for board, facts in boards.items():
+            count = item.get("instructions", {}).get(board)
+            cells.append(
+                "-"
+                if count is None
+                else f"{_millions(count)} ({100 * (count / facts['dense'] - 1):+.0f} %)"
+            )
         body = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-        rows.append(f'<tr data-point="{index}">{body}</tr>')
+        rows.append(
+            f'<tr data-point="{index}"><td><button type="button">{index}</button></td>'
+            f'{body}</tr><tr class="how"><td colspan="{len(names)}"><div>'
+            f"<code>{html.escape(pick_command(table, index))}</code>"
+            f"<span>{html.escape(_thresholds(item))}</span></div></td></tr>"
+        )
     return (
-        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f'<section data-axis="{number}"><h3>{html.escape(axis.title)}</h3>'
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     )
+
+
+def _thresholds(item: dict[str, Any]) -> str:
+    steps = item.get("steps")
+    if not item["thresholds"]:
+        return "dense: no thresholds"
+    if steps is not None:
+        return "int8 steps " + " ".join(f"{k}={v}" for k, v in steps.items())
+    return " ".join(f"{k}={v:g}" for k, v in item["thresholds"].items())

@@ -7,15 +7,30 @@ from typing import Any
 
 from kws.errors import KwsError
 
-QUANTITIES = ("accuracy", "loss", "mhsa_mac_cut", "mac_cut", "macs")
+QUANTITIES = ("accuracy", "loss", "mhsa_mac_cut", "mac_cut", "macs", "instructions")
+_CONDITION = re.compile(
+    r"\s*(\w+)\s*(?:\[\s*([\w-]+)\s*\])?\s*(>=|<=|=)\s*([0-9.eE+-]+)\s*"
+)
 
 
-def value(point: dict[str, Any], name: str, dense: float) -> float:
-    """A point's figure by name; `loss` is the dense network's accuracy less its own."""
+def value(
+    point: dict[str, Any], name: str, dense: float, board: str | None = None
+) -> float | None:
+    """A point's figure by name; None where it was not measured.
+
+    Args:
+        point: Of a sweep.
+        name: One of `QUANTITIES`; `loss` is the dense network's accuracy less its own.
+        dense: The dense network's accuracy.
+        board: Whose instructions.
+    """
     if name == "loss":
         return dense - float(point["accuracy"])
     if name == "macs":
         return float(point["macs"]["mean"])
+    if name == "instructions":
+        count = point.get("instructions", {}).get(board)
+        return None if count is None else float(count)
     return float(point[name])
 
 
@@ -23,12 +38,14 @@ def pick(table: dict[str, Any], condition: str) -> dict[str, Any]:
     """The best point that meets a condition.
 
     Of the points that meet a condition on accuracy or loss, the one with the fewest
-    MACs; of those that meet one on MACs, the one whose outputs moved least (which says
-    more than the accuracy on a thousand clips).
+    MACs; of those that meet one on MACs or instructions, the one whose outputs moved
+    least (which says more than the accuracy on a thousand clips).
 
     Args:
         table: What a sweep returns.
-        condition: `NAME>=NUMBER` or `NAME<=NUMBER`, NAME one of `QUANTITIES`.
+        condition: `NAME>=NUMBER` or `NAME<=NUMBER`, NAME one of `QUANTITIES`;
+            `instructions[BOARD]` for another board than the sweep's first;
+            `point=NUMBER` for that point.
 
     Raises:
         KwsError: not such a condition, or no point meets it.
@@ -37,34 +54,77 @@ def pick(table: dict[str, Any], condition: str) -> dict[str, Any]:
         >>> pick(table, "loss<=0.005")["mhsa_mac_cut"]  # doctest: +SKIP
         0.86
     """
-    match = re.fullmatch(r"\s*(\w+)\s*(>=|<=)\s*([0-9.eE+-]+)\s*", condition)
-    try:
-        if match is None or match[1] not in QUANTITIES:
-            raise ValueError
-        limit = float(match[3])
-    except ValueError:
-        raise KwsError(
-            f"Bad condition. Expected NAME>=NUMBER or NAME<=NUMBER, NAME one of "
-            f"{', '.join(QUANTITIES)}. Received: {condition!r}",
-            '--pick "loss<=0.005"',
-        ) from None
-    name = match[1]
+    name, board, sign, limit = parse(condition, list(table.get("boards", {})))
     points = table["points"]
+    if name == "point":
+        if not 0 <= limit < len(points) or limit != int(limit):
+            raise KwsError(
+                f"No such point. Expected 0 to {len(points) - 1}. "
+                f"Received: {condition.strip()}",
+                f'--pick "point={table["pareto"][-1]}"',
+            )
+        return dict(points[int(limit)])
     dense = float(points[0]["accuracy"])
-    values = [value(point, name, dense) for point in points]
-    sign = 1.0 if match[2] == ">=" else -1.0
-    meeting = [
-        point
-        for point, x in zip(points, values, strict=True)
-        if sign * (x - limit) >= -1e-12
+    known = [
+        (point, x)
+        for point in points
+        if (x := value(point, name, dense, board)) is not None
     ]
+    meeting = [point for point, x in known if sign * (x - limit) >= -1e-12]
     if not meeting:
-        best = max(values) if sign > 0 else min(values)
+        best = max((x for _, x in known), key=lambda x: sign * x)
+        where = f"[{board}]" if board else ""
         raise KwsError(
             f"No point of the sweep meets the condition. Expected {condition.strip()}. "
-            f"Received: {name} {best:.6g} at best",
-            f'--pick "{name}{match[2]}{best:.4g}"',
+            f"Received: {name}{where} {best:.8g} at best",
+            f'--pick "{name}{where}{">=" if sign > 0 else "<="}{_round(best, sign)}"',
         )
     if name in ("accuracy", "loss"):
         return max(meeting, key=lambda p: (p["mhsa_mac_cut"], -p["divergence"]))
     return min(meeting, key=lambda p: p["divergence"])
+
+
+def parse(condition: str, boards: list[str]) -> tuple[str, str | None, float, float]:
+    """Read a condition: name, board, 1 for >= or -1 for <=, limit.
+
+    Args:
+        condition: See `pick`.
+        boards: What the sweep measures on; the first where none is named.
+
+    Raises:
+        KwsError: not such a condition.
+    """
+    match = _CONDITION.fullmatch(condition)
+    try:
+        if match is None or match[1] not in (*QUANTITIES, "point"):
+            raise ValueError
+        limit = float(match[4])
+        if (match[3] == "=") != (match[1] == "point"):
+            raise ValueError
+        if match[2] is not None and match[1] != "instructions":
+            raise ValueError
+    except ValueError:
+        raise KwsError(
+            f"Bad condition. Expected NAME>=NUMBER or NAME<=NUMBER, NAME one of "
+            f"{', '.join(QUANTITIES)} or instructions[BOARD]; or point=NUMBER. "
+            f"Received: {condition!r}",
+            '--pick "loss<=0.005"',
+        ) from None
+    board = None
+    if match[1] == "instructions":
+        board = match[2] or (boards[0] if boards else None)
+        if board not in boards:
+            raise KwsError(
+                "The sweep has no instructions of such a board. Expected one of "
+                f"{', '.join(boards) or 'none: nothing was measured'}. "
+                f"Received: {condition!r}",
+                f"kws sweep RUN --boards {board or 'qemu-m4'}",
+            )
+    return match[1], board, -1.0 if match[3] == "<=" else 1.0, limit
+
+
+def _round(best: float, sign: float) -> str:
+    """A limit of few digits that `best` meets."""
+    if abs(best) >= 1000:
+        return str(int(best) + (sign < 0))
+    return f"{best - sign * 5e-5:.4f}"

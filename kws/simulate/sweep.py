@@ -1,19 +1,26 @@
 """Choose thresholds: from one global setting to one per layer and tensor kind.
 
-Three stages, each of which only asks for points (thresholds) to be simulated:
+Four stages, each of which only asks for points (kws/simulate/points.py):
 
 1. Ladders. For every layer and kind, thresholds at fixed quantiles of the change from
-   row to row: rung r means the same thing (a like share of elements held) everywhere.
-2. Global grid: all layers and kinds on one rung.
-3. Greedy refinement, near each of some targets of MACs: every layer's and kind's rung
-   is moved up and down by one, alone, in place. What a move saves in MACs, and how far
-   it moves the outputs: the mean Kullback-Leibler divergence from the dense network's
-   labels, which needs no labels and, unlike accuracy, is smooth. The best moves for a
-   common price of MACs are taken together; a few sizes of step are simulated, and the
-   best of them is where the next round starts.
+   row to row: the same quantile holds a like share of elements everywhere.
+2. Grid: all layers and kinds of attention at one quantile; the MLP's with them; and
+   one kind alone.
+3. Greedy refinement, near each of some targets of MACs, and of instructions on each
+   board: every layer's and kind's rung is moved up and down by one, alone, in place.
+   What a move saves, and how far it moves the outputs: the mean Kullback-Leibler
+   divergence from the dense network's labels, which needs no labels and, unlike
+   accuracy, is smooth. The best moves for a common price are taken together; a few
+   sizes of step are simulated, and the best of them is where the next round starts.
+4. Measurement, on each board, of the points that may be on its front.
+
+On a core a tensor that sends much is dearer encoded than dense. So what stage 2 costs
+is measured, instructions are guessed from that (kws.simulate.instructions.Guide), and
+near a target of instructions only those kinds stay encoded, layer by layer, that are
+worth it.
 
 Everything is deterministic, so that a sweep that was stopped is resumed by running it
-again: points that were simulated before are read from its journal.
+again, and several that share a study go the same way.
 """
 
 from __future__ import annotations
@@ -21,28 +28,28 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kws.bundle import write_atomic
-from kws.errors import KwsError
-from kws.simulate import cost
-from kws.simulate.cost import KINDS
-from kws.simulate.measure import Clips, point
-from kws.simulate.simulator import Run, Simulator, Thresholds
+from kws.simulate import instructions
+from kws.simulate.cost import ATTENTION_KINDS, KINDS
+from kws.simulate.instructions import Guide
+from kws.simulate.points import Job, Points
+from kws.simulate.simulator import Simulator, Thresholds
 
 if TYPE_CHECKING:
-    from kws.simulate.measure import AnySimulator
+    from kws.simulate.measure import AnySimulator, Clips
 
-# Shares of row-to-row changes that a rung's threshold is larger than. Rung 0: dense.
-# From rung to rung about a quarter fewer elements are transmitted.
+# Shares of row-to-row changes that a threshold is larger than. From one to the next
+# about a quarter fewer elements are transmitted.
 QUANTILES = tuple(round(1 - 0.75 ** (k + 1), 4) for k in range(15))
+SINGLE_QUANTILES = (3, 7, 11)  # of one kind alone, by index
 LADDER_CLIPS = 64
-MAX_JOURNAL_BYTES = 256 * 1024 * 1024
+MIDDLE = 7  # quantile at which clips differ well in what they send
+VERSION = 2  # of journals
 
 
 @dataclass(frozen=True)
@@ -54,68 +61,25 @@ class Settings:
         rounds: Rounds of moves near each target.
         targets: Cuts of MHSA's MACs to refine near.
         steps: How many moves are taken together; each is tried.
+        boards: Boards to measure on.
+        board_clips: Clips to measure each point on.
+        board_targets: Shares of the largest cut of instructions to refine near.
     """
 
     move_clips: int = 256
     rounds: int = 3
     targets: tuple[float, ...] = (0.70, 0.80, 0.86, 0.91)
     steps: tuple[int, ...] = (4, 8, 16, 32)
+    boards: tuple[str, ...] = ()
+    board_clips: int = 4
+    board_targets: tuple[float, ...] = (0.5, 0.8, 1.0, 1.1)
 
 
-class Journal:
-    """Points simulated so far, a JSON line each, appended as they come.
-
-    Args:
-        path: The file; made where there is none.
-        identity: Hash of everything a point depends on but its thresholds.
-
-    Raises:
-        KwsError: the journal is of another run, other clips or other settings.
-    """
-
-    def __init__(self, path: Path, identity: str) -> None:
-        self.path = path
-        self.points: dict[str, dict[str, Any]] = {}
-        if path.is_file():
-            self._read(identity)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, (json.dumps({"identity": identity}) + "\n").encode())
-
-    def _read(self, identity: str) -> None:
-        if self.path.stat().st_size > MAX_JOURNAL_BYTES:
-            raise self._refuse(f"more than {MAX_JOURNAL_BYTES} bytes")
-        lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
-        whole = []
-        for number, line in enumerate(lines[:-1]):
-            try:
-                table = json.loads(line)
-            except ValueError:
-                table = None
-            if not isinstance(table, dict):
-                raise self._refuse(f"a broken line {number + 1}")
-            if number == 0:
-                if table.get("identity") != identity:
-                    raise self._refuse("a journal of another run, clips or settings")
-            elif "key" in table:
-                self.points[str(table["key"])] = table
-            whole.append(line)
-        if lines[-1]:  # the sweep was stopped in the middle of a line
-            write_atomic(self.path, ("\n".join(whole) + "\n").encode())
-
-    def _refuse(self, received: str) -> KwsError:
-        return KwsError(
-            f"Can't resume the sweep: expected the journal of this run on these clips. "
-            f"Received: {received} in {self.path}",
-            f"rm {self.path}   (starts again), or name another folder with --out",
-        )
-
-    def add(self, key: str, table: dict[str, Any]) -> None:
-        """Keep one point."""
-        table = {"key": key, **table}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(table) + "\n")
-        self.points[key] = table
+Point = dict[str, Any]
+Asked = list[tuple[str, np.ndarray, "np.ndarray | None"]]
+"""(stage, rungs, rungs of the setting that it is a move of)"""
+Search = Generator[Asked, list[Point], None]
+"""Asks for points, and is sent them."""
 
 
 class Sweep:
@@ -124,7 +88,7 @@ class Sweep:
     Args:
         simulator: The network.
         clips: Validation clips.
-        journal: Where simulated points are kept.
+        points: Makes points.
         settings: How much to simulate.
         report: Called with (stage, done, total) as points are done.
     """
@@ -133,76 +97,113 @@ class Sweep:
         self,
         simulator: AnySimulator,
         clips: Clips,
-        journal: Journal,
+        points: Points,
         settings: Settings | None = None,
         report: Callable[[str, int, int], None] | None = None,
     ) -> None:
         self.simulator = simulator
         self.shape = simulator.shape
         self.clips = clips
-        self.journal = journal
+        self.points = points
         self.settings = settings or Settings()
         self.report = report or (lambda stage, done, total: None)
-        self.ladder = self._ladder()
-        self._dense_logits: np.ndarray | None = None
-        self.top = len(QUANTILES)
-        self.coordinates = list(itertools.product(range(self.shape.layers), KINDS))
+        self.ladder, self.height, self.places = self._ladder()
+        self.found: dict[str, Point] = {}  # all points on all clips, by key
+        self.guides: dict[str, Guide] = {}
+        if self.settings.boards:
+            self.fingerprint = instructions.fingerprint()
+            points.measured = self._clips_to_measure
 
-    def _ladder(self) -> np.ndarray:
-        """float [rungs + 1, layers, 5]; rung 0 is dense (negative)."""
+    def _ladder(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Thresholds by rung.
+
+        Returns:
+            float [rungs, layers, kinds], rung 0 dense (negative), each higher than the
+            one before; the highest rung int [layers, kinds]; which rung each quantile
+            is: int [quantiles, layers, kinds].
+        """
         changes = self.simulator.changes(self.clips.features[:LADDER_CLIPS], QUANTILES)
-        # Four digits: what is printed and stored is what was simulated.
-        rounded = np.array([float(f"{v:.4g}") for v in changes.ravel()])
-        dense = np.full((1, self.shape.layers, len(KINDS)), -1.0)
-        return np.concatenate([dense, rounded.reshape(changes.shape)])
+        shape = changes.shape[1:]
+        ladder = np.full((len(QUANTILES) + 1, *shape), -1.0)
+        height = np.zeros(shape, int)
+        places = np.zeros(changes.shape, int)
+        for layer, column in np.ndindex(*shape):
+            # Four digits: what is printed and stored is what was simulated.
+            values = [float(f"{v:.4g}") for v in changes[:, layer, column]]
+            rungs = sorted(set(values))  # int8 thresholds are often equal
+            height[layer, column] = len(rungs)
+            ladder[1 : len(rungs) + 1, layer, column] = rungs
+            places[:, layer, column] = [rungs.index(v) + 1 for v in values]
+        return ladder, height, places
 
     def thresholds(self, rungs: np.ndarray) -> Thresholds:
-        """Thresholds of a setting: int [layers, 5] -> float [layers, 5]."""
+        """Thresholds of a setting: int [layers, kinds] -> float [layers, kinds]."""
         return Thresholds(np.take_along_axis(self.ladder, rungs[None], axis=0)[0])
 
-    def simulate(
-        self,
-        stage: str,
-        settings: Sequence[np.ndarray],
-        clips: int | None = None,
-        near: np.ndarray | None = None,
-    ) -> list[dict[str, Any]]:
+    def _clips_to_measure(self) -> np.ndarray:
+        run = self.simulator.run(
+            self.clips.features, self.thresholds(self.places[MIDDLE])
+        )
+        return instructions.representative(run, self.settings.board_clips)
+
+    # ---- asking for points -------------------------------------------------------
+
+    def simulate(self, stage: str, asked: Asked) -> list[Point]:
         """Simulate settings, or read them from the journal; in order.
+
+        Moves take the first `move_clips` clips, the others all of them.
+        """
+        jobs = []
+        few = self.settings.move_clips
+        for _, rungs, near in asked:
+            clips = None if near is None or few >= len(self.clips) else few
+            jobs.append(
+                Job(
+                    key=f"{clips or 'all'}:{_hex(rungs)}",
+                    rungs=tuple(map(int, rungs.flat)),
+                    thresholds=self.thresholds(rungs).values,
+                    clips=clips,
+                    near=None if near is None else self.thresholds(near).values,
+                )
+            )
+        tables = self.points.make(jobs, lambda *at: self.report(stage, *at))
+        out = []
+        for (name, rungs, near), table in zip(asked, tables, strict=True):
+            item = {"stage": name, "rungs": rungs, **table}
+            if near is None:
+                item = self.found.setdefault(table["key"], item)
+            out.append(item)
+        return out
+
+    def measure(self, stage: str, wanted: dict[str, list[Point]]) -> None:
+        """Count instructions of points on boards, or read them from the journal.
 
         Args:
             stage: Its name.
-            settings: Each int [layers, 5], rungs.
-            clips: The first so many; all where None.
-            near: A setting that the others share their first layers with: those are
-                computed once.
+            wanted: Board -> points from `simulate`; they get instructions{board}.
         """
-        tables: list[dict[str, Any]] = []
-        prefix = None
-        for index, rungs in enumerate(settings):
-            key = f"{clips or 'all'}:" + "".join(f"{r:x}" for r in rungs.flat)
-            if key not in self.journal.points:
-                if near is not None and prefix is None:
-                    features = self.clips.features[:clips]
-                    prefix = self.simulator.prefix(features, self.thresholds(near))
-                self.journal.add(key, self._simulate(rungs, clips, prefix))
-            tables.append({"stage": stage, "rungs": rungs, **self.journal.points[key]})
-            self.report(stage, index + 1, len(settings))
-        return tables
+        jobs, items = [], []
+        for board, points in wanted.items():
+            for item in points:
+                if board in item.get("instructions", {}):
+                    continue
+                name = f"{board}*{self.settings.board_clips}/{self.fingerprint}"
+                jobs.append(
+                    Job(
+                        key=f"{name}:{_hex(item['rungs'])}",
+                        rungs=tuple(map(int, item["rungs"].flat)),
+                        thresholds=self.thresholds(item["rungs"]).values,
+                        board=board,
+                    )
+                )
+                items.append(item)
+        tables = self.points.make(jobs, lambda *at: self.report(stage, *at))
+        for job, item, table in zip(jobs, items, tables, strict=True):
+            for name in ("instructions", "instructions_max"):
+                item.setdefault(name, {})[job.board] = table[name]
+            item.setdefault("measured", {})[job.board] = table["layer_sent"]
 
-    def _simulate(
-        self, rungs: np.ndarray, clips: int | None, prefix: Any = None
-    ) -> dict[str, Any]:
-        thresholds = self.thresholds(rungs)
-        features = self.clips.features[:clips]
-        run = self.simulator.run(features, thresholds, prefix=prefix)
-        if self._dense_logits is None:
-            dense = Thresholds.dense(self.shape.layers)
-            self._dense_logits = self.simulator.run(self.clips.features, dense).logits
-        divergences = divergence(self._dense_logits[:clips], run.logits)
-        table = {"divergence": float(divergences.mean())}
-        if clips is None:
-            return table | point(self.clips, thresholds, run)
-        return table | {"mhsa": mhsa_macs(run)}
+    # ---- stages ------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
         """All stages.
@@ -210,81 +211,148 @@ class Sweep:
         Returns:
             Stable keys of `kws sweep --json`: task, split, n, points, pareto.
         """
-        shape = (self.shape.layers, len(KINDS))
-        points = self.simulate("dense", [np.zeros(shape, int)])
-        points += self.simulate(
-            "global", [np.full(shape, rung) for rung in range(1, self.top + 1)]
-        )
-        for target in self.settings.targets:
-            points += self._refine(points, target)
-        return self.table(points)
+        boards = self.settings.boards
+        dense = np.zeros((self.shape.layers, len(KINDS)), int)
+        asked: Asked = [("dense", dense, None)]
+        attention = np.isin(KINDS, ATTENTION_KINDS)
+        asked += [("global", np.where(attention, r, 0), None) for r in self.places]
+        asked += [("with MLP", rungs, None) for rungs in self.places[1::3]]
+        for column, quantile in itertools.product(range(len(KINDS)), SINGLE_QUANTILES):
+            single = dense.copy()
+            single[:, column] = self.places[quantile, :, column]
+            asked.append(("single", single, None))
+        self.simulate("grid", asked)
+        grid = list(self.found.values())
+        self.measure("on boards", dict.fromkeys(boards, grid))
+        for board in boards:
+            self.guides[board] = self._guide(board)
 
-    def table(self, points: list[dict[str, Any]]) -> dict[str, Any]:
-        """Points without duplicates, and the Pareto front by index."""
-        unique: dict[str, dict[str, Any]] = {}
-        for item in points:
-            unique.setdefault(item["key"], item)
-        out = [
-            {key: value for key, value in item.items() if key not in ("rungs", "key")}
-            for item in unique.values()
+        searches: list[Search] = []
+        for target in self.settings.targets:
+            searches.append(
+                self._refine(grid, target, lambda p: p["mhsa_mac_cut"], attention)
+            )
+        for board in boards:
+            searches += self._instruction_searches(grid, board)
+        self._together(searches)
+        self.measure("on boards", {board: self._candidates(board) for board in boards})
+        return self.table()
+
+    def _together(self, searches: Sequence[Search]) -> None:
+        """Run searches side by side: what all ask for is made together."""
+        asked = [(search, next(search, None)) for search in searches]
+        while asked := [(search, wants) for search, wants in asked if wants]:
+            every = [item for _, wants in asked for item in wants]
+            stage = "moves" if every[0][2] is not None else "refined"
+            points = iter(self.simulate(stage, every))
+            answers = [(s, list(itertools.islice(points, len(w)))) for s, w in asked]
+            asked = [(search, _send(search, answer)) for search, answer in answers]
+
+    def _guide(self, board: str) -> Guide:
+        known = [p for p in self.found.values() if board in p.get("instructions", {})]
+        return Guide(
+            known[0]["instructions"][board],
+            [p["rungs"] > 0 for p in known],
+            [_shares(p["measured"][board]) for p in known],
+            [p["instructions"][board] for p in known],
+        )
+
+    def _guess(self, board: str, item: Point) -> float:
+        """Share of the dense network's instructions that a point saves, guessed."""
+        guide = self.guides[board]
+        guessed = guide(item["rungs"] > 0, _shares(item["layer_sent"]))
+        return 1.0 - guessed / guide.dense
+
+    def _instruction_searches(self, grid: list[Point], board: str) -> list[Search]:
+        """Searches near targets of instructions, from what is worth encoding."""
+        guide = self.guides[board]
+        starts: dict[bytes, np.ndarray] = {}
+        for item in grid:
+            shares = _shares(item["layer_sent"])
+            worth = guide.worthwhile(item["rungs"] > 0, shares)
+            rungs = np.where(worth, item["rungs"], 0)
+            starts.setdefault(rungs.tobytes(), rungs)
+        points = self.simulate(
+            "worth it", [("worth", r, None) for r in starts.values()]
+        )
+        points += grid
+        # The largest cut that is not paid for with a broken network.
+        dense = grid[0]["accuracy"]
+        most = max(
+            self._guess(board, p) for p in points if p["accuracy"] >= dense - 0.05
+        )
+        if most <= 0.0:
+            return []
+        every = np.ones(len(KINDS), bool)
+        return [
+            self._refine(points, share * most, lambda p: self._guess(board, p), every)
+            for share in self.settings.board_targets
         ]
-        return {
-            "task": self.clips.task,
-            "split": self.clips.split,
-            "features": self.clips.kind,
-            "n": len(self.clips),
-            "labels": list(self.simulator.bundle.labels),
-            "points": out,
-            "pareto": pareto(out),
-        }
 
     def _refine(
-        self, points: list[dict[str, Any]], target: float
-    ) -> list[dict[str, Any]]:
-        """Better points near a target, by moves of single rungs."""
+        self,
+        points: list[Point],
+        target: float,
+        cut: Callable[[Point], float],
+        kinds: np.ndarray,
+    ) -> Search:
+        """Better points near a target, by moves of single rungs.
 
-        def price(item: dict[str, Any]) -> float:
+        Args:
+            points: To start from.
+            target: Share of MACs or instructions to save.
+            cut: What a point saves of them.
+            kinds: bool [kinds]: those that may be moved.
+        """
+
+        def price(item: Point) -> float:
             """Divergence, with what is missing to the target on top."""
-            short = max(0.0, target - item["mhsa_mac_cut"])
+            short = max(0.0, target - cut(item)) / max(target, 0.05)
             return float(item["divergence"]) * (1 + 20 * short)
 
-        allowed = [p for p in points if p["mhsa_mac_cut"] >= target - 0.03]
+        allowed = [p for p in points if cut(p) >= 0.96 * target]
         if not allowed:
-            return []
-        out: list[dict[str, Any]] = []
+            allowed = [max(points, key=cut)]
         best = min(allowed, key=price)
         for _ in range(self.settings.rounds):
-            found = self._moved(best, target)
-            out += found
+            found = yield from self._moved(best, target, cut, kinds)
             better = min(
-                (p for p in found if p["mhsa_mac_cut"] >= target - 0.005),
-                key=price,
-                default=None,
+                (p for p in found if cut(p) >= 0.994 * target), key=price, default=None
             )
-            done = best["mhsa_mac_cut"] >= target - 0.005
+            done = cut(best) >= 0.994 * target
             if better is None or (done and price(better) >= price(best)):
                 break
             best = better
-        return out
 
-    def _moved(self, start: dict[str, Any], target: float) -> list[dict[str, Any]]:
+    def _moved(
+        self,
+        start: Point,
+        target: float,
+        cut: Callable[[Point], float],
+        kinds: np.ndarray,
+    ) -> Generator[Asked, list[Point], list[Point]]:
         """One round of moves around a point, and the best of them taken together."""
-        clips = min(self.settings.move_clips, len(self.clips))
         rungs = start["rungs"]
-        base = self.simulate("moves", [rungs], clips)[0]
-        moves, settings = [], []
-        for (layer, kind), step in itertools.product(self.coordinates, (-1, 1)):
-            column = KINDS.index(kind)
-            if 0 <= rungs[layer, column] + step <= self.top:
-                moved = rungs.copy()
-                moved[layer, column] += step
-                moves.append((layer, column, step))
-                settings.append(moved)
-        tables = self.simulate("moves", settings, clips, near=rungs)
-        gain = np.array([base["mhsa"] - t["mhsa"] for t in tables])
-        gain /= self.shape.mhsa_macs
+        moves: list[Move] = []
+        settings = [rungs]
+        for layer, column in np.ndindex(*rungs.shape):
+            if not kinds[column]:
+                continue
+            now, top = rungs[layer, column], self.height[layer, column]
+            # What is not encoded may be, halfway: the lowest rungs cost the most.
+            steps = (-1, 1) if now else (int(self.places[MIDDLE, layer, column]),)
+            if now > 1:
+                steps = (*steps, -now)
+            for step in steps:
+                if 0 <= now + step <= top:
+                    moved = rungs.copy()
+                    moved[layer, column] += step
+                    moves.append((layer, column, step))
+                    settings.append(moved)
+        base, *tables = yield [("moves", moved, rungs) for moved in settings]
+        gain = np.array([cut(table) - cut(base) for table in tables])
         harm = np.array([t["divergence"] - base["divergence"] for t in tables])
-        needed = target - start["mhsa_mac_cut"]
+        needed = target - cut(start)
         unique: dict[bytes, np.ndarray] = {}
         for size in self.settings.steps:
             taken = take_moves(moves, gain, harm, needed, size)
@@ -293,27 +361,96 @@ class Sweep:
                 moved[layer, column] += step
             if taken:
                 unique.setdefault(moved.tobytes(), moved)
-        return self.simulate("refined", list(unique.values()))
+        if not unique:
+            return []
+        return (yield [("refined", moved, None) for moved in unique.values()])
+
+    def _candidates(self, board: str) -> list[Point]:
+        """Points that may be on a front: of MACs, or of instructions as guessed."""
+        points = list(self.found.values())
+        guesses = {id(p): self._guess(board, p) for p in points}
+        chosen = {
+            index
+            for worth in ("accuracy", "divergence")
+            for index in pareto(points, lambda p: guesses[id(p)], worth)
+        }
+        chosen |= set(pareto(points, lambda p: float(p["mhsa_mac_cut"])))
+        chosen |= set(pareto(points, lambda p: float(p["mac_cut"])))
+        return [points[index] for index in sorted(chosen)]
+
+    def table(self) -> dict[str, Any]:
+        """Everything found, the Pareto fronts by index."""
+        hidden = ("rungs", "key", "measured", "task", "split", "n", "features")
+        out = []
+        for item in self.found.values():
+            row = {key: value for key, value in item.items() if key not in hidden}
+            if not isinstance(self.simulator, Simulator):
+                steps = self.simulator.steps(self.thresholds(item["rungs"]))
+                whole = Thresholds(steps).to_dict()
+                row["steps"] = {key: int(value) for key, value in whole.items()}
+            row.setdefault("instructions", {})
+            out.append(row)
+        return {
+            "task": self.clips.task,
+            "split": self.clips.split,
+            "features": self.clips.kind,
+            "engine": "float" if isinstance(self.simulator, Simulator) else "int8",
+            "n": len(self.clips),
+            "labels": list(self.simulator.bundle.labels),
+            "points": out,
+            "pareto": pareto(out, lambda p: float(p["mhsa_mac_cut"])),
+            "pareto_model": pareto(out, lambda p: float(p["mac_cut"])),
+            "boards": {board: self._on_board(board, out) for board in self.guides},
+        }
+
+    def _on_board(self, board: str, points: list[Point]) -> dict[str, Any]:
+        measured = [i for i, p in enumerate(points) if board in p["instructions"]]
+        front = pareto(
+            [points[i] for i in measured], lambda p: -float(p["instructions"][board])
+        )
+        return {
+            "clips": min(self.settings.board_clips, len(self.clips)),
+            "dense": points[0]["instructions"][board],
+            "measured": len(measured),
+            "guide_error": round(self.guides[board].error, 5),
+            "pareto": [measured[i] for i in front],
+        }
+
+
+def _send(search: Search, points: list[Point]) -> Asked | None:
+    try:
+        return search.send(points)
+    except StopIteration:
+        return None
+
+
+def _hex(rungs: np.ndarray) -> str:
+    return "".join(f"{r:x}" for r in rungs.flat)
+
+
+def _shares(layer_sent: dict[str, list[float]]) -> np.ndarray:
+    """`layer_sent` of a point as [layers, kinds]."""
+    return np.array([layer_sent[kind] for kind in KINDS]).T
 
 
 Move = tuple[int, int, int]
-"""(layer, column, -1 or 1)"""
+"""(layer, column, rungs up or down)"""
 
 
 def take_moves(
     moves: Sequence[Move], gain: np.ndarray, harm: np.ndarray, needed: float, size: int
 ) -> list[Move]:
-    """The best `size` moves that together gain what is needed.
+    """At most `size` moves that together gain what is needed.
 
     For a price, each layer and kind has one best move; those whose harm less price
     times gain is lowest are taken. The price is searched for by bisection, since what
     the moves gain together grows with it.
 
     Args:
-        moves: One layer and kind each, at most one up and one down.
-        gain: MACs saved by each, as a share; negative where it spends some.
+        moves: One layer and kind each, several of the same.
+        gain: Work saved by each, as a share; negative where it spends some.
         harm: Divergence added by each; negative where it mends.
-        needed: Share of MACs to save together; negative: that may be spent.
+        needed: Share of work to save together; negative: that may be spent.
         size: How many to take at most.
 
     Example:
@@ -342,46 +479,33 @@ def take_moves(
     return [moves[index] for index in best(high)]
 
 
-def divergence(dense: np.ndarray, pruned: np.ndarray) -> np.ndarray:
-    """Kullback-Leibler divergence of the label shares, in nats, per clip.
+def pareto(
+    points: Sequence[Point],
+    cut: Callable[[Point], float],
+    worth: str = "accuracy",
+) -> list[int]:
+    """Indices of the points that no other beats in both worth and cut, by cut.
+
+    Of points with equal worth and cut, the one with the least divergence stays.
 
     Args:
-        dense: Logits [N, labels] of the dense network.
-        pruned: Logits [N, labels].
+        points: From `Sweep.simulate`.
+        cut: What a point saves; the more the better.
+        worth: `accuracy`, or `divergence` (the less the better).
     """
-    p, q = _log_softmax(dense), _log_softmax(pruned)
-    return (np.exp(p) * (p - q)).sum(axis=1)
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def mhsa_macs(run: Run) -> float:
-    """Mean MACs of MHSA, Q.K^T by pairs."""
-    spent = cost.macs(run.shape, run.counts)
-    mhsa = np.sum([spent[name] for name in cost.PRODUCTS], axis=0)
-    return float(mhsa.sum(axis=1).mean())
-
-
-def pareto(points: Sequence[dict[str, Any]]) -> list[int]:
-    """Indices of the points that no other beats in both accuracy and MACs, by cut.
-
-    Of points with equal accuracy and cut, the one with the least divergence stays.
-    """
+    sign = -1.0 if worth == "divergence" else 1.0
     order = sorted(
         range(len(points)),
         key=lambda i: (
-            -points[i]["mhsa_mac_cut"],
-            -points[i]["accuracy"],
+            -cut(points[i]),
+            -sign * points[i][worth],
             points[i]["divergence"],
         ),
     )
-    front, best = [], -1.0
+    front, best = [], -np.inf
     for index in order:
-        if points[index]["accuracy"] > best:
-            best = points[index]["accuracy"]
+        if sign * points[index][worth] > best:
+            best = sign * points[index][worth]
             front.append(index)
     return front[::-1]
 
@@ -392,7 +516,7 @@ def identity(simulator: AnySimulator, clips: Clips) -> str:
     if not isinstance(simulator, Simulator):
         path = simulator.bundle.model_path
     digest = hashlib.sha256(path.read_bytes())
-    facts = [clips.manifest_hash, clips.kind, QUANTILES, LADDER_CLIPS]
+    facts = [clips.manifest_hash, clips.kind, QUANTILES, LADDER_CLIPS, KINDS, VERSION]
     digest.update(json.dumps(facts).encode())
     return digest.hexdigest()
 
@@ -400,13 +524,16 @@ def identity(simulator: AnySimulator, clips: Clips) -> str:
 def csv(table: dict[str, Any]) -> str:
     """The points as comma-separated values, one line each, with a header."""
     names = ("accuracy", "divergence", "mhsa_mac_cut", "mac_cut", "mhsa_mac_cut_rows")
-    lines = ["stage,pareto," + ",".join(names) + ",macs_mean,macs_p95,thresholds"]
+    boards = list(table["boards"])
+    head = ["point", "stage", "pareto", *names, "macs_mean", "macs_p95"]
+    head += [f"instructions_{board}" for board in boards] + ["thresholds"]
+    lines = [",".join(head)]
     front = set(table["pareto"])
     for index, item in enumerate(table["points"]):
-        values = ",".join(f"{item[name]:.6g}" for name in names)
-        thresholds = " ".join(f"{k}={v:g}" for k, v in item["thresholds"].items())
-        lines.append(
-            f"{item['stage']},{int(index in front)},{values},"
-            f"{item['macs']['mean']:.0f},{item['macs']['p95']:.0f},{thresholds}"
-        )
+        cells = [str(index), item["stage"], str(int(index in front))]
+        cells += [f"{item[name]:.6g}" for name in names]
+        cells += [f"{item['macs'][name]:.0f}" for name in ("mean", "p95")]
+        cells += [str(item["instructions"].get(board, "")) for board in boards]
+        cells.append(" ".join(f"{k}={v:g}" for k, v in item["thresholds"].items()))
+        lines.append(",".join(cells))
     return "\n".join(lines) + "\n"
