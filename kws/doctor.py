@@ -47,6 +47,9 @@ PACKAGES = (
     ("tf-keras", "train", "training and conversion"),
     ("tensorflow-model-optimization", "train", "quantization-aware training"),
     ("tflite-micro", "train", "the reference interpreter (kws eval --engine tflm)"),
+    ("pyocd", "flash", "programming boards (kws flash)"),
+    ("pyserial", "flash", "serial ports of boards (kws flash, kws monitor)"),
+    ("sounddevice", "listen", "this machine's microphone (kws listen)"),
 )
 
 
@@ -59,6 +62,10 @@ def checks() -> list[Check]:
         _host_compiler(),
         _cross_compiler(),
         _qemu(),
+        _tool("openocd", "programming boards that pyOCD has no target for"),
+        _tool("node", "the Pico's image in rp2040js (tests)", "nodejs"),
+        _probes(),
+        _ports(),
         _data(),
         _espeak(),
     ]
@@ -140,6 +147,62 @@ def _qemu() -> Check:
         found=shutil.which(qemu.EXECUTABLE) or "",
         purpose="the emulated boards",
         hint=error.hint if error is not None else "",
+    )
+
+
+def _tool(name: str, purpose: str, package: str = "") -> Check:
+    path = shutil.which(name)
+    return Check(
+        name=name,
+        ok=path is not None,
+        required=False,
+        found=path or "",
+        purpose=purpose,
+        hint=f"apt-get install {package or name}   (macOS: brew install {name})",
+    )
+
+
+def _probes() -> Check:
+    """Debug probes that are plugged in."""
+    from kws.deploy.failures import UDEV
+    from kws.deploy.runners import pyocd
+
+    found, hint = "", f"Plug one in. On Linux it needs udev rules: {UDEV}"
+    error = pyocd.missing()
+    try:
+        if error is not None:
+            raise error
+        found = "; ".join(f"{probe.title}" for probe in pyocd.probes())
+    except KwsError as failure:
+        hint = failure.hint
+    return Check(
+        name="debug probe",
+        ok=bool(found),
+        required=False,
+        found=found,
+        purpose="real boards (kws flash)",
+        hint=hint,
+    )
+
+
+def _ports() -> Check:
+    """USB serial ports that are plugged in."""
+    from kws.deploy import serial_port
+
+    found, hint = "", "Plug in a board's USB, or a USB-serial adapter (docs/boards.md)"
+    error = serial_port.missing()
+    if error is not None:
+        hint = error.hint
+    else:
+        ports = serial_port.ports()
+        found = "; ".join(f"{port.id} {port.title} {ids}" for port, ids in ports)
+    return Check(
+        name="serial port",
+        ok=bool(found),
+        required=False,
+        found=found,
+        purpose="real boards (kws flash, kws monitor)",
+        hint=hint,
     )
 
 

@@ -514,7 +514,7 @@ def test_a_port_that_is_missing_does_not_undo_the_programming(
 ) -> None:
     fake_probe.connect(monkeypatch, Chip())
     built = SimpleNamespace(elf=image)
-    monkeypatch.setattr(flash, "emit_and_build", lambda *_: built)
+    monkeypatch.setattr(flash, "emit_and_build", lambda *_, **__: built)
     monkeypatch.setattr(serial_port, "ports", lambda: [])
     with pytest.raises(KwsError, match="programmed and verified.*\n?.*No serial port"):
         flash.program(bundles.load("kwt-tiny"), DK, tmp_path, JOB)

@@ -11,7 +11,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """Check Python, packages, compilers, emulator, data and speech synthesis.
+    """Check Python, packages, compilers, emulator, probes, ports, data, synthesis.
 
     Exit code 1 when something that every verb needs is missing.
     """

@@ -8,7 +8,10 @@ from pathlib import Path
 import click
 
 
-@click.command(epilog="Example: kws profile kwt-tiny --board qemu-m4")
+@click.command(
+    epilog="Examples: kws profile kwt-tiny --board qemu-m4   |   "
+    "kws profile kwt-tiny --board nrf52840dk --on qemu-m4"
+)
 @click.argument("run")
 @click.option(
     "--board",
@@ -17,6 +20,13 @@ import click
     show_default=True,
     help="A name from `kws boards`, or host: this machine.",
 )
+@click.option(
+    "--on",
+    "measure_on",
+    help="Emulated board that counts, in place of a real one that is not at hand.",
+)
+@click.option("--probe", help="Id of the debug probe, or a part of it.")
+@click.option("--port", help="Serial port, where several could be the board's.")
 @click.option(
     "--audio",
     type=click.Path(path_type=Path),
@@ -30,6 +40,9 @@ import click
 def command(
     run: str,
     board_name: str,
+    measure_on: str | None,
+    probe: str | None,
+    port: str | None,
     audio: Path | None,
     operators: bool,
     out: Path | None,
@@ -42,7 +55,9 @@ def command(
     touched, each operator on its own, without a cache (docs/delta.md).
     """
     from kws import bundle as bundles
+    from kws.cli._ask import ask
     from kws.deploy import boards, flash, profile
+    from kws.deploy.runners import Job
 
     bundle = bundles.load(run)
     windows, name = None, "self-test clip (synthetic)"
@@ -55,7 +70,17 @@ def command(
         board = boards.load(board_name)
         folder = out or flash.output_folder(bundle, board)
         click.echo(f"Building for {board.name} in {folder}", err=True)
-        result = profile.on_board(bundle, board, folder, compiler, windows, name)
+        result = profile.on_board(
+            bundle,
+            board,
+            folder,
+            compiler,
+            windows,
+            name,
+            boards.load(measure_on) if measure_on else None,
+            Job(run=run, probe=probe, ask=ask()),
+            port,
+        )
     if as_json:
         click.echo(json.dumps(result.as_dict()))
         return

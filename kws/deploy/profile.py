@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from kws.bundle import Bundle
-from kws.deploy import build, elf, emit, flash, run, runners
+from kws.deploy import build, elf, emit, flash, monitor, run, runners, serial_port
 from kws.deploy.boards import Board
 from kws.deploy.fit import Fit
-from kws.deploy.monitor import Transcript
+from kws.deploy.monitor import Monitor, Transcript
+from kws.deploy.runners import Job
 from kws.errors import CheckFailed, KwsError
 from kws.graph import delta, operators
 from kws.graph.nodes import Node
@@ -31,6 +32,7 @@ MAX_OPERATORS = 511  # firmware/app/profile.c
 MAX_WINDOWS = 8
 SPARE_FLASH = 4096  # the profiling image is a little larger than the firmware
 HOST_RUNS = 20
+PROFILE_S = 60.0  # a real board's silence while it works on the windows
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,9 @@ def on_board(
     compiler: str | None = None,
     audio: np.ndarray | None = None,
     audio_name: str = "self-test clip (synthetic)",
+    measure_on: Board | None = None,
+    job: Job | None = None,
+    port: str | None = None,
 ) -> Profile:
     """Build the firmware, run it on the board, and split the cost over its layers.
 
@@ -235,13 +240,23 @@ def on_board(
         audio: int16 [N, clip_samples]: windows to run, at most MAX_WINDOWS and as many
             as fit into the flash; None takes the self-test's clip.
         audio_name: What to call it.
+        measure_on: An emulated board with the same core, which counts instructions in
+            place of a board that is not at hand.
+        job: Which probe, on a real board.
+        port: Serial port of a real board; None finds it.
 
     Raises:
         KwsError: a tool is missing, or the model cannot be emitted, built or held.
         CheckFailed: the image did not run to its end with the right logits.
     """
-    runner = runners.get(board.runner)
-    error = runner.missing()
+    target = measure_on or board
+    if target.core != board.core or (measure_on and not flash.is_emulated(target)):
+        raise KwsError(
+            f"Expected an emulated board with the core {board.core!r} of {board.name}. "
+            f"Received: {target.name} with {target.core!r}",
+            "kws boards",
+        )
+    error = runners.get(target.runner).missing()
     if error is not None:
         raise error
     image = flash.emit_and_build(bundle, board, out, "main", compiler)
@@ -268,8 +283,10 @@ def on_board(
 
     def measured(kind: str, defines: tuple[str, ...]) -> Transcript:
         folder = out / "profile" / kind
-        linked = build.build(model_dir, board, folder, "profile", compiler, defines)
-        return run.to_end(linked.elf, board)
+        linked = build.build(model_dir, target, folder, "profile", compiler, defines)
+        if flash.is_emulated(target):
+            return run.to_end(linked.elf, target)
+        return _on_real(linked.elf, target, job or Job(bundle.path.name), port)
 
     exact = measured("total", ())
     split = measured("layers", ("-DKWS_PROFILE",))
@@ -278,12 +295,12 @@ def on_board(
         network.operators
     ):
         raise CheckFailed(
-            f"The profiling firmware on {board.name} ran "
+            f"The profiling firmware on {target.name} ran "
             f"{exact.stats.get('inferences')} of {windows} windows and told the cost "
             f"of {len(split.operators)} of {len(network.operators)} operators",
             f"kws profile {bundle.path} --board {board.name} --out DIR",
         )
-    unit = "instructions" if board.runner == "qemu" else "cycles"
+    unit = "instructions" if flash.is_emulated(target) else "cycles"
     cost = exact.stats["instructions_per_inference"]
     feature_cost = exact.stats["instructions_per_frame"]
     cycles_each = board.cycles_per_instruction if unit == "instructions" else 1.0
@@ -306,12 +323,45 @@ def on_board(
         stack_bytes=exact.stats.get("stack"),
         time_ms=1000 * cost * cycles_each / board.clock_hz,
         time_note=(
-            f"assuming {cycles_each:g} cycles per instruction at "
-            f"{board.clock_hz / 1e6:g} MHz"
+            f"counted on {target.name}, assuming {cycles_each:g} cycles per "
+            f"instruction at {board.clock_hz / 1e6:g} MHz"
             if unit == "instructions"
             else f"measured, at {board.clock_hz / 1e6:g} MHz"
         ),
-        energy=None,
+        energy=_energy(bundle, board, cycles_each * cost, cycles_each * feature_cost),
+    )
+
+
+def _on_real(image: Path, board: Board, job: Job, port: str | None) -> Transcript:
+    """Program the profiling image, and read what it says to its end."""
+    name = serial_port.find(board, job.run, port, job.ask)
+    with serial_port.Port(name, board, job.run) as opened:
+        runners.get(board.runner).program(image, board, job)
+        following = Monitor(float, board=board.name, run=job.run)
+        said = bytearray()
+        for data in opened.read(PROFILE_S):
+            said += data
+            following.feed(data)
+            if following.ended or len(said) > run.MAX_BOOT_BYTES:
+                break
+    return monitor.parse(said.decode("utf-8", "replace"))
+
+
+def _energy(
+    bundle: Bundle, board: Board, cycles: float, feature_cycles: float
+) -> Energy | None:
+    """Active power times time, and sleep in between; None without figures."""
+    power = board.power
+    if power is None:
+        return None
+    frames = bundle.recipe.detector.hop_frames
+    features = bundle.recipe.features
+    active_s = (cycles + frames * feature_cycles) / board.clock_hz
+    busy = min(1.0, active_s * features.sample_rate / (frames * features.hop))
+    return Energy(
+        inference_uj=1000 * power.active_mw * active_s,
+        average_mw=busy * power.active_mw + (1 - busy) * power.sleep_mw,
+        source=power.source,
     )
 
 

@@ -1,0 +1,274 @@
+"""kws monitor and kws listen: the protocol, a serial port, an emulated board, here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+from fake_model import tone
+from toolbox import need_compiler, need_qemu
+
+from kws import bundle as bundles
+from kws.cli.listen import command as listen_command
+from kws.cli.monitor import command as monitor_command
+from kws.deploy import boards, flash, live, monitor, serial_port
+from kws.deploy.failures import BoardError
+from kws.errors import KwsError
+
+HASH = "0123456789abcdef"
+BOOT = f"kws boot name=x hash={HASH} schema=1 app=main labels=3 arena=9 weights=8\n"
+BEAT = (
+    f"kws beat hash={HASH} schema=1 time_ms=2000 peak=16384 overruns=3 inferences=7 "
+    "frame_cost=30000 cost=640000 macs=250 macs_dense=1000\n"
+)
+EVENT = 'kws event word="hey robot" start_ms=120 time_ms=1120 score=0.930\n'
+
+
+def follow(**options: Any) -> monitor.Monitor:
+    return monitor.Monitor(lambda cost: cost / 64000, board="b", run="r", **options)
+
+
+def test_lines_become_messages() -> None:
+    messages = follow(expected_hash=HASH).feed(
+        (BOOT + "kws selftest ok\n" + BEAT + EVENT + "kws end\nhello\n").encode()
+    )
+    boot, selftest, beat, event, end, other = messages
+    assert boot["kind"] == "boot"
+    assert (boot["hash"], boot["labels"]) == (HASH, 3)
+    assert selftest == {"kind": "selftest", "ok": True}
+    assert beat == {
+        "kind": "beat",
+        "time_s": 2.0,
+        "level_db": -6.0,
+        "inference_ms": 10.0,
+        "cost": 640000,
+        "skipped": 0.75,
+        "overruns": 3,
+        "inferences": 7,
+        "hash": HASH,
+    }
+    assert event == {
+        "kind": "event",
+        "word": "hey robot",
+        "start_s": 0.12,
+        "time_s": 1.12,
+        "score": 0.93,
+    }
+    assert end == {"kind": "end"}
+    assert other == {"kind": "other", "text": "hello"}
+    shown = [monitor.text(message) for message in messages]
+    line = "2.00 s [################## ] -6.0 dB inference 10.0 ms skipped 75 % lost 3"
+    assert " ".join(shown[2].split()) == line
+    assert shown[3].split() == ["1.12", "s", "hey", "robot", "score", "0.93"]
+    assert shown[4] == "end"
+
+
+def test_bytes_may_come_in_any_pieces() -> None:
+    text = (BOOT + BEAT + EVENT).replace("\n", "\r\n").encode()
+    whole = follow().feed(text)
+    assert len(whole) == 3
+    rng = random.Random(1)
+    for _ in range(20):
+        following, got, at = follow(), [], 0
+        while at < len(text):
+            step = rng.randint(1, 40)
+            got += following.feed(text[at : at + step])
+            at += step
+        assert got == whole
+
+
+def test_a_hostile_board_costs_no_memory_and_no_exception() -> None:
+    following = follow()
+    for _ in range(200):
+        following.feed(b"x" * 10_000)
+    assert len(following._line) <= monitor.MAX_LINE + 2
+    # The endless line is dropped, and what comes behind it is heard.
+    assert following.feed(b"\n" + EVENT.encode())[0]["kind"] == "event"
+    rng = random.Random(2)
+    noise = bytes(rng.randrange(256) for _ in range(50_000)).replace(b"\n", b"")
+    bad = [
+        BEAT.replace("peak=16384", "peak=-1"),
+        BEAT.replace("peak=16384", "peak=many"),
+        BEAT.replace(" schema=1", ""),
+        "kws beat\n",
+        "kws event word=yes score=nan-nan start_ms=1 time_ms=1\n",
+        "kws operator index=1\n",
+        "kws boot" + " a=b" * 2000 + "\n",
+    ]
+    messages = following.feed(noise + b"\n" + "".join(bad).encode())
+    assert {message["kind"] for message in messages} <= {"other"}
+    assert all(len(message["text"]) <= monitor.MAX_LINE for message in messages)
+    level = monitor.parse(BEAT.replace("peak=16384", "peak=0")).beats[0].level_db
+    assert level == pytest.approx(-90.3, abs=0.1)
+
+
+def test_another_version_or_model_is_refused_at_any_time() -> None:
+    for line in (BOOT, BEAT):
+        with pytest.raises(BoardError, match="version 2, expected 1"):
+            follow().feed(line.replace("schema=1", "schema=2").encode())
+        with pytest.raises(BoardError, match=f"hash {HASH}, expected f"):
+            follow(expected_hash="f" * 16).feed(line.encode())
+
+
+# --- a serial port --------------------------------------------------------------------
+
+
+def test_a_board_on_a_serial_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pty is the wire; the board says what a real one says, then falls silent."""
+    pytest.importorskip("serial", reason="pyserial is not installed")
+    monkeypatch.setattr(live, "SILENT_S", 1.0)
+    bundle = bundles.load("kwt-tiny")
+    ours, theirs = os.openpty()
+    beat = BEAT.replace(HASH, bundle.hash[:16])
+
+    said: list[str] = []
+
+    def board() -> None:
+        for text in said:
+            os.write(ours, text.encode("latin-1"))
+            time.sleep(0.05)
+
+    class Port(serial_port.Port):
+        """Opening a port empties it: the board speaks once it is open."""
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            threading.Thread(target=board).start()
+
+    monkeypatch.setattr(serial_port, "Port", Port)
+    arguments = ["kwt-tiny", "--board", "nrf52840dk", "--port", os.ttyname(theirs)]
+    said += ["\xff\x00half a li", "ne\n", beat, EVENT, beat]
+    result = CliRunner().invoke(monitor_command, [*arguments, "--json"])
+    messages = [json.loads(line) for line in result.stdout.splitlines()]
+    kinds = [message["kind"] for message in messages if message["kind"] != "other"]
+    assert kinds == ["beat", "event", "beat"]
+    # 640,000 cycles at 64 MHz.
+    assert messages[-1]["inference_ms"] == 10.0
+    assert isinstance(result.exception, BoardError)
+    assert result.exception.key == "silent"
+
+    # With a time limit it ends by itself.
+    result = CliRunner().invoke(monitor_command, [*arguments, "--seconds", "2"])
+    assert result.exit_code == 0, result.output
+    assert "skipped 75 %" in result.stdout
+
+    # The board runs another model: its very first heartbeat tells.
+    said[:] = [BEAT]
+    result = CliRunner().invoke(monitor_command, arguments)
+    assert isinstance(result.exception, BoardError)
+    assert result.exception.key == "hash"
+
+    # Silent after an interrupted flash: said so.
+    folder = flash.output_folder(bundle, boards.load("nrf52840dk"))
+    said.clear()
+    monkeypatch.setattr(flash, "interrupted", lambda out: out == folder)
+    result = CliRunner().invoke(monitor_command, arguments)
+    assert isinstance(result.exception, BoardError)
+    assert result.exception.key == "interrupted"
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_options_that_don_t_fit_the_board() -> None:
+    for arguments in (
+        ["--board", "qemu-m4", "--port", "/dev/null"],
+        ["--board", "nrf52840dk", "--audio", "x.wav"],
+    ):
+        result = CliRunner().invoke(monitor_command, ["kwt-tiny", *arguments])
+        assert result.exit_code == 2
+        assert "boards" in result.output
+
+
+# --- the same C on a board and here ---------------------------------------------------
+
+
+def talkative(folder: Path) -> bundles.Bundle:
+    """A run of its own: kwt-tiny that hears words in anything, and skips work."""
+    bundle = bundles.load("kwt-tiny")
+    detector = dataclasses.replace(
+        bundle.recipe.detector,
+        threshold=0.02,
+        rearm=0.02,
+        word_thresholds=(),
+        refractory_ms=160,
+    )
+    recipe = dataclasses.replace(bundle.recipe, detector=detector)
+    folder.mkdir()
+    for file in ("model.tflite", "weights.h5"):
+        (folder / file).write_bytes((bundle.path / file).read_bytes())
+    changed = dataclasses.replace(
+        bundle, path=folder, recipe=recipe, thresholds={"X": 2, "P": 1}
+    )
+    bundles.save(changed)
+    return changed
+
+
+def test_listening_here_is_listening_on_the_board(tmp_path: Path) -> None:
+    need_compiler()
+    need_qemu()
+    run = talkative(tmp_path / "run")
+    rng = np.random.default_rng(3)
+    loud = np.repeat(rng.uniform(100, 9000, 20), 2000)
+    noise = np.clip(rng.normal(0, 1, 40000) * loud, -32768, 32767).astype(np.int16)
+    audio = tmp_path / "audio.wav"
+    soundfile.write(audio, noise + tone(700, 40000) // 4, 16000)
+
+    arguments = [str(run.path), "--json"]
+    here = CliRunner().invoke(listen_command, [*arguments, "--file", str(audio)])
+    assert here.exit_code == 0, here.output
+    there = CliRunner().invoke(
+        monitor_command, [*arguments, "--board", "qemu-m4", "--audio", str(audio)]
+    )
+    assert there.exit_code == 0, there.output
+
+    def of_kind(output: str, kind: str) -> list[dict[str, Any]]:
+        messages = [json.loads(line) for line in output.splitlines()]
+        return [message for message in messages if message["kind"] == kind]
+
+    events = of_kind(here.stdout, "event")
+    assert len(events) >= 3
+    assert of_kind(there.stdout, "event") == events
+    ours, theirs = of_kind(here.stdout, "beat"), of_kind(there.stdout, "beat")
+    assert len(ours) == 3
+    # Beats come with the next audio that is taken; what was skipped is the same.
+    assert {beat["hash"] for beat in ours + theirs} == {run.hash[:16]}
+    assert all(0.05 < beat["skipped"] < 0.95 for beat in ours + theirs)
+    assert all(beat["overruns"] == 0 for beat in ours + theirs)
+    assert all(-20 < beat["level_db"] <= 0 for beat in ours[:2])
+    # The last second is silence.
+    assert (
+        of_kind(here.stdout, "end") == of_kind(there.stdout, "end") == [{"kind": "end"}]
+    )
+    text = (
+        CliRunner()
+        .invoke(listen_command, [str(run.path), "--file", str(audio), "--seconds", "1"])
+        .stdout
+    )
+    assert "skipped" in text
+    assert text.count(" dB ") == 1
+
+
+def test_listening_needs_a_microphone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name == "sounddevice":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(KwsError, match="sounddevice") as caught, live.microphone():
+        pass
+    assert "[listen]" in caught.value.hint
