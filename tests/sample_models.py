@@ -21,7 +21,7 @@ from kws.recipe import Recipe
 LABELS = ("_silence_", "_unknown_", "yes", "no", "up", 'q"uo\\te*/')
 
 
-def recipe(base: str = "kwt-tiny", frames: int = 98, **model: Any) -> Recipe:
+def recipe(base: str = "kwt-tiny-dense", frames: int = 98, **model: Any) -> Recipe:
     """A preset with some of its [model] keys changed."""
     preset = recipes.load(base)
     return dataclasses.replace(

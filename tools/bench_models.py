@@ -32,6 +32,7 @@ from kws.deploy.emit import emit  # noqa: E402
 BASELINE = ROOT / "tests" / "baselines" / "models.json"
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "kwt-tiny": ("kwt-tiny", {}),
+    "kwt-tiny-dense": ("kwt-tiny-dense", {}),
     "kwt-1-relu": ("kwt-1", {"activation": "relu"}),
     "kwt-1": ("kwt-1", {}),
 }
