@@ -3,7 +3,8 @@
  *   loop_harness FILE chunk SEED   random chunk sizes, polled after each
  *   loop_harness FILE clips N      every N samples one kws_reset; logits only
  *   loop_harness FILE thread SEED  a producer thread beside the polling one
- *   loop_harness FILE flood N      all samples pushed N at a time, polled at the end
+ *   loop_harness FILE flood N      all samples pushed N at a time, polled at the end;
+ *                                  7 more are reported as lost
  *   loop_harness - selftest 0
  */
 #include <pthread.h>
@@ -106,6 +107,7 @@ int main(int argc, char **argv) {
     for (size_t done = 0; done < count; done += number) {
       kept += kws_push(samples + done, count - done < number ? count - done : number);
     }
+    kws_lost(7);
     poll_all();
     printf("kept %zu\n", kept);
   } else {

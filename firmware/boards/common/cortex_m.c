@@ -41,7 +41,8 @@ __attribute__((section(".vectors"), used)) static const vector_t vectors[48] = {
 };
 
 /* A bootloader may have left interrupts on and another stack in use. In the section of
- * its name, as kws_start is: a board that copies itself to RAM runs these from flash. */
+ * its name, as kws_start is: a board that copies itself to RAM runs these from flash.
+ */
 __attribute__((naked, used)) void kws_reset_handler(void) {
   __asm volatile(
       "cpsid i\n"

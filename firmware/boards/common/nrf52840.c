@@ -60,12 +60,13 @@ void kws_board_init(void) {
   DWT_CTRL |= DWT_CTRL_CYCCNTENA;
   NVMC_ICACHECNF = NVMC_ICACHECNF_CACHEEN_ENABLED;
   /* The crystal: the internal oscillator is off by up to 8 %. */
-  CLOCK_EVENTS_HFCLKSTARTED = 0;
+  const uint32_t crystal = CLOCK_HFCLKSTAT_SRC_XTAL | CLOCK_HFCLKSTAT_STATE_RUNNING;
   CLOCK_TASKS_HFCLKSTART = 1;
-  while (CLOCK_EVENTS_HFCLKSTARTED == 0) {
+  while ((CLOCK_HFCLKSTAT & crystal) != crystal) {
   }
   pin_output(BOARD_LED_PIN, !BOARD_LED_ON);
   pin_output(BOARD_TX_PIN, 1);
+  UART0_ENABLE = 0; /* pins can't change while it is on */
   UART0_PSEL_TXD = BOARD_TX_PIN;
   UART0_BAUDRATE = UART0_BAUDRATE_BAUDRATE_BAUD115200;
   UART0_ENABLE = UART0_ENABLE_ENABLE_ENABLED;

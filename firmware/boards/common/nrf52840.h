@@ -8,7 +8,9 @@
 #include "cortex_m.h"
 
 #define CLOCK_TASKS_HFCLKSTART             REGISTER(0x40000000u)
-#define CLOCK_EVENTS_HFCLKSTARTED          REGISTER(0x40000100u)
+#define CLOCK_HFCLKSTAT                    REGISTER(0x4000040cu)
+#define CLOCK_HFCLKSTAT_SRC_XTAL           (1u << 0)
+#define CLOCK_HFCLKSTAT_STATE_RUNNING      (1u << 16)
 
 #define NVMC_ICACHECNF                     REGISTER(0x4001e540u)
 #define NVMC_ICACHECNF_CACHEEN_ENABLED     (1u << 0)

@@ -153,7 +153,7 @@ void kws_microphone_handler(void) {
   if ((done & CHANNEL_1) != 0) DMA_CH1_WRITE_ADDR = (uint32_t)(uintptr_t)raw[1];
   if (done == (CHANNEL_0 | CHANNEL_1)) {
     live_lost(2); /* so late that a half has run twice, or over its end */
-  } else {
+  } else if (done != 0) {
     half_complete(raw[done == CHANNEL_1]);
   }
   live_leave();
