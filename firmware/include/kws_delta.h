@@ -66,7 +66,7 @@ typedef struct {
 
 /* 4-byte aligned. Sums, how they are requantised, what is held. */
 #define KWS_DELTA_FULLY_CONNECTED_STATE_BYTES(inputs, outputs) \
-  (8 + 16 * KWS_DELTA_COLUMNS(outputs) + 2 * KWS_ROUND_UP(inputs, 4))
+  (16 + 16 * KWS_DELTA_COLUMNS(outputs) + 2 * KWS_ROUND_UP(inputs, 4))
 /* Without dense weights; and with them. */
 #define KWS_DELTA_FULLY_CONNECTED_SCRATCH_BYTES(inputs) KWS_DELTA_LIST_BYTES(inputs)
 #define KWS_DELTA_FULLY_CONNECTED_DENSE_SCRATCH_BYTES(inputs) \

@@ -351,10 +351,8 @@ static int8_t finish_mean(const kws_mean_t *p, int32_t sum) {
 void kws_mean_columns_s8(const kws_mean_t *p, const int8_t *x, int32_t rows,
                          int8_t *y) {
   for (int32_t r = 0; r < rows; ++r) {
-    int32_t sum = 0;
-    for (int32_t c = 0; c < p->count; ++c) sum += x[c];
+    y[r] = finish_mean(p, kws_sum_s8(x, p->count));
     x += p->count;
-    y[r] = finish_mean(p, sum);
   }
 }
 

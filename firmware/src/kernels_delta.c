@@ -69,19 +69,30 @@ static int encode_each(row_t *row, group_t *group, int32_t end) {
 
 #if defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP)
 
-/* Four times held or x: x where they differ by more than the threshold, 0..126. The
- * difference saturates, so difference + threshold is in 0..2 * threshold only where
- * held. */
-static inline uint32_t select_bytes(uint32_t x, uint32_t held, uint32_t thresholds,
+/* By how much |x - held| of four bytes is above the threshold, 0 where held: the
+ * difference saturates, so difference + threshold, 0..126, is in 0..2 * threshold only
+ * there. */
+static inline uint32_t excess_bytes(uint32_t x, uint32_t held, uint32_t thresholds,
                                     uint32_t twice) {
   uint32_t result;
   __asm(
       "qsub8 %0, %1, %2\n"
       "  uadd8 %0, %0, %3\n"
-      "  usub8 %0, %4, %0\n"
-      "  sel %0, %2, %1\n"
+      "  uqsub8 %0, %0, %4\n"
       : "=&r"(result)
       : "r"(x), "r"(held), "r"(thresholds), "r"(twice)
+      : "cc");
+  return result;
+}
+
+/* x where the excess is above 0, else held. */
+static inline uint32_t select_bytes(uint32_t x, uint32_t held, uint32_t excess) {
+  uint32_t result;
+  __asm(
+      "usub8 %0, %3, %4\n"
+      "  sel %0, %2, %1\n"
+      : "=&r"(result)
+      : "r"(x), "r"(held), "r"(0), "r"(excess)
       : "cc");
   return result;
 }
@@ -95,44 +106,53 @@ static inline uint32_t add_sizes(uint32_t a, uint32_t b, uint32_t size) {
   return result;
 }
 
+/* Lists a byte of `after` where it is not `before`'s. */
+#define PUT_BYTE(bit)                                                           \
+  if ((excess >> (bit)) & 0xffu) {                                              \
+    const int32_t delta = (int8_t)(after >> (bit)) - (int8_t)(before >> (bit)); \
+    *at++ = (kws_delta_change_t){address, delta};                               \
+    sum += delta;                                                               \
+  }                                                                             \
+  address += stride;
+
 /* Four at a time. */
 static int encode_most(row_t *row, group_t *group) {
   const int32_t threshold = row->threshold;
   if (threshold >= INT8_MAX) return 1;
   const uint32_t thresholds = (uint32_t)threshold * 0x01010101u;
+  const uint32_t twice = 2 * thresholds;
   const int32_t stride = row->stride;
-  const int8_t *const x = row->x;
-  int8_t *const held = __builtin_assume_aligned(row->held, 4);
+  const int8_t *x = row->x + (row->at & ~3);
+  const int8_t *const end = row->x + (row->n & ~3);
+  int8_t *held = __builtin_assume_aligned(row->held + (row->at & ~3), 4);
   kws_delta_change_t *at = group->end;
-  int32_t i = row->at & ~3, sum = group->sum;
-  const int32_t end = row->n & ~3;
+  int32_t sum = group->sum;
   uint32_t size = (uint32_t)group->size;
   int more = 1;
-  for (; i < end; i += 4) {
+  for (; x < end; x += 4, held += 4) {
     uint32_t now, before;
-    memcpy(&now, x + i, sizeof now);
-    memcpy(&before, __builtin_assume_aligned(held + i, 4), sizeof before);
-    const uint32_t after = select_bytes(now, before, thresholds, 2 * thresholds);
-    if (after == before) continue;
+    memcpy(&now, x, sizeof now);
+    memcpy(&before, __builtin_assume_aligned(held, 4), sizeof before);
+    const uint32_t excess = excess_bytes(now, before, thresholds, twice);
+    if (excess == 0) continue;
+    const uint32_t after = select_bytes(now, before, excess);
     const uint32_t larger = add_sizes(after, before, size);
     if (larger > LARGEST_GROUP) {
       more = 0;
       break;
     }
     size = larger;
-    memcpy(__builtin_assume_aligned(held + i, 4), &after, sizeof after);
-    int32_t offset = (int32_t)(intptr_t)(row->rows + i * stride);
-#pragma GCC unroll 4
-    for (int32_t bit = 0; bit < 32; bit += 8, offset += stride) {
-      const int32_t delta = (int8_t)(after >> bit) - (int8_t)(before >> bit);
-      if (delta == 0) continue;
-      *at++ = (kws_delta_change_t){offset, delta};
-      sum += delta;
-    }
+    memcpy(__builtin_assume_aligned(held, 4), &after, sizeof after);
+    int32_t address = (int32_t)(intptr_t)(row->rows + (x - row->x) * stride);
+    PUT_BYTE(0)
+    PUT_BYTE(8)
+    PUT_BYTE(16)
+    PUT_BYTE(24)
   }
-  row->at = i;
+  row->at = (int32_t)(x - row->x);
   *group = (group_t){at, (int32_t)size, sum};
-  if (!more) encode_each(row, group, i + 4); /* as many of the four as fit */
+  /* Four that don't fit even alone: as many of them as do. */
+  if (!more && at == row->list) encode_each(row, group, row->at + 4);
   return more;
 }
 
@@ -172,7 +192,7 @@ static int encode_most(row_t *row, group_t *group) {
   }
   row->at = i;
   *group = (group_t){at, (int32_t)size, sum};
-  if (!more) encode_each(row, group, kws_min(i + 16, row->n));
+  if (!more && at == row->list) encode_each(row, group, kws_min(i + 16, row->n));
   return more;
 }
 
@@ -437,15 +457,12 @@ static inline int32_t place(int32_t column) {
 #endif
 }
 
-static finish_t finish_of(const int32_t *multiplier, const int8_t *shift, int32_t n,
-                          int32_t zero_point, int32_t low, int32_t high,
-                          const int32_t *quant) {
-  finish_t finish = {multiplier, shift, quant, zero_point, low, high, 0};
-  finish.common = low == INT8_MIN && high == INT8_MAX;
+static int32_t is_common(const int8_t *shift, int32_t n, int32_t low, int32_t high) {
+  int32_t common = low == INT8_MIN && high == INT8_MAX;
   for (int32_t i = 0; i < n; ++i) {
-    if (shift[i] >= 0 || shift[i] < -22) finish.common = 0;
+    if (shift[i] >= 0 || shift[i] < -22) common = 0;
   }
-  return finish;
+  return common;
 }
 
 /* Any shifts and clamp. */
@@ -478,20 +495,34 @@ static inline int32x4_t round_shift(int32x4_t value, int32x4_t shift) {
   return vrshlq_s32(vaddq_s32(value, vshrq_n_s32(value, 31)), shift);
 }
 
-/* Eight outputs, of which `lanes` are stored. */
+/* Eight outputs, of which `rest` are stored. */
 static inline __attribute__((always_inline)) void store_8(int32x4_t even, int32x4_t odd,
-                                                          int32_t zero_point, int8_t *y,
-                                                          int32_t step,
-                                                          mve_pred16_t lanes) {
-  int16x8_t value = vqmovnbq_s32(vdupq_n_s16(0), even);
-  value = vqaddq_n_s16(vqmovntq_s32(value, odd), (int16_t)zero_point);
-  value = vreinterpretq_s16_s8(vqmovnbq_s16(vdupq_n_s8(0), value));
-  if (step == 1) {
-    vstrbq_p_s16(y, value, lanes);
+                                                          int32_t zero_point,
+                                                          uint16x8_t offsets, int8_t *y,
+                                                          int32_t step, int32_t rest) {
+  int16x8_t value = vreinterpretq_s16_s32(even); /* both halves are written */
+  value = vqmovntq_s32(vqmovnbq_s32(value, even), odd);
+  value = vqaddq_n_s16(value, (int16_t)zero_point);
+  value = vreinterpretq_s16_s8(vqmovnbq_s16(vreinterpretq_s8_s16(value), value));
+  if (step == 1 && rest >= 8) {
+    vstrbq_s16(y, value);
+  } else if (step == 1) {
+    vstrbq_p_s16(y, value, vctp16q((uint32_t)rest));
+  } else if (rest >= 8) {
+    vstrbq_scatter_offset_s16(y, offsets, value);
   } else {
-    const uint16x8_t offsets = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)step);
-    vstrbq_scatter_offset_p_s16(y, offsets, value, lanes);
+    vstrbq_scatter_offset_p_s16(y, offsets, value, vctp16q((uint32_t)rest));
   }
+}
+
+static inline __attribute__((always_inline)) void finish_each_8(
+    const finish_t *f, const int32_t *sums, const int32_t *quant, uint16x8_t offsets,
+    int8_t *y, int32_t step, int32_t rest) {
+  int32x4_t even = vqrdmulhq_s32(vld1q_s32(sums), vld1q_s32(quant));
+  int32x4_t odd = vqrdmulhq_s32(vld1q_s32(sums + 4), vld1q_s32(quant + 4));
+  even = round_shift(even, vld1q_s32(quant + 8));
+  odd = round_shift(odd, vld1q_s32(quant + 12));
+  store_8(even, odd, f->zero_point, offsets, y, step, rest);
 }
 
 static inline __attribute__((always_inline)) void finish_each(const finish_t *f,
@@ -499,28 +530,32 @@ static inline __attribute__((always_inline)) void finish_each(const finish_t *f,
                                                               int32_t n, int8_t *y,
                                                               int32_t step) {
   const int32_t *quant = f->quant;
-  for (; n > 0; n -= 8, sums += 8, quant += 8 * QUANT_WORDS, y += 8 * step) {
-    int32x4_t even = vqrdmulhq_s32(vld1q_s32(sums), vld1q_s32(quant));
-    int32x4_t odd = vqrdmulhq_s32(vld1q_s32(sums + 4), vld1q_s32(quant + 4));
-    even = round_shift(even, vld1q_s32(quant + 8));
-    odd = round_shift(odd, vld1q_s32(quant + 12));
-    store_8(even, odd, f->zero_point, y, step, vctp16q((uint32_t)n));
+  const uint16x8_t offsets = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)step);
+  for (; n >= 8; n -= 8, sums += 8, quant += 8 * QUANT_WORDS, y += 8 * step) {
+    finish_each_8(f, sums, quant, offsets, y, step, 8);
   }
+  if (n > 0) finish_each_8(f, sums, quant, offsets, y, step, n);
+}
+
+static inline __attribute__((always_inline)) void finish_all_8(const finish_t *f,
+                                                               const int32_t *sums,
+                                                               int32_t correction,
+                                                               int8_t *y,
+                                                               int32_t rest) {
+  const int32_t multiplier = *f->multiplier, shift = *f->shift;
+  int32x4_t even = vaddq_n_s32(vld1q_s32(sums), correction);
+  int32x4_t odd = vaddq_n_s32(vld1q_s32(sums + 4), correction);
+  even = vqrdmulhq_n_s32(even, multiplier);
+  odd = vqrdmulhq_n_s32(odd, multiplier);
+  even = vrshlq_n_s32(vaddq_s32(even, vshrq_n_s32(even, 31)), shift);
+  odd = vrshlq_n_s32(vaddq_s32(odd, vshrq_n_s32(odd, 31)), shift);
+  store_8(even, odd, f->zero_point, vdupq_n_u16(0), y, 1, rest);
 }
 
 static void finish_all(const finish_t *f, const int32_t *sums, int32_t correction,
                        int32_t n, int8_t *y) {
-  const int32_t multiplier = *f->multiplier, shift = *f->shift;
-  const int32_t zero_point = f->zero_point;
-  for (; n > 0; n -= 8, sums += 8, y += 8) {
-    int32x4_t even = vaddq_n_s32(vld1q_s32(sums), correction);
-    int32x4_t odd = vaddq_n_s32(vld1q_s32(sums + 4), correction);
-    even = vqrdmulhq_n_s32(even, multiplier);
-    odd = vqrdmulhq_n_s32(odd, multiplier);
-    even = vrshlq_n_s32(vaddq_s32(even, vshrq_n_s32(even, 31)), shift);
-    odd = vrshlq_n_s32(vaddq_s32(odd, vshrq_n_s32(odd, 31)), shift);
-    store_8(even, odd, zero_point, y, 1, vctp16q((uint32_t)n));
-  }
+  for (; n >= 8; n -= 8, sums += 8, y += 8) finish_all_8(f, sums, correction, y, 8);
+  if (n > 0) finish_all_8(f, sums, correction, y, n);
 }
 
 #elif defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP)
@@ -657,15 +692,17 @@ typedef struct {
   int8_t *summed;  /* the held row that the sums are of, while they are behind */
   int32_t *behind; /* rows were done by the dense kernel since */
   int32_t *recent; /* transmitted elements of the last block, in 64ths */
+  int32_t *common; /* of finish_t */
 } dense_layer_t;
 
 static dense_layer_t dense_layer_of(const kws_delta_fully_connected_t *p, void *state) {
   int32_t *words = state;
-  int32_t *sums = words + 2;
+  int32_t *sums = words + 4;
   int32_t *quant = sums + KWS_DELTA_COLUMNS(p->product.outputs);
   int8_t *held = (int8_t *)(quant + 3 * KWS_DELTA_COLUMNS(p->product.outputs));
   return (dense_layer_t){
-      sums, quant, held, held + KWS_ROUND_UP(p->product.inputs, 4), words, words + 1};
+      sums,  quant,     held,     held + KWS_ROUND_UP(p->product.inputs, 4),
+      words, words + 1, words + 2};
 }
 
 /* A block by the dense kernel. Returns what was transmitted. */
@@ -714,9 +751,13 @@ static int32_t sparse_block(const kws_delta_fully_connected_t *p,
   const int32_t inputs = product->inputs;
   const int32_t outputs = product->outputs;
   const int32_t columns = KWS_DELTA_COLUMNS(outputs);
-  const finish_t finish = finish_of(product->multiplier, product->shift, outputs,
-                                    product->output_zero_point, product->activation_min,
-                                    product->activation_max, s->quant);
+  const finish_t finish = {product->multiplier,
+                           product->shift,
+                           s->quant,
+                           product->output_zero_point,
+                           product->activation_min,
+                           product->activation_max,
+                           *s->common};
   const row_t first = {
       .n = inputs, .rows = p->columns, .stride = columns, .list = list};
   int32_t sent = 0;
@@ -760,6 +801,8 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
     memset(layer.sums, 0, 4 * (size_t)KWS_DELTA_COLUMNS(outputs));
     for (int32_t o = 0; o < outputs; ++o) layer.sums[place(o)] = product->bias[o];
     prepare_finish(product, layer.quant);
+    *layer.common = is_common(product->shift, outputs, product->activation_min,
+                              product->activation_max);
   }
   const int32_t end = first_row + rows;
   for (int32_t row = first_row; row < end; row += KWS_DELTA_BLOCK) {
@@ -797,8 +840,27 @@ void kws_delta_attention_prepare(const kws_delta_attention_t *p, int8_t *k_trans
   const int32_t width = p->attention.heads * p->attention.head_dim;
   const int32_t threshold = p->key_threshold;
   const int32_t dense_rows = threshold < 0 ? tokens : kws_min(p->dense_rows, tokens);
-  int32_t count = dense_rows * width;
-  for (int32_t column = 0; column < width; ++column) {
+  int32_t count = dense_rows * width, column = 0;
+#if defined(KWS_CORE_MVE)
+  const uint16x8_t rows = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)stride);
+  const uint16_t limit = (uint16_t)(threshold < 0 ? 0 : threshold);
+  for (; column + 8 <= width; column += 8) {
+    int8_t *element = k_transposed + column * stride;
+    int16x8_t held = vldrbq_gather_offset_s16(element + dense_rows - 1, rows);
+    for (int32_t t = dense_rows; t < tokens; ++t) {
+      const int16x8_t now = vldrbq_gather_offset_s16(element + t, rows);
+      const uint16x8_t size = vreinterpretq_u16_s16(vabdq_s16(now, held));
+      const mve_pred16_t moved = vcmphiq_n_u16(size, limit);
+      held = vpselq_s16(now, held, moved);
+      count = (int32_t)vaddvaq_p_u16((uint32_t)count, vdupq_n_u16(1), moved);
+      vstrbq_scatter_offset_s16(element + t, rows, held);
+    }
+    for (int32_t i = 0; i < 8; ++i) {
+      memset(element + i * stride + tokens, 0, (size_t)(stride - tokens));
+    }
+  }
+#endif
+  for (; column < width; ++column) {
     int8_t *element = k_transposed + column * stride;
     int32_t held = element[dense_rows - 1];
     for (int32_t t = dense_rows; t < tokens; ++t) {
@@ -856,8 +918,14 @@ static uint32_t product_row(const finish_t *finish, int32_t b_zero_point,
 }
 
 static finish_t finish_of_product(const kws_batch_matmul_t *p) {
-  return finish_of(&p->multiplier, &p->shift, 1, p->output_zero_point,
-                   p->activation_min, p->activation_max, NULL);
+  const int32_t low = p->activation_min, high = p->activation_max;
+  return (finish_t){&p->multiplier,
+                    &p->shift,
+                    NULL,
+                    p->output_zero_point,
+                    low,
+                    high,
+                    is_common(&p->shift, 1, low, high)};
 }
 
 void kws_delta_batch_matmul_s8(const kws_delta_batch_matmul_t *p, const int8_t *a,

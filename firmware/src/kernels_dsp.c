@@ -851,4 +851,25 @@ void kws_mul_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *
   }
 }
 
+/* ---- Sums ---- */
+
+int32_t kws_sum_s8(const int8_t *x, int32_t n) {
+  enum { WORDS = 255 }; /* of 128s, that 16-bit lanes hold */
+  int32_t sum = 0;
+  for (; n >= 4;) {
+    const int32_t words = kws_min(n / 4, WORDS);
+    uint32_t even = 0, odd = 0;
+    for (const int8_t *end = x + 4 * words; x < end; x += 4) {
+      const uint32_t four = load_word(x);
+      even = add_even_bytes(even, four);
+      odd = add_odd_bytes(odd, four);
+    }
+    sum = dual_multiply_add(even, PAIR(1), sum);
+    sum = dual_multiply_add(odd, PAIR(1), sum);
+    n -= 4 * words;
+  }
+  for (; n > 0; --n) sum += *x++;
+  return sum;
+}
+
 #endif

@@ -111,4 +111,7 @@ void kws_add_any_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8
 void kws_mul_any_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                     const int8_t *x2, int8_t *y);
 
+/* The sum of n elements. */
+int32_t kws_sum_s8(const int8_t *x, int32_t n);
+
 #endif

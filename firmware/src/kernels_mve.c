@@ -92,7 +92,7 @@ static inline int32x4_t dot_4(const int8_t *x, rows_t rows, int32_t n) {
   return sums;
 }
 
-static int32_t row_sum(const int8_t *x, int32_t n) {
+int32_t kws_sum_s8(const int8_t *x, int32_t n) {
   int32_t sum = 0;
   for (; n >= 16; n -= 16, x += 16) sum = vaddvaq_s8(sum, vld1q_s8(x));
   if (n > 0) sum = vaddvaq_s8(sum, vld1q_z_s8(x, vctp8q((uint32_t)n)));
@@ -176,7 +176,7 @@ static void row_product(const kws_batch_matmul_t *p, const int8_t *a, const int8
                         int32_t inner, int8_t *y) {
   const int32_t a_zero_point = -p->a_zero_point;
   const int32_t constant =
-      p->b_zero_point * (inner * p->a_zero_point - row_sum(a, inner));
+      p->b_zero_point * (inner * p->a_zero_point - kws_sum_s8(a, inner));
   const int32_t multiplier = p->multiplier;
   const int32_t shift = p->shift;
   const int32_t zero_point = p->output_zero_point;
@@ -210,7 +210,7 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a
   for (int32_t c = 0; c < n; c += LANES) {
     const int32_t count = kws_min(n - c, LANES);
     const int8_t *b = b_rows + c * b_stride;
-    for (int32_t i = 0; i < count; ++i) b_sums[i] = row_sum(b + i * b_stride, inner);
+    for (int32_t i = 0; i < count; ++i) b_sums[i] = kws_sum_s8(b + i * b_stride, inner);
     for (int32_t r = 0; r < m; ++r) {
       row_product(p, a + r * a_stride, b, b_stride, b_sums, count, inner,
                   y + r * y_stride + c);
@@ -277,11 +277,11 @@ void kws_attention_prepare(const kws_attention_t *p, int8_t *k, int8_t *v_transp
   int32_t *sums = scratch;
   for (int32_t column = 0; column < width; column += p->head_dim) {
     for (int32_t t = 0; t < tokens; ++t) {
-      *sums++ = row_sum(k + t * width + column, p->head_dim);
+      *sums++ = kws_sum_s8(k + t * width + column, p->head_dim);
     }
   }
   for (int32_t d = 0; d < width; ++d) {
-    *sums++ = row_sum(v_transposed + d * KWS_ATTENTION_V_STRIDE(tokens), tokens);
+    *sums++ = kws_sum_s8(v_transposed + d * KWS_ATTENTION_V_STRIDE(tokens), tokens);
   }
 }
 
@@ -328,8 +328,8 @@ static inline int32x4_t scale_addend(int32x4_t value, int32_t left, int32_t mult
   return requantize_down(vshlq_r_s32(value, left), multiplier, shift);
 }
 
-void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
-                const int8_t *x2, int8_t *y) {
+static void add_any(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
+                    const int8_t *x2, int8_t *y) {
   const kws_add_t q = *p;
   const kws_broadcast_t s = *shape;
   const int32_t sign = q.subtract ? -1 : 1;
@@ -349,6 +349,153 @@ void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *
     x1 += s.x1_row_step;
     x2 += s.x2_row_step;
     y += s.columns;
+  }
+}
+
+/* The last requantisation of ADD and MUL: to the right, no clamp of its own. */
+typedef struct {
+  int32_t multiplier, shift, zero_point;
+} output_t;
+
+/* Eight values, as even and odd lanes, to y. */
+static inline __attribute__((always_inline)) void finish_8(output_t o, int32x4_t even,
+                                                           int32x4_t odd, int8_t *y,
+                                                           int32_t rest) {
+  even = vqrdmulhq_n_s32(even, o.multiplier);
+  odd = vqrdmulhq_n_s32(odd, o.multiplier);
+  even = vrshlq_n_s32(vaddq_s32(even, vshrq_n_s32(even, 31)), o.shift);
+  odd = vrshlq_n_s32(vaddq_s32(odd, vshrq_n_s32(odd, 31)), o.shift);
+  int16x8_t value = vreinterpretq_s16_s32(even); /* both halves are written */
+  value = vqmovntq_s32(vqmovnbq_s32(value, even), odd);
+  value = vqaddq_n_s16(value, (int16_t)o.zero_point);
+  value = vreinterpretq_s16_s8(vqmovnbq_s16(vreinterpretq_s8_s16(value), value));
+  if (rest >= 8) {
+    vstrbq_s16(y, value);
+  } else {
+    vstrbq_p_s16(y, value, vctp16q((uint32_t)rest));
+  }
+}
+
+static inline __attribute__((always_inline)) int16x8_t load_8(const int8_t *x,
+                                                              int32_t rest) {
+  return rest >= 8 ? vldrbq_s16(x) : vldrbq_z_s16(x, vctp16q((uint32_t)rest));
+}
+
+/* The input of ADD whose scale is not the larger. */
+typedef struct {
+  int32_t constant; /* -zero point * 2^20 */
+  int32_t multiplier, shift;
+} scaled_t;
+
+static inline int32x4_t scale(scaled_t s, int32x4_t x) {
+  const int32x4_t value = vaddq_n_s32(vshlq_n_s32(x, ADD_LEFT_SHIFT), s.constant);
+  const int32x4_t product = vqrdmulhq_n_s32(value, s.multiplier);
+  return vrshlq_n_s32(vaddq_s32(product, vshrq_n_s32(product, 31)), s.shift);
+}
+
+/* Up to eight elements of ADD: the input `unit` has multiplier 1/2 and no shift, so
+ * unit * factor + constant. Either may be one value for the whole row (step 0). */
+static inline __attribute__((always_inline)) void add_8(
+    output_t o, scaled_t s, int32_t sign, const int8_t *x, int32_t x_step,
+    int32x4_t x_term, const int8_t *unit, int32_t unit_step, int32_t factor,
+    int32_t constant, int32_t rest, int8_t *y) {
+  int32x4_t even = x_term, odd = x_term;
+  if (x_step) {
+    const int16x8_t value = load_8(x, rest);
+    even = scale(s, vmovlbq_s16(value));
+    odd = scale(s, vmovltq_s16(value));
+    if (sign < 0) {
+      even = vnegq_s32(even);
+      odd = vnegq_s32(odd);
+    }
+  }
+  if (unit_step) {
+    const int16x8_t value = load_8(unit, rest);
+    even = vmlaq_n_s32(even, vmovlbq_s16(value), factor);
+    odd = vmlaq_n_s32(odd, vmovltq_s16(value), factor);
+  }
+  finish_8(o, vaddq_n_s32(even, constant), vaddq_n_s32(odd, constant), y, rest);
+}
+
+static inline __attribute__((always_inline)) void add_row(
+    output_t o, scaled_t s, int32_t sign, const int8_t *x, int32_t x_step,
+    const int8_t *unit, int32_t unit_step, int32_t factor, int32_t constant, int32_t n,
+    int8_t *y) {
+  int32x4_t x_term = vdupq_n_s32(0);
+  if (!x_step) x_term = vmulq_n_s32(scale(s, vdupq_n_s32(*x)), sign);
+  if (!unit_step) constant += *unit * factor;
+  for (; n >= 8; n -= 8) {
+    add_8(o, s, sign, x, x_step, x_term, unit, unit_step, factor, constant, 8, y);
+    x += 8 * x_step;
+    unit += 8 * unit_step;
+    y += 8;
+  }
+  if (n > 0) {
+    add_8(o, s, sign, x, x_step, x_term, unit, unit_step, factor, constant, n, y);
+  }
+}
+
+static void add_rows(const kws_broadcast_t *b, output_t o, scaled_t s, int32_t sign,
+                     const int8_t *x, int32_t x_row_step, int32_t x_step,
+                     const int8_t *unit, int32_t unit_row_step, int32_t unit_step,
+                     int32_t unit_sign, int32_t unit_zero_point, int8_t *y) {
+  const int32_t factor = unit_sign * (1 << (ADD_LEFT_SHIFT - 1));
+  const int32_t constant = -unit_zero_point * factor;
+  for (int32_t r = 0; r < b->rows; ++r) {
+    if (x_step && unit_step && sign > 0) {
+      add_row(o, s, 1, x, 1, unit, 1, factor, constant, b->columns, y);
+    } else if (x_step && unit_step) {
+      add_row(o, s, -1, x, 1, unit, 1, factor, constant, b->columns, y);
+    } else if (unit_step) {
+      add_row(o, s, sign, x, 0, unit, 1, factor, constant, b->columns, y);
+    } else {
+      add_row(o, s, sign, x, x_step, unit, 0, factor, constant, b->columns, y);
+    }
+    x += x_row_step;
+    unit += unit_row_step;
+    y += b->columns;
+  }
+}
+
+static int is_unit(int32_t multiplier, int32_t shift) {
+  return multiplier == 1 << 30 && shift == 0;
+}
+
+/* Does the common path do it? */
+static int is_ordinary(int32_t shift, int32_t low, int32_t high) {
+  return shift < 0 && low == INT8_MIN && high == INT8_MAX;
+}
+
+/* Where both inputs have y's shape, the rows are one long row. */
+static kws_broadcast_t flatten(const kws_broadcast_t *shape) {
+  kws_broadcast_t s = *shape;
+  if (s.x1_column_step == 1 && s.x2_column_step == 1 && s.x1_row_step == s.columns &&
+      s.x2_row_step == s.columns) {
+    s.columns *= s.rows;
+    s.rows = 1;
+  }
+  return s;
+}
+
+void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
+                const int8_t *x2, int8_t *y) {
+  const kws_broadcast_t s = flatten(shape);
+  const output_t o = {p->output_multiplier, p->output_shift, p->output_zero_point};
+  const int32_t sign = p->subtract ? -1 : 1;
+  const int ordinary =
+      is_ordinary(p->output_shift, p->activation_min, p->activation_max);
+  if (ordinary && is_unit(p->x1_multiplier, p->x1_shift) && p->x2_shift < 0) {
+    const scaled_t scaled = {-p->x2_zero_point * (1 << ADD_LEFT_SHIFT),
+                             p->x2_multiplier, p->x2_shift};
+    add_rows(&s, o, scaled, sign, x2, s.x2_row_step, s.x2_column_step, x1,
+             s.x1_row_step, s.x1_column_step, 1, p->x1_zero_point, y);
+  } else if (ordinary && is_unit(p->x2_multiplier, p->x2_shift) && p->x1_shift < 0) {
+    const scaled_t scaled = {-p->x1_zero_point * (1 << ADD_LEFT_SHIFT),
+                             p->x1_multiplier, p->x1_shift};
+    add_rows(&s, o, scaled, 1, x1, s.x1_row_step, s.x1_column_step, x2, s.x2_row_step,
+             s.x2_column_step, sign, p->x2_zero_point, y);
+  } else {
+    add_any(p, &s, x1, x2, y);
   }
 }
 
@@ -377,8 +524,8 @@ void kws_squared_difference_s8(const kws_add_t *p, const kws_broadcast_t *shape,
   }
 }
 
-void kws_mul_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *x1,
-                const int8_t *x2, int8_t *y) {
+static void mul_any(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *x1,
+                    const int8_t *x2, int8_t *y) {
   const kws_mul_t q = *p;
   const kws_broadcast_t s = *shape;
   for (int32_t r = 0; r < s.rows; ++r) {
@@ -391,6 +538,52 @@ void kws_mul_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *
       value = clamp(vaddq_n_s32(value, q.output_zero_point), q.activation_min,
                     q.activation_max);
       vstrbq_p_s32(y + c, value, lanes);
+    }
+    x1 += s.x1_row_step;
+    x2 += s.x2_row_step;
+    y += s.columns;
+  }
+}
+
+/* Up to eight elements; factor: x2 less its zero point, where it is one value. */
+static inline __attribute__((always_inline)) void mul_8(const kws_mul_t *p, output_t o,
+                                                        const int8_t *x1,
+                                                        const int8_t *x2,
+                                                        int16x8_t factor, int scalar,
+                                                        int32_t rest, int8_t *y) {
+  const int16x8_t value = vsubq_n_s16(load_8(x1, rest), p->x1_zero_point);
+  if (!scalar) factor = vsubq_n_s16(load_8(x2, rest), p->x2_zero_point);
+  finish_8(o, vmullbq_int_s16(value, factor), vmulltq_int_s16(value, factor), y, rest);
+}
+
+static inline __attribute__((always_inline)) void mul_row(const kws_mul_t *p,
+                                                          output_t o, const int8_t *x1,
+                                                          const int8_t *x2, int scalar,
+                                                          int32_t n, int8_t *y) {
+  const int16x8_t factor =
+      scalar ? vdupq_n_s16((int16_t)(*x2 - p->x2_zero_point)) : vdupq_n_s16(0);
+  for (; n >= 8; n -= 8, x1 += 8, y += 8) {
+    mul_8(p, o, x1, x2, factor, scalar, 8, y);
+    if (!scalar) x2 += 8;
+  }
+  if (n > 0) mul_8(p, o, x1, x2, factor, scalar, n, y);
+}
+
+void kws_mul_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *x1,
+                const int8_t *x2, int8_t *y) {
+  const kws_mul_t q = *p;
+  const kws_broadcast_t s = flatten(shape);
+  const output_t o = {q.output_multiplier, q.output_shift, q.output_zero_point};
+  if (!is_ordinary(q.output_shift, q.activation_min, q.activation_max) ||
+      s.x1_column_step == 0) {
+    mul_any(p, &s, x1, x2, y);
+    return;
+  }
+  for (int32_t r = 0; r < s.rows; ++r) {
+    if (s.x2_column_step) {
+      mul_row(&q, o, x1, x2, 0, s.columns, y);
+    } else {
+      mul_row(&q, o, x1, x2, 1, s.columns, y);
     }
     x1 += s.x1_row_step;
     x2 += s.x2_row_step;

@@ -155,4 +155,12 @@ void kws_mul_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *
   kws_mul_any_s8(p, shape, x1, x2, y);
 }
 
+/* ---- Sums ---- */
+
+int32_t kws_sum_s8(const int8_t *x, int32_t n) {
+  int32_t sum = 0;
+  for (const int8_t *end = x + n; x < end; ++x) sum += *x;
+  return sum;
+}
+
 #endif

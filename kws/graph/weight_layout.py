@@ -93,7 +93,7 @@ def delta_list_bytes(inputs: int) -> int:
 
 def delta_fully_connected_state_bytes(inputs: int, outputs: int) -> int:
     """KWS_DELTA_FULLY_CONNECTED_STATE_BYTES."""
-    return 8 + 16 * delta_columns(outputs) + 2 * round_up(inputs, 4)
+    return 16 + 16 * delta_columns(outputs) + 2 * round_up(inputs, 4)
 
 
 def delta_fully_connected_scratch_bytes(inputs: int, dense: bool) -> int:
