@@ -58,7 +58,7 @@ if [ ! -x .venv/bin/python ]; then
   "$python" -m venv .venv
 fi
 
-extras=train,synth,sweep,test
+extras=train,synth,sweep,flash,test
 command -v arm-none-eabi-gcc >/dev/null || apt_install gcc-arm-none-eabi libnewlib-arm-none-eabi || true
 if ! command -v arm-none-eabi-gcc >/dev/null; then
   say "arm-none-eabi-gcc can't be had here; zig (PyPI ziglang) will cross-compile"
