@@ -296,12 +296,7 @@ def network_source(
                 indent + c_text.comment(f"{node.kind} {shape}: {node.name}", 84)
             )
             constants, first = model.weights_bytes, len(model.delta_operators)
-            constants, first = model.weights_bytes, len(model.delta_operators)
             body += [indent + line for line in calls.CALLS[node.kind](model, node)]
-            products = range(first, len(model.delta_operators))
-            constants = model.weights_bytes - constants
-            called.append(Operator(len(called) + 1, node, constants, products))
-            body.append(f"{indent}KWS_MARK({len(called)});")
             products = range(first, len(model.delta_operators))
             constants = model.weights_bytes - constants
             called.append(Operator(len(called) + 1, node, constants, products))
