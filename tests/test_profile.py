@@ -35,14 +35,31 @@ def windows(bundle: bundles.Bundle, count: int) -> np.ndarray:
     return profile.audio_windows(bundle, stream)
 
 
-@pytest.mark.parametrize("board", ["qemu-m4", "qemu-m55"])
-def test_layers_add_up_to_the_exact_total(board: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("board", "on", "steps"),
+    [("qemu-m55", None, {}), ("nrf52840dk", "qemu-m4", STEPS)],
+)
+def test_layers_add_up_to_the_exact_total(
+    board: str, on: str | None, steps: dict[str, int], tmp_path: Path
+) -> None:
     need_compiler()
     need_qemu()
-    steps = {"qemu-m4": STEPS}.get(board, {})
     bundle = tiny(steps)
     audio = windows(bundle, 2)
-    found = profile.on_board(bundle, boards.load(board), tmp_path, audio=audio)
+    found = profile.on_board(
+        bundle,
+        boards.load(board),
+        tmp_path,
+        audio=audio,
+        measure_on=boards.load(on) if on else None,
+    )
+    # Energy is an estimate of real parts, in proportion to the time.
+    power = boards.load(board).power
+    assert (found.energy is None) == (power is None)
+    if found.energy is not None and power is not None:
+        assert found.energy.inference_uj > power.active_mw * found.time_ms
+        assert 0 < found.energy.average_mw <= power.active_mw
+        assert found.as_dict()["energy_estimate"]["source"] == power.source
     shape = cost.shape_of(bundle.recipe, len(bundle.labels))
     total = found.total
     assert (found.unit, found.windows) == ("instructions", 2)
@@ -145,6 +162,16 @@ def test_on_this_machine(tmp_path: Path) -> None:
     assert "block3.attention" in text
     assert "  head0.q (fully connected)" in text
     assert "2 windows: audio.wav" in text
+
+
+def test_another_core_can_t_count_for_a_board(tmp_path: Path) -> None:
+    with pytest.raises(KwsError, match="core 'dsp' of nrf52840dk.*'mve'"):
+        profile.on_board(
+            tiny({}),
+            boards.load("nrf52840dk"),
+            tmp_path,
+            measure_on=boards.load("qemu-m55"),
+        )
 
 
 def test_a_recording_shorter_than_the_window_is_refused(tmp_path: Path) -> None:

@@ -88,9 +88,6 @@ kws_status_t kws_selftest(void);
 /* Feed samples [start, start + n) of the canned clip and poll until they are done. */
 void kws_selftest_feed(uint32_t start, uint32_t n);
 
-/* Feed samples [start, start + n) of the canned clip and poll until they are done. */
-void kws_selftest_feed(uint32_t start, uint32_t n);
-
 #ifdef __cplusplus
 }
 #endif

@@ -65,16 +65,6 @@ void kws_profile_mark(uint16_t operator_done);
 #define KWS_MARK(n) ((void)0)
 #endif
 
-/* Profiling. Generated code says KWS_MARK(n) when its n-th operator is done, and
- * KWS_MARK(0) when it starts. Nothing, unless built with -DKWS_PROFILE (app/profile.c).
- */
-#ifdef KWS_PROFILE
-void kws_profile_mark(uint16_t operator_done);
-#define KWS_MARK(n) kws_profile_mark(n)
-#else
-#define KWS_MARK(n) ((void)0)
-#endif
-
 /* Boot self-test: a canned clip (G.711 mu-law, 16 kHz) and the logits it must give. */
 extern const uint8_t kws_selftest_clip[];
 extern const uint32_t kws_selftest_clip_samples;
