@@ -343,11 +343,14 @@ from kws import bundle as bundles
 from kws.simulate.measure import make_simulator
 from kws.simulate.points import Study
 from kws.simulate.sweep import identity
-import json
+import json, time
 if __name__ == "__main__":
     simulator = make_simulator(bundles.load({run!r}), "int8")
     clips = t.small_clips(simulator, 6)
     study = Study(sys.argv[1], identity(simulator, clips), t.TOP)
+    Path(sys.argv[3]).touch()
+    while not Path(sys.argv[4]).exists():  # both begin together
+        time.sleep(0.05)
     table, made = t.sweep(simulator, clips, Path(sys.argv[2]), study=study)
     print(json.dumps([made.made, table]))
 """
@@ -367,7 +370,8 @@ def test_two_processes_share_a_study(tiny, tmp_path, where):
     Study(where, identity(tiny, clips), TOP)  # the database's tables
     both = [
         subprocess.Popen(
-            [sys.executable, str(file), where, str(tmp_path / f"{i}.jsonl")],
+            [sys.executable, str(file), where, str(tmp_path / f"{i}.jsonl")]
+            + [str(tmp_path / f"ready{k}") for k in (i, 1 - i)],
             stdout=subprocess.PIPE,
             text=True,
         )

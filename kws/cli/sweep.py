@@ -145,13 +145,14 @@ def command(
     out = (
         out or (Path("build") / bundle.path.name if shipped else bundle.path) / "sweep"
     )
-    simulator = measure.make_simulator(bundle, engine)
-    kind = measure.feature_kind(simulator, kind)
-    measured_on = _boards(boards, kind == "int8")
+    integer = engine == "int8" or (engine is None and bundle.model_path.is_file())
+    measured_on = _boards(boards, integer)
     if condition is not None:
         parse(condition, measured_on)  # before hours of work
-        if shipped and kind == "int8":
+        if shipped and integer:
             raise _shipped(bundle.path)
+    simulator = measure.make_simulator(bundle, engine)
+    kind = measure.feature_kind(simulator, kind)
     clips = measure.load_clips(bundle, split, data, limit, task, kind)
     pcm = _pcm(bundle, split, data, limit, task) if measured_on else None
     journal = Journal(out / "journal.jsonl", identity(simulator, clips))

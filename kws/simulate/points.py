@@ -339,13 +339,12 @@ class Points:
                     if job is None:
                         break
                     running[self._submit(job)] = job, time.monotonic()
-                if running:
-                    finished, _ = concurrent.futures.wait(
-                        running, POLL_S, concurrent.futures.FIRST_COMPLETED
-                    )
-                elif missing:
-                    time.sleep(POLL_S)
+                if not running:
+                    time.sleep(POLL_S if missing else 0)
                     continue
+                finished, _ = concurrent.futures.wait(
+                    running, POLL_S, concurrent.futures.FIRST_COMPLETED
+                )
                 for future in finished:
                     job, started = running.pop(future)
                     self.study.tell(job, self._result(future))
@@ -521,30 +520,39 @@ class Study:
                 study = self._study(board)
                 names = self._parameters(waiting[0].user_attrs["job"]["rungs"])
                 range_ = self.optuna.distributions.IntDistribution(0, self.top)
-                trial = study.ask(dict.fromkeys(names, range_))
+                try:
+                    trial = study.ask(dict.fromkeys(names, range_))
+                except self.optuna.exceptions.UpdateFinishedTrialError:
+                    continue  # SQLite lets two take the same; the other was quicker
                 key = trial.user_attrs.get("key")
                 made = {t.user_attrs["key"] for t in self._trials(board, "COMPLETE")}
                 if key is not None and key not in made | self._mine.keys():
                     self._mine[key] = (study, trial)
                     return _unpack(trial.user_attrs["job"])
                 # Queued twice, or the queue ran empty just now.
-                study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+                self._fail(study, trial)
         return None
 
     def tell(self, job: Job, table: dict[str, Any]) -> None:
         """Hand over what was taken and made."""
         study, trial = self._mine.pop(job.key)
-        trial.set_user_attr("point", table)
         if job.board is not None:
-            study.tell(trial, table["instructions"])
+            values = [table["instructions"]]
         else:
-            study.tell(trial, [table["accuracy"], table["macs"]["mean"]])
+            values = [table["accuracy"], table["macs"]["mean"]]
+        with contextlib.suppress(self.optuna.exceptions.UpdateFinishedTrialError):
+            trial.set_user_attr("point", table)
+            study.tell(trial, values, skip_if_finished=True)
 
     def give_back(self) -> None:
         """Let others make what was taken and not made."""
         for study, trial in self._mine.values():
-            study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+            self._fail(study, trial)
         self._mine.clear()
+
+    def _fail(self, study: Any, trial: Any) -> None:
+        failed = self.optuna.trial.TrialState.FAIL
+        study.tell(trial, state=failed, skip_if_finished=True)
 
     @staticmethod
     def _parameters(rungs: tuple[int, ...]) -> dict[str, int]:
