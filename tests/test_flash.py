@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 import small_elf
-from toolbox import need_compiler, skip_or_fail
+from click.testing import CliRunner
+from fake_model import FakeModel
+from toolbox import need_compiler, need_qemu, skip_or_fail
 
 if importlib.util.find_spec("pyocd") is None:  # pragma: no cover
     skip_or_fail("pyOCD is not installed (pip install -e '.[flash]')")
@@ -27,9 +29,10 @@ from fake_probe import Chip, probe
 from pyocd.core import exceptions
 
 from kws import bundle as bundles
-from kws.deploy import boards, elf, flash, monitor, serial_port, uf2
+from kws.cli import _ask
+from kws.deploy import boards, build, elf, flash, monitor, serial_port, uf2
 from kws.deploy.failures import FAILURES, BoardError
-from kws.deploy.runners import Found, Job, openocd
+from kws.deploy.runners import Found, Job, openocd, qemu
 from kws.deploy.runners import pyocd as runner
 from kws.deploy.runners import uf2 as uf2_runner
 from kws.errors import KwsError
@@ -434,6 +437,36 @@ def test_an_image_whose_parts_are_apart_is_not_sealed(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(KwsError, match="Not a 32-bit"):
         elf.seal(path)
+
+
+def test_the_firmware_refuses_an_incomplete_image(tmp_path: Path) -> None:
+    need_compiler()
+    need_qemu()
+    board = boards.load("qemu-m4")
+    built = build.build(FakeModel().write(tmp_path / "model"), board, tmp_path)
+    content = elf.read(built.elf)
+    for name in elf.SEALED:
+        part = content.section(name)
+        assert part is not None
+        data = bytearray(built.elf.read_bytes())
+        data[part.offset + part.size - 1] ^= 1
+        broken = tmp_path / f"broken{name}.elf"
+        broken.write_bytes(data)
+        outcome = qemu.run(broken, board, {}, tmp_path, 20)
+        assert outcome.exit_code == 13
+        assert outcome.text == "kws error reason=image\n"  # and not a word more
+    whole = qemu.run(built.elf, board, {}, tmp_path, 20)
+    assert "kws selftest ok" in whole.text
+
+
+def test_a_person_chooses_by_number() -> None:
+    found = [Found("A1", "Probe A1"), Found("B2", "Probe B2")]
+    with CliRunner().isolation(input="3\n2\n") as streams:
+        assert _ask._ask("Which debug probe?", found) == 1
+        shown = streams[1].getvalue().decode()  # stderr: stdout is for results
+    assert "1  Probe A1  (A1)" in shown
+    assert "2  Probe B2  (B2)" in shown
+    assert _ask.ask() is None  # nobody is there in a test
 
 
 # --- the whole way, but for the wire --------------------------------------------------
