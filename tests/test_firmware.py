@@ -401,6 +401,10 @@ def test_flash_refuses_a_board_that_is_not_there() -> None:
 def test_boards_and_doctor_speak_json() -> None:
     table = json.loads(kws("boards", "--json").stdout)
     assert [row["name"] for row in table["boards"]] == boards.names()
+    rows = {row["name"]: row for row in table["boards"]}
+    assert rows["nano33ble"]["part"] == "nRF52840"
+    assert "2341:805a" in rows["nano33ble"]["usb"]
+    assert rows["pico"]["flash_bytes"] == 2 * 1024 * 1024
     result = kws("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
     assert checks["numpy"]["ok"]
