@@ -147,6 +147,7 @@ def test_command(tmp_path):
     [
         lambda t: t.pop("points"),
         lambda t: t.update(points=[]),
+        lambda t: t.update(n="<b>"),
         lambda t: t.update(pareto=[3]),
         lambda t: t.update(pareto=["0"]),
         lambda t: t["points"][1].pop("ci95"),

@@ -26,7 +26,7 @@ from kws.simulate.points import Journal, Points, Study
 from kws.simulate.sweep import Settings, Sweep, csv, identity, take_moves
 
 SMALL = Settings(move_clips=4, rounds=1, targets=(0.6,), steps=(2, 4))
-TOP = 15  # rungs
+GRID = dataclasses.replace(SMALL, rounds=0)
 COARSE = {"QUANTILES": (0.4, 0.7, 0.85, 0.95), "SINGLE_QUANTILES": (2,), "MIDDLE": 1}
 
 
@@ -217,9 +217,8 @@ def test_sweep_is_resumed_and_its_front_is_one(tmp_path):
 
 def test_processes_make_the_same_points_and_an_error_comes_home(tiny, tmp_path):
     clips = small_clips(tiny, 6)
-    few = dataclasses.replace(SMALL, rounds=0)
-    alone, made = sweep(tiny, clips, tmp_path / "1.jsonl", few)
-    together, _ = sweep(tiny, clips, tmp_path / "2.jsonl", few, jobs=2)
+    alone, made = sweep(tiny, clips, tmp_path / "1.jsonl", GRID)
+    together, _ = sweep(tiny, clips, tmp_path / "2.jsonl", GRID, jobs=2)
     assert together == alone
     assert json.loads(json.dumps(alone)) == alone
     journal = Journal(tmp_path / "3.jsonl", "name")
@@ -346,12 +345,12 @@ from kws.simulate.sweep import identity
 import json, time
 if __name__ == "__main__":
     simulator = make_simulator(bundles.load({run!r}), "int8")
-    clips = t.small_clips(simulator, 6)
-    study = Study(sys.argv[1], identity(simulator, clips), t.TOP)
+    clips = t.small_clips(simulator, 16)
+    study = Study(sys.argv[1], identity(simulator, clips))
     Path(sys.argv[3]).touch()
     while not Path(sys.argv[4]).exists():  # both begin together
         time.sleep(0.05)
-    table, made = t.sweep(simulator, clips, Path(sys.argv[2]), study=study)
+    table, made = t.sweep(simulator, clips, Path(sys.argv[2]), t.GRID, study=study)
     print(json.dumps([made.made, table]))
 """
 
@@ -366,8 +365,8 @@ def test_two_processes_share_a_study(tiny, tmp_path, where):
     )
     file = tmp_path / "half.py"
     file.write_text(script)
-    clips = small_clips(tiny, 6)
-    Study(where, identity(tiny, clips), TOP)  # the database's tables
+    clips = small_clips(tiny, 16)
+    Study(where, identity(tiny, clips))  # the database's tables
     both = [
         subprocess.Popen(
             [sys.executable, str(file), where, str(tmp_path / f"{i}.jsonl")]
@@ -384,8 +383,8 @@ def test_two_processes_share_a_study(tiny, tmp_path, where):
     assert one > 0 and other > 0
     assert total <= one + other <= total + 10  # hardly any point twice
     # Who comes later finds everything there.
-    study = Study(where, identity(tiny, clips), TOP)
-    third, made = sweep(tiny, clips, tmp_path / "2.jsonl", study=study)
+    study = Study(where, identity(tiny, clips))
+    third, made = sweep(tiny, clips, tmp_path / "2.jsonl", GRID, study=study)
     assert made.made == 0
     assert third == mine
 
@@ -395,12 +394,12 @@ def test_what_a_dead_process_took_is_made_by_another(tiny, tmp_path, monkeypatch
     monkeypatch.setattr(points, "PATIENCE_S", 1.0)
     clips = small_clips(tiny, 6)
     where = str(tmp_path / "study.log")
-    dead = Study(where, "name", TOP)
+    dead = Study(where, "name")
     job = points.Job("a", (0,) * 28, np.full((4, len(KINDS)), -1.0))
     dead.offer([job], again=False)
     assert dead.take({None}).key == "a"
     assert dead.take({None}) is None
-    study = Study(where, "name", TOP)
+    study = Study(where, "name")
     with Points(tiny, clips, Journal(tmp_path / "j", "name"), study=study) as made:
         (table,) = made.make([job], lambda *at: None)
     assert table["divergence"] == 0 and made.made == 1
@@ -411,7 +410,7 @@ def test_a_study_that_cannot_be_opened_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for where in ("nosuch://host/db", str(tmp_path / "file" / "study.log")):
         with pytest.raises(KwsError, match="can't be opened"):
-            Study(where, "name", 15)
+            Study(where, "name")
 
 
 # ---- the command ---------------------------------------------------------------------

@@ -138,7 +138,7 @@ def command(
     from kws.simulate import measure
     from kws.simulate.pick import parse, pick
     from kws.simulate.points import Journal, Points, Study
-    from kws.simulate.sweep import QUANTILES, Settings, Sweep, csv, identity
+    from kws.simulate.sweep import Settings, Sweep, csv, identity
 
     bundle = bundles.load(run)
     shipped = bundle.path.resolve().is_relative_to(bundles.PRETRAINED.resolve())
@@ -158,7 +158,7 @@ def command(
     journal = Journal(out / "journal.jsonl", identity(simulator, clips))
     if journal.points:
         click.echo(f"Going on after {len(journal.points)} points", err=True)
-    shared = Study(study, journal.identity, len(QUANTILES)) if study else None
+    shared = Study(study, journal.identity) if study else None
     bars = _Bars()
     settings = Settings(
         move_clips=move_clips,

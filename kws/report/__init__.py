@@ -111,6 +111,8 @@ def _is_sweep(table: dict[str, Any]) -> bool:
     points, boards = table.get("points"), table.get("boards", {})
     if not isinstance(points, list) or not points or not isinstance(boards, dict):
         return False
+    if not isinstance(table.get("n"), int):
+        return False
     fronts = [table.get("pareto"), table.get("pareto_model", [0])]
     for facts in boards.values():
         if not isinstance(facts, dict) or not _is_number(facts.get("dense")):

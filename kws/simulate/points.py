@@ -34,7 +34,6 @@ import numpy as np
 from kws.bundle import write_atomic
 from kws.errors import KwsError, MissingExtra
 from kws.simulate import instructions
-from kws.simulate.cost import KINDS
 from kws.simulate.measure import Clips, make_simulator, point
 from kws.simulate.simulator import Simulator, Thresholds
 
@@ -57,7 +56,7 @@ class Job:
 
     Args:
         key: Its name in journal and study.
-        rungs: Its setting, for people who look at the study.
+        rungs: Its setting, for people who look at a study.
         thresholds: float [layers, kinds]; negative: not encoded.
         clips: Simulate the first so many; None: all.
         near: Thresholds whose first layers it shares with other jobs; those layers are
@@ -423,22 +422,21 @@ class Study:
     """The queue that several sweeps of the same run share.
 
     One Optuna study for simulated points and one for each board's: a machine that
-    can't measure takes no measurement. A trial's parameters are its rungs (by
-    `LAYER.KIND`), its values accuracy and MACs, or instructions; the rest is in its
-    attributes `key` and `point`.
+    can't measure takes no measurement. A trial's values are accuracy and MACs, or
+    instructions; what it is, is in its attributes `key`, `job` and `point`. (Rungs as
+    its parameters would be a transaction each.)
 
     Args:
         where: A file (made where there is none) or a database's address, such as
             sqlite:///sweep.db or postgresql://....
         identity: Of the sweep; others' studies may lie in the same place.
-        top: Highest rung.
 
     Raises:
         MissingExtra: Optuna is not installed.
         KwsError: the place can't be opened.
     """
 
-    def __init__(self, where: str, identity: str, top: int) -> None:
+    def __init__(self, where: str, identity: str) -> None:
         if importlib.util.find_spec("optuna") is None:
             raise MissingExtra("optuna", "sweep", "Sharing a sweep")
         import optuna
@@ -446,7 +444,6 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.optuna = optuna
         self.identity = identity
-        self.top = top
         self._studies: dict[str | None, Any] = {}
         self._mine: dict[str, tuple[Any, Any]] = {}  # key -> study, trial
         try:
@@ -509,21 +506,15 @@ class Study:
                 known[job.board] = {trial.user_attrs["key"] for trial in trials}
                 known[job.board] |= self._mine.keys()
             if job.key not in known[job.board]:
-                self._study(job.board).enqueue_trial(
-                    self._parameters(job.rungs), {"key": job.key, "job": _pack(job)}
-                )
+                attributes = {"key": job.key, "job": _pack(job)}
+                self._study(job.board).enqueue_trial({}, attributes)
 
     def take(self, boards: Iterable[str | None]) -> Job | None:
         """Take a job from the queue, so that nobody else will; None: there is none."""
         for board in boards:
-            while waiting := self._trials(board, "WAITING"):
-                study = self._study(board)
-                names = self._parameters(waiting[0].user_attrs["job"]["rungs"])
-                range_ = self.optuna.distributions.IntDistribution(0, self.top)
-                try:
-                    trial = study.ask(dict.fromkeys(names, range_))
-                except self.optuna.exceptions.UpdateFinishedTrialError:
-                    continue  # SQLite lets two take the same; the other was quicker
+            study = self._study(board)
+            while self._trials(board, "WAITING"):
+                trial = study.ask()
                 key = trial.user_attrs.get("key")
                 made = {t.user_attrs["key"] for t in self._trials(board, "COMPLETE")}
                 if key is not None and key not in made | self._mine.keys():
@@ -540,6 +531,7 @@ class Study:
             values = [table["instructions"]]
         else:
             values = [table["accuracy"], table["macs"]["mean"]]
+        # SQLite may let two take the same; the other was quicker then.
         with contextlib.suppress(self.optuna.exceptions.UpdateFinishedTrialError):
             trial.set_user_attr("point", table)
             study.tell(trial, values, skip_if_finished=True)
@@ -553,13 +545,6 @@ class Study:
     def _fail(self, study: Any, trial: Any) -> None:
         failed = self.optuna.trial.TrialState.FAIL
         study.tell(trial, state=failed, skip_if_finished=True)
-
-    @staticmethod
-    def _parameters(rungs: tuple[int, ...]) -> dict[str, int]:
-        return {
-            f"{index // len(KINDS)}.{KINDS[index % len(KINDS)]}": rung
-            for index, rung in enumerate(rungs)
-        }
 
 
 def _pack(job: Job) -> dict[str, Any]:
