@@ -27,6 +27,13 @@ import click
 )
 @click.option("--unlock", is_flag=True, help="Erase a locked chip to unlock it.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the build.")
+@click.option(
+    "--engine",
+    type=click.Choice(["native", "tflm"]),
+    default="native",
+    show_default=True,
+    help="tflm: TensorFlow Lite Micro, from TFLM_DIR (docs/tflm-engine.md).",
+)
 @click.option("--compiler", help="gcc or zig [default: what is installed, gcc first].")
 @click.option(
     "--pace/--no-pace",
@@ -64,6 +71,7 @@ def command(
     tool: str | None,
     unlock: bool,
     out: Path | None,
+    engine: str,
     compiler: str | None,
     pace: bool,
     hop: int | None,
@@ -93,10 +101,12 @@ def command(
     folder = out or flash.output_folder(bundle, board)
     click.echo(f"Building for {board.name} in {folder}", err=True)
     if emulated:
-        result = flash.flash(bundle, board, pcm, folder, compiler, pace, pad_s, timeout)
+        result = flash.flash(
+            bundle, board, pcm, folder, compiler, pace, pad_s, timeout, engine
+        )
     else:
         result = _program(
-            bundle, board, folder, compiler, run, probe, port, tool, unlock
+            bundle, board, folder, engine, compiler, run, probe, port, tool, unlock
         )
     if as_json:
         click.echo(json.dumps(result.as_dict()))
@@ -141,6 +151,7 @@ def _program(
     bundle: Any,
     board: Any,
     folder: Path,
+    engine: str,
     compiler: str | None,
     run: str,
     probe: str | None,
@@ -169,4 +180,4 @@ def _program(
             last = percent
 
     job = Job(run=run, probe=probe, ask=ask(), unlock=unlock, progress=progress)
-    return flash.program(bundle, board, folder, job, tool, compiler, port)
+    return flash.program(bundle, board, folder, job, tool, compiler, port, engine)

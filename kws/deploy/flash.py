@@ -183,6 +183,7 @@ def flash(
     pace: bool = True,
     pad_s: float = 1.0,
     timeout_s: float | None = None,
+    engine: str = "native",
 ) -> Flashed:
     """Put the bundle on an emulated board and let it hear `audio`.
 
@@ -195,6 +196,7 @@ def flash(
         pace: See kws.deploy.run.listen.
         pad_s: Silence appended, so that the last word passes through the window.
         timeout_s: Limit of the run; see kws.deploy.run.listen.
+        engine: `native` or `tflm`.
 
     Raises:
         KwsError: a tool is missing, or the model cannot be emitted, built or held.
@@ -202,7 +204,7 @@ def flash(
     error = runners.get(board.runner).missing()
     if error is not None:
         raise error
-    image = emit_and_build(bundle, board, out, "main", compiler)
+    image = emit_and_build(bundle, board, out, "main", compiler, engine)
     expected = bundle.hash[:HASH_DIGITS]
     heard = padded(audio, pad_s)
     listened = run.listen(image.elf, board, heard, expected, pace, timeout_s)
@@ -248,6 +250,7 @@ def program(
     tool: str | None = None,
     compiler: str | None = None,
     port: str | None = None,
+    engine: str = "native",
 ) -> Flashed:
     """Put the bundle on a real board, verify it, compare hash and self-test at boot.
 
@@ -259,6 +262,7 @@ def program(
         tool: See `tool_of`.
         compiler: `gcc`, `zig`, or None for what is installed.
         port: Serial port; None finds it.
+        engine: `native` or `tflm`.
 
     Raises:
         KwsError: see kws.deploy.failures; or the model cannot be built or held.
@@ -267,7 +271,7 @@ def program(
     error = runner.missing()
     if error is not None:
         raise error
-    image = emit_and_build(bundle, board, out, "main", compiler)
+    image = emit_and_build(bundle, board, out, "main", compiler, engine)
     expected = bundle.hash[:HASH_DIGITS]
     if interrupted(out):
         job = dataclasses.replace(job, everything=True)
