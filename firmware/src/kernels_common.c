@@ -166,21 +166,6 @@ static inline int32_t scale_addend(const addend_t *a, int32_t x) {
   return kws_rounding_shift_right(product, a->shift);
 }
 
-static int is_unit(int32_t multiplier, int32_t shift) {
-  return multiplier == 1 << 30 && shift == 0;
-}
-
-/* Where both inputs have y's shape, the rows are one long row. */
-static kws_broadcast_t flatten(const kws_broadcast_t *shape) {
-  kws_broadcast_t s = *shape;
-  if (s.x1_column_step == 1 && s.x2_column_step == 1 && s.x1_row_step == s.columns &&
-      s.x2_row_step == s.columns) {
-    s.columns *= s.rows;
-    s.rows = 1;
-  }
-  return s;
-}
-
 /* One input of ADD's common case, below. */
 typedef struct {
   const int8_t *x;
@@ -234,17 +219,17 @@ void kws_add_any_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8
                     const int8_t *x2, int8_t *y) {
   /* Copies: a store to y might change what p points to, for all the compiler knows. */
   const kws_add_t q = *p;
-  const kws_broadcast_t s = flatten(shape);
+  const kws_broadcast_t s = kws_flatten(shape);
   const addend_t a1 = addend(q.x1_zero_point, q.x1_multiplier, q.x1_shift);
   const addend_t a2 = addend(q.x2_zero_point, q.x2_multiplier, q.x2_shift);
   const int32_t sign = q.subtract ? -1 : 1;
   const operand_t o1 = {x1, s.x1_row_step, s.x1_column_step, 1};
   const operand_t o2 = {x2, s.x2_row_step, s.x2_column_step, sign};
-  if (q.output_shift < 0 && is_unit(q.x1_multiplier, q.x1_shift) && a2.shift > 0) {
+  if (q.output_shift < 0 && kws_is_unit(q.x1_multiplier, q.x1_shift) && a2.shift > 0) {
     add_common(&q, &s, &a2, o2, o1, q.x1_zero_point, y);
     return;
   }
-  if (q.output_shift < 0 && is_unit(q.x2_multiplier, q.x2_shift) && a1.shift > 0) {
+  if (q.output_shift < 0 && kws_is_unit(q.x2_multiplier, q.x2_shift) && a1.shift > 0) {
     add_common(&q, &s, &a1, o1, o2, q.x2_zero_point, y);
     return;
   }
@@ -307,7 +292,7 @@ static inline __attribute__((always_inline)) void mul_row(
 void kws_mul_any_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                     const int8_t *x2, int8_t *y) {
   const kws_mul_t q = *p;
-  const kws_broadcast_t s = flatten(shape);
+  const kws_broadcast_t s = kws_flatten(shape);
   for (int32_t r = 0; r < s.rows; ++r) {
     if (q.output_shift >= 0) {
       mul_row(&q, 0, x1, s.x1_column_step, x2, s.x2_column_step, s.columns, y);

@@ -677,11 +677,11 @@ static void finish_product(const finish_t *f, const int32_t *sums, int32_t corre
  *   python tools/bench_delta.py --compiler gcc
  * (64x64; a dense kernel's rows in blocks, changes of 16 steps). */
 #if defined(KWS_CORE_MVE)
-#define CROSSOVER 7
+#define CROSSOVER 12
 #elif defined(KWS_CORE_DSP)
-#define CROSSOVER 22
+#define CROSSOVER 28
 #else
-#define CROSSOVER 37
+#define CROSSOVER 41
 #endif
 
 /* What a dense layer keeps from row to row. */

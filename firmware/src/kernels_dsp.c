@@ -726,11 +726,10 @@ static inline __attribute__((always_inline)) void add_row(
 
 /* Signs and steps as constants. */
 static inline __attribute__((always_inline)) void add_rows(
-    const kws_add_t *p, const kws_broadcast_t *b, output_t o, scaled_t s,
-    const int8_t *x, int32_t x_row_step, int32_t x_step, int32_t x_sign,
-    const int8_t *unit, int32_t unit_row_step, int32_t unit_step, int32_t unit_sign,
+    const kws_broadcast_t *b, output_t o, scaled_t s, const int8_t *x,
+    int32_t x_row_step, int32_t x_step, int32_t x_sign, const int8_t *unit,
+    int32_t unit_row_step, int32_t unit_step, int32_t unit_sign,
     int32_t unit_zero_point, int8_t *y) {
-  (void)p;
   const int32_t constant = -unit_sign * unit_zero_point * (1 << 20);
   for (int32_t r = 0; r < b->rows; ++r) {
     if (x_step && unit_step) {
@@ -746,10 +745,6 @@ static inline __attribute__((always_inline)) void add_rows(
   }
 }
 
-static int is_unit(int32_t multiplier, int32_t shift) {
-  return multiplier == 1 << 30 && shift == 0;
-}
-
 static int is_scaled(int32_t shift) {
   return shift < 0 && shift >= -LARGEST_RIGHT_SHIFT;
 }
@@ -761,23 +756,12 @@ static inline scaled_t scaled_of(int32_t zero_point, int32_t multiplier,
   return result;
 }
 
-/* Where both inputs have y's shape, the rows are one long row. */
-static kws_broadcast_t flatten(const kws_broadcast_t *shape) {
-  kws_broadcast_t s = *shape;
-  if (s.x1_column_step == 1 && s.x2_column_step == 1 && s.x1_row_step == s.columns &&
-      s.x2_row_step == s.columns) {
-    s.columns *= s.rows;
-    s.rows = 1;
-  }
-  return s;
-}
-
 void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                 const int8_t *x2, int8_t *y) {
   const kws_add_t q = *p;
-  const kws_broadcast_t s = flatten(shape);
-  const int unit1 = is_unit(q.x1_multiplier, q.x1_shift) && is_scaled(q.x2_shift);
-  const int unit2 = is_unit(q.x2_multiplier, q.x2_shift) && is_scaled(q.x1_shift);
+  const kws_broadcast_t s = kws_flatten(shape);
+  const int unit1 = kws_is_unit(q.x1_multiplier, q.x1_shift) && is_scaled(q.x2_shift);
+  const int unit2 = kws_is_unit(q.x2_multiplier, q.x2_shift) && is_scaled(q.x1_shift);
   if (!is_ordinary(q.output_shift, q.activation_min, q.activation_max) ||
       !(unit1 || unit2)) {
     kws_add_any_s8(p, shape, x1, x2, y);
@@ -789,24 +773,24 @@ void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *
                               ? scaled_of(q.x2_zero_point, q.x2_multiplier, q.x2_shift)
                               : scaled_of(q.x1_zero_point, q.x1_multiplier, q.x1_shift);
   if (unit1 && !q.subtract) {
-    add_rows(&q, &s, o, scaled, x2, s.x2_row_step, s.x2_column_step, 1, x1,
-             s.x1_row_step, s.x1_column_step, 1, q.x1_zero_point, y);
+    add_rows(&s, o, scaled, x2, s.x2_row_step, s.x2_column_step, 1, x1, s.x1_row_step,
+             s.x1_column_step, 1, q.x1_zero_point, y);
   } else if (unit1) {
-    add_rows(&q, &s, o, scaled, x2, s.x2_row_step, s.x2_column_step, -1, x1,
-             s.x1_row_step, s.x1_column_step, 1, q.x1_zero_point, y);
+    add_rows(&s, o, scaled, x2, s.x2_row_step, s.x2_column_step, -1, x1, s.x1_row_step,
+             s.x1_column_step, 1, q.x1_zero_point, y);
   } else if (!q.subtract) {
-    add_rows(&q, &s, o, scaled, x1, s.x1_row_step, s.x1_column_step, 1, x2,
-             s.x2_row_step, s.x2_column_step, 1, q.x2_zero_point, y);
+    add_rows(&s, o, scaled, x1, s.x1_row_step, s.x1_column_step, 1, x2, s.x2_row_step,
+             s.x2_column_step, 1, q.x2_zero_point, y);
   } else {
-    add_rows(&q, &s, o, scaled, x1, s.x1_row_step, s.x1_column_step, 1, x2,
-             s.x2_row_step, s.x2_column_step, -1, q.x2_zero_point, y);
+    add_rows(&s, o, scaled, x1, s.x1_row_step, s.x1_column_step, 1, x2, s.x2_row_step,
+             s.x2_column_step, -1, q.x2_zero_point, y);
   }
 }
 
 void kws_mul_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                 const int8_t *x2, int8_t *y) {
   const kws_mul_t q = *p;
-  kws_broadcast_t s = flatten(shape);
+  kws_broadcast_t s = kws_flatten(shape);
   if (!is_ordinary(q.output_shift, q.activation_min, q.activation_max)) {
     kws_mul_any_s8(p, shape, x1, x2, y);
     return;

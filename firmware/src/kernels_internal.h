@@ -105,6 +105,22 @@ int32_t kws_softmax_reciprocal(uint32_t sum, int32_t *exponent);
 void kws_softmax_row(const kws_softmax_t *p, const int8_t *x, int32_t columns,
                      int8_t *y);
 
+/* Is the input of ADD that of the larger scale: times 1/2 and no shift? */
+static inline int kws_is_unit(int32_t multiplier, int32_t shift) {
+  return multiplier == 1 << 30 && shift == 0;
+}
+
+/* Where both inputs have y's shape, the rows are one long row. */
+static inline kws_broadcast_t kws_flatten(const kws_broadcast_t *shape) {
+  kws_broadcast_t s = *shape;
+  if (s.x1_column_step == 1 && s.x2_column_step == 1 && s.x1_row_step == s.columns &&
+      s.x2_row_step == s.columns) {
+    s.columns *= s.rows;
+    s.rows = 1;
+  }
+  return s;
+}
+
 /* ADD and MUL of any parameters, in plain C; not for Helium. */
 void kws_add_any_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                     const int8_t *x2, int8_t *y);

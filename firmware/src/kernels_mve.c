@@ -457,39 +457,25 @@ static void add_rows(const kws_broadcast_t *b, output_t o, scaled_t s, int32_t s
   }
 }
 
-static int is_unit(int32_t multiplier, int32_t shift) {
-  return multiplier == 1 << 30 && shift == 0;
-}
-
 /* Does the common path do it? */
 static int is_ordinary(int32_t shift, int32_t low, int32_t high) {
   return shift < 0 && low == INT8_MIN && high == INT8_MAX;
 }
 
-/* Where both inputs have y's shape, the rows are one long row. */
-static kws_broadcast_t flatten(const kws_broadcast_t *shape) {
-  kws_broadcast_t s = *shape;
-  if (s.x1_column_step == 1 && s.x2_column_step == 1 && s.x1_row_step == s.columns &&
-      s.x2_row_step == s.columns) {
-    s.columns *= s.rows;
-    s.rows = 1;
-  }
-  return s;
-}
-
 void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                 const int8_t *x2, int8_t *y) {
-  const kws_broadcast_t s = flatten(shape);
+  const kws_broadcast_t s = kws_flatten(shape);
   const output_t o = {p->output_multiplier, p->output_shift, p->output_zero_point};
   const int32_t sign = p->subtract ? -1 : 1;
   const int ordinary =
       is_ordinary(p->output_shift, p->activation_min, p->activation_max);
-  if (ordinary && is_unit(p->x1_multiplier, p->x1_shift) && p->x2_shift < 0) {
+  if (ordinary && kws_is_unit(p->x1_multiplier, p->x1_shift) && p->x2_shift < 0) {
     const scaled_t scaled = {-p->x2_zero_point * (1 << ADD_LEFT_SHIFT),
                              p->x2_multiplier, p->x2_shift};
     add_rows(&s, o, scaled, sign, x2, s.x2_row_step, s.x2_column_step, x1,
              s.x1_row_step, s.x1_column_step, 1, p->x1_zero_point, y);
-  } else if (ordinary && is_unit(p->x2_multiplier, p->x2_shift) && p->x1_shift < 0) {
+  } else if (ordinary && kws_is_unit(p->x2_multiplier, p->x2_shift) &&
+             p->x1_shift < 0) {
     const scaled_t scaled = {-p->x1_zero_point * (1 << ADD_LEFT_SHIFT),
                              p->x1_multiplier, p->x1_shift};
     add_rows(&s, o, scaled, 1, x1, s.x1_row_step, s.x1_column_step, x2, s.x2_row_step,
@@ -572,7 +558,7 @@ static inline __attribute__((always_inline)) void mul_row(const kws_mul_t *p,
 void kws_mul_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                 const int8_t *x2, int8_t *y) {
   const kws_mul_t q = *p;
-  const kws_broadcast_t s = flatten(shape);
+  const kws_broadcast_t s = kws_flatten(shape);
   const output_t o = {q.output_multiplier, q.output_shift, q.output_zero_point};
   if (!is_ordinary(q.output_shift, q.activation_min, q.activation_max) ||
       s.x1_column_step == 0) {
