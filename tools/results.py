@@ -20,6 +20,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "docs" / "results.json"
 BOARDS = ("qemu-m4", "qemu-m55")
+LIMITS = {
+    "instructions": (4e5, 2e10),
+    "flash_bytes": (4e3, 2e7),
+    "ram_bytes": (8e3, 4e6),
+}
 # name, task, accuracy %, M4 instructions (millions), flash KB, RAM KB, where from
 REFERENCES: list[dict[str, Any]] = [
     {
@@ -30,7 +35,7 @@ REFERENCES: list[dict[str, Any]] = [
         "source": "int8, TFLM with CMSIS-NN, same clips; measured before this project",
     },
     {
-        "name": "KWT-1 (published, ReLU)",
+        "name": "KWT-1 (published)",
         "accuracy": 92.7,
         "instructions": 341e6,
         "ram_bytes": 216 * 1024,
@@ -106,14 +111,14 @@ def draw(rows: list[dict[str, Any]]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     axes_of = {
         "instructions": "instructions per decision, Cortex-M4",
-        "flash_bytes": "flash, bytes (ours: the whole firmware)",
+        "flash_bytes": "flash, bytes (ours: whole firmware; BC-ResNet: parameters)",
         "ram_bytes": "RAM, bytes (ours: everything)",
     }
-    figure, all_axes = pyplot.subplots(1, 3, figsize=(15, 5), sharey=True)
+    figure, all_axes = pyplot.subplots(1, 3, figsize=(16, 6), sharey=True)
     for axes, (key, label) in zip(all_axes, axes_of.items(), strict=True):
         for row in rows:
             x = row["boards"]["qemu-m4"][key]
@@ -121,11 +126,13 @@ def draw(rows: list[dict[str, Any]]) -> None:
             errors = [[row["accuracy"] - low], [high - row["accuracy"]]]
             axes.errorbar(x, row["accuracy"], errors, fmt="o", color="C0", capsize=3)
             axes.annotate(
-                f"{row['name']} ({row['task']})",
+                row["name"],
                 (x, row["accuracy"]),
-                xytext=(6, 5),
+                xytext=(-8, 0),
                 textcoords="offset points",
                 fontweight="bold",
+                horizontalalignment="right",
+                verticalalignment="center",
             )
         for other in REFERENCES:
             if key in other:
@@ -133,14 +140,17 @@ def draw(rows: list[dict[str, Any]]) -> None:
                 axes.annotate(
                     other["name"],
                     (other[key], other["accuracy"]),
-                    xytext=(6, -10),
+                    xytext=(8, 0),
                     textcoords="offset points",
                     color="C1",
+                    verticalalignment="center",
                 )
         axes.set_xscale("log")
+        axes.set_xlim(*LIMITS[key])
+        axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
         axes.set_xlabel(label)
         axes.grid(alpha=0.3, which="both")
-        axes.margins(x=0.25)
     all_axes[0].set_ylabel("accuracy on the official test files, %")
     figure.tight_layout()
     figure.savefig(FILE.with_suffix(".png"), dpi=110)
