@@ -516,7 +516,7 @@ def test_from_run_to_selftest_with_an_interruption(
     assert not flash.interrupted(tmp_path)
     table = done.as_dict()
     assert (table["hash"], table["selftest"]) == (bundle.hash[:16], True)
-    assert table["programmed"]["bytes"] > 100_000
+    assert table["programmed"]["bytes"] > 80_000
 
     # Another threshold is another model, and only the model is written.
     detector = dataclasses.replace(
@@ -529,7 +529,7 @@ def test_from_run_to_selftest_with_an_interruption(
     with pytest.raises(BoardError, match="another model"):
         program(other)
     ((address, size),) = chip.written
-    assert size > 100_000
+    assert size > bundle.model_path.stat().st_size // 2
     parts = elf.read(tmp_path / "main.elf")
     model = parts.section(".model")
     assert model is not None

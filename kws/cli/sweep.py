@@ -168,21 +168,24 @@ def command(
         board_clips=board_clips,
     )
     count = jobs or os.cpu_count() or 1
-    with Points(simulator, clips, journal, count, pcm, study=shared) as points:
-        try:
-            table = Sweep(simulator, clips, points, settings, bars.report).run()
-        except KeyboardInterrupt:
-            bars.end()
-            click.echo(
-                f"Stopped after {len(journal.points)} points, kept in {journal.path}. "
-                "The same command goes on.",
-                err=True,
-            )
-            raise click.Abort from None
-    bars.end()
-    table["run"] = run
-    table["target"] = f"runs/{bundle.path.name}" if shipped else run
-    table["command"] = _again(click.get_current_context(), table["target"], out)
+    target = f"runs/{bundle.path.name}" if shipped else run
+    command = _again(click.get_current_context(), target, out)
+    table = _kept(out, journal.identity, command) if condition is not None else None
+    if table is None:
+        with Points(simulator, clips, journal, count, pcm, study=shared) as points:
+            try:
+                table = Sweep(simulator, clips, points, settings, bars.report).run()
+            except KeyboardInterrupt:
+                bars.end()
+                click.echo(
+                    f"Stopped after {len(journal.points)} points, kept in "
+                    f"{journal.path}. The same command goes on.",
+                    err=True,
+                )
+                raise click.Abort from None
+        bars.end()
+    table["run"], table["target"], table["command"] = run, target, command
+    table["identity"] = journal.identity
     if shipped:
         table["setup"] = f"cp -r {_short(bundle.path)} {table['target']}"
     if condition is not None:
@@ -198,6 +201,19 @@ def command(
         return
     _print(table)
     click.echo(f"Wrote {out}/: sweep.json, sweep.csv, report.html (open it), *.png")
+
+
+def _kept(out: Path, identity: str, command: str) -> dict[str, Any] | None:
+    """The finished sweep in `out`, if it is this one: a number on its page then means
+    that point, and picking takes no second look."""
+    from kws.bundle import read_json
+
+    path = out / "sweep.json"
+    if not path.is_file():
+        return None
+    table = read_json(path)
+    same = table.get("identity") == identity and table.get("command") == command
+    return table if same else None
 
 
 def _boards(names: str | None, integer: bool) -> list[str]:
