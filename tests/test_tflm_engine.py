@@ -405,10 +405,10 @@ def test_boards_with_tflm_equal_the_native_engine(
     np.testing.assert_array_equal(result.logits, expected)
     if steps:  # what was transmitted, product by product
         _, products = device.invoke_counted(bundle, common.features(bundle, pcm))
-        native = Counter((p.layer, p.kind, tuple(p.sent)) for p in products)
-        names = Counter((p.layer, p.kind) for p in products)
-        assert sum(names.values()) == result.sent.shape[1]
-        assert Counter(key[2] for key in native.elements()) == Counter(
+        # Native attention runs both its products sparse where one is encoded.
+        asked = [p for p in products if {p.kind, f"{p.layer}.{p.kind}"} & set(steps)]
+        assert len(asked) == result.sent.shape[1] > 0
+        assert Counter(tuple(p.sent) for p in asked) == Counter(
             map(tuple, result.sent.T.tolist())
         )
 
