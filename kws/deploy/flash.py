@@ -163,7 +163,7 @@ def read_stream(path: Path) -> np.ndarray:
     if not path.is_file():
         raise KwsError(
             f"There is no such recording. Received: {path}",
-            "kws flash RUN --board qemu-m4 --audio stream.wav",
+            'kws data synth --words "yes,no" --stream stream.wav   (speaks one)',
         )
     try:
         return np.asarray(read_audio(path, max_samples=MAX_AUDIO_S * run.SAMPLE_RATE))
