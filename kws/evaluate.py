@@ -5,7 +5,6 @@ Every accuracy comes with its task, N and a 95 % interval (DESIGN D10).
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from kws.bundle import Bundle
 from kws.data import ClipSet, load
 from kws.data.tape import Score, Tape
 from kws.errors import CheckFailed, KwsError
+from kws.intervals import wilson_interval
 from kws.progress import Progress
 
 # Shares of multiply-accumulates that delta thresholds spare; `_rows`: Q.K^T as a
@@ -230,24 +230,6 @@ def confusion_matrix(truth: np.ndarray, heard: np.ndarray, labels: int) -> np.nd
     """int64 [labels, labels]: row = true label, column = heard label."""
     flat = truth.astype(np.int64) * labels + heard
     return np.bincount(flat, minlength=labels * labels).reshape(labels, labels)
-
-
-def wilson_interval(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a share.
-
-    Example:
-        >>> [round(x, 4) for x in wilson_interval(94, 100)]
-        [0.8752, 0.9722]
-    """
-    if not 0 <= hits <= n or n < 1:
-        raise ValueError(f"expected 0 <= hits <= n, n >= 1. Received: {hits}, {n}")
-    share = hits / n
-    centre = share + z * z / (2 * n)
-    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    low = 0.0 if hits == 0 else max(0.0, (centre - spread) / scale)
-    high = 1.0 if hits == n else min(1.0, (centre + spread) / scale)
-    return (low, high)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import sample_models
 import toolbox
 from click.testing import CliRunner
 
-from kws import engines, evaluate
+from kws import engines, evaluate, intervals
 from kws.bundle import Bundle
 from kws.cli.eval import command
 from kws.data import ClipSet
@@ -185,7 +185,7 @@ def test_wrong_labels_are_refused(bundle: Bundle, pcm: np.ndarray) -> None:
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10), (94, 100), (3846, 4092)])
 def test_wilson_interval_solves_its_equation(hits: int, n: int) -> None:
     """Its ends are the p with |hits/n - p| = z * sqrt(p (1 - p) / n)."""
-    low, high = evaluate.wilson_interval(hits, n)
+    low, high = intervals.wilson_interval(hits, n)
     assert 0 <= low <= hits / n <= high <= 1
     for p in (low, high):
         if 0 < p < 1:

@@ -115,7 +115,7 @@ def table(study: Any) -> str:
 
 
 def _accuracy(share: float, clips: int) -> str:
-    from kws.evaluate import wilson_interval
+    from kws.intervals import wilson_interval
 
     low, high = wilson_interval(round(share * clips), clips)
     return f"{100 * share:.2f} % ({100 * low:.2f} to {100 * high:.2f})"

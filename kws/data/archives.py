@@ -13,6 +13,7 @@ and mapped into memory after that.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import tempfile
@@ -224,3 +225,12 @@ def _broken(folder: Path, problem: str) -> KwsError:
         f"The archive folder is broken: {problem}. Received: {folder}",
         "Copy the folder again, or fetch the data set: kws data fetch",
     )
+
+
+def wav_bytes(pcm: np.ndarray) -> bytes:
+    """int16 samples as a 16 kHz mono WAV file."""
+    import soundfile
+
+    out = io.BytesIO()
+    soundfile.write(out, pcm, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return out.getvalue()

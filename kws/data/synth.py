@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -28,7 +27,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from kws.bundle import write_atomic
-from kws.data.archives import SAMPLE_RATE
+from kws.data.archives import SAMPLE_RATE, wav_bytes
 from kws.data.speech_commands import NOISE_SHARE, check_words, folder_of, split_of
 from kws.data.tape import Window, write_windows
 from kws.errors import KwsError
@@ -235,15 +234,6 @@ def write_stream(
     write_atomic(path, wav_bytes(pcm))
     write_windows(path.with_suffix(".tsv"), windows)
     return windows
-
-
-def wav_bytes(pcm: np.ndarray) -> bytes:
-    """int16 samples as a 16 kHz mono WAV file."""
-    import soundfile
-
-    out = io.BytesIO()
-    soundfile.write(out, pcm, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    return out.getvalue()
 
 
 def open_speaker() -> Speaker:

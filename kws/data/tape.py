@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from kws.bundle import write_atomic
-from kws.data.archives import SAMPLE_RATE
+from kws.data.archives import SAMPLE_RATE, wav_bytes
 from kws.errors import KwsError
+from kws.intervals import poisson_interval
 from kws.recipe import SILENCE, UNKNOWN
 
 MAX_TSV_BYTES = 16 * 1024 * 1024
@@ -216,24 +217,6 @@ def score(
     )
 
 
-def poisson_interval(count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact (Garwood) interval for the mean of a Poisson count.
-
-    Example:
-        >>> [round(x, 3) for x in poisson_interval(0)]
-        [0.0, 3.689]
-    """
-    if count < 0:
-        raise ValueError(f"count must be at least 0. Received: {count}")
-    tail = (1 - confidence) / 2
-    # P(X >= count | low) = tail and P(X <= count | high) = tail, by bisection.
-    low = 0.0
-    if count:
-        low = _bisect(lambda mean: 1 - _poisson_cdf(count - 1, mean) - tail, count)
-    high = _bisect(lambda mean: tail - _poisson_cdf(count, mean), count)
-    return low, high
-
-
 def write_windows(path: Path, windows: Sequence[Window]) -> None:
     """Truth as TSV: start and end in seconds, word."""
     lines = ["start_s\tend_s\tword"]
@@ -281,7 +264,6 @@ def read_windows(path: Path) -> list[Window]:
 
 def save(tape: Tape, path: Path) -> None:
     """Write the tape as .wav, its truth as .tsv beside it."""
-    from kws.data.synth import wav_bytes
 
     write_atomic(path, wav_bytes(tape.pcm))
     write_windows(path.with_suffix(".tsv"), tape.windows)
@@ -337,23 +319,3 @@ def _bed(
         bed[position:end] += piece[: end - position]
         position += max(len(piece) - fade, 1)
     return bed[:size]
-
-
-def _poisson_cdf(count: int, mean: float) -> float:
-    """P(X <= count), summed in logarithms: no overflow at any mean."""
-    if mean <= 0:
-        return 1.0
-    log_mean = math.log(mean)
-    terms = [k * log_mean - mean - math.lgamma(k + 1) for k in range(count + 1)]
-    return min(1.0, math.fsum(math.exp(term) for term in terms))
-
-
-def _bisect(rising: Callable[[float], float], count: int) -> float:
-    low, high = 0.0, count + 12 * math.sqrt(count + 1) + 12
-    for _ in range(200):
-        middle = (low + high) / 2
-        if rising(middle) < 0:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2

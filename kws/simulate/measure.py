@@ -12,7 +12,7 @@ from kws import bundle as bundles
 from kws import data as audio
 from kws.bundle import Bundle
 from kws.errors import KwsError
-from kws.evaluate import wilson_interval
+from kws.intervals import wilson_interval
 from kws.recipe import SILENCE
 from kws.simulate.simulator import Run, Simulator, Thresholds
 
