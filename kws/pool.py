@@ -19,16 +19,18 @@ from typing import Any
 import numpy as np
 
 from kws import bundle, features
-from kws.data import ClipSet, augment
+from kws.data import ClipSet, augment, splice
+from kws.errors import KwsError
 from kws.progress import Progress
-from kws.recipe import Recipe
+from kws.recipe import SILENCE, Recipe
 
 CHUNK = 4096  # clips augmented at a time: 128 MB of audio
+CANDIDATES = 6  # splices made for each that is kept: most are no word at all
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Augmented features of the training clips.
+    """Augmented features of the training clips, and of splices of them if asked for.
 
     Args:
         features: int8 [variants, N, frames, mel_bins], mapped from a file.
@@ -62,16 +64,36 @@ def build(
 
     Returns:
         The pool, read-only.
+
+    Raises:
+        KwsError: splices are asked for, and there is no teacher.
     """
+    if recipe.augment.splice_percent > 0 and teacher is None:
+        raise KwsError(
+            "Splices are labelled by a teacher, and there is none. Received: [augment] "
+            f"splice_percent = {recipe.augment.splice_percent!r}",
+            "Add --teacher FILE.tflite, or set splice_percent = 0.",
+        )
     key = _key(clips, recipe, teacher)
     folder = folder / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     state_path = folder / "pool.json"
     state = bundle.read_json(state_path) if state_path.is_file() else {}
     fresh = state.get("key") != key
-    variants, count = max(1, recipe.augment.variants), len(clips)
-    shape = (recipe.features.frames, recipe.features.mel_bins)
     done = set() if fresh else set(state["done"])
+    variants = max(1, recipe.augment.variants)
+    spliced = round(len(clips) * recipe.augment.splice_percent / 100)
+    label_path = folder / "label.npy"
+    all_pcm, label = clips.pcm, clips.label
+    if spliced and label_path.is_file() and state.get("whole"):
+        label = np.load(label_path)
+    elif spliced:
+        pcm, heard = _splices(clips, spliced, recipe, teacher)
+        all_pcm = np.concatenate([all_pcm, pcm])
+        label = np.concatenate([label, heard])
+        np.save(label_path, label)
+    count = len(label)
+    shape = (recipe.features.frames, recipe.features.mel_bins)
     stored = _array(folder / "features.npy", np.int8, (variants, count, *shape), fresh)
     logits = None
     if teacher is not None:
@@ -88,22 +110,46 @@ def build(
         part = slice(first, min(first + CHUNK, count))
         # A number for every (seed, variant, chunk): augment_many adds the clip's.
         seed = (recipe.train.seed * 1000 + variant) * 100_000 + first // CHUNK
-        pcm = augment.augment_many(clips.pcm[part], seed, recipe.augment, noises)
+        pcm = augment.augment_many(all_pcm[part], seed, recipe.augment, noises)
         stored[variant, part] = features.extract(pcm, recipe.features)
         if logits is not None:
             logits[variant, part] = teacher.logits(pcm, stored[variant, part], bar)
             logits.flush()
         stored.flush()
         done.add(number)
-        state = {"key": key, "done": sorted(done)}
+        whole = len(done) == variants * -(-count // CHUNK)
+        state = {"key": key, "done": sorted(done), "whole": whole}
         bundle.write_atomic(state_path, json.dumps(state).encode())
         bar.at(variant * count + part.stop)
     bar.end()
     return Pool(
         features=np.load(folder / "features.npy", mmap_mode="r"),
-        label=clips.label,
+        label=label,
         teacher=None if logits is None else np.load(folder / "teacher.npy", "r"),
     )
+
+
+def _splices(
+    clips: ClipSet, count: int, recipe: Recipe, teacher: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """`count` splices at most (int16 [N, 16000]) and what the teacher hears (int32)."""
+    labels = clips.labels
+    silence = labels.index(SILENCE) if SILENCE in labels else None
+    words = clips.pcm if silence is None else clips.pcm[clips.label != silence]
+    wanted = CANDIDATES * count
+    bar = Progress("splices", wanted)
+    parts, heard = [], []
+    for number, first in enumerate(range(0, wanted, CHUNK)):
+        size = min(CHUNK, wanted - first)
+        made = splice.splice(words, size, recipe.train.seed * 100_000 + number)
+        logits = teacher.logits(made, features.extract(made, recipe.features), bar)
+        bar.at(first + size)
+        parts.append(made)
+        heard.append(logits.argmax(axis=1).astype(np.int32))
+    bar.end()
+    pcm, label = np.concatenate(parts), np.concatenate(heard)
+    kept = splice.choose(label, len(labels), count, silence)
+    return pcm[kept], label[kept]
 
 
 def _chunks(variants: int, count: int) -> Iterator[tuple[int, int, int]]:
@@ -127,7 +173,7 @@ def _key(clips: ClipSet, recipe: Recipe, teacher: Any) -> str:
     settings = {
         name: value
         for name, value in dataclasses.asdict(recipe.augment).items()
-        if not name.startswith(("time_mask", "mel_mask", "roll_"))
+        if not name.startswith(("time_mask", "mel_", "roll_", "filter_"))
     }
     spec = {
         "clips": clips.manifest_hash,
@@ -166,6 +212,7 @@ def batches(
         chosen = order[first : first + size]
         picked = pool.features[variant[chosen], chosen]
         picked = _roll(picked, rng, recipe.augment.roll_frames)
+        picked = augment.vary_spectrum(picked, rng, recipe.augment, recipe.features)
         batch = {
             "features": augment.spec_augment(picked, rng, recipe.augment),
             "label": pool.label[chosen],

@@ -159,6 +159,10 @@ class Augment:
         noise_probability: Share of clips mixed with background noise.
         snr_db: Lowest and highest signal-to-noise ratio of the mix, in dB.
         roll_frames: Largest shift of a clip's features on each draw, in frames.
+        mel_warp: Largest stretch of a clip's frequencies on each draw, as a share.
+        filter_db: Largest gain of a random frequency response on each draw, in dB.
+        splice_percent: Clips per 100, cut and joined from others, that the teacher
+            alone labels (kws/data/splice.py); they need a teacher.
         time_masks: SpecAugment: number of time masks.
         time_mask_frames: SpecAugment: widest time mask, in frames.
         mel_masks: SpecAugment: number of mel masks.
@@ -172,6 +176,9 @@ class Augment:
     noise_probability: float = 0.8
     snr_db: tuple[float, ...] = (0.0, 30.0)
     roll_frames: int = 3
+    mel_warp: float = 0.0
+    filter_db: float = 0.0
+    splice_percent: float = 0.0
     time_masks: int = 2
     time_mask_frames: int = 20
     mel_masks: int = 2

@@ -570,7 +570,7 @@ def gather(
     teacher_labels: tuple[str, ...] | None = None,
     limit: int | None = None,
     pool_folder: Path | None = None,
-    also: Path | None = None,
+    also: tuple[Path, ...] = (),
 ) -> Material:
     """Read the clips and make (or find) the pool; by default in `out/checkpoints`."""
     labels = data.labels(recipe.task)
@@ -657,7 +657,7 @@ def train(
     teacher: Path | None = None,
     teacher_labels: tuple[str, ...] | None = None,
     pool_folder: Path | None = None,
-    also: Path | None = None,
+    also: tuple[Path, ...] = (),
     distribute: str = "none",
     restart: bool = False,
     convert: bool = True,
@@ -672,7 +672,7 @@ def train(
         teacher: A .tflite to distil from.
         teacher_labels: Names of its logits.
         pool_folder: Where pools are kept for several runs; None: inside `out`.
-        also: A second folder of clips of the task's words (kws.data.load).
+        also: More folders of clips (kws.data.load).
         distribute: none, mirrored or multiworker.
         restart: Forget what `out` holds.
         convert: Write model.tflite at the end.
@@ -726,7 +726,7 @@ def tune(
     teacher_labels: tuple[str, ...] | None = None,
     self_distill: bool = False,
     pool_folder: Path | None = None,
-    also: Path | None = None,
+    also: tuple[Path, ...] = (),
     distribute: str = "none",
     restart: bool = False,
     convert: bool = True,

@@ -33,7 +33,8 @@ import click
 @click.option(
     "--also",
     type=click.Path(path_type=Path),
-    help="More clips of the words, from `kws data synth` say.",
+    multiple=True,
+    help="Another folder of clips, from `kws data synth` say; may be repeated.",
 )
 @click.option(
     "--pool",
@@ -64,7 +65,7 @@ def command(
     out: Path,
     teacher: Path | None,
     teacher_labels: str,
-    also: Path | None,
+    also: tuple[Path, ...],
     pool: Path | None,
     epochs: int | None,
     qat_epochs: int | None,

@@ -36,7 +36,8 @@ Examples:
 @click.option(
     "--also",
     type=click.Path(path_type=Path),
-    help="More clips of the words, from `kws data synth` say.",
+    multiple=True,
+    help="Another folder of clips, from `kws data synth` say; may be repeated.",
 )
 @click.option(
     "--pool",
@@ -85,7 +86,7 @@ def command(
     learning_rate: float | None,
     teacher: Path | None,
     teacher_labels: str,
-    also: Path | None,
+    also: tuple[Path, ...],
     pool: Path | None,
     delta: bool,
     theta: str | None,

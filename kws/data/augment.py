@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import mmap
 import multiprocessing
 
 import numpy as np
 
 from kws.data.archives import SAMPLE_RATE
-from kws.recipe import Augment
+from kws.features.tables import mel_centres_hz
+from kws.recipe import Augment, Features
+
+WARPS = 33  # frequency warps that `vary_spectrum` chooses from
+FILTER_POINTS = 4  # of a random frequency response, over the mel axis
 
 
 def augment(
@@ -103,6 +109,70 @@ def augment_many(
     if any(worker.exitcode for worker in workers):
         raise RuntimeError("A process that augments clips died (out of memory?).")
     return out
+
+
+def vary_spectrum(
+    features: np.ndarray,
+    rng: np.random.Generator,
+    settings: Augment,
+    spec: Features,
+) -> np.ndarray:
+    """Another throat and another microphone: frequencies stretched, bands filtered.
+
+    The frequency axis is stretched by a factor drawn from 1 - `mel_warp` to 1 +
+    `mel_warp` (vocal tract length perturbation), then a frequency response is added
+    that goes in straight lines between `FILTER_POINTS` gains of -`filter_db` to
+    `filter_db`, evenly spaced over the mel axis. With both at 0 nothing is drawn.
+
+    Args:
+        features: int8 [B, frames, mel bins].
+        rng: Source of all randomness.
+        settings: The recipe's [augment].
+        spec: The recipe's [features]: steps per dB and the bins' frequencies.
+
+    Returns:
+        int8 [B, frames, mel bins]; the same array where both are 0.
+
+    Reference: Jaitly & Hinton 2013 (vocal tract length perturbation); Nam et al. 2022,
+    arXiv:2110.03282 (FilterAugment).
+    """
+    batch, _, bins = features.shape
+    if settings.mel_warp <= 0 and settings.filter_db <= 0:
+        return features
+    real = features.astype(np.float32)
+    if settings.mel_warp > 0:
+        warps = _mel_warps(spec, settings.mel_warp)
+        real = real @ warps[rng.integers(0, len(warps), size=batch)]
+    if settings.filter_db > 0:
+        gains = rng.uniform(-1, 1, size=(batch, FILTER_POINTS)) * settings.filter_db
+        steps = gains * (math.log(10) * spec.power / 20 / spec.scale)
+        real += (steps @ _hats(FILTER_POINTS, bins)).astype(np.float32)[:, None, :]
+    return np.clip(np.rint(real), -128, 127).astype(np.int8)
+
+
+@functools.lru_cache(maxsize=8)
+def _mel_warps(spec: Features, most: float) -> np.ndarray:
+    """float32 [WARPS, bins, bins]: features @ one of them have their axis stretched."""
+    centres = mel_centres_hz(spec)[1:-1]
+    where = np.arange(len(centres))
+    warps = []
+    for factor in np.linspace(1 - most, 1 + most, WARPS):
+        # Beyond the ends the outermost bin is repeated.
+        at = np.interp(centres / factor, centres, where)
+        below = np.minimum(at.astype(int), len(centres) - 2)
+        part = at - below
+        warp = np.zeros((len(centres), len(centres)), np.float32)
+        warp[below, where] += 1 - part
+        warp[below + 1, where] += part
+        warps.append(warp)
+    return np.stack(warps)
+
+
+@functools.lru_cache(maxsize=8)
+def _hats(points: int, bins: int) -> np.ndarray:
+    """float64 [points, bins]: straight lines between `points` values over the bins."""
+    at = np.linspace(0, points - 1, bins)
+    return np.maximum(0, 1 - np.abs(at[None, :] - np.arange(points)[:, None]))
 
 
 def spec_augment(

@@ -324,7 +324,7 @@ def load(
     data: Path | None = None,
     seed: int = 1,
     limit: int | None = None,
-    also: Path | None = None,
+    also: tuple[Path, ...] = (),
 ) -> ClipSet:
     """Load one split of a task.
 
@@ -340,8 +340,9 @@ def load(
         data: Folder or .tar.gz; None looks in the usual places (`find_data`).
         seed: Of the draws.
         limit: The first N clips of a fixed shuffle.
-        also: A second folder (spoken by `kws data synth`, say) whose clips of the
-            task's words are added, to any split but an official test set.
+        also: More folders (spoken by `kws data synth`, say), whose clips are added to
+            any split but an official test set: the task's words, and other words as
+            unknown ones. Silence comes from `data` alone.
 
     Returns:
         The clips, padded with zeros or cut at the end to 16,000 samples.
@@ -361,7 +362,7 @@ def load(
         )
     corpus = open_corpus(data)
     names = labels(task)
-    more = None if also is None else open_corpus(also)
+    more = [open_corpus(folder) for folder in also]
     clips = _draw(corpus, more, split, task, names, seed)
     if limit is not None:
         if limit < 1:
@@ -426,7 +427,7 @@ class _Clip:
 
 def _draw(
     corpus: Corpus,
-    more: Corpus | None,
+    more: list[Corpus],
     split: str,
     task: Task,
     names: tuple[str, ...],
@@ -439,17 +440,17 @@ def _draw(
     words: list[_Clip] = []
     unknown: list[Recording] = []
     silence: list[Recording] = []
-    for recording in corpus.recordings(split):
+    recordings = list(corpus.recordings(split))
+    if not (split == "test" and corpus.test_set is not None):
+        for other in more:
+            recordings += [r for r in other.recordings(split) if r.word != SILENCE]
+    for recording in recordings:
         if recording.word == SILENCE:
             silence.append(recording)
         elif recording.word in index and recording.word != UNKNOWN:
             words.append(_Clip(index[recording.word], recording))
         elif recording.word not in left_out:
             unknown.append(recording)
-    if more is not None and not (split == "test" and corpus.test_set is not None):
-        for recording in more.recordings(split):
-            if recording.word in index and recording.word not in (SILENCE, UNKNOWN):
-                words.append(_Clip(index[recording.word], recording))
     _check_present(words, names, corpus, split)
     if UNKNOWN not in names:  # gsc35: words alone
         return words
