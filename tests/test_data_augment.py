@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import small_corpus
 
-from kws.data.augment import augment, augment_many, spec_augment
-from kws.recipe import Augment
+from kws import features
+from kws.data import splice
+from kws.data.augment import augment, augment_many, spec_augment, vary_spectrum
+from kws.recipe import Augment, Features
 
 NONE = Augment(shift_ms=0, speed=0, gain_db=0, noise_probability=0)
 
@@ -142,3 +144,78 @@ def test_spec_augment_without_masks_changes_nothing():
     features = rng().integers(-90, 90, (3, 98, 40)).astype(np.int8)
     out = spec_augment(features, rng(), Augment(time_masks=0, mel_masks=0))
     assert np.array_equal(out, features)
+
+
+def test_nothing_asked_the_spectrum_stays():
+    made = rng().integers(-90, 90, (3, 98, 40)).astype(np.int8)
+    source = rng(1)
+    assert vary_spectrum(made, source, Augment(), Features()) is made
+    assert source.random() == rng(1).random()  # nothing was drawn
+
+
+def test_a_filter_is_one_line_over_the_bins_within_its_gain():
+    spec = Features()
+    made = np.zeros((300, 98, 40), np.int8)
+    out = vary_spectrum(made, rng(), Augment(filter_db=6), spec)
+    assert np.all(out == out[:, :1])  # the same in every frame
+    decibels = out[:, 0].astype(float) * spec.scale / np.log(10) * 20 / spec.power
+    assert 5.5 < decibels.max() <= 6.2 and -6.2 <= decibels.min() < -5.5
+    bends = np.abs(np.diff(out[:, 0].astype(int), 2))
+    assert (bends > 2).sum(axis=1).max() <= 4  # straight but at two points
+
+
+def test_a_filter_in_decibels_is_a_gain_of_the_samples():
+    """A flat response of g dB moves the features as samples g dB louder do."""
+    spec = Features()
+    clip = rng(3).integers(-3000, 3000, 16000).astype(np.int16)
+    quiet, loud = features.extract(np.stack([clip, 2 * clip]), spec)
+    steps = np.log(10) * spec.power / 20 / spec.scale
+    assert abs((loud.astype(float) - quiet).mean() - 20 * np.log10(2) * steps) < 0.1
+
+
+@pytest.mark.parametrize("most", [0.1, 0.2])
+def test_a_warp_moves_the_pitch_by_its_share(most):
+    spec = Features()
+    tone = features.extract(small_corpus.tone(1500)[None], spec)
+    out = vary_spectrum(tone.repeat(300, 0), rng(), Augment(mel_warp=most), spec)
+    played = [
+        features.extract(small_corpus.tone(1500 * (1 + share))[None], spec)[0, 50]
+        for share in (-most, 0, most)
+    ]
+    low, middle, high = (int(np.argmax(frame)) for frame in played)
+    peaks = out[:, 50].argmax(axis=1)
+    assert abs(peaks.min() - low) <= 1 and abs(peaks.max() - high) <= 1
+    assert low < middle < high and len(set(peaks)) >= high - low
+
+
+def word(low: int, high: int, hz: float) -> np.ndarray:
+    clip = np.zeros(16000, np.int16)
+    clip[low:high] = small_corpus.tone(hz)[low:high]
+    return clip
+
+
+def test_splices_are_made_of_the_words_and_stay_in_the_second():
+    clips = np.stack([word(4000, 9000, 500), word(6000, 12000, 2000)])
+    made = splice.splice(clips, 300, seed=1)
+    assert np.array_equal(made, splice.splice(clips, 300, seed=1))
+    assert made.shape == (300, 16000) and made.dtype == np.int16
+    spectrum = np.abs(np.fft.rfft(made.astype(float), axis=1))
+    has_low, has_high = spectrum[:, 500] > 1e5, spectrum[:, 2000] > 1e5
+    both = has_low & has_high
+    # One of three joins two clips, and one of two of these joins different ones.
+    assert 25 < both.sum() < 80 and (has_low | has_high).mean() > 0.95
+    assert np.abs(np.diff(made[0].astype(int))).max() < 32767  # no jump at a cut
+    starts = (made != 0).argmax(axis=1)
+    assert starts.min() < 1000 and starts.max() > 10000
+
+
+def test_splices_of_silence_are_silent():
+    made = splice.splice(np.zeros((2, 16000), np.int16), 20, seed=1)
+    assert not made.any()
+
+
+def test_kept_splices_are_even_over_the_labels_as_far_as_they_go():
+    heard = np.array([1] * 50 + [2] * 3 + [3] * 20 + [0] * 40)
+    kept = splice.choose(heard, 4, 30, silence=0)
+    assert np.bincount(heard[kept], minlength=4).tolist() == [0, 14, 3, 13]
+    assert len(splice.choose(heard, 4, 500, silence=None)) == 113

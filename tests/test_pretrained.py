@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import toolbox
@@ -71,3 +74,18 @@ def test_a_shipped_bundle_is_as_good_as_it_says(name: str) -> None:
     assert device.accuracy >= LEAST[name]
     same = device.logits.argmax(axis=1) == reference.logits.argmax(axis=1)
     assert same.mean() >= 0.985
+
+
+def test_the_demo_hears_spoken_words_without_training(tmp_path: Path) -> None:
+    toolbox.need_qemu()
+    toolbox.need_compiler()
+    from click.testing import CliRunner
+
+    from kws.cli.demo import command
+
+    options = ["--out", str(tmp_path), "--json"]
+    result = CliRunner().invoke(command, options, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    table = json.loads(result.stdout.strip().splitlines()[-1])
+    assert table["hits"] >= 7 and table["false_alarms"] == 0
+    assert table["hits"] + table["misses"] == len(table["said"]) == 8

@@ -257,6 +257,38 @@ def test_the_command_trains_tunes_and_converts(tmp_path: Path) -> None:
     distilled = np.load(logits)
     assert distilled.shape[0] == 4 and distilled.shape[2] == 4
     assert distilled.std() > 0
+    splices_are_labelled_by(run, audio, tmp_path / "spliced")
+
+
+def splices_are_labelled_by(run: Path, audio: Path, folder: Path) -> None:
+    from kws.teacher import Teacher
+
+    loaded = bundles.load(run)
+    spec = dataclasses.replace(
+        loaded.recipe,
+        augment=dataclasses.replace(
+            loaded.recipe.augment, variants=2, splice_percent=50
+        ),
+    )
+    clips = data.load("train", spec.task, audio)
+    with pytest.raises(KwsError, match="there is none") as error:
+        pool.build(clips, [], spec, folder)
+    assert "--teacher" in error.value.hint
+    teacher = Teacher(run / "model.tflite", spec, loaded.labels)
+    made = pool.build(clips, [], spec, folder, teacher)
+    kept = len(made) - len(clips)
+    assert 0 < kept <= round(len(clips) / 2)
+    assert made.features.shape[:2] == made.teacher.shape[:2] == (2, len(made))
+    assert np.array_equal(made.label[: len(clips)], clips.label)
+    assert not np.any(made.label[len(clips) :] == 0)  # silence is our own
+    # What the teacher hears in the copies is mostly what it heard in the splice.
+    heard = made.teacher[:, len(clips) :].argmax(axis=2)
+    assert (heard == made.label[len(clips) :]).mean() > 0.5
+    (labels,) = folder.glob("*/label.npy")
+    before = labels.stat().st_mtime_ns
+    again = pool.build(clips, [], spec, folder, teacher)  # found made
+    assert np.array_equal(again.label, made.label)
+    assert labels.stat().st_mtime_ns == before
 
 
 def invoke(command: Any, options: list[str]) -> dict[str, Any]:

@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bash tools/setup.sh
 export TF_CPP_MIN_LOG_LEVEL=2
-exec .venv/bin/kws demo "$@"
+exec .venv/bin/kws demo --train "$@"

@@ -99,7 +99,9 @@ def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.concatenate([first[:-size], middle, second[size:]])
 
 
-def choose(heard: np.ndarray, labels: int, count: int, silence: int | None) -> np.ndarray:
+def choose(
+    heard: np.ndarray, labels: int, count: int, silence: int | None
+) -> np.ndarray:
     """Which splices to keep: as even over what was heard as there are.
 
     Args:
