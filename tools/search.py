@@ -132,6 +132,7 @@ def main() -> int:
     parser.add_argument("--weights", type=float, default=1e12, help="Budget, bytes.")
     parser.add_argument("--pool", type=Path, help="As kws train's.")
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--also", type=Path, action="append", default=[])
     parser.add_argument("--teacher", type=Path)
     parser.add_argument("--out", type=Path, help="Runs; default: beside the study.")
     options = parser.parse_args()
@@ -175,6 +176,7 @@ def main() -> int:
             options.data,
             teacher=options.teacher,
             pool_folder=options.pool or out / "pool",
+            also=tuple(options.also),
             convert=False,
         )
         row = (run / "results.csv").read_text("utf-8").splitlines()
