@@ -101,13 +101,23 @@ def test_a_hostile_board_costs_no_memory_and_no_exception() -> None:
         BEAT.replace("peak=16384", "peak=many"),
         BEAT.replace(" schema=1", ""),
         "kws beat\n",
+        BEAT.replace("peak=16384", "peak=" + "9" * 400),
+        BEAT.replace("time_ms=2000", "time_ms=" + "9" * 400),
+        BEAT.replace("cost=640000", "cost=" + "9" * 400),
         "kws event word=yes score=nan-nan start_ms=1 time_ms=1\n",
+        "kws event word=yes score=nan start_ms=1 time_ms=1\n",
+        "kws event word=yes score=1e400 start_ms=1 time_ms=1\n",
+        "\x1b]0;a terminal's title\x07\n",
         "kws operator index=1\n",
         "kws boot" + " a=b" * 2000 + "\n",
     ]
     messages = following.feed(noise + b"\n" + "".join(bad).encode())
     assert {message["kind"] for message in messages} <= {"other"}
     assert all(len(message["text"]) <= monitor.MAX_LINE for message in messages)
+    assert all(message["text"].isprintable() for message in messages)
+    read = monitor.parse("".join(bad))
+    assert not (read.beats or read.events or read.operators)
+    assert all(line.isprintable() for line in read.other)
     level = monitor.parse(BEAT.replace("peak=16384", "peak=0")).beats[0].level_db
     assert level == pytest.approx(-90.3, abs=0.1)
 

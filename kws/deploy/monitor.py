@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable
@@ -17,6 +18,7 @@ SCHEMA_VERSION = 1
 MAX_LINE = 1024
 MAX_EVENTS = 100_000
 MAX_ROWS = 4096
+MAX_DIGITS = 20  # of a 64-bit number
 _VALUE = r"(?:\"((?:[^\"\\]|\\.)*)\"|([^\"\\ ]+))"
 _PAIR = re.compile(rf" ([a-z_]+)(?:={_VALUE})?")
 _LINE = re.compile(rf"kws ([a-z]+)((?: [a-z_]+(?:={_VALUE})?)*)")
@@ -133,16 +135,38 @@ def parse_line(line: str) -> tuple[str, dict[str, str]] | None:
     return match.group(1), pairs
 
 
+def _printable(line: str) -> str:
+    """A line that a terminal may show: a board could steer it by escape sequences."""
+    line = line.strip()
+    if line.isprintable():
+        return line
+    return "".join(char if char.isprintable() else "?" for char in line)
+
+
+def _number(text: str) -> int:
+    """What the firmware's print_u64 writes; nothing longer fits into a float."""
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
+        raise ValueError
+    return int(text)
+
+
+def _score(text: str) -> float:
+    score = float(text)
+    if not 0 <= score <= 1:  # NaN is refused too
+        raise ValueError
+    return score
+
+
 def parse(text: str) -> Transcript:
     """Read a whole run. A damaged line is kept in `other`, never raised on."""
     transcript = Transcript()
-    for line in text.splitlines():
-        parsed = parse_line(line.strip())
+    for line in map(_printable, re.split(r"[\r\n]", text)):
+        parsed = parse_line(line)
         try:
             if parsed is None or not _take(transcript, *parsed):
                 raise ValueError
         except (KeyError, ValueError):
-            if line.strip() and len(transcript.other) < MAX_EVENTS:
+            if line and len(transcript.other) < MAX_EVENTS:
                 transcript.other.append(line[:MAX_LINE])
     return transcript
 
@@ -156,26 +180,25 @@ def _take(transcript: Transcript, kind: str, pairs: dict[str, str]) -> bool:
     elif kind == "event":
         event = Event(
             word=pairs["word"],
-            start_ms=int(pairs["start_ms"]),
-            time_ms=int(pairs["time_ms"]),
-            score=float(pairs["score"]),
+            start_ms=_number(pairs["start_ms"]),
+            time_ms=_number(pairs["time_ms"]),
+            score=_score(pairs["score"]),
         )
         if len(transcript.events) < MAX_EVENTS:
             transcript.events.append(event)
     elif kind == "beat":
-        beat = Beat(pairs["hash"], *(int(pairs[key]) for key in _BEAT_NUMBERS))
-        if min(beat.time_ms, beat.peak, beat.macs, beat.macs_dense) < 0:
-            return False
+        beat = Beat(pairs["hash"], *(_number(pairs[key]) for key in _BEAT_NUMBERS))
         if len(transcript.beats) < MAX_EVENTS:
             transcript.beats.append(beat)
     elif kind == "stats":
-        transcript.stats = {key: int(value) for key, value in pairs.items()}
+        transcript.stats = {key: _number(value) for key, value in pairs.items()}
     elif kind == "clips":
-        transcript.clips = int(pairs["count"])
+        transcript.clips = _number(pairs["count"])
     elif kind in ("operator", "sent"):
         values = transcript.operators if kind == "operator" else transcript.sent
         if len(values) < MAX_ROWS:
-            values[int(pairs["index"])] = int(pairs.get("cost", pairs.get("count", "")))
+            value = pairs.get("cost", pairs.get("count", ""))
+            values[_number(pairs["index"])] = _number(value)
     elif kind == "fault":
         transcript.fault = pairs
     elif kind == "error":
@@ -232,7 +255,7 @@ class Monitor:
                 self._line += piece
             if not piece.endswith((b"\n", b"\r")):
                 continue
-            line = self._line.decode("utf-8", "replace").strip()
+            line = _printable(self._line.decode("utf-8", "replace"))
             dropped, self._too_long = self._too_long, False
             self._line.clear()
             if line and not dropped:
@@ -302,8 +325,10 @@ class Monitor:
 
 def _value(key: str, text: str) -> str | int:
     """A number where it is one; a hash of digits stays text."""
-    plain = key in ("hash", "name") or not text.isdecimal() or len(text) > 18
-    return text if plain else int(text)
+    if key not in ("hash", "name"):
+        with contextlib.suppress(ValueError):
+            return _number(text)
+    return text
 
 
 METER_DB = 60
