@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -540,6 +541,51 @@ def test_from_run_to_selftest_with_an_interruption(
     assert again.programmed.what == "nothing"
     os.close(ours)
     os.close(theirs)
+
+
+@pytest.mark.parametrize(
+    ("chatter", "missing"),
+    [
+        (b"another firmware\n", "its model"),
+        (b"kws selftest ok\n", "its model"),
+        (b"kws beat hash=01ab schema=1\n", "the self-test"),
+    ],
+)
+def test_what_a_board_must_say_at_boot(
+    chatter: bytes, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much it says: the wait has an end."""
+    monkeypatch.setattr(flash, "BOOT_S", 0.05)
+    monkeypatch.setattr(flash.run, "MAX_BOOT_BYTES", 1 << 40)
+    port: Any = SimpleNamespace(read=lambda silent_s: itertools.repeat(chatter))
+    with pytest.raises(BoardError, match=f"none of them tells of {missing}"):
+        flash._boot(port, DK, "runs/tiny", "01ab")
+
+
+def test_a_board_that_was_up_already_tells_its_model_by_a_heartbeat() -> None:
+    beat = (
+        "kws beat hash=01ab schema=1 time_ms=0 peak=0 overruns=0 inferences=0 "
+        "frame_cost=0 cost=0 macs=0 macs_dense=0\n"
+    )
+    lines = [b"hash=01ab schema=1\nkws selftest ok\n", beat.encode(), b"more"]
+    port: Any = SimpleNamespace(read=lambda silent_s: iter(lines))
+    said = flash._boot(port, DK, "runs/tiny", "01ab")
+    assert said.endswith("macs_dense=0\n")
+    assert monitor.parse(said).hash == "01ab"
+
+
+def test_a_failure_before_programming_leaves_an_older_interruption_marked(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_probe.connect(monkeypatch, Chip(), [])
+    built = SimpleNamespace(elf=image)
+    monkeypatch.setattr(flash, "emit_and_build", lambda *_, **__: built)
+    for before in (False, True):
+        if before:
+            (tmp_path / flash.MARKER).write_text("{}")
+        with pytest.raises(BoardError, match="No debug probe"):
+            flash.program(bundles.load("kwt-tiny"), DK, tmp_path, JOB)
+        assert flash.interrupted(tmp_path) == before
 
 
 def test_a_port_that_is_missing_does_not_undo_the_programming(

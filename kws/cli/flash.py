@@ -119,7 +119,7 @@ def command(
     if result.programmed is not None:
         done = result.programmed
         click.echo(f"wrote     {done.what}, {done.bytes:,} bytes, by {done.probe}")
-    click.echo(f"hash      {transcript.boot.get('hash', 'none')}")
+    click.echo(f"hash      {transcript.hash or 'none'}")
     click.echo(f"self-test {'ok' if transcript.selftest else 'not passed'}")
     for event in transcript.events:
         click.echo(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from kws.errors import KwsError
 HASH_DIGITS = 16
 MAX_AUDIO_S = 3600
 MARKER = "programming.json"
-BOOT_S = 10.0  # until a board has said that its self-test passed
+BOOT_S = 10.0  # until a board has named its model and its self-test has passed
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Flashed:
             "built": True,
             "compiler": self.image.compiler,
             **self.image.fit.as_dict(),
-            "hash": transcript.boot.get("hash"),
+            "hash": transcript.hash,
             "expected_hash": self.expected_hash,
             "selftest": transcript.selftest,
             "events": [
@@ -273,7 +274,8 @@ def program(
         raise error
     image = emit_and_build(bundle, board, out, "main", compiler, engine)
     expected = bundle.hash[:HASH_DIGITS]
-    if interrupted(out):
+    before = interrupted(out)
+    if before:
         job = dataclasses.replace(job, everything=True)
     marker = {"board": board.name, "hash": expected}
     problem: KwsError | None = None
@@ -298,7 +300,7 @@ def program(
                 image.elf, board, dataclasses.replace(job, before_start=verified)
             )
         except BoardError as failure:
-            if failure.exit_code == 2:  # nothing was begun
+            if failure.exit_code == 2 and not before:  # nothing was begun
                 (out / MARKER).unlink(missing_ok=True)
             raise
         if problem is not None:
@@ -315,15 +317,19 @@ def program(
 
 
 def _boot(port: serial_port.Port, board: Board, name: str, expected: str) -> str:
-    """What a board says until its self-test has passed."""
+    """What a board says until it has named its model and its self-test has passed."""
     following = monitor.Monitor(float, expected, board=board.name, run=name)
     said = bytearray()
+    end = time.monotonic() + BOOT_S  # whatever chatters there
     for data in port.read(BOOT_S):
         said += data
         following.feed(data)
-        if following.ready or len(said) > run.MAX_BOOT_BYTES:
+        if following.known and following.passed:
             break
-    if not following.ready:
-        cause = f"{len(said)} bytes, and none of them tells of the self-test"
+        if time.monotonic() > end or len(said) > run.MAX_BOOT_BYTES:
+            break
+    if not (following.known and following.passed):
+        missing = "the self-test" if following.known else "its model"
+        cause = f"{len(said)} bytes, and none of them tells of {missing}"
         raise BoardError("silent", cause, board=board.name, run=name)
     return said.decode("utf-8", "replace")

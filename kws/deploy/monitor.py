@@ -112,6 +112,12 @@ class Transcript:
     ended: bool = False
     other: list[str] = field(default_factory=list)
 
+    @property
+    def hash(self) -> str | None:
+        """The model's: of the boot line, else of a board's that was up already."""
+        beat = self.beats[-1].hash if self.beats else None
+        return self.boot.get("hash", beat)
+
 
 _BEAT_NUMBERS = tuple(f.name for f in fields(Beat) if f.name != "hash")
 
@@ -233,7 +239,8 @@ class Monitor:
         self.cost_ms = cost_ms
         self.expected_hash = expected_hash
         self.names = names
-        self.ready = False  # the board has said that its self-test passed
+        self.known = False  # the board has named the model that is expected
+        self.passed = False  # and has said that its self-test passed
         self.ended = False
         self._line = bytearray()
         self._too_long = False
@@ -298,7 +305,7 @@ class Monitor:
         if kind == "selftest":
             if transcript.selftest is not True:
                 raise BoardError("selftest", line, **self.names)
-            self.ready = True
+            self.passed = True
             return {"kind": kind, "ok": True}
         if kind == "fault":
             raise BoardError("crashed", line, **self.names)
@@ -321,6 +328,7 @@ class Monitor:
         if self.expected_hash is not None and received != self.expected_hash:
             cause = f"hash {received}, expected {self.expected_hash}"
             raise BoardError("hash", cause, **self.names)
+        self.known = True
 
 
 def _value(key: str, text: str) -> str | int:

@@ -122,7 +122,7 @@ def _stream_problems(
     transcript: Transcript, board: Board, samples: int, expected_hash: str
 ) -> list[str]:
     problems = []
-    received = transcript.boot.get("hash")
+    received = transcript.hash
     if transcript.boot.get("schema") not in (None, str(monitor.SCHEMA_VERSION)):
         problems.append(
             f"the firmware speaks protocol version {transcript.boot['schema']}, "
@@ -274,7 +274,7 @@ def clips(
     return ClipsResult(
         logits=np.concatenate([logits for logits, *_ in results]),
         sent=np.concatenate([sent for _, sent, _ in results]),
-        hash=results[0][2].boot.get("hash", ""),
+        hash=results[0][2].hash or "",
         instructions_per_inference=round(
             float(np.average(values("instructions_per_inference"), weights=counts))
         ),
