@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 from kws.deploy import elf
@@ -57,7 +56,10 @@ def command(board: Board, commands: list[str], probe: str | None) -> list[str]:
 
 
 def program(image: Path, board: Board, job: Job) -> Programmed:
-    """Write the image, or only the model where the rest is there; verify; start.
+    """Write all of the image, verify it, start it.
+
+    Only the model can't be written: OpenOCD erases whole sectors, and does not bring
+    back what else lay in the first and the last one.
 
     Raises:
         BoardError: see kws.deploy.failures.
@@ -65,42 +67,14 @@ def program(image: Path, board: Board, job: Job) -> Programmed:
     error = missing()
     if error is not None:
         raise error
-    content = elf.read(image)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        parts: list[tuple[str, str, bytes]] = []
-        for section in content.sections:
-            data = content.content(section.address, section.size)
-            if section.in_file and not section.writable:
-                file = folder / f"part{len(parts)}.bin"
-                file.write_bytes(data)
-                parts.append((section.name, f"{{{file}}} {section.address:#x}", data))
-        code = [text for part, text, _ in parts if part not in (".model", ".seal")]
-        model = [(text, data) for part, text, data in parts if part == ".model"]
-        same_code = False
-        if not job.everything and model:
-            check = ["init", "reset halt", *(f"verify_image {text}" for text in code)]
-            same_code = _run(board, [*check, "shutdown"], job) is None
-        # The seal lies in the model's last page: writing "the model" is both.
-        if same_code:
-            texts = [text for name, text, _ in parts if name in (".model", ".seal")]
-            writes = ["init", "reset halt"]
-            writes += [f"flash write_image erase {text}" for text in texts]
-            writes += [f"verify_image {text}" for text in texts]
-        else:
-            writes = ["init", f"program {{{image}}} verify"]
-        problem = _run(board, [*writes, "shutdown"], job)
-        if problem is not None:
-            raise problem
-        job.before_start()
-        problem = _run(board, ["init", "reset run", "shutdown"], job)
-        if problem is not None:
-            raise problem
-    written = model[0][1] if same_code else b"".join(s.data for s in content.segments)
-    return Programmed("model" if same_code else "everything", len(written), EXECUTABLE)
+    _run(board, ["init", f"program {{{image}}} verify", "shutdown"], job)
+    job.before_start()
+    _run(board, ["init", "reset run", "shutdown"], job)
+    written = sum(len(segment.data) for segment in elf.read(image).segments)
+    return Programmed("everything", written, EXECUTABLE)
 
 
-def _run(board: Board, commands: list[str], job: Job) -> BoardError | None:
+def _run(board: Board, commands: list[str], job: Job) -> None:
     try:
         result = subprocess.run(
             command(board, commands, job.probe),
@@ -111,10 +85,10 @@ def _run(board: Board, commands: list[str], job: Job) -> BoardError | None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return explain(f"no answer in {TIMEOUT_S} s: unable to connect", board, job)
-    if result.returncode == 0:
-        return None
-    return explain(result.stderr, board, job)
+        cause = f"no answer in {TIMEOUT_S} s: unable to connect to the target"
+        raise explain(cause, board, job) from None
+    if result.returncode != 0:
+        raise explain(result.stderr, board, job)
 
 
 def explain(text: str, board: Board, job: Job) -> BoardError:
