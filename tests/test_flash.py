@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -398,6 +399,36 @@ def test_openocds_command_line() -> None:
     assert line[3:] == ["-c", "adapter serial {066E}", "-c", "init"]
 
 
+def test_openocd_writes_the_whole_image_and_then_starts_it(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It erases whole sectors: the model alone would take its neighbours with it."""
+    said = tmp_path / "said"
+    tool = tmp_path / "openocd"
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {said}\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    job = dataclasses.replace(JOB, before_start=lambda: said.open("a").write("start\n"))
+    board = boards.load("b-l475e-iot01a")
+    for _ in range(2):  # whatever flash holds already
+        done = openocd.program(image, board, job)
+        assert (done.what, done.bytes) == ("everything", len(CODE) + len(MODEL) + 4)
+    first = "-f board/st_b-l475e-iot01a.cfg -c init "
+    told = said.read_text().splitlines()
+    assert told[:3] == told[3:]
+    assert told[:3] == [
+        f"{first}-c program {{{image}}} verify -c shutdown",
+        "start",
+        f"{first}-c reset run -c shutdown",
+    ]
+    said.unlink()
+    tool.write_text("#!/bin/sh\necho '** Verify Failed **' >&2\nexit 1\n")
+    with pytest.raises(BoardError) as caught:
+        openocd.program(image, board, job)
+    assert caught.value.key == "verify"
+    assert not said.exists()
+
+
 def test_uf2_is_copied_and_the_drive_goes(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -416,6 +447,32 @@ def test_uf2_is_copied_and_the_drive_goes(
     copied = uf2.decode((drive / "main.uf2").read_bytes())
     assert copied.family == PICO.options["family"]
     assert seen[-1] == 1.0
+
+
+def test_a_drive_that_goes_before_it_has_everything_was_unplugged(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive = Provoke(monkeypatch, image, tmp_path).drive()
+    job = dataclasses.replace(JOB, before_start=lambda: shutil.rmtree(drive))
+    with pytest.raises(BoardError) as caught:
+        uf2_runner.program(image, PICO, job)
+    assert caught.value.key == "drive-write"
+
+
+def test_drives_that_may_not_be_read_are_passed_over(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive = Provoke(monkeypatch, image, tmp_path).drive()
+    assert uf2_runner.drives("RPI-RP2") == [drive]
+    drive.chmod(0)  # another user's
+    user = os.geteuid()
+    if user == 0:  # who may read everything
+        os.seteuid(65534)
+    try:
+        assert uf2_runner.drives("RPI-RP2") == []
+    finally:
+        os.seteuid(user)
+        drive.chmod(0o755)
 
 
 # --- the seal -------------------------------------------------------------------------

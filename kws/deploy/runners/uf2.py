@@ -44,13 +44,20 @@ def drives(volume: str) -> list[Path]:
     return sorted(
         path
         for path in places
-        if (path / INFO).is_file() and (os.name == "nt" or path.name == volume)
+        if _is_boot_rom(path) and (os.name == "nt" or path.name == volume)
     )
+
+
+def _is_boot_rom(drive: Path) -> bool:
+    """False too where it can't be read: another user's drive, or one that is gone but
+    still mounted (pathlib's is_file raises there, before Python 3.14).
+    """
+    return os.path.isfile(drive / INFO)  # noqa: PTH113
 
 
 def _children(folder: Path) -> list[Path]:
     try:
-        return [path for path in folder.iterdir() if path.is_dir()]
+        return [path for path in folder.iterdir() if os.path.isdir(path)]  # noqa: PTH112
     except OSError:
         return []
 
@@ -82,19 +89,21 @@ def program(image: Path, board: Board, job: Job) -> Programmed:
         drive = found[job.ask("Which USB drive?", choices)]
     job.before_start()  # the boot ROM starts the image as soon as it is whole
     data = file.read_bytes()
+    handed_over = False
     try:
         with (drive / file.name).open("wb") as out:
             for at in range(0, len(data), 64 * 1024):
                 out.write(data[at : at + 64 * 1024])
                 job.progress(at / len(data))
             out.flush()
+            handed_over = True
             os.fsync(out.fileno())
     except OSError as error:
         # The drive may go as soon as the last block has arrived: that is success.
-        if (drive / INFO).is_file():
+        if not handed_over or _is_boot_rom(drive):
             raise BoardError("drive-write", str(error), **names) from error
     deadline = time.monotonic() + LEAVES_S
-    while (drive / INFO).is_file():
+    while _is_boot_rom(drive):
         if time.monotonic() > deadline:
             raise BoardError("drive-stays", f"{drive} after {LEAVES_S:.0f} s", **names)
         time.sleep(0.1)
