@@ -20,7 +20,6 @@ import numpy as np
 
 from kws import bundle, features
 from kws.data import ClipSet, augment, splice
-from kws.errors import KwsError
 from kws.progress import Progress
 from kws.recipe import SILENCE, Recipe
 
@@ -58,22 +57,14 @@ def build(
     Args:
         clips: The training clips.
         noises: Background noise to mix in (kws.data.noise_bank).
-        recipe: Its augment and features sections and train.seed are used.
+        recipe: Its augment and features sections and train.seed are used; no splices
+            without a teacher.
         folder: Where pools are kept, each in a folder of its own.
         teacher: A kws.teacher.Teacher, or None.
 
     Returns:
         The pool, read-only.
-
-    Raises:
-        KwsError: splices are asked for, and there is no teacher.
     """
-    if recipe.augment.splice_percent > 0 and teacher is None:
-        raise KwsError(
-            "Splices are labelled by a teacher, and there is none. Received: [augment] "
-            f"splice_percent = {recipe.augment.splice_percent!r}",
-            "Add --teacher FILE.tflite, or set splice_percent = 0.",
-        )
     key = _key(clips, recipe, teacher)
     folder = folder / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +73,9 @@ def build(
     fresh = state.get("key") != key
     done = set() if fresh else set(state["done"])
     variants = max(1, recipe.augment.variants)
-    spliced = round(len(clips) * recipe.augment.splice_percent / 100)
+    spliced = 0
+    if teacher is not None:
+        spliced = round(len(clips) * recipe.augment.splice_percent / 100)
     label_path = folder / "label.npy"
     all_pcm, label = clips.pcm, clips.label
     if spliced and label_path.is_file() and state.get("whole"):

@@ -162,7 +162,7 @@ class Augment:
         mel_warp: Largest stretch of a clip's frequencies on each draw, as a share.
         filter_db: Largest gain of a random frequency response on each draw, in dB.
         splice_percent: Clips per 100, cut and joined from others, that the teacher
-            alone labels (kws/data/splice.py); they need a teacher.
+            alone labels, where one is given (kws/data/splice.py).
         time_masks: SpecAugment: number of time masks.
         time_mask_frames: SpecAugment: widest time mask, in frames.
         mel_masks: SpecAugment: number of mel masks.

@@ -271,9 +271,7 @@ def splices_are_labelled_by(run: Path, audio: Path, folder: Path) -> None:
         ),
     )
     clips = data.load("train", spec.task, audio)
-    with pytest.raises(KwsError, match="there is none") as error:
-        pool.build(clips, [], spec, folder)
-    assert "--teacher" in error.value.hint
+    assert len(pool.build(clips, [], spec, folder)) == len(clips)  # nobody to ask
     teacher = Teacher(run / "model.tflite", spec, loaded.labels)
     made = pool.build(clips, [], spec, folder, teacher)
     kept = len(made) - len(clips)

@@ -203,17 +203,19 @@ def _compile(
         cache_dir().resolve() / "objects" / f"{source.stem}-{key.hexdigest()[:32]}.o"
     )
     if target.is_file():
-        os.utime(target)
+        with contextlib.suppress(OSError):  # a cache that others own, read-only
+            os.utime(target)
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=target.parent)
     except OSError as error:
         raise KwsError(
             f"The build cache cannot be written: {error.strerror}. "
             f"Received: {target.parent}",
             "export KWS_CACHE=/some/folder/that/you/own",
         ) from None
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+    with scratch as folder:
         temporary = Path(folder) / "object.o"
         command = [*tools.command, *flags]
         command += [f"-I{include}" for include in includes]
@@ -224,7 +226,7 @@ def _compile(
         if result.returncode != 0:
             raise KwsError(
                 f"{source.name} does not compile for {board.name} with "
-                f"{tools.version}:\n{_tail(result.stderr)}",
+                f"{tools.version}:\n{_first_lines(result.stderr)}",
                 _COMPILE_HINTS[source.suffix == ".cc"] + board.core,
             )
         temporary.replace(target)
@@ -292,11 +294,9 @@ def _link(
             return _run(command, folder)
 
         result = link(1)
-        if result.returncode != 0 and _OVERFLOW.search(result.stderr):
-            result = link(64)
-            if result.returncode == 0:
-                fit.check(fit.measure(temporary, board))
         if result.returncode != 0:
+            if _OVERFLOW.search(result.stderr) and link(64).returncode == 0:
+                fit.check(fit.measure(temporary, board))
             _link_failed(result.stderr, board, tools)
         sizes = fit.measure(temporary, board)
         fit.check(sizes)
@@ -308,7 +308,7 @@ def _link(
 def _link_failed(stderr: str, board: Board, tools: Toolchain) -> NoReturn:
     raise KwsError(
         f"The firmware does not link for {board.name} with {tools.version}:\n"
-        f"{_tail(stderr)}",
+        f"{_first_lines(stderr)}",
         "Emit the model again (kws emit RUN --core "
         f"{board.core}), or see firmware/boards/README.md for a board of your own.",
     )
@@ -333,5 +333,5 @@ def _run(
         ) from None
 
 
-def _tail(text: str, lines: int = 20) -> str:
+def _first_lines(text: str, lines: int = 20) -> str:
     return "\n".join(text.strip().splitlines()[:lines])

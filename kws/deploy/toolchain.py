@@ -34,7 +34,7 @@ EXTRA_FLAGS = {
 }
 # zig adds compiler-rt by itself, unless it is told -nostdlib.
 LINK_FLAGS = {
-    "gcc": ["-nostdlib", "-nostartfiles", "-lgcc", "-Wl,--no-warn-rwx-segments"],
+    "gcc": ["-nostdlib", "-nostartfiles", "-lgcc"],
     "zig": [],
 }
 NAMES = ("gcc", "zig")

@@ -75,8 +75,9 @@ class Quantizer(KwsLayer):
     """
 
     observing: ClassVar[bool] = False
-    # Called with (quantizer, its output) on every eager call, where set.
-    watcher: ClassVar[Callable[[Quantizer, Any], None] | None] = None
+    # Called with (quantizer, its output) on every eager call, where set; what it
+    # returns, if anything, goes on instead.
+    watcher: ClassVar[Callable[[Quantizer, Any], Any] | None] = None
 
     def __init__(
         self,
@@ -107,7 +108,8 @@ class Quantizer(KwsLayer):
     def call(self, inputs: Any, training: Any = False) -> Any:
         outputs = self.quantize(inputs, training)
         if Quantizer.watcher is not None and tf.executing_eagerly():
-            Quantizer.watcher(self, outputs)
+            seen = Quantizer.watcher(self, outputs)
+            return outputs if seen is None else seen
         return outputs
 
     def quantize(self, inputs: Any, training: Any) -> Any:

@@ -30,7 +30,6 @@ MODEL_SECTIONS = (".model", ".seal")
 # What an exception says when the probe is gone, or may not be opened.
 GONE = ("no such device", "disconnected", "no_device", "errno 19", "pipe error")
 DENIED = ("access denied", "permission", "insufficient", "errno 13", "libusb_error_acc")
-SILENT = ("no ack", "communication failure", "unable to connect", "timed out")
 
 
 def missing() -> KwsError | None:
