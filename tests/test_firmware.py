@@ -240,6 +240,36 @@ def test_a_stack_overflow_faults(tmp_path: Path) -> None:
     assert listened.transcript.fault["stack"] == "overflow"
 
 
+_BOOTLOADER = """
+#include <stdint.h>
+void kws_reset_handler(void);
+/* At the first boot: as a bootloader that hands over with exceptions pending. */
+static int bootloader(void) {
+  volatile uint32_t *const systick_reload = (volatile uint32_t *)0xe000e014u;
+  if (*systick_reload != 0) return 0; /* it survives the start-up */
+  *systick_reload = 1;
+  __asm volatile("cpsid i");
+  *(volatile uint32_t *)0xe000ed04u = 1u << 28 | 1u << 26; /* PENDSVSET, PENDSTSET */
+  kws_reset_handler();
+  return 1;
+}
+"""
+
+
+def test_what_a_bootloader_left_pending_is_forgotten(tmp_path: Path) -> None:
+    need_compiler()
+    need_qemu()
+    text = FAKE.source().replace("= &detector,\n", "= &detector, .init = bootloader,\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "kws_model.c").write_text(_BOOTLOADER + text)
+    board = boards.load("qemu-m4")
+    image = build.build(tmp_path / "model", board, tmp_path)
+    outcome = qemu.run(image.elf, board, {}, tmp_path, 20)
+    assert outcome.text.count("kws boot") == 2, outcome.text
+    assert "kws selftest ok" in outcome.text
+    assert "fault" not in outcome.text
+
+
 def test_a_failed_selftest_is_a_failed_run(tmp_path: Path) -> None:
     listened = listen(dataclasses.replace(FAKE, expected_shift=1), tmp_path)
     assert "self-test failed" in listened.problems[0]

@@ -75,6 +75,7 @@ kws_status_t kws_init(void) {
   ring_tail = 0;
   samples_dropped = 0;
   samples_consumed = 0;
+  peak = 0;
   frame_count = inference_count = event_count = 0;
   feature_ticks = model_ticks = model_ticks_max = 0;
   kws_reset();

@@ -113,12 +113,12 @@ static int16_t with_gain(int32_t word) {
 
 void kws_microphone_handler(void) {
   live_enter();
-  const uint32_t flags = DMA1_ISR;
-  DMA1_IFCR = DMA1_IFCR_CGIF4;
   const uint32_t both = DMA1_ISR_HTIF4 | DMA1_ISR_TCIF4;
-  if ((flags & both) == both) {
+  const uint32_t flags = DMA1_ISR & both;
+  DMA1_IFCR = flags; /* the same bits; one that came since stays */
+  if (flags == both) {
     live_lost(2); /* each half has been overwritten, or is being overwritten */
-  } else if ((flags & both) != 0) {
+  } else if (flags != 0) {
     const volatile int32_t *half = raw[(flags & DMA1_ISR_TCIF4) != 0];
     for (int i = 0; i < HALF_RAW; i++) wide[i] = with_gain(half[i]);
     decimate(&decimator, wide, wide, LIVE_HALF_BUFFER);

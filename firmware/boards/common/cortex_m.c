@@ -40,9 +40,9 @@ __attribute__((section(".vectors"), used)) static const vector_t vectors[48] = {
     [16 ... 47] = {.handler = kws_microphone_handler},
 };
 
-/* A bootloader may have left interrupts on and another stack in use. In the section of
- * its name, as kws_start is: a board that copies itself to RAM runs these from flash.
- */
+/* A bootloader may have left interrupts on or pending and another stack in use. In the
+ * section of its name, as kws_start is: a board that copies itself to RAM runs these
+ * from flash. */
 __attribute__((naked, used)) void kws_reset_handler(void) {
   __asm volatile(
       "cpsid i\n"
@@ -62,6 +62,7 @@ __attribute__((section(".text.kws_reset_handler"), used)) void kws_start(void) {
 #if __ARM_ARCH >= 7
   NVIC_ICER1 = 0xffffffffu;
 #endif
+  SCB_ICSR = SCB_ICSR_PENDSTCLR | SCB_ICSR_PENDSVCLR;
 #if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
   SCB_CPACR |= 0xfu << 20; /* CP10 and CP11: FPU and MVE registers */
   __asm volatile("dsb\n isb" ::: "memory");

@@ -11,8 +11,12 @@
 #define NVIC_ICER0        REGISTER(0xe000e180u) /* write 1: disable it */
 #define NVIC_ICER1        REGISTER(0xe000e184u)
 #define NVIC_ICPR0        REGISTER(0xe000e280u) /* write 1: forget that it is pending */
+#define SCB_ICSR          REGISTER(0xe000ed04u) /* what is pending */
 #define SCB_VTOR          REGISTER(0xe000ed08u) /* where the vectors are */
 #define SCB_CPACR         REGISTER(0xe000ed88u) /* access to coprocessors */
+
+#define SCB_ICSR_PENDSTCLR (1u << 25) /* write 1: forget a pending SysTick */
+#define SCB_ICSR_PENDSVCLR (1u << 27)
 
 /* Cycle counter; not on Cortex-M0 and M0+. */
 #define COREDEBUG_DEMCR        REGISTER(0xe000edfcu)

@@ -18,8 +18,8 @@ static uint32_t ticks_last;
 static uint64_t interrupt_ticks; /* spent in the microphone's interrupt */
 static uint64_t interrupt_start;
 
-/* The counter in 64 bits. It wraps after more than a minute; while audio arrives it is
- * read every 10 ms. Called with the interrupt off, or from it. */
+/* The counter in 64 bits. It wraps after 53 s (80 MHz) or later; while audio arrives it
+ * is read every 10 ms. Called with the interrupt off, or from it. */
 static uint64_t read_ticks(void) {
   const uint32_t now = board_ticks();
   ticks_total += now - ticks_last;
