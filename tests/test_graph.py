@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sample_models
+from kernel_support import tflm
 
 from kws.errors import KwsError
 from kws.graph import memory_plan, operators, passes, reader, schedule
@@ -136,6 +137,23 @@ def test_float_and_foreign_operators_are_all_listed(tmp_path: Path) -> None:
     assert "ADD on float32" in message
     assert "FULLY_CONNECTED" in message  # what is supported is named
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("columns", [511, 512])
+def test_a_softmax_that_tflm_does_not_define_is_refused(columns: int) -> None:
+    """Of 512 elements that are alike, the last shift would be of 32 bits."""
+    model = tflm.Model()
+    x = model.tensor((2, columns), 0.1)
+    y = model.tensor((2, columns), 1 / 256, -128)
+    options = tflm.schema.SoftmaxOptionsT()
+    options.beta = 1.0
+    model.operator("SOFTMAX", [x], y, options)
+    data = model.to_bytes([x], [y])
+    if columns == 511:
+        assert reader.read(data).nodes[0].kind == "SOFTMAX"
+        return
+    with pytest.raises(KwsError, match="rows of more than 511"):
+        reader.read(data)
 
 
 def test_dynamic_shape_is_refused() -> None:

@@ -153,7 +153,8 @@ typedef struct {
   const int32_t *exp_table; /* [256] */
 } kws_softmax_t;
 
-/* x [rows, columns] -> y [rows, columns]; y may be x. */
+/* x [rows, columns] -> y [rows, columns]; y may be x. columns: 1..511; TFLM's last
+ * shift is of 32 bits or more, so undefined, where more elements are alike. */
 void kws_softmax_s8(const kws_softmax_t *p, const int8_t *x, int32_t rows,
                     int32_t columns, int8_t *y);
 
@@ -168,7 +169,7 @@ void kws_softmax_s8(const kws_softmax_t *p, const int8_t *x, int32_t rows,
  * with width = heads * head_dim, head h in columns h * head_dim ... of Q, K, V and
  * out. `scratch` carries state from prepare to rows: keep it untouched between. */
 typedef struct {
-  uint16_t tokens;           /* rows of K and V, 1..1024 */
+  uint16_t tokens;           /* rows of K and V, 1..511 */
   uint16_t heads;            /* 1.. */
   uint16_t head_dim;         /* a multiple of 4 */
   kws_batch_matmul_t scores; /* a = Q, b = K */

@@ -100,7 +100,7 @@ void kws_softmax_row(const kws_softmax_t *p, const int8_t *x, int32_t columns,
   for (int32_t c = 0; c < columns; ++c) largest = x[c] > largest ? x[c] : largest;
   /* Walked backwards: the exponential of `value` is from_zero[-value]. */
   const int32_t *from_zero = p->exp_table + largest;
-  /* Q12.19; up to 4096 columns fit. */
+  /* Q12.19, below 2^28. */
   uint32_t sum = 0;
   for (int32_t c = 0; c < columns; ++c) {
     sum += ((uint32_t)from_zero[-x[c]] + 2048u) >> 12;

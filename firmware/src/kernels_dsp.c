@@ -72,6 +72,9 @@ static inline int32_t dual_multiply_add(uint32_t a, uint32_t b, int32_t sum) {
  *   r0 panel, r1 pair, r2-r7 sums (row 0 column 0, row 0 column 1, row 1 column 0 ...),
  *   r8 r9 a row's 4 values, r10-r12 lr the columns'
  * run_t lies on the stack; the numbers are its offsets. */
+_Static_assert(offsetof(run_t, gap) == 16 && offsetof(run_t, start) == 36 &&
+                   offsetof(run_t, rounding) == 48,
+               "the assembly knows where they lie");
 void kws_dsp_dense(const run_t *run);
 void kws_dsp_product(const run_t *run);
 
@@ -639,7 +642,7 @@ void kws_softmax_row(const kws_softmax_t *p, const int8_t *x, int32_t columns,
   }
   for (int32_t c = whole; c < columns; ++c) largest = x[c] > largest ? x[c] : largest;
   four = (uint32_t)(uint8_t)largest * 0x01010101u;
-  uint32_t sum = 0; /* Q12.19; up to 4096 columns fit */
+  uint32_t sum = 0; /* Q12.19 */
   for (int32_t c = 0; c < whole; c += 4) {
     const uint32_t steps = steps_below(four, load_word(x + c));
     sum += ((uint32_t)table[steps & 0xffu] + 2048u) >> 12;

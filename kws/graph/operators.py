@@ -23,6 +23,7 @@ ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}
 
 
 MAX_WIDTH = 65535  # the kernels' uint16_t fields
+MAX_SOFTMAX_COLUMNS = 511  # see kws_softmax_s8
 
 
 class Access(Enum):
@@ -242,6 +243,8 @@ def _softmax(node: Node) -> tuple[int, ...]:
         raise refuse(node, f"beta is {beta}")
     if not node.input(0).shape:
         raise refuse(node, "a scalar input")
+    if node.input(0).shape[-1] > MAX_SOFTMAX_COLUMNS:
+        raise refuse(node, f"rows of more than {MAX_SOFTMAX_COLUMNS} elements")
     return node.input(0).shape
 
 

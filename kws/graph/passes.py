@@ -21,8 +21,6 @@ from kws.graph import quantized_math as qm
 from kws.graph.nodes import Graph, Node, Tensor
 from kws.graph.operators import Access
 
-MAX_ATTENTION_TOKENS = 1024
-
 
 def run(
     graph: Graph, before_fusion: Callable[[Graph], None] | None = None
@@ -227,7 +225,6 @@ def _fuse_one(graph: Graph, softmax: Node) -> bool:
         len({id(query), id(key), id(value), id(graph.input)}) != 4
         or heads * head_dim != width
         or head_dim % 4
-        or columns > MAX_ATTENTION_TOKENS
         or key.elements != columns * width
         or value.elements != columns * width
         or values.output.elements != rows * width
