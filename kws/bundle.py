@@ -192,12 +192,18 @@ def load(run: str | Path, accept_changed: bool = False) -> Bundle:
                 f"Copy the folder again, or accept the file: kws convert {path}",
             )
     metrics_path = path / "metrics.json"
+    metrics = read_json(metrics_path) if metrics_path.is_file() else {}
+    if not isinstance(metrics, dict):
+        raise KwsError(
+            f"metrics.json is not a table of what was measured. Received: {path}",
+            f"rm {metrics_path}   (what runs on the board is not in it)",
+        )
     return Bundle(
         path=path,
         recipe=recipes.load(str(path / "recipe.toml")),
         labels=tuple(labels),
         thresholds=dict(thresholds),
-        metrics=read_json(metrics_path) if metrics_path.is_file() else {},
+        metrics=metrics,
     )
 
 
@@ -214,7 +220,7 @@ def read_json(path: Path) -> Any:
         )
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise KwsError(
             f"Not valid JSON: {error}. Received: {path}",
             "Copy the file again.",

@@ -71,11 +71,13 @@ def test_the_hash_covers_all_that_runs_on_the_board(run: Path) -> None:
     [
         ("no_manifest", "Not a bundle"),
         ("manifest_not_json", "Not valid JSON"),
+        ("manifest_too_deep", "Not valid JSON"),
         ("manifest_too_large", "larger than"),
         ("another_schema", "another version of kws"),
         ("no_labels", "incomplete"),
         ("threshold_out_of_range", "incomplete"),
         ("foreign_file", "a file that no bundle has"),
+        ("metrics_no_table", "metrics.json"),
         ("model_missing", "model.tflite is missing"),
         ("model_changed", "not the file that the bundle was made with"),
     ],
@@ -88,6 +90,8 @@ def test_a_broken_bundle_is_refused_with_the_reason(
         manifest.unlink()
     elif fault == "manifest_not_json":
         manifest.write_text("{")
+    elif fault == "manifest_too_deep":
+        manifest.write_text("[" * 200_000)
     elif fault == "manifest_too_large":
         manifest.write_text(" " * (bundle.MAX_JSON_BYTES + 1))
     elif fault == "another_schema":
@@ -98,6 +102,8 @@ def test_a_broken_bundle_is_refused_with_the_reason(
         change(run, thresholds={"block0/X": 1000})
     elif fault == "foreign_file":
         change(run, files={"../../etc/passwd": "0"})
+    elif fault == "metrics_no_table":
+        (run / "metrics.json").write_text("[]")
     elif fault == "model_missing":
         (run / "model.tflite").unlink()
     elif fault == "model_changed":

@@ -132,6 +132,14 @@ def test_nothing_in_the_data_becomes_html():
     assert embedded(text)["target"] == table["run"]
 
 
+def test_what_looks_like_a_place_is_not_filled():
+    table = sweep()
+    table["run"] = "@@data@@ @@none@@"
+    text = page(table)
+    assert "<title>Delta thresholds for @@data@@ @@none@@</title>" in text
+    assert embedded(text)["points"] == table["points"]
+
+
 def test_command(tmp_path):
     from kws.cli.report import command
 
@@ -157,6 +165,11 @@ def test_command(tmp_path):
         lambda t: t["points"][1].update(instructions={"qemu-m4": 1}),
         lambda t: t.update(boards={"qemu-m4": {"dense": 1, "pareto": [7]}}),
         lambda t: t.update(boards={"<b>": {"dense": "<b>", "pareto": [0]}}),
+        lambda t: t.update(boards={"qemu-m4": {"dense": 0, "pareto": [0]}}),
+        lambda t: t.update(boards={"qemu-m4": {"dense": 1, "pareto": [0]}}),
+        lambda t: t["points"][1].update(accuracy=10**400),
+        lambda t: t["points"][1].pop("stage"),
+        lambda t: t["points"][1].update(steps=[1]),
     ],
 )
 def test_other_files_are_refused(tmp_path, mangle):

@@ -206,12 +206,13 @@ def command(
 def _kept(out: Path, identity: str, command: str) -> dict[str, Any] | None:
     """The finished sweep in `out`, if it is this one: a number on its page then means
     that point, and picking takes no second look."""
-    from kws.bundle import read_json
+    from kws.errors import KwsError
+    from kws.report import load_sweep
 
-    path = out / "sweep.json"
-    if not path.is_file():
+    try:
+        table = load_sweep(out)
+    except KwsError:  # none, or a broken one: it is made again from the journal
         return None
-    table = read_json(path)
     same = table.get("identity") == identity and table.get("command") == command
     return table if same else None
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import importlib.util
 import json
-import math
+import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,8 +115,10 @@ def _is_sweep(table: dict[str, Any]) -> bool:
     if not isinstance(table.get("n"), int):
         return False
     fronts = [table.get("pareto"), table.get("pareto_model", [0])]
-    for facts in boards.values():
+    for board, facts in boards.items():
         if not isinstance(facts, dict) or not _is_number(facts.get("dense")):
+            return False
+        if facts["dense"] <= 0 or not _measured_dense(points[0], board):
             return False
         fronts.append(facts.get("pareto"))
     return all(_is_point(item, boards) for item in points) and all(
@@ -127,7 +130,13 @@ def _is_sweep(table: dict[str, Any]) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    largest = sys.float_info.max  # JSON's whole numbers have no bound of their own
+    return isinstance(value, (int, float)) and -largest <= value <= largest
+
+
+def _measured_dense(first: Any, board: str) -> bool:
+    """Every axis starts at the dense network, point 0."""
+    return isinstance(first, dict) and board in (first.get("instructions") or {})
 
 
 def _is_point(item: Any, boards: dict[str, Any]) -> bool:
@@ -143,6 +152,8 @@ def _is_point(item: Any, boards: dict[str, Any]) -> bool:
         and all(_is_number(value) for value in item["layer_cut"])
         and isinstance(item.get("thresholds"), dict)
         and all(_is_number(value) for value in item["thresholds"].values())
+        and isinstance(item.get("stage"), str)
+        and isinstance(item.get("steps", {}), dict)
         and isinstance(item.get("instructions", {}), dict)
         and all(
             board in boards and _is_number(value)
@@ -227,10 +238,12 @@ def page(table: dict[str, Any]) -> str:
         # Nothing in the data may end the script element.
         "data": json.dumps(data).replace("<", "\\u003c"),
     }
-    text = PAGE.read_text(encoding="utf-8")
-    for name, value in parts.items():
-        text = text.replace(f"@@{name}@@", value)
-    return text
+    # In one pass: what is put in may look like a place itself.
+    return re.sub(
+        "@@([a-z]+)@@",
+        lambda match: parts[match[1]],
+        PAGE.read_text(encoding="utf-8"),
+    )
 
 
 def _facts(table: dict[str, Any]) -> str:
