@@ -19,6 +19,7 @@ import sample_models
 import toolbox
 from click.testing import CliRunner
 
+from kws import bundle as bundles
 from kws.cli.emit import command
 from kws.deploy import c_text, emit
 from kws.deploy.boards import FIRMWARE
@@ -300,6 +301,25 @@ def test_refusals(bundle: Any, tmp_path: Path) -> None:
     with pytest.raises(KwsError, match="No such core"):
         emit.emit(bundle, tmp_path / "out", "m7")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("hop", "hop_frames", "decisions"), [(160, 16, 4), (200, 1, 48), (8, 1, 1200)]
+)
+def test_600_ms_of_refractory_time_in_decisions(
+    hop: int, hop_frames: int, decisions: int
+) -> None:
+    bundle = bundles.load("kwt-tiny")
+    recipe = dataclasses.replace(
+        bundle.recipe,
+        features=dataclasses.replace(bundle.recipe.features, hop=hop),
+        detector=dataclasses.replace(
+            bundle.recipe.detector, hop_frames=hop_frames, refractory_ms=600
+        ),
+    )
+    bundle = dataclasses.replace(bundle, recipe=recipe)
+    text = emit.info_source(bundle, emit.Network("", 0, 0, 0), 0.1)
+    assert f"  .refractory = {decisions},\n" in text
 
 
 def test_every_word_may_have_its_own_threshold(bundle: Any, tmp_path: Path) -> None:

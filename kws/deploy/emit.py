@@ -15,6 +15,7 @@ on the board, DESIGN D1; so does TFLM, D3).
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -382,7 +383,7 @@ def info_source(
             f"Mend it in {bundle.path / 'recipe.toml'}.",
         )
     thresholds_q15 = np.rint(Q15_ONE * np.array([1.0] * first_word + list(own)))
-    refractory = max(0, -(-detector.refractory_ms // int(decision_ms or 1)))
+    refractory = max(0, math.ceil(detector.refractory_ms / decision_ms))
     exp_table = np.rint(Q15_ONE * np.exp(-logit_scale * np.arange(256)))
     values = {
         "detector_threshold": thresholds_q15,
