@@ -63,7 +63,7 @@ def test_encoding_is_the_rule(dtype, dense_rows):
     assert encoded.held.dtype == dtype
     np.testing.assert_array_equal(encoded.held, held)
     np.testing.assert_array_equal(encoded.sent.transpose(1, 0, 2), sent)
-    np.testing.assert_array_equal(encoded.count, sent.sum(axis=(1, 2)))
+    np.testing.assert_array_equal(encoded.columns, sent.sum(axis=1))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int8])
@@ -110,7 +110,8 @@ def test_pairs_are_counted_one_by_one():
     query = delta.encode(tokens(rng), 0.3)
     key = delta.encode(tokens(rng), 0.2, dense_rows=2)
     expected = np.einsum("ibk,jbk->b", query.sent.astype(int), key.sent.astype(int))
-    np.testing.assert_array_equal(delta.both_sent(query, key), expected)
+    pairs = (query.columns * key.columns).sum(axis=-1)
+    np.testing.assert_array_equal(pairs, expected)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,18 @@ def test_bad_thresholds_are_refused(text):
         Thresholds.parse(text, layers=4)
 
 
-@pytest.mark.parametrize("text", ["[1]", '{"X": "0.3"}', '{"9.X": 1}', "nonsense"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1]",
+        '{"X": "0.3"}',
+        '{"9.X": 1}',
+        '{"\u00b2.X": 1}',  # a digit to Python, no number to it
+        '{"X": 1' + "0" * 400 + "}",  # more than a float holds
+        '{"' + "9" * 5000 + '.X": 1}',
+        "nonsense",
+    ],
+)
 def test_bad_threshold_files_are_refused(tmp_path, text):
     path = tmp_path / "thresholds.json"
     path.write_text(text)

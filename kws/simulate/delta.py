@@ -44,11 +44,6 @@ class Encoded:
         """int64 [B, D]: transmitted elements of every column."""
         return self.sent.sum(axis=0, dtype=np.int64)
 
-    @cached_property
-    def count(self) -> Array:
-        """int64 [B]: transmitted elements of every clip."""
-        return self.columns.sum(axis=-1)
-
 
 def encode(values: Array, threshold: float, dense_rows: int = 1) -> Encoded:
     """Delta-encode a batch of tensors along their rows.
@@ -114,12 +109,3 @@ def hold(values: Array, threshold: float, dense_rows: int) -> tuple[Array, Array
         return values, np.full((batch, width), rows, np.int64)
     encoded = encode(values, threshold, dense_rows)
     return encoded.held, encoded.columns
-
-
-def both_sent(query: Encoded, key: Encoded) -> Array:
-    """Products of Q.K^T whose two elements were both transmitted (delta x delta).
-
-    Returns:
-        int64 [B]: sum over rows i, j and columns k of sent_q[i, k] and sent_k[j, k].
-    """
-    return (query.columns * key.columns).sum(axis=-1)

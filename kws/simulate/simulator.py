@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -100,16 +101,15 @@ class Thresholds:
             KwsError: no such kind or layer, not a number from 0.
         """
         out = cls.dense(layers)
+        rows = {str(layer): layer for layer in range(layers)}
         for key, value in sorted(table.items(), key=lambda item: "." in item[0]):
             layer, _, kind = key.rpartition(".")
-            rows = slice(None)
-            ok = kind in KINDS and isinstance(value, (int, float))
-            if ok and layer:
-                ok = layer.isdigit() and int(layer) < layers
-                rows = slice(int(layer), int(layer) + 1) if ok else rows
-            if not ok or not 0 <= value < np.inf:
-                raise _bad_threshold(f"{key}={value}", layers)
-            out.values[rows, KINDS.index(kind)] = value
+            known = kind in KINDS and (layer in rows or not layer)
+            # JSON's whole numbers may be larger than any float.
+            real = isinstance(value, (int, float)) and 0 <= value <= sys.float_info.max
+            if not known or not real:
+                raise _bad_threshold(f"{key}={value}"[:80], layers)
+            out.values[rows.get(layer, slice(None)), KINDS.index(kind)] = value
         return out
 
     def to_dict(self) -> dict[str, float]:
