@@ -705,10 +705,11 @@ static dense_layer_t dense_layer_of(const kws_delta_fully_connected_t *p, void *
       words, words + 1, words + 2};
 }
 
-/* A block by the dense kernel. Returns what was transmitted. */
+/* A block by the dense kernel; rows of y lie as output_step says. Returns what was
+ * transmitted. */
 static int32_t dense_block(const kws_delta_fully_connected_t *p, const dense_layer_t *s,
                            const int8_t *x, int32_t row, int32_t rows, int8_t *y,
-                           int32_t row_step, int32_t output_step, void *scratch) {
+                           int32_t output_step, void *scratch) {
   const int32_t inputs = p->product.inputs;
   int8_t *block = scratch;
   void *rest = block + KWS_ROUND_UP(KWS_DELTA_BLOCK * inputs, 4);
@@ -727,7 +728,6 @@ static int32_t dense_block(const kws_delta_fully_connected_t *p, const dense_lay
   if (output_step == 1) {
     kws_fully_connected_s8(&p->product, block, rows, y, rest);
   } else {
-    (void)row_step; /* 1 */
     kws_fully_connected_transposed_s8(&p->product, block, rows, y, output_step, rest);
   }
   return sent;
@@ -809,7 +809,7 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
     const int32_t block = kws_min(end - row, KWS_DELTA_BLOCK);
     int32_t count;
     if (product->weights != NULL && *layer.recent > CROSSOVER) {
-      count = dense_block(p, &layer, x, row, block, y, row_step, output_step, scratch);
+      count = dense_block(p, &layer, x, row, block, y, output_step, scratch);
     } else {
       count = sparse_block(p, &layer, x, row, block, y, row_step, output_step, scratch);
     }

@@ -25,7 +25,10 @@ static void listen(void *a, void *b, void *c) {
   for (;;) {
     void *block;
     size_t bytes;
-    if (dmic_read(microphone, 0, &block, &bytes, 1000) != 0) continue;
+    if (dmic_read(microphone, 0, &block, &bytes, 1000) != 0) {
+      k_msleep(10); /* an error may come at once: leave the processor to others */
+      continue;
+    }
     kws_push(block, bytes / sizeof(int16_t));
     k_mem_slab_free(&blocks, block);
   }
