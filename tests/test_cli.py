@@ -84,6 +84,16 @@ def test_a_mistake_is_one_message_with_a_hint(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_the_system_refuses_is_one_message(tmp_path: Path) -> None:
+    """A file where a folder has to be: as with no permission, or a full disk."""
+    (tmp_path / "file").write_text("")
+    done = kws("emit", "kwt-tiny", "--out", str(tmp_path / "file" / "model"))
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path / "file") in done.stderr
+    assert done.stderr.count("Hint:") == 1
+
+
 def test_json_mistakes_are_json() -> None:
     done = kws("eval", "no-such-run", "--json")
     assert done.returncode == 2

@@ -82,6 +82,16 @@ def main() -> None:
             traceback.print_exc()
         _report(error.message, error.hint, wants_json)
         sys.exit(error.exit_code)
+    except OSError as error:  # no room, no permission, a folder in a file's place
+        if debug:
+            traceback.print_exc()
+        where = f" Received: {error.filename}" if error.filename else ""
+        _report(
+            f"The system refused: {error.strerror or error}.{where}",
+            "Check the path, its permissions and the room on the disk.",
+            wants_json,
+        )
+        sys.exit(2)
 
 
 def _report(message: str, hint: str, as_json: bool) -> None:
