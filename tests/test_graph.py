@@ -116,6 +116,57 @@ def test_mangled_files_give_a_message_or_a_sound_graph(tiny: bytes) -> None:
     assert 20 < refused < 200
 
 
+def test_one_tensor_many_times_asks_for_no_hours() -> None:
+    """A vector of half a megabyte that 20,000 tensors share: read once or twice, it
+    is refused; read for each, it would take half an hour and a terabyte."""
+    import flatbuffers
+    import tflite
+
+    channels = 1 << 16
+    builder = flatbuffers.Builder(1 << 20)
+    scales = builder.CreateNumpyVector(np.ones(channels, np.float32))
+    zeros = builder.CreateNumpyVector(np.zeros(channels, np.int64))
+    shape = builder.CreateNumpyVector(np.array([channels], np.int32))
+    tflite.QuantizationParametersStart(builder)
+    tflite.QuantizationParametersAddScale(builder, scales)
+    tflite.QuantizationParametersAddZeroPoint(builder, zeros)
+    quantization = tflite.QuantizationParametersEnd(builder)
+    tflite.TensorStart(builder)
+    tflite.TensorAddShape(builder, shape)
+    tflite.TensorAddType(builder, tflite.TensorType.INT8)
+    tflite.TensorAddQuantization(builder, quantization)
+    tensor = tflite.TensorEnd(builder)
+
+    def vector(*offsets: int) -> int:
+        builder.StartVector(4, len(offsets), 4)
+        for offset in offsets:
+            builder.PrependUOffsetTRelative(offset)
+        return int(builder.EndVector())
+
+    tensors = vector(*[tensor] * reader.MAX_TENSORS)
+    tflite.SubGraphStart(builder)
+    tflite.SubGraphAddTensors(builder, tensors)
+    subgraphs = vector(tflite.SubGraphEnd(builder))
+    tflite.BufferStart(builder)
+    buffers = vector(tflite.BufferEnd(builder))
+    tflite.ModelStart(builder)
+    tflite.ModelAddVersion(builder, 3)
+    tflite.ModelAddSubgraphs(builder, subgraphs)
+    tflite.ModelAddBuffers(builder, buffers)
+    builder.Finish(tflite.ModelEnd(builder), file_identifier=b"TFL3")
+    with pytest.raises(KwsError, match="scales of tensor"):
+        reader.read(bytes(builder.Output()))
+
+
+def test_an_operator_on_constants_only_is_refused() -> None:
+    model = tflm.Model()
+    constant = model.tensor((2, 4), 0.1, data=np.ones((2, 4), np.int8))
+    x, y = model.tensor((2, 4), 0.1), model.tensor((2, 4), 1 / 128)
+    model.operator("TANH", [constant], y, None)
+    with pytest.raises(KwsError, match="constants only"):
+        reader.read(model.to_bytes([x], [y]))
+
+
 def test_float_and_foreign_operators_are_all_listed(tmp_path: Path) -> None:
     from kws.model.keras import tf
 
@@ -154,6 +205,24 @@ def test_a_softmax_that_tflm_does_not_define_is_refused(columns: int) -> None:
         return
     with pytest.raises(KwsError, match="rows of more than 511"):
         reader.read(data)
+
+
+@pytest.mark.parametrize("depth", [16384, 16385])
+def test_a_matrix_product_that_could_overflow_is_refused(depth: int) -> None:
+    model = tflm.Model()
+    a, b = (model.tensor((1, 2, depth), 0.1) for _ in range(2))
+    y = model.tensor((1, 2, 2), 1.0)
+    options = tflm.schema.BatchMatMulOptionsT()
+    options.adjY = True
+    model.operator("BATCH_MATMUL", [a, b], y, options)
+    data = model.to_bytes([a], [y])
+    if depth == 16385:
+        with pytest.raises(KwsError, match="sums of more than 16384"):
+            reader.read(data)
+        return
+    with pytest.raises(KwsError) as caught:  # b has no value: the next thing it sees
+        reader.read(data)
+    assert "sums of more" not in caught.value.message
 
 
 def test_dynamic_shape_is_refused() -> None:

@@ -97,7 +97,7 @@ class _Reader:
     def __init__(self, data: bytes) -> None:
         import tflite
 
-        self.size = len(data)
+        self.left = 4 * len(data)
         self.schema = tflite
         self.model = tflite.Model.GetRootAs(data, 0)
         self.kinds = _enum_names(tflite.BuiltinOperator)
@@ -131,8 +131,12 @@ class _Reader:
         return _checked(Graph(nodes, source, result))
 
     def count(self, length: int, limit: int, what: str) -> int:
-        if not 0 <= length <= min(limit, self.size):
-            raise _Broken(f"{length} {what}, more than {min(limit, self.size)}.")
+        """A length, checked. All of them together stay within the file, read a few
+        times over: vectors that share their bytes could ask for hours and terabytes."""
+        most = min(limit, self.left)
+        if not 0 <= length <= most:
+            raise _Broken(f"{length} {what}, more than {most}.")
+        self.left -= length
         return length
 
     def operator_codes(self) -> list[str]:
@@ -186,7 +190,9 @@ class _Reader:
         buffer = self.model.Buffers(index)
         if buffer.Offset() > 1:
             raise _Broken(f"{tensor.name} is stored outside the flatbuffer.")
-        length = self.count(buffer.DataLength(), self.size, "bytes in a buffer")
+        length = self.count(
+            buffer.DataLength(), MAX_FILE_BYTES, f"bytes in the buffer of {tensor.name}"
+        )
         if length == 0:
             return None
         if length != tensor.bytes:
@@ -292,6 +298,8 @@ def _checked(graph: Graph) -> Graph:
         for tensor in node.variables:
             if id(tensor) not in known:
                 raise _Broken(f"{node.kind} at {node.name!r} reads {tensor} too early.")
+        if not node.variables:
+            raise _Broken(f"{node.kind} at {node.name!r} reads constants only.")
         if id(node.output) in known or node.output.is_constant:
             raise _Broken(f"{node.output} is computed twice.")
         operators.check(node)
