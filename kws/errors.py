@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -36,6 +38,22 @@ def _again(kind: type[KwsError], message: str, hint: str, exit_code: int) -> Kws
     error = kind.__new__(kind)
     KwsError.__init__(error, message, hint, exit_code)
     return error
+
+
+def no_such(what: str, received: str, expected: Sequence[str], hint: str) -> KwsError:
+    """The error for a name that is not in a list, with the one that may be meant.
+
+    Example:
+        >>> print(no_such("board", "pcio", ["pico"], "kws boards"))
+        No such board. Did you mean 'pico'? Expected one of pico. Received: 'pcio'
+    """
+    close = difflib.get_close_matches(received, expected, n=1)
+    maybe = f" Did you mean {close[0]!r}?" if close else ""
+    return KwsError(
+        f"No such {what}.{maybe} Expected one of {', '.join(expected)}. "
+        f"Received: {received!r}",
+        hint,
+    )
 
 
 class CheckFailed(KwsError):

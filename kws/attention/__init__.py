@@ -14,12 +14,11 @@ is not among its layer's weights (kws/model/lowrank.py).
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from pathlib import Path
 from typing import Any
 
-from kws.errors import KwsError
+from kws.errors import no_such
 
 
 def names() -> list[str]:
@@ -38,11 +37,10 @@ def find(name: str) -> Any:
         KwsError: no such module.
     """
     if name not in names():
-        close = difflib.get_close_matches(name, names(), n=1)
-        maybe = f" Did you mean {close[0]!r}?" if close else ""
-        raise KwsError(
-            f"No such attention variant.{maybe} Expected one of "
-            f"{', '.join(names())}. Received: {name!r}",
+        raise no_such(
+            "attention variant",
+            name,
+            names(),
             'Set [model] attention = "softmax" in the recipe.',
         )
     return importlib.import_module(f"kws.attention.{name}").Attention

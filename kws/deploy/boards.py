@@ -6,7 +6,6 @@ boots every board that this registry lists.
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kws.deploy import runners
-from kws.errors import KwsError
+from kws.errors import KwsError, no_such
 
 FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
 BOARDS = FIRMWARE / "boards"
@@ -126,13 +125,7 @@ def load(name: str) -> Board:
         'dsp'
     """
     if name not in names():
-        close = difflib.get_close_matches(name, names(), n=1)
-        maybe = f" Did you mean {close[0]!r}?" if close else ""
-        raise KwsError(
-            f"No such board.{maybe} Expected one of {', '.join(names())}. "
-            f"Received: {name!r}",
-            "kws boards",
-        )
+        raise no_such("board", name, names(), "kws boards")
     path = BOARDS / name / "board.toml"
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

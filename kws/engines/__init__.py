@@ -23,12 +23,11 @@ The folder's listing is the registry; the tests in tests/test_engines.py run ove
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from pathlib import Path
 from types import ModuleType
 
-from kws.errors import KwsError
+from kws.errors import no_such
 
 
 def names() -> list[str]:
@@ -47,11 +46,5 @@ def get(name: str) -> ModuleType:
         KwsError: no such engine.
     """
     if name not in names():
-        close = difflib.get_close_matches(name, names(), n=1)
-        maybe = f" Did you mean {close[0]!r}?" if close else ""
-        raise KwsError(
-            f"No such engine.{maybe} Expected one of {', '.join(names())}. "
-            f"Received: {name!r}",
-            "kws eval RUN --engine device",
-        )
+        raise no_such("engine", name, names(), "kws eval RUN --engine device")
     return importlib.import_module(f"kws.engines.{name}")

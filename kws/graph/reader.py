@@ -30,6 +30,19 @@ MAX_NAME = 200
 _CONVERT = "Convert again with kws convert, which keeps to the supported operators."
 
 
+# The flatbuffers runtime has no verifier: a wrong offset shows as any of these.
+DAMAGE = (
+    struct.error,
+    ValueError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+)
+
+
 class _Broken(Exception):
     """The file contradicts itself; told to the user by `read`."""
 
@@ -75,17 +88,7 @@ def read(data: bytes, source: str = "model.tflite") -> Graph:
         ) from None
     except KwsError as error:
         raise KwsError(f"{error.message} Received: {source}", error.hint) from None
-    except (
-        struct.error,
-        ValueError,
-        IndexError,
-        TypeError,
-        OverflowError,
-        AttributeError,
-        AssertionError,
-        MemoryError,
-    ) as error:
-        # The flatbuffers runtime has no verifier: a wrong offset shows as any of these.
+    except DAMAGE as error:
         raise KwsError(
             f"The .tflite is broken: its structure leads outside the file "
             f"({type(error).__name__}). Received: {source}",

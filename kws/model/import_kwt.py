@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from kws import recipe as recipes
 from kws.bundle import Bundle
 from kws.data.speech_commands import labels
 from kws.errors import CheckFailed, KwsError
+from kws.graph.reader import DAMAGE
 from kws.recipe import Features, Recipe, Task
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -180,17 +180,7 @@ def read_operators(data: bytes, source: str) -> list[Operator]:
         )
     try:
         return _operators(data)
-    except (
-        struct.error,
-        ValueError,
-        IndexError,
-        TypeError,
-        OverflowError,
-        AttributeError,
-        AssertionError,
-        MemoryError,
-    ) as error:
-        # The flatbuffers runtime has no verifier: a wrong offset shows as any of these.
+    except DAMAGE as error:
         raise KwsError(
             f"The .tflite is broken: its structure leads outside the file "
             f"({type(error).__name__}). Received: {source}",
@@ -238,8 +228,8 @@ def _operators(data: bytes) -> list[Operator]:
         raw = stored.DataAsNumpy()
         if len(raw) != length or min(shape, default=1) < 1:
             raise ValueError("shape")
-        # reshape raises where shape and bytes disagree.
-        constants.append(np.frombuffer(raw.tobytes(), "<f4").reshape(shape))
+        # No copy: buffers may share bytes. reshape raises where it doesn't fit them.
+        constants.append(np.frombuffer(raw, "<f4").reshape(shape))
     operators = []
     for i in count(graph.OperatorsLength()):
         stored = graph.Operators(i)
