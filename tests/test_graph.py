@@ -210,19 +210,17 @@ def test_a_softmax_that_tflm_does_not_define_is_refused(columns: int) -> None:
 @pytest.mark.parametrize("depth", [16384, 16385])
 def test_a_matrix_product_that_could_overflow_is_refused(depth: int) -> None:
     model = tflm.Model()
-    a, b = (model.tensor((1, 2, depth), 0.1) for _ in range(2))
+    x = model.tensor((1, 2, depth), 0.1)
     y = model.tensor((1, 2, 2), 1.0)
     options = tflm.schema.BatchMatMulOptionsT()
     options.adjY = True
-    model.operator("BATCH_MATMUL", [a, b], y, options)
-    data = model.to_bytes([a], [y])
-    if depth == 16385:
-        with pytest.raises(KwsError, match="sums of more than 16384"):
-            reader.read(data)
+    model.operator("BATCH_MATMUL", [x, x], y, options)
+    data = model.to_bytes([x], [y])
+    if depth == 16384:
+        assert reader.read(data).nodes[0].kind == "BATCH_MATMUL"
         return
-    with pytest.raises(KwsError) as caught:  # b has no value: the next thing it sees
+    with pytest.raises(KwsError, match="sums of more than 16384"):
         reader.read(data)
-    assert "sums of more" not in caught.value.message
 
 
 def test_dynamic_shape_is_refused() -> None:

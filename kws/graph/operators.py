@@ -24,6 +24,7 @@ ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}
 
 MAX_WIDTH = 65535  # the kernels' uint16_t fields
 MAX_SOFTMAX_COLUMNS = 511  # see kws_softmax_s8
+MAX_MATMUL_DEPTH = 16384  # of a sum in 32 bits; see kws_batch_matmul_s8
 
 
 class Access(Enum):
@@ -180,6 +181,8 @@ def _batch_matmul(node: Node) -> tuple[int, ...]:
     *others, depth_right, columns = _matrix(right, node.options["AdjY"])
     if batch != others or depth != depth_right:
         raise refuse(node, "the matrices don't fit each other")
+    if depth > MAX_MATMUL_DEPTH:
+        raise refuse(node, f"sums of more than {MAX_MATMUL_DEPTH} products")
     return (*batch, rows, columns)
 
 
