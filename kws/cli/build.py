@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from kws.cli import _options
+
 
 @click.command(epilog="Example: kws build runs/tiny --board qemu-m4")
 @click.argument("run")
@@ -19,13 +21,7 @@ import click
     show_default=True,
     help="main listens; clips evaluates clips in an emulator.",
 )
-@click.option(
-    "--engine",
-    type=click.Choice(["native", "tflm"]),
-    default="native",
-    show_default=True,
-    help="tflm: TensorFlow Lite Micro, from TFLM_DIR (docs/tflm-engine.md).",
-)
+@_options.engine
 @click.option("--compiler", help="gcc or zig [default: what is installed, gcc first].")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from kws.cli import _options
+
 
 @click.command(
     epilog="Examples: kws flash runs/tiny --board nrf52840dk   |   "
@@ -27,13 +29,7 @@ import click
 )
 @click.option("--unlock", is_flag=True, help="Erase a locked chip to unlock it.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the build.")
-@click.option(
-    "--engine",
-    type=click.Choice(["native", "tflm"]),
-    default="native",
-    show_default=True,
-    help="tflm: TensorFlow Lite Micro, from TFLM_DIR (docs/tflm-engine.md).",
-)
+@_options.engine
 @click.option("--compiler", help="gcc or zig [default: what is installed, gcc first].")
 @click.option(
     "--pace/--no-pace",

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from kws.cli import _options
+
 EPILOG = """\b
 Examples:
   kws simulate runs/tiny --theta X=0.3,Q=0.3,K=0.3,P=0.005,O=0.05
@@ -31,27 +33,11 @@ Examples:
     default="test",
     show_default=True,
 )
-@click.option(
-    "--engine",
-    type=click.Choice(["int8", "float"]),
-    help="The int8 network, bit for bit, or the float one.  [default: int8 where the "
-    "run has been converted]",
-)
+@_options.simulator
 @click.option("--task", help="Clips of another task, e.g. gsc10 for a gsc12 network.")
-@click.option(
-    "--features",
-    "kind",
-    type=click.Choice(["board", "float"]),
-    default="board",
-    show_default=True,
-    help="int8 features as the board computes them, or unquantized ones.",
-)
-@click.option(
-    "--limit", type=click.IntRange(1), help="The first N clips of a fixed shuffle."
-)
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder of Speech Commands."
-)
+@_options.features
+@_options.limit
+@_options.data
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     run: str,

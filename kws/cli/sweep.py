@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from kws.cli import _options
+
 EPILOG = """\b
 Examples:
   kws sweep runs/tiny
@@ -34,24 +36,10 @@ Examples:
     show_default=True,
     help="Thresholds are never chosen on the test set.",
 )
-@click.option(
-    "--engine",
-    type=click.Choice(["int8", "float"]),
-    help="The int8 network, bit for bit, or the float one.  [default: int8 where the "
-    "run has been converted]",
-)
+@_options.simulator
 @click.option("--task", help="Clips of another task, e.g. gsc10 for a gsc12 network.")
-@click.option(
-    "--features",
-    "kind",
-    type=click.Choice(["board", "float"]),
-    default="board",
-    show_default=True,
-    help="int8 features as the board computes them, or unquantized ones.",
-)
-@click.option(
-    "--limit", type=click.IntRange(1), help="The first N clips of a fixed shuffle."
-)
+@_options.features
+@_options.limit
 @click.option(
     "--move-clips",
     type=click.IntRange(8),
@@ -101,9 +89,7 @@ Examples:
     help="Keep one point: accuracy>=0.95, loss<=0.005, instructions<=4e6, "
     "instructions[qemu-m55]<=2e6, mhsa_mac_cut>=0.8, ...",
 )
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder of Speech Commands."
-)
+@_options.data
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     run: str,

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from kws.cli import _options
+
 
 @click.command(
     epilog="Example: kws train --preset kwt-tiny --task gsc10 --out runs/tiny",
@@ -30,28 +32,13 @@ import click
     "--teacher", type=click.Path(path_type=Path), help="A .tflite to distil from."
 )
 @click.option("--teacher-labels", default="", help="Names of its logits, in order.")
-@click.option(
-    "--also",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="Another folder of clips, from `kws data synth` say; may be repeated.",
-)
-@click.option(
-    "--pool",
-    type=click.Path(path_type=Path),
-    help="Keep augmented clips here, for the next run on the same ones.",
-)
+@_options.also
+@_options.pool
 @click.option("--epochs", type=click.IntRange(1), help="Float epochs.")
 @click.option("--qat-epochs", type=click.IntRange(0), help="QAT epochs; 0 = PTQ.")
 @click.option("--variants", type=click.IntRange(1), help="Augmented copies of a clip.")
 @click.option("--seed", type=click.IntRange(0), help="Seeds everything.")
-@click.option(
-    "--distribute",
-    type=click.Choice(["none", "mirrored", "multiworker"]),
-    default="none",
-    show_default=True,
-    help="tf.distribute strategy.",
-)
+@_options.distribute
 @click.option("--limit", type=click.IntRange(1), help="First N clips of each split.")
 @click.option("--restart", is_flag=True, help="Forget what --out holds.")
 @click.option("--no-convert", is_flag=True, help="Stop before model.tflite.")

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from kws.cli import _options
+
 EPILOG = """\b
 Examples:
   kws tune runs/tiny --out runs/tiny2 --epochs 4
@@ -33,17 +35,8 @@ Examples:
     help="A .tflite to distil from; or self: RUN, as it is without thresholds.",
 )
 @click.option("--teacher-labels", default="", help="Names of its logits, in order.")
-@click.option(
-    "--also",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="Another folder of clips, from `kws data synth` say; may be repeated.",
-)
-@click.option(
-    "--pool",
-    type=click.Path(path_type=Path),
-    help="Keep augmented clips here, for the next run on the same ones.",
-)
+@_options.also
+@_options.pool
 @click.option("--delta", is_flag=True, help="Tune with RUN's delta thresholds.")
 @click.option(
     "--theta",
@@ -67,13 +60,7 @@ Examples:
 )
 @click.option("--groups", type=click.IntRange(1), help="Distinct blocks, with --share.")
 @click.option("--seed", type=click.IntRange(0), help="Seeds everything.")
-@click.option(
-    "--distribute",
-    type=click.Choice(["none", "mirrored", "multiworker"]),
-    default="none",
-    show_default=True,
-    help="tf.distribute strategy.",
-)
+@_options.distribute
 @click.option("--limit", type=click.IntRange(1), help="First N clips of each split.")
 @click.option("--restart", is_flag=True, help="Forget what --out holds.")
 @click.option("--no-convert", is_flag=True, help="Stop before model.tflite.")
