@@ -8,7 +8,9 @@ quantization-aware tuning goes on from there.
 from __future__ import annotations
 
 import io
+import math
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +78,20 @@ def stored_calibration(run: Path, recipe: Recipe) -> np.ndarray | None:
     shape = (recipe.features.frames, recipe.features.mel_bins)
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            size = arrays.zip.getinfo("features.npy").file_size
+            if size > STORED_CLIPS * math.prod(shape) + 4096:  # and numpy's header
+                raise ValueError(f"it unpacks to {size} bytes")
             clips = arrays["features"]
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except (
+        TypeError,
+        KeyError,
+        ValueError,
+        MemoryError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise KwsError(
             f"The stored calibration can't be read: {error}. Received: {path}",
             f"Delete {path}, or convert with --data DIR",
