@@ -231,6 +231,8 @@ class Provoke:
 
     def silent(self) -> Any:
         ours, port = self.pty()
+        # Nobody else may take a part of what arrives.
+        assert self.open_port(port.name).key == "port-busy"
         error = self.read(port)
         os.close(ours)
         return error

@@ -200,6 +200,9 @@ def test_a_model_that_tflm_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tflm, "_MEASURE", "import sys; sys.exit('no kernel')")
     with pytest.raises(KwsError, match="no kernel"):
         tflm.measured_arena(b"")
+    monkeypatch.setattr(tflm, "MEASURE_S", 0.001)
+    with pytest.raises(KwsError, match="did not run the model in 0.001 s"):
+        tflm.measured_arena(b"")
 
 
 # --- equal logits --------------------------------------------------------------------

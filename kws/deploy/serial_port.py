@@ -85,7 +85,9 @@ class Port:
         self.name = name
         self._names = {"board": board.name, "run": run}
         try:
-            self._serial: Any = serial.Serial(name, board.usb.baud, timeout=READ_S)
+            self._serial: Any = serial.Serial(
+                name, board.usb.baud, timeout=READ_S, exclusive=True
+            )
         except (serial.SerialException, OSError, ValueError) as error:
             number = getattr(error, "errno", None)
             key = "port-busy"

@@ -66,6 +66,7 @@ DELTA_KINDS = {
 # kernels want more scratch (CMSIS-NN on an M55: a fifth more for a DS-CNN).
 MARGIN = 0.1
 ALIGNMENT = 16
+MEASURE_S = 300
 # What a node costs in the arena besides its buffers, where it may skip.
 NODE_BYTES = 64
 
@@ -357,13 +358,19 @@ def measured_arena(model: bytes) -> int:
         KwsError: `tflite-micro` is not installed, or refuses the model.
     """
     common.need("tflite_micro", "The engine 'tflm'")
-    run = subprocess.run(
-        [sys.executable, "-c", _MEASURE],
-        input=model,
-        capture_output=True,
-        timeout=300,
-        check=False,
-    )
+    try:
+        run = subprocess.run(
+            [sys.executable, "-c", _MEASURE],
+            input=model,
+            capture_output=True,
+            timeout=MEASURE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise KwsError(
+            f"TensorFlow Lite Micro did not run the model in {MEASURE_S} s",
+            "Try again with less running beside it.",
+        ) from None
     if run.returncode != 0 or not run.stdout.strip().isdigit():
         told = run.stderr.decode(errors="replace").strip().splitlines()
         raise KwsError(
