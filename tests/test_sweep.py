@@ -176,6 +176,17 @@ def sweep(simulator, clips, path, settings=SMALL, **arguments):
         return table, made
 
 
+def test_an_empty_journal_is_a_new_one(tmp_path):
+    """What a full disk leaves; a line too deep for JSON is a broken one."""
+    path = tmp_path / "journal.jsonl"
+    path.write_text("")
+    Journal(path, "a").add("k", {"x": 1})
+    assert Journal(path, "a").points == {"k": {"key": "k", "x": 1}}
+    path.write_text("[" * 200_000 + "\n")
+    with pytest.raises(KwsError, match="a broken line 1"):
+        Journal(path, "a")
+
+
 def test_sweep_is_resumed_and_its_front_is_one(tmp_path):
     simulator = make_simulator(small_bundle(tmp_path / "run", "published"), "float")
     clips = small_clips(simulator, 6)

@@ -87,7 +87,7 @@ class Journal:
         self.path = path
         self.identity = identity
         self.points: dict[str, dict[str, Any]] = {}
-        if path.is_file():
+        if path.is_file() and path.stat().st_size > 0:
             self._read()
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class Journal:
         for number, line in enumerate(lines[:-1]):
             try:
                 table = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 table = None
             if not isinstance(table, dict):
                 raise self._refuse(f"a broken line {number + 1}")
