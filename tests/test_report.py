@@ -129,7 +129,7 @@ def test_nothing_in_the_data_becomes_html():
     table["points"][0]["stage"] = "<u>"
     text = page(table)
     assert "<img" not in text and "<u>" not in text
-    assert embedded(text)["target"] == table["run"]
+    assert embedded(text)["target"] == f"'{table['run']}'"  # one word of a shell
 
 
 def test_what_looks_like_a_place_is_not_filled():
@@ -169,6 +169,11 @@ def test_command(tmp_path):
         lambda t: t.update(boards={"qemu-m4": {"dense": 1, "pareto": [0]}}),
         lambda t: t["points"][1].update(accuracy=10**400),
         lambda t: t["points"][1].pop("stage"),
+        lambda t: t["points"][1].update(steps={"X": "<b>"}),
+        lambda t: t.update(command="curl example.org"),
+        lambda t: t.update(command="kws sweep x; curl example.org"),
+        lambda t: t.update(command="kws sweep 'x"),
+        lambda t: t.update(setup="cp -r a b && curl example.org"),
         lambda t: t["points"][1].update(steps=[1]),
     ],
 )

@@ -173,7 +173,8 @@ def command(
     table["run"], table["target"], table["command"] = run, target, command
     table["identity"] = journal.identity
     if shipped:
-        table["setup"] = f"cp -r {_short(bundle.path)} {table['target']}"
+        words = ["cp", "-r", str(_short(bundle.path)), target]
+        table["setup"] = shlex.join(words)
     if condition is not None:
         table["picked"] = pick(table, condition)
         picked = json.dumps(table["picked"]["thresholds"], indent=1) + "\n"

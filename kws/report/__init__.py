@@ -6,6 +6,7 @@ import html
 import importlib.util
 import json
 import re
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,10 @@ def _is_sweep(table: dict[str, Any]) -> bool:
         return False
     if not isinstance(table.get("n"), int):
         return False
+    if not _is_command(_command(table), "kws", "sweep"):
+        return False
+    if table.get("setup") and not _is_command(table["setup"], "cp", "-r"):
+        return False
     fronts = [table.get("pareto"), table.get("pareto_model", [0])]
     for board, facts in boards.items():
         if not isinstance(facts, dict) or not _is_number(facts.get("dense")):
@@ -127,6 +132,24 @@ def _is_sweep(table: dict[str, Any]) -> bool:
         and all(isinstance(i, int) and 0 <= i < len(points) for i in front)
         for front in fronts
     )
+
+
+def _command(table: dict[str, Any]) -> Any:
+    """What was typed; a number on the page goes on from there."""
+    return table.get("command", shlex.join(["kws", "sweep", _run(table)]))
+
+
+def _run(table: dict[str, Any]) -> str:
+    return str(table.get("run", "RUN"))
+
+
+def _is_command(text: Any, *first: str) -> bool:
+    """One command of ours and nothing behind it: the page offers it to be copied."""
+    try:
+        words = shlex.split(text) if isinstance(text, str) else []
+    except ValueError:  # a quote that does not end
+        return False
+    return tuple(words[: len(first)]) == first and shlex.join(words) == text
 
 
 def _is_number(value: Any) -> bool:
@@ -154,6 +177,7 @@ def _is_point(item: Any, boards: dict[str, Any]) -> bool:
         and all(_is_number(value) for value in item["thresholds"].values())
         and isinstance(item.get("stage"), str)
         and isinstance(item.get("steps", {}), dict)
+        and all(_is_number(value) for value in item.get("steps", {}).values())
         and isinstance(item.get("instructions", {}), dict)
         and all(
             board in boards and _is_number(value)
@@ -200,8 +224,7 @@ def page(table: dict[str, Any]) -> str:
         HTML that needs no other file.
     """
     points = table["points"]
-    run = str(table.get("run", "RUN"))
-    command = str(table.get("command", f"kws sweep {run}"))
+    run = _run(table)
     kinds = [
         kind
         for kind in KIND_NAMES
@@ -211,9 +234,9 @@ def page(table: dict[str, Any]) -> str:
     ]
     every = axes(table)
     data = {
-        "target": str(table.get("target", run)),
+        "target": shlex.quote(str(table.get("target", run))),
         "setup": table.get("setup"),
-        "command": command,
+        "command": _command(table),
         "integer": table.get("engine") == "int8",
         "points": points,
         "picked": chosen_index(table),
@@ -295,8 +318,7 @@ def _millions(count: float) -> str:
 
 def pick_command(table: dict[str, Any], index: int) -> str:
     """What chooses a point: the sweep again, which reads its journal."""
-    command = table.get("command", f"kws sweep {table.get('run', 'RUN')}")
-    return f"{command} --pick point={index}"
+    return f"{_command(table)} --pick point={index}"
 
 
 def _front(table: dict[str, Any], number: int, axis: Axis) -> str:
