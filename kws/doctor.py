@@ -47,6 +47,8 @@ PACKAGES = (
     ("tf-keras", "train", "training and conversion"),
     ("tensorflow-model-optimization", "train", "quantization-aware training"),
     ("tflite-micro", "train", "the reference interpreter (kws eval --engine tflm)"),
+    ("matplotlib", "sweep", "plots of a sweep (kws sweep, kws report)"),
+    ("optuna", "sweep", "a sweep on several machines (kws sweep --study)"),
     ("pyocd", "flash", "programming boards (kws flash)"),
     ("pyserial", "flash", "serial ports of boards (kws flash, kws monitor)"),
     ("sounddevice", "listen", "this machine's microphone (kws listen)"),
@@ -98,6 +100,11 @@ def _package(name: str, extra: str, purpose: str) -> Check:
     )
 
 
+def _optional(name: str, found: str, purpose: str, hint: str) -> Check:
+    """What some verbs need, and others don't."""
+    return Check(name, bool(found), False, found, purpose, hint)
+
+
 def _features() -> Check:
     found = importlib.util.find_spec("kws.features._native") is not None
     return Check(
@@ -111,28 +118,24 @@ def _features() -> Check:
 
 
 def _host_compiler() -> Check:
-    path = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    return Check(
-        name="C compiler",
-        ok=path is not None,
-        required=False,
-        found=path or "",
-        purpose="the firmware's C on this machine (kws eval --engine device)",
-        hint="apt-get install gcc libc6-dev",
+    from kws.deploy import toolchain
+
+    return _optional(
+        "C compiler",
+        " ".join(toolchain.host() or ()),
+        "the firmware's C on this machine (kws eval --engine device)",
+        toolchain.HOST_HINT,
     )
 
 
 def _cross_compiler() -> Check:
     from kws.deploy import toolchain
 
-    found = toolchain.available()
-    return Check(
-        name="cross compiler",
-        ok=bool(found),
-        required=False,
-        found="; ".join(f"{tools.name}: {tools.version}" for tools in found),
-        purpose="firmware (kws build, kws flash)",
-        hint=toolchain.HINT,
+    return _optional(
+        "cross compiler",
+        "; ".join(f"{tools.name}: {tools.version}" for tools in toolchain.available()),
+        "firmware (kws build, kws flash)",
+        toolchain.HINT,
     )
 
 
@@ -140,25 +143,20 @@ def _qemu() -> Check:
     from kws.deploy.runners import qemu
 
     error = qemu.missing()
-    return Check(
-        name=qemu.EXECUTABLE,
-        ok=error is None,
-        required=False,
-        found=shutil.which(qemu.EXECUTABLE) or "",
-        purpose="the emulated boards",
-        hint=error.hint if error is not None else "",
+    return _optional(
+        qemu.EXECUTABLE,
+        "" if error is not None else shutil.which(qemu.EXECUTABLE) or "",
+        "the emulated boards",
+        error.hint if error is not None else "",
     )
 
 
 def _tool(name: str, purpose: str, package: str = "") -> Check:
-    path = shutil.which(name)
-    return Check(
-        name=name,
-        ok=path is not None,
-        required=False,
-        found=path or "",
-        purpose=purpose,
-        hint=f"apt-get install {package or name}   (macOS: brew install {name})",
+    return _optional(
+        name,
+        shutil.which(name) or "",
+        purpose,
+        f"apt-get install {package or name}   (macOS: brew install {name})",
     )
 
 
@@ -175,14 +173,7 @@ def _probes() -> Check:
         found = "; ".join(f"{probe.title}" for probe in pyocd.probes())
     except KwsError as failure:
         hint = failure.hint
-    return Check(
-        name="debug probe",
-        ok=bool(found),
-        required=False,
-        found=found,
-        purpose="real boards (kws flash)",
-        hint=hint,
-    )
+    return _optional("debug probe", found, "real boards (kws flash)", hint)
 
 
 def _ports() -> Check:
@@ -196,14 +187,7 @@ def _ports() -> Check:
     else:
         ports = serial_port.ports()
         found = "; ".join(f"{port.id} {port.title} {ids}" for port, ids in ports)
-    return Check(
-        name="serial port",
-        ok=bool(found),
-        required=False,
-        found=found,
-        purpose="real boards (kws flash, kws monitor)",
-        hint=hint,
-    )
+    return _optional("serial port", found, "real boards (kws flash, kws monitor)", hint)
 
 
 def _data() -> Check:
@@ -214,13 +198,8 @@ def _data() -> Check:
         found = str(find_data(None))
     except KwsError as error:
         hint = error.hint
-    return Check(
-        name="Speech Commands",
-        ok=bool(found),
-        required=False,
-        found=found,
-        purpose="training and evaluating on the real data set",
-        hint=hint,
+    return _optional(
+        "Speech Commands", found, "training and evaluating on the real data set", hint
     )
 
 
@@ -228,11 +207,9 @@ def _espeak() -> Check:
     found = shutil.which("espeak-ng") or ""
     if not found and importlib.util.find_spec("espeakng_loader") is not None:
         found = "espeakng-loader " + importlib.metadata.version("espeakng-loader")
-    return Check(
-        name="espeak-ng",
-        ok=bool(found),
-        required=False,
-        found=found,
-        purpose="TTS corpora (kws data synth)",
-        hint="pip install espeakng-loader   (or apt-get install espeak-ng)",
+    return _optional(
+        "espeak-ng",
+        found,
+        "TTS corpora (kws data synth)",
+        "pip install espeakng-loader   (or apt-get install espeak-ng)",
     )

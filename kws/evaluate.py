@@ -240,7 +240,7 @@ class Agreement:
         first: Name of one engine.
         second: Name of the other.
         n: Clips.
-        equal: Share of logits that are equal.
+        equal: Share of logits that are equal; None beside a float engine.
         largest: Largest difference, in int8 steps; None beside a float engine.
         same_label: Share of clips with the same label.
     """
@@ -248,7 +248,7 @@ class Agreement:
     first: str
     second: str
     n: int
-    equal: float
+    equal: float | None
     largest: int | None
     same_label: float
 
@@ -271,7 +271,7 @@ def agreement(first: Evaluation, second: Evaluation) -> Agreement:
         first=_where(first),
         second=_where(second),
         n=len(a),
-        equal=float((a == b).mean()) if integer else 0.0,
+        equal=float((a == b).mean()) if integer else None,
         largest=None if difference is None else int(difference.max()),
         same_label=float((a.argmax(axis=1) == b.argmax(axis=1)).mean()),
     )

@@ -15,11 +15,12 @@ import sample_models
 import toolbox
 from click.testing import CliRunner
 
-from kws import engines, evaluate, intervals
+from kws import doctor, engines, evaluate, intervals
 from kws.bundle import Bundle
 from kws.cli.eval import command
 from kws.data import ClipSet
 from kws.data.tape import Tape, Window
+from kws.deploy import toolchain
 from kws.engines import device
 from kws.errors import KwsError
 
@@ -128,10 +129,18 @@ def test_library_is_built_once(bundle: Bundle) -> None:
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device.shutil, "which", lambda name: None)
-    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(toolchain.shutil, "which", lambda name: None)
+    monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(KwsError, match="no C compiler"):
         device.build({"never.c": "seen before"})
+    assert not doctor._host_compiler().ok  # and says so, by the same rule
+
+
+def test_ccs_choice_is_the_doctors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """zig from PyPI compiles for this machine: then no compiler is missing."""
+    monkeypatch.setattr(toolchain.shutil, "which", lambda name: None)
+    monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: name)
+    assert doctor._host_compiler().ok
 
 
 # --- evaluation ---
@@ -205,6 +214,11 @@ def test_agreement_counts_logits_and_labels(bundle: Bundle, pcm: np.ndarray) -> 
     assert pair.largest == 3
     assert pair.equal == pytest.approx(1 - 1 / moved.size)
     assert evaluate.agreement(result, result).equal == 1.0
+    real = evaluate.Evaluation(
+        **{**vars(result), "logits": moved.astype(np.float32), "engine": "float"}
+    )
+    pair = evaluate.agreement(result, real)  # int8 steps and real numbers
+    assert pair.equal is None and pair.largest is None and pair.same_label > 0.8
 
 
 def test_a_stream_gives_the_same_events_every_time(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kws.cli import _options
+
 if TYPE_CHECKING:
     from kws.evaluate import Evaluation, TapeResult
 
@@ -36,12 +38,8 @@ Examples:
     "this machine), qemu; several, with commas, are compared logit by logit.",
 )
 @click.option("--board", help="Board of the engine qemu.  [default: qemu-m4]")
-@click.option(
-    "--limit", type=click.IntRange(1), help="The first N clips of a fixed shuffle."
-)
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder of Speech Commands."
-)
+@_options.limit
+@_options.data
 @click.option(
     "--tape",
     type=click.Path(path_type=Path),
@@ -96,11 +94,15 @@ def command(
     for result in results:
         _print(result)
     for pair in pairs:
-        steps = "" if pair.largest is None else f", at most {pair.largest} steps apart"
+        equal = ""
+        if pair.equal is not None:
+            equal = (
+                f"{100 * pair.equal:.2f} % of the logits equal, at most "
+                f"{pair.largest} steps apart; "
+            )
         click.echo(
-            f"{pair.first} and {pair.second}: {100 * pair.equal:.2f} % of the logits "
-            f"equal{steps}; the same label on {100 * pair.same_label:.2f} % of "
-            f"{pair.n} clips"
+            f"{pair.first} and {pair.second}: {equal}the same label on "
+            f"{100 * pair.same_label:.2f} % of {pair.n} clips"
         )
 
 

@@ -1,9 +1,11 @@
-"""Cross compilers: arm-none-eabi-gcc, else clang in the PyPI package ziglang."""
+"""Compilers, the system's or clang in the PyPI package ziglang: for Cortex-M
+(arm-none-eabi-gcc), and for this machine."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 
 from kws.errors import KwsError
 
+HOST_HINT = "apt-get install gcc libc6-dev   (or, without root: pip install ziglang)"
 HINT = "apt-get install gcc-arm-none-eabi   (or, without root: pip install ziglang)"
 
 # What each compiler needs besides the board's own flags.
@@ -99,6 +102,17 @@ def find(name: str | None = None) -> Toolchain:
         f"Received: {', '.join(t.name for t in available()) or 'none'}",
         HINT,
     )
+
+
+def host() -> tuple[str, ...] | None:
+    """The C compiler for this machine: $CC, cc, gcc, clang, or zig; None: there is
+    none."""
+    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
+        if name and shutil.which(name):
+            return (name,)
+    if importlib.util.find_spec("ziglang") is not None:
+        return (sys.executable, "-m", "ziglang", "cc")
+    return None
 
 
 def _first_line(command: tuple[str, ...]) -> str | None:

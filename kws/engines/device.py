@@ -8,12 +8,10 @@ kws_last_logits. What comes out is what the board computes, bit for bit.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import queue
 import shutil
 import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from kws.bundle import Bundle
-from kws.deploy import emit
+from kws.deploy import emit, toolchain
 from kws.deploy.boards import FIRMWARE
 from kws.deploy.build import cache_dir
 from kws.engines import common
@@ -352,7 +350,13 @@ def build(texts: dict[str, str], flags: tuple[str, ...] = ()) -> Path:
         texts: File name -> C text of the model.
         flags: More compiler flags.
     """
-    compiler = _compiler()
+    compiler = toolchain.host()
+    if compiler is None:
+        raise KwsError(
+            "There is no C compiler on this machine. Expected cc, gcc or clang on the "
+            "PATH, or the Python package ziglang.",
+            toolchain.HOST_HINT,
+        )
     sources = sorted((FIRMWARE / "src").glob("*.c"))
     headers = sorted(FIRMWARE.glob("include/*.h")) + sorted(FIRMWARE.glob("src/*.h"))
     digest = hashlib.sha256(repr((compiler, FLAGS, flags, _GLUE)).encode())
@@ -390,17 +394,3 @@ def build(texts: dict[str, str], flags: tuple[str, ...] = ()) -> Path:
             )
         os.replace(result, target)  # noqa: PTH105 (atomic, also onto an existing file)
     return target
-
-
-def _compiler() -> tuple[str, ...]:
-    """The C compiler of this machine: $CC, cc, gcc, clang, or zig from PyPI."""
-    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
-        if name and shutil.which(name):
-            return (name,)
-    if importlib.util.find_spec("ziglang") is not None:
-        return (sys.executable, "-m", "ziglang", "cc")
-    raise KwsError(
-        "There is no C compiler on this machine. Expected cc, gcc or clang on the "
-        "PATH, or the Python package ziglang.",
-        "apt-get install gcc   (or, without root: pip install ziglang)",
-    )
