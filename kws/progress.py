@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 
 class Progress:
@@ -56,6 +57,19 @@ class Progress:
             file=sys.stderr,
             flush=True,
         )
+
+
+def counting(name: str) -> Callable[[int, int], None]:
+    """A `Progress` for jobs that call back with (done, total); ends at the last one."""
+    bar = Progress(name, 1)
+
+    def report(done: int, total: int) -> None:
+        bar.total = max(1, total)
+        bar.at(done, f"{done}/{total}")
+        if done == total:
+            bar.end(f"{done}/{total}")
+
+    return report
 
 
 def duration(seconds: float) -> str:

@@ -116,6 +116,7 @@ def synth(
     Example: kws data synth --words "yes,no,hey robot" --out corpus
     """
     from kws.data import synth as speech
+    from kws.progress import counting
 
     spoken = [word.strip() for word in words.split(",") if word.strip()]
     if (out is None) == (stream is None):
@@ -135,8 +136,7 @@ def synth(
     assert out is not None
     others = 2 * clips_per_word if unknown is None else unknown
     plan = speech.Plan(tuple(spoken), clips_per_word, others, seed)
-    show = _CountProgress("clips")
-    made = speech.make(plan, out, show)
+    made = speech.make(plan, out, counting("clips"))
     if as_json:
         record = {"out": str(out), "made": made, "words": spoken, "seed": seed}
         click.echo(json.dumps(record))
@@ -212,8 +212,9 @@ def verify(ctx: click.Context, folder: Path, as_json: bool) -> None:
     """
     from kws.data.verify import KINDS
     from kws.data.verify import verify as check
+    from kws.progress import counting
 
-    clips, faults = check(folder, _CountProgress("clips checked"))
+    clips, faults = check(folder, counting("clips checked"))
     if as_json:
         rows = [vars(fault) for fault in faults]
         click.echo(json.dumps({"path": str(folder), "clips": clips, "faults": rows}))
@@ -222,28 +223,6 @@ def verify(ctx: click.Context, folder: Path, as_json: bool) -> None:
             click.echo(f"{fault.path}: {KINDS[fault.kind]} ({fault.detail})")
         click.echo(f"{clips} clips checked, {len(faults)} faults in {folder}")
     ctx.exit(1 if faults else 0)
-
-
-class _CountProgress:
-    """`done of all` on stderr: one line rewritten on a terminal, else every 10 %."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._start = time.monotonic()
-        self._shown = -1
-
-    def __call__(self, done: int, total: int) -> None:
-        terminal = sys.stderr.isatty()
-        step = 100 * done // max(1, total) // (1 if terminal else 10)
-        if step == self._shown and done != total:
-            return
-        self._shown = step
-        left = (time.monotonic() - self._start) * (total - done) / max(1, done)
-        line = f"{done} of {total} {self._what}, {left:.0f} s left"
-        end = "\n" if done == total or not terminal else "\r"
-        click.echo(
-            f"\r{line:<60}{end}" if terminal else line, err=True, nl=not terminal
-        )
 
 
 class _BytesProgress:

@@ -106,20 +106,13 @@ def _train(out: Path, step: Callable[[str], None]) -> Bundle:
     from kws import recipe as recipes
     from kws import train
     from kws.data import synth
-    from kws.progress import Progress
+    from kws.progress import counting
 
     recipe = recipes.load("demo")
     corpus, run = out / "corpus", out / "run"
     plan = synth.Plan(recipe.task.words, CLIPS_PER_WORD, UNKNOWN_CLIPS)
     step(f"Speaking a corpus of {', '.join(plan.words)} into {corpus}")
-    bar = Progress("clips", 1)
-
-    def spoken(done: int, total: int) -> None:
-        bar.total = total
-        bar.at(done)
-
-    synth.make(plan, corpus, spoken)
-    bar.end()
+    synth.make(plan, corpus, counting("clips"))
     step(f"Training, quantization-aware tuning and conversion into {run}")
     return train.train(recipe, run, corpus)
 
