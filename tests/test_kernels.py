@@ -136,15 +136,18 @@ def test_scalar_constants_are_exact_as_tables() -> None:
         add = qm.sub_parameters(*((c, x) if first else (x, c)), y)
         mul = qm.mul_parameters(*((c, x) if first else (x, c)), y)
         number = int(constant[0, 0])
-        for kind, options, table in (
-            ("SUB", cases.schema.SubOptionsT(), qm.add_constant_table),
-            ("MUL", cases.schema.MulOptionsT(), qm.mul_constant_table),
+        for kind, options, function in (
+            ("SUB", cases.schema.SubOptionsT(), qm.add),
+            ("MUL", cases.schema.MulOptionsT(), qm.mul),
         ):
             parameters = add if kind == "SUB" else mul
             expected = cases.tflm.operator(
                 kind, inputs[::-1] if first else inputs, (values.shape, *y), options
             )
-            got = table(parameters, number, first)  # type: ignore[operator]
+            got = [
+                function(parameters, *((number, x) if first else (x, number)))
+                for x in range(-128, 128)
+            ]
             np.testing.assert_array_equal(got, expected[0])
 
 

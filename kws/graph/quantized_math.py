@@ -716,17 +716,3 @@ def relu6_table(x: Quantization) -> Table:
     """RELU6 as an operator of its own: TFLM only clamps, the scales must be equal."""
     six = min(INT8_MAX, x[1] + _round_away(_float32_quotient(6.0, x[0])))
     return _table(lambda value: _clamp(value, x[1], six))
-
-
-def add_constant_table(p: AddParameters, constant: int, constant_first: bool) -> Table:
-    """ADD or SUB with a constant scalar (int8 value `constant`)."""
-    if constant_first:
-        return _table(lambda value: add(p, constant, value))
-    return _table(lambda value: add(p, value, constant))
-
-
-def mul_constant_table(p: MulParameters, constant: int, constant_first: bool) -> Table:
-    """MUL by a constant scalar (int8 value `constant`)."""
-    if constant_first:
-        return _table(lambda value: mul(p, constant, value))
-    return _table(lambda value: mul(p, value, constant))

@@ -432,7 +432,7 @@ def attention(
     if scaled:
         parameters = qm.mul_parameters(score, constant_q, softmax_q)
         constants += c_array(
-            f"{name}_table", qm.mul_constant_table(parameters, constant, False)
+            f"{name}_table", [qm.mul(parameters, x, constant) for x in range(-128, 128)]
         )
         table = f"{name}_table"
     exp_table = qm.softmax_exp_table(1.0, softmax_q[0])
