@@ -397,37 +397,45 @@ def _layers(
 
     Returns:
         Per quantizer, in order: layer, operator and tensor of the .tflite, most_steps
-        apart, and the share of elements that are `apart`, over clips and runners.
+        apart, and the share of elements that are `apart`: the larger one's of the two.
     """
     rows: dict[str, dict[str, Any]] = {}
-    shares: dict[str, list[float]] = {}
     activations = runners["tflite"].activations()
     for runner in runners.values():
+        values: dict[int, list[np.ndarray]] = {d["index"]: [] for d in activations}
         for clip in clips:
             runner.run(clip)
-            for name, match, steps in _forced(tuned, recipe, clip, runner, activations):
-                row = rows.setdefault(name, {"layer": name, "most_steps": 0})
-                row["operator"] = match and match["operator"]
-                row["tensor"] = match and match["name"].split(";")[0]
-                row["most_steps"] = max(row["most_steps"], int(steps.max()))
-                shares.setdefault(name, []).append(float((steps > 0).mean()))
-    for name, row in rows.items():
-        row["apart"] = round(float(np.mean(shares[name])), 4)
+            for index, kept in values.items():
+                kept.append(runner.tensor(index).flatten())
+        tensors = {index: np.stack(kept) for index, kept in values.items()}
+        for name, match, steps in _forced(tuned, recipe, clips, activations, tensors):
+            row = rows.setdefault(name, {"layer": name, "most_steps": 0, "apart": 0.0})
+            row["operator"] = match and match["operator"]
+            row["tensor"] = match and match["name"].split(";")[0]
+            row["most_steps"] = max(row["most_steps"], int(steps.max()))
+            row["apart"] = round(max(row["apart"], float((steps > 0).mean())), 4)
     return list(rows.values())
 
 
 def _forced(
     tuned: Any,
     recipe: Recipe,
-    clip: np.ndarray,
-    runner: Any,
+    clips: np.ndarray,
     activations: list[dict[str, Any]],
+    tensors: dict[int, np.ndarray],
 ) -> list[tuple[str, dict[str, Any] | None, np.ndarray]]:
-    """Run the network on what another machine made of the clip, tensor by tensor.
+    """Run the network on what another machine made of the clips, tensor by tensor.
 
     Every quantizer's output is replaced by the tensor that stands for it, so each
     operator of the .tflite is compared with the network's on its own inputs: errors do
     not add up on the way, and a wrong one shows where it is.
+
+    Args:
+        tuned: The network in mode `qat`.
+        recipe: Its features section is used.
+        clips: int8 [N, frames, mel_bins].
+        activations: See `TfliteRunner.activations`.
+        tensors: Index -> int8 [N, elements], what the other machine made.
 
     Returns:
         Per quantizer, in order: its path, the tensor's details (None where the .tflite
@@ -438,7 +446,7 @@ def _forced(
     from kws.model.layers import Quantizer
 
     spec = recipe.features
-    real = (clip[None].astype(np.float32) - spec.zero_point) * np.float32(spec.scale)
+    real = (clips.astype(np.float32) - spec.zero_point) * np.float32(spec.scale)
     names = _paths(tuned)
     used: set[int] = set()
     found: list[tuple[str, dict[str, Any] | None, np.ndarray]] = []
@@ -447,8 +455,8 @@ def _forced(
         scale, zero_point = quantizer.grid()
         own = np.rint(outputs.numpy() / scale) + zero_point
         fitting = []
-        for details in _fitting(activations, used, scale, zero_point, own.size):
-            theirs = runner.tensor(details["index"]).reshape(own.shape)
+        for details in _fitting(activations, used, scale, zero_point, own[0].size):
+            theirs = tensors[details["index"]].reshape(own.shape)
             fitting.append((details, theirs, np.abs(theirs - own)))
         if not fitting:
             found.append((names[id(quantizer)], None, np.array([NO_TENSOR])))
