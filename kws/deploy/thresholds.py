@@ -24,7 +24,7 @@ class Delta:
     """Thresholds of a network.
 
     Args:
-        steps: int [layers, 5] in int8 steps, columns in the order of KINDS; -1 where
+        steps: int [layers, kinds], int8 steps, columns in the order of KINDS; -1 where
             a tensor is not encoded.
         shape: The network's sizes.
     """
@@ -47,7 +47,7 @@ def of_bundle(bundle: Bundle) -> Delta | None:
 
 
 def mark(graph: Graph, thresholds: Delta, core: str) -> None:
-    """Leave a note at every product of attention that reads an encoded tensor.
+    """Leave a note at every product that reads an encoded tensor.
 
     Args:
         graph: After `passes.drop_identities` and `passes.fold_tables`.
