@@ -261,11 +261,13 @@ def three_way(
         operators, bytes, worst_layer, layers: [{layer, operator, tensor, most_steps,
         apart}], holds}; steps are int8 steps of the tensor at hand.
     """
+    from kws.model import network as networks
+
     clips = clips[:CHECK_CLIPS]
     tflite = TfliteRunner(model)
     runners: dict[str, Any] = {"tflite": tflite, "tflm": TflmRunner(model)}
     scale, zero_point = tflite.output_quantization
-    keras = _keras_logits(tuned, recipe, clips)
+    keras = networks.predictor(tuned, recipe)(clips)
     logits = {"keras": np.rint(keras / scale) + zero_point}
     for name, runner in runners.items():
         logits[name] = np.stack([runner.run(clip) for clip in clips])
@@ -372,12 +374,6 @@ class TflmRunner:
     def tensor(self, index: int) -> np.ndarray:
         """A tensor's value after `run`."""
         return self.interpreter.GetTensor(index, 0)["tensor_data"]
-
-
-def _keras_logits(tuned: Any, recipe: Recipe, clips: np.ndarray) -> np.ndarray:
-    from kws.train import predict
-
-    return predict(tuned, recipe, clips)
 
 
 def _compare(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:

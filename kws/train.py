@@ -50,7 +50,6 @@ COLUMNS = (
     "samples_per_second",
     "seconds",
 )
-CALIBRATION_FILE = "calibration.npz"
 
 
 @dataclass(frozen=True)
@@ -171,6 +170,7 @@ class Loop:
         hold: Any = None,
         mentor: Any = None,
     ) -> None:
+        from kws.model import network as networks
         from kws.model.keras import tf
 
         self.hold, self.mentor = hold, mentor
@@ -197,7 +197,7 @@ class Loop:
                 for weight in network.trainable_weights
             ]
         self._train_step = _train_step(self)
-        self._predict = _predictor(network, recipe)
+        self._predict = networks.predictor(network, recipe)
 
     # What a checkpoint holds, in a fixed order.
     def _variables(self) -> list[Any]:
@@ -478,32 +478,6 @@ def _train_step(loop: Loop) -> Callable[[Any], Any]:
         return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
     return tf.function(step)
-
-
-def _predictor(network: Any, recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:
-    """Logits of int8 features, 256 clips at a time."""
-    from kws.model.keras import tf
-
-    spec = recipe.features
-
-    @tf.function
-    def run(part: Any) -> Any:
-        real = (tf.cast(part, tf.float32) - spec.zero_point) * spec.scale
-        return network(real, training=False)
-
-    def predict(int8: np.ndarray) -> np.ndarray:
-        size = min(256, len(int8))
-        # The last part is filled up: another size would be traced anew.
-        padded = np.concatenate([int8, int8[: -len(int8) % size]])
-        parts = [run(padded[i : i + size]) for i in range(0, len(padded), size)]
-        return np.concatenate([part.numpy() for part in parts])[: len(int8)]
-
-    return predict
-
-
-def predict(network: Any, recipe: Recipe, int8: np.ndarray) -> np.ndarray:
-    """Logits float32 [N, labels] of features int8 [N, frames, mel_bins]."""
-    return _predictor(network, recipe)(int8)
 
 
 def write_scalar(tag: str, number: float) -> None:
@@ -833,7 +807,8 @@ def finish(
     set_weights(tuned, [weight.numpy() for weight in folded.weights])
     with holds.holding(tuned, recipe, count) as hold:
         quantized = score(
-            predict(tuned, recipe, material.validation[0]), material.validation[1]
+            networks.predictor(tuned, recipe)(material.validation[0]),
+            material.validation[1],
         )
         print(
             f"Quantized{', with thresholds,' if hold else ''} without tuning: "

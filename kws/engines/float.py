@@ -20,10 +20,9 @@ def logits(
     """Float32 logits [N, labels]; see `kws.engines`. The features are the board's."""
     common.need("tensorflow", "The engine 'float'")
     inputs = common.features(bundle, pcm)
-    from kws.model.network import restore
-    from kws.train import predict
+    from kws.model.network import predictor, restore
 
-    result = predict(restore(bundle), bundle.recipe, inputs)
+    result = predictor(restore(bundle), bundle.recipe)(inputs)
     if progress is not None:
         progress(len(result))
     return np.asarray(result, np.float32)

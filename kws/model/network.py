@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -520,3 +521,25 @@ def check(recipe: Recipe) -> None:
     if not 0.0 <= model.dropout < 1.0:
         refuse("dropout", "0 to less than 1")
     attention.find(model.attention)
+
+
+def predictor(network: Any, recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of int8 features [N, frames, mel_bins]: float32 logits [N, labels].
+
+    It computes 256 clips at a time, and is compiled once.
+    """
+    spec = recipe.features
+
+    @tf.function
+    def run(part: Any) -> Any:
+        real = (tf.cast(part, tf.float32) - spec.zero_point) * spec.scale
+        return network(real, training=False)
+
+    def predict(int8: np.ndarray) -> np.ndarray:
+        size = min(256, len(int8))
+        # The last part is filled up: another size would be traced anew.
+        padded = np.concatenate([int8, int8[: -len(int8) % size]])
+        parts = [run(padded[i : i + size]) for i in range(0, len(padded), size)]
+        return np.concatenate([part.numpy() for part in parts])[: len(int8)]
+
+    return predict
