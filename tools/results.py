@@ -125,7 +125,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
             low, high = row["ci95"]
             errors = [[row["accuracy"] - low], [high - row["accuracy"]]]
             axes.errorbar(x, row["accuracy"], errors, fmt="o", color="C0", capsize=3)
-            # Two of ours are close to one another: gsc12's name goes below its interval.
+            # Ours are close to one another: gsc12's name goes below its interval.
             twelve = row["task"] == "gsc12"
             axes.annotate(
                 row["name"],
