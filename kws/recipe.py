@@ -27,6 +27,7 @@ from typing import Any
 from kws.errors import KwsError
 
 RECIPES = Path(__file__).parent / "recipes"
+MAX_BYTES = 1 << 20
 
 SILENCE = "_silence_"
 UNKNOWN = "_unknown_"
@@ -294,9 +295,14 @@ def load(name_or_path: str | Path) -> Recipe:
             f".toml file. Received: {text!r}",
             f"kws train --preset {close[0] if close else 'kwt-tiny'}",
         )
+    if path.stat().st_size > MAX_BYTES:
+        raise KwsError(
+            f"A recipe has at most {MAX_BYTES:,} bytes. Received: {path}",
+            "Compare it with a preset in kws/recipes/.",
+        )
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise KwsError(
             f"The recipe is not valid TOML: {error}. Received: {path}",
             "Compare it with a preset in kws/recipes/.",

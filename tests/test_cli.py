@@ -54,6 +54,9 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
     "arguments",
     [
         ("eval", "no-such-run"),
+        ("eval", "kwt-tiny", "--board", "qemu-m4"),
+        ("eval", "kwt-tiny", "--truth", "tape.tsv"),
+        ("eval", "kwt-tiny", "--tape", "tape.wav", "--engine", "device,int8"),
         ("emit", "no-such-run", "--out", "x"),
         ("flash", "no-such-run", "--board", "qemu-m4", "--audio", "none.wav"),
         ("flash", "no-such-run", "--board", "qemu-m5", "--audio", "none.wav"),

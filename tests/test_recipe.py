@@ -55,3 +55,13 @@ def test_a_recipe_that_is_its_own_base_is_refused(tmp_path: Path) -> None:
     path.write_text(f'base = "{path}"\n')
     with pytest.raises(KwsError, match="base"):
         recipe.load(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["x = " + "[" * 100_000, "#" * (1 << 20) + "\n"], ids=["deep", "large"]
+)
+def test_a_stranger_s_recipe_is_bounded(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "hostile.toml"
+    path.write_text(text)
+    with pytest.raises(KwsError, match="not valid TOML|at most"):
+        recipe.load(path)

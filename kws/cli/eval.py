@@ -74,6 +74,7 @@ def command(
     names = [name.strip() for name in engine_names.split(",")]
     for name in names:
         engines.get(name)
+    _check(names, board, tape, truth)
     bundle = bundles.load(run)
     if tape is not None:
         _tape(bundle, tape, truth, names[0], as_json)
@@ -103,6 +104,30 @@ def command(
         click.echo(
             f"{pair.first} and {pair.second}: {equal}the same label on "
             f"{100 * pair.same_label:.2f} % of {pair.n} clips"
+        )
+
+
+def _check(
+    names: list[str], board: str | None, tape: Path | None, truth: Path | None
+) -> None:
+    """Refuse what would be left unheeded."""
+    from kws.errors import KwsError
+
+    if board is not None and "qemu" not in names:
+        raise KwsError(
+            f"Only the engine qemu runs on a board. Received: --board {board} "
+            f"--engine {','.join(names)}",
+            f"kws eval RUN --engine qemu --board {board}",
+        )
+    if truth is not None and tape is None:
+        raise KwsError(
+            f"--truth is what is said on a tape. Received: --truth {truth}, no --tape",
+            f"kws eval RUN --tape tape.wav --truth {truth}",
+        )
+    if tape is not None and len(names) > 1:
+        raise KwsError(
+            f"A tape runs through one engine. Received: --engine {','.join(names)}",
+            f"kws eval RUN --tape {tape} --engine {names[0]}",
         )
 
 
