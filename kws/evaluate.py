@@ -17,6 +17,7 @@ from kws import engines
 from kws.bundle import Bundle
 from kws.data import ClipSet, load
 from kws.data.tape import Score, Tape
+from kws.deploy import boards
 from kws.errors import CheckFailed, KwsError
 from kws.intervals import wilson_interval
 from kws.progress import Progress
@@ -166,8 +167,9 @@ def evaluate_clips(
     logits, sent = result if skips else (result, None)
     bar.end()
     seconds = time.monotonic() - start
-    cost = None if sent is None else spared(bundle, clips.pcm, logits, sent)
     used = (board or module.DEFAULT_BOARD) if engine == "qemu" else None
+    core = boards.load(used).core if used else "portable"
+    cost = None if sent is None else spared(bundle, clips.pcm, logits, sent, core)
     return Evaluation(
         task=bundle.recipe.task.name,
         split=clips.split,
@@ -184,7 +186,11 @@ def evaluate_clips(
 
 
 def spared(
-    bundle: Bundle, pcm: np.ndarray, logits: np.ndarray, sent: np.ndarray
+    bundle: Bundle,
+    pcm: np.ndarray,
+    logits: np.ndarray,
+    sent: np.ndarray,
+    core: str = "portable",
 ) -> dict[str, Any]:
     """What a bundle's delta thresholds spare on clips, by kws.simulate.cost's rule.
 
@@ -197,6 +203,7 @@ def spared(
         pcm: int16 [N, samples].
         logits: The engine's, int8 [N, labels].
         sent: The engine's counts, uint32 [N, products].
+        core: That the engine's C was emitted for.
 
     Raises:
         CheckFailed: engine and simulator differ.
@@ -212,7 +219,7 @@ def spared(
     bar.end()
     shape, counts = run.shape, run.counts
     same = bool((run.logits == logits).all())
-    for product in device.products(bundle, sent):
+    for product in device.products(bundle, sent, core):
         layer, kind = product.layer, product.kind
         whole = shape.tokens * shape.columns(kind)
         if kind in counts.encoded[layer] and product.elements == whole:

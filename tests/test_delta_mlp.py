@@ -17,7 +17,7 @@ import toolbox
 pytest.importorskip("tensorflow", reason="the sample models are made with TensorFlow")
 
 from kws.bundle import Bundle
-from kws.deploy import boards, flash, run
+from kws.deploy import boards, emit, flash, run
 from kws.engines import common, device
 from kws.simulate import KINDS, Run, Thresholds
 from kws.simulate.cost import MLP_KINDS
@@ -130,6 +130,27 @@ def test_boards_equal_the_simulator(board: str) -> None:
     sent = result.sent.sum(axis=1)
     counts = sum(expected.counts.sent[kind].sum(axis=1) for kind in MLP_KINDS)
     np.testing.assert_array_equal(sent, counts)
+
+
+def test_repeats_alone_are_skipped_only_where_that_is_cheaper() -> None:
+    """H=0 changes no bit, so Helium, whose dense kernel is faster, runs it dense."""
+    zero = dataclasses.replace(sample("relu"), thresholds={"H": 0})
+    dense = dataclasses.replace(sample("relu"), thresholds={})
+    for core in ("portable", "dsp"):
+        assert [row.kind for row in emit.products(zero, core)] == ["H", "H"]
+    assert emit.products(zero, "mve") == ()
+    # In one layer it changes something, and is done on every core.
+    mixed = dataclasses.replace(sample("relu"), thresholds={"H": 0, "1.H": 3})
+    assert [row.layer for row in emit.products(mixed, "mve")] == [1]
+    names = [f"{folder()}/mve-{k}" for k in range(2)]
+    for bundle, name in zip((zero, dense), names, strict=True):
+        emit.emit(bundle, Path(name), "mve")
+    texts = [(Path(name) / "kws_model.c").read_text() for name in names]
+    zeros, denses = (
+        [x for x in t.split("\n") if " Bundle " not in x and ".hash" not in x]
+        for t in texts
+    )
+    assert zeros == denses
 
 
 def test_holding_everything_leaves_the_dense_rows() -> None:

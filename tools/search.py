@@ -36,6 +36,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from kws import bundle as bundles  # noqa: E402
 from kws import recipe as recipes  # noqa: E402
+from kws.errors import KwsError  # noqa: E402
 from kws.recipe import Recipe  # noqa: E402
 
 BOARD = "qemu-m4"
@@ -106,7 +107,7 @@ def table(study: Any) -> str:
             *(str(trial.params.get(key, "")) for key in keys),
             f"{known.get('instructions', 0):,}",
             f"{known.get('weights_bytes', 0):,}",
-            f"{known['val_loss']:.3f}" if trained else "over budget",
+            f"{known['val_loss']:.3f}" if trained else known.get("why", "stopped"),
             _accuracy(known["val_accuracy"], clips) if trained else "",
             "yes" if trial.number in best else "",
         ]
@@ -160,14 +161,19 @@ def main() -> int:
         for before in trial.study.trials:
             if before.params == trial.params and before.values:
                 raise optuna.TrialPruned("tried before")
-        spec = variant(base, choice)
-        price = cost(spec)
+        try:
+            spec = variant(base, choice)
+            price = cost(spec)
+        except KwsError as error:
+            trial.set_user_attr("why", "not possible")
+            raise optuna.TrialPruned(str(error)) from None
         for key, figure in price.items():
             trial.set_user_attr(key, figure)
         if (
             price["instructions"] > options.instructions
             or price["weights_bytes"] > options.weights
         ):
+            trial.set_user_attr("why", "over budget")
             raise optuna.TrialPruned("over budget")
         run = out / f"trial{trial.number}"
         train.train(
@@ -197,11 +203,16 @@ def main() -> int:
     )
     trials = options.trials
     if options.one_at_a_time:
+        # A trial that was killed stays "running" for ever: it is tried again.
+        states = (TrialState.COMPLETE, TrialState.WAITING)
+        there = [
+            trial.system_attrs.get("fixed_params") or trial.params
+            for trial in study.get_trials(states=states)
+        ]
         for choice in alone(space):
-            study.enqueue_trial(choice, skip_if_exists=True)
-        trials = len(alone(space)) - len(
-            study.get_trials(states=(TrialState.COMPLETE,))
-        )
+            if choice not in there:
+                study.enqueue_trial(choice)
+        trials = len(study.get_trials(states=(TrialState.WAITING,)))
     study.optimize(objective, n_trials=trials)
     print(table(study))
     return 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,25 @@ from kws.graph.memory_plan import Plan
 from kws.graph.nodes import Graph, Node, Tensor
 from kws.graph.operators import Access
 from kws.graph.schedule import Schedule, Step
+
+
+@dataclass(frozen=True)
+class Product:
+    """A row of the model's table of products that skip (kws_delta_operator_t).
+
+    Args:
+        kind: Of its input, one of cost.KINDS.
+        layer: Of the network.
+        macs: Multiply-accumulates per transmitted element; 0 for K, which is only held.
+        elements: Of its input in one run.
+        sent: C of the counter.
+    """
+
+    kind: str
+    layer: int
+    macs: int
+    elements: int
+    sent: str
 
 
 class Constants:
@@ -36,7 +56,7 @@ class Constants:
         self.text: list[str] = []
         self.weights_bytes = 0
         self.state_bytes = 0
-        self.delta_operators: list[str] = []
+        self.products: list[Product] = []
         self._counters: list[str] = []
         self._symbols: dict[tuple[str, bytes], str] = {}
         self._structs: dict[str, str] = {}
@@ -70,31 +90,24 @@ class Constants:
     def count_sent(
         self, kind: str, layer: int, macs: int, elements: int, sent: str
     ) -> None:
-        """Enter a product in the table of those that skip.
-
-        Args:
-            kind: Of its input, one of cost.KINDS.
-            layer: Of the network.
-            macs: Multiply-accumulates per transmitted element.
-            elements: Of its input in one run.
-            sent: C for the counter.
-        """
-        self.delta_operators.append(
-            f"    {{'{kind}', {layer}, {macs}, {elements}, &{sent}}},"
-        )
+        """Enter a `Product` in the table of those that skip."""
+        self.products.append(Product(kind, layer, macs, elements, sent))
 
     def delta_text(self) -> list[str]:
         """C of what delta products keep, and of the table of them."""
-        if not self.delta_operators:
+        if not self.products:
             return []
-        count = len(self.delta_operators)
+        count = len(self.products)
         lines = [*self._counters]
         if self.state_bytes:
             lines.append(f"static _Alignas(16) int8_t delta_state[{self.state_bytes}];")
         return [
             *lines,
             f"static const kws_delta_operator_t delta_operators[{count}] = {{",
-            *self.delta_operators,
+            *(
+                f"    {{'{p.kind}', {p.layer}, {p.macs}, {p.elements}, &{p.sent}}},"
+                for p in self.products
+            ),
             "};",
         ]
 

@@ -81,7 +81,7 @@ class Network:
     arena_bytes: int
     weights_bytes: int
     macs: int
-    delta_operators: int = 0
+    products: tuple[calls.Product, ...] = ()
     operators: tuple[Operator, ...] = ()
 
 
@@ -179,6 +179,12 @@ def model_sources(bundle: Bundle, core: str) -> Sources:
     return Sources(
         {FILES[0]: "\n".join(lines), FILES[1]: features_source(bundle)}, network
     )
+
+
+def products(bundle: Bundle, core: str) -> tuple[calls.Product, ...]:
+    """The native engine's table of products that skip, on one core."""
+    graph = reader.read(bundle.model_bytes(), str(bundle.model_path))
+    return network_source(graph, core, thresholds.of_bundle(bundle)).products
 
 
 def features_source(bundle: Bundle) -> str:
@@ -296,9 +302,9 @@ def network_source(
             body.append(
                 indent + c_text.comment(f"{node.kind} {shape}: {node.name}", 84)
             )
-            constants, first = model.weights_bytes, len(model.delta_operators)
+            constants, first = model.weights_bytes, len(model.products)
             body += [indent + line for line in calls.CALLS[node.kind](model, node)]
-            products = range(first, len(model.delta_operators))
+            products = range(first, len(model.products))
             constants = model.weights_bytes - constants
             called.append(Operator(len(called) + 1, node, constants, products))
             body.append(f"{indent}KWS_MARK({len(called)});")
@@ -322,7 +328,7 @@ def network_source(
         plan.arena_bytes + model.state_bytes,
         model.weights_bytes,
         macs,
-        len(model.delta_operators),
+        tuple(model.products),
         tuple(called),
     )
 
@@ -418,8 +424,8 @@ def info_source(
         "features": "&kws_model_features",
         "detector": "&detector_spec",
     }
-    if network.delta_operators:
-        info["delta_count"] = network.delta_operators
+    if network.products:
+        info["delta_count"] = len(network.products)
         info["delta"] = "delta_operators"
     if init is not None:
         info["init"] = init

@@ -305,7 +305,7 @@ def on_board(
     feature_cost = exact.stats["instructions_per_frame"]
     cycles_each = board.cycles_per_instruction if unit == "instructions" else 1.0
     costs = {i: round(value / windows) for i, value in split.operators.items()}
-    sent = [split.sent.get(i, 0) / windows for i in range(network.delta_operators)]
+    sent = [split.sent.get(i, 0) / windows for i in range(len(network.products))]
     return Profile(
         board=board.name,
         model=bundle.recipe.name,

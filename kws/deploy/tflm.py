@@ -107,7 +107,7 @@ def model_sources(bundle: Bundle, core: str) -> emit.Sources:
     skips = {kind for kind in DELTA_KINDS if any("&" in row for row in lines[kind])}
     arena = arena_bytes(data, tables.scratch_bytes, len(nodes) if skips else 0)
     network = emit.Network(
-        "", arena, len(data) + tables.weights_bytes, macs, len(tables.delta_operators)
+        "", arena, len(data) + tables.weights_bytes, macs, tuple(tables.products)
     )
     text = [
         f"/* {_HEAD}",

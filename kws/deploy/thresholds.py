@@ -66,7 +66,7 @@ def mark(graph: Graph, thresholds: Delta, core: str) -> None:
             if (id(node), id(tensor)) in holds:
                 layer, kind, _ = holds[id(node), id(tensor)]
                 steps[kind] = int(thresholds.steps[layer, KINDS.index(kind)])
-        if max(steps.values(), default=-1) >= 0:
+        if max(steps.values(), default=-1) >= 0 and not _dearer(node, steps, core):
             note = delta.Note(
                 layer,
                 steps,
@@ -75,6 +75,16 @@ def mark(graph: Graph, thresholds: Delta, core: str) -> None:
             )
             node.options = {**node.options, "delta": note}
             _check(node, thresholds.shape.tokens)
+
+
+def _dearer(node: Node, steps: dict[str, int], core: str) -> bool:
+    """Whether a dense layer had better run dense: it skips repeats only, which changes
+    no bit, and the core has a dense kernel that skipping them does not beat."""
+    return (
+        node.kind == "FULLY_CONNECTED"
+        and core in weight_layout.DELTA_KEEPS_DENSE
+        and max(steps.values()) == 0
+    )
 
 
 def _check(node: Node, tokens: int) -> None:

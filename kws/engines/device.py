@@ -43,7 +43,7 @@ int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t lab
                     int8_t *out, uint32_t *sent);
 size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
                        size_t room);
-size_t kws_host_products(uint32_t *facts, size_t room);
+size_t kws_host_sent(uint32_t *sent, size_t room);
 int kws_selftest(void);
 void kws_model_invoke(const int8_t *features, int8_t *logits);
 """
@@ -60,20 +60,16 @@ int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t lab
 size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
                        size_t room);
 
-size_t kws_host_products(uint32_t *facts, size_t room);
+size_t kws_host_sent(uint32_t *sent, size_t room);
 
 int kws_host_start(void) { return (int)kws_init(); }
 
-/* Five numbers for each product with delta thresholds; how many products there are. */
-size_t kws_host_products(uint32_t *facts, size_t room) {
+/* What each product with delta thresholds transmitted in the last run; how many
+ * products there are. */
+size_t kws_host_sent(uint32_t *sent, size_t room) {
   const size_t count = kws_model_info.delta_count;
   for (size_t i = 0; i < count && i < room; i++) {
-    const kws_delta_operator_t *product = &kws_model_info.delta[i];
-    *facts++ = product->layer;
-    *facts++ = (uint8_t)product->kind;
-    *facts++ = product->macs;
-    *facts++ = product->elements;
-    *facts++ = *product->sent;
+    *sent++ = *kws_model_info.delta[i].sent;
   }
   return count;
 }
@@ -93,9 +89,7 @@ int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t lab
     const int8_t *logits = kws_last_logits();
     if (logits == NULL) return 1;
     memcpy(out + clip * labels, logits, labels);
-    for (size_t i = 0; i < kws_model_info.delta_count; i++) {
-      *sent++ = *kws_model_info.delta[i].sent;
-    }
+    sent += kws_host_sent(sent, kws_model_info.delta_count);
   }
   return 0;
 }
@@ -187,7 +181,7 @@ def _run(
 ) -> tuple[np.ndarray, np.ndarray]:
     ffi, lib = opened
     out = np.zeros((len(clips), len(bundle.labels)), np.int8)
-    count = lib.kws_host_products(ffi.NULL, 0)
+    count = lib.kws_host_sent(ffi.NULL, 0)
     sent = np.zeros((len(clips), count), np.uint32)
     _start(lib)
     clips = np.ascontiguousarray(clips)
@@ -238,21 +232,20 @@ class Product:
     sent: np.ndarray
 
 
-def products(bundle: Bundle, sent: np.ndarray) -> list[Product]:
+def products(
+    bundle: Bundle, sent: np.ndarray, core: str = "portable"
+) -> list[Product]:
     """What the columns of `counted`'s counts are: the model's table of products.
 
     Args:
         bundle: That was counted.
         sent: uint32 [N, products].
+        core: That it was emitted for.
     """
-    ffi, lib = load(library(bundle))
-    facts = np.zeros((sent.shape[1], 5), np.uint32)
-    count = lib.kws_host_products(ffi.cast("uint32_t *", facts.ctypes.data), len(facts))
-    assert count == len(facts)
     return [
-        Product(int(layer), chr(kind), int(macs), int(elements), column)
-        for (layer, kind, macs, elements, _), column in zip(
-            facts, sent.T.astype(np.int64), strict=True
+        Product(row.layer, row.kind, row.macs, row.elements, column)
+        for row, column in zip(
+            emit.products(bundle, core), sent.T.astype(np.int64), strict=True
         )
     ]
 
@@ -271,16 +264,16 @@ def invoke_counted(
     """
     ffi, lib = load(library(bundle))
     out = np.zeros((len(features), len(bundle.labels)), np.int8)
-    count = lib.kws_host_products(ffi.NULL, 0)
-    facts = np.zeros((len(features), count, 5), np.uint32)
+    count = lib.kws_host_sent(ffi.NULL, 0)
+    sent = np.zeros((len(features), count), np.uint32)
     rows = np.ascontiguousarray(features)
-    for row, logits_row, found in zip(rows, out, facts, strict=True):
+    for row, logits_row, found in zip(rows, out, sent, strict=True):
         lib.kws_model_invoke(
             ffi.cast("int8_t *", row.ctypes.data),
             ffi.cast("int8_t *", logits_row.ctypes.data),
         )
-        lib.kws_host_products(ffi.cast("uint32_t *", found.ctypes.data), count)
-    return out, products(bundle, facts[:, :, 4])
+        lib.kws_host_sent(ffi.cast("uint32_t *", found.ctypes.data), count)
+    return out, products(bundle, sent)
 
 
 def detect(bundle: Bundle, pcm: np.ndarray) -> list[Event]:
