@@ -70,6 +70,7 @@ def checks() -> list[Check]:
         _ports(),
         _data(),
         _espeak(),
+        _flite(),
     ]
 
 
@@ -212,4 +213,13 @@ def _espeak() -> Check:
         found,
         "TTS corpora (kws data synth)",
         "pip install espeakng-loader   (or apt-get install espeak-ng)",
+    )
+
+
+def _flite() -> Check:
+    return _optional(
+        "flite",
+        shutil.which("flite") or "",
+        "TTS corpora with voices nearer to people's (kws data synth)",
+        "apt-get install flite",
     )

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toolbox
 from click.testing import CliRunner
 
 from kws import data
 from kws.cli import data as verb
-from kws.data import synth, tape
+from kws.data import speakers, synth, tape
 from kws.data.verify import verify
 from kws.errors import KwsError
 from kws.recipe import Task
@@ -34,7 +35,7 @@ def tree(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module", autouse=True)
 def speaker():
     try:
-        return synth.open_speaker()
+        return speakers.espeak()
     except KwsError as error:
         pytest.skip(str(error))
 
@@ -95,7 +96,7 @@ def test_every_voice_is_in_one_split_in_every_corpus():
 
 
 def test_every_voice_says_the_same_each_time():
-    first, second = synth.open_speaker(), synth.open_speaker()
+    first, second = speakers.espeak(), speakers.espeak()
     if "library" not in first.version:
         pytest.skip("the command takes a process for each word")
     for voice in synth.voices():
@@ -198,7 +199,7 @@ def test_the_command_speaks_too():
     path = shutil.which("espeak-ng")
     if path is None:
         pytest.skip("no espeak-ng command")
-    said = synth._Command(path).say("yes", "en-us+f3", 50, 160)
+    said = speakers._Command(path).say("yes", "en-us+f3", 50, 160)
     assert said.dtype == np.float32 and 4000 < len(said) < 32000
     assert 0.05 < np.abs(said).max() <= 1.01
 
@@ -207,8 +208,72 @@ def test_without_any_espeak_there_is_one_message(monkeypatch):
     def absent() -> None:
         raise ImportError
 
-    monkeypatch.setattr(synth, "_Library", absent)
-    monkeypatch.setattr(synth.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(speakers, "_Library", absent)
+    monkeypatch.setattr(speakers.shutil, "which", lambda _name: None)
     with pytest.raises(KwsError) as error:
-        synth.open_speaker()
+        speakers.espeak()
     assert "espeakng-loader" in error.value.hint
+
+
+def need_flite() -> None:
+    if speakers.flite_command() is None:
+        toolbox.skip_or_fail("flite is not installed")
+
+
+def test_flite_speaks_half_of_the_training_clips(tmp_path):
+    need_flite()
+    plan = synth.Plan(("yes", "no"), 40, 20, seed=3, voices=("espeak", "flite"))
+    assert synth.make(plan, tmp_path / "both") == 100
+    ids = {}
+    for voice, _ in zip(synth.flite_voices(), range(100), strict=False):
+        assert (
+            voice.id not in ids and data.speech_commands.split_of(voice.id) == "train"
+        )
+        ids[voice.id] = voice
+    by_flite = {}
+    for split in ("train", "val", "test"):
+        clips = data.load(split, Task("custom", words=("yes", "no")), tmp_path / "both")
+        names = [n for n in clips.names if n.startswith(("yes/", "no/"))]
+        by_flite[split] = [n.split("/")[1].split("_")[0] in ids for n in names]
+    assert len(by_flite["train"]) == 64 and sum(by_flite["train"]) == 32
+    assert len(by_flite["val"]) == 8 and not any(by_flite["val"] + by_flite["test"])
+    record = json.loads((tmp_path / "both" / "corpus.json").read_text())
+    assert record["synthesizers"]["flite"].startswith("flite-")
+    synth.make(plan, tmp_path / "again")
+    assert tree(tmp_path / "again") == tree(tmp_path / "both")
+    with pytest.raises(KwsError, match="in use"):
+        synth.make(synth.Plan(("yes", "no"), 40, 20, seed=3), tmp_path / "both")
+
+
+def test_flite_heeds_pitch_rate_and_throat():
+    need_flite()
+    flite = speakers.Flite()
+
+    def peak(said: np.ndarray, low: float, high: float) -> float:
+        power = np.abs(np.fft.rfft(said, 65536))
+        hertz = np.arange(len(power)) * 16000 / 65536
+        inside = (hertz > low) & (hertz < high)
+        return float(hertz[inside][power[inside].argmax()])
+
+    plain = flite.say("no", "flite:slt*1.0", 50, 190)
+    assert plain.dtype == np.float32 and 4000 < len(plain) < 16000
+    assert 0.05 < np.abs(plain).max() <= 1.0
+    slow = flite.say("no", "flite:slt*1.0", 50, 120)
+    assert len(slow) > 1.3 * len(plain)
+    fast = flite.say("no", "flite:slt*1.2", 50, 190)
+    assert len(fast) == pytest.approx(len(plain) / 1.2, rel=0.02)
+    high = flite.say("no", "flite:slt*1.0", 85, 190)
+    assert peak(high, 80, 400) > 1.2 * peak(plain, 80, 400)
+
+
+def test_without_flite_espeak_speaks_alone_and_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(speakers.shutil, "which", lambda _name: None)
+    base = ["synth", "--words", "up", "--clips-per-word", "10", "--unknown", "0"]
+    result = CliRunner().invoke(
+        verb.command, [*base, "--out", str(tmp_path / "c")], catch_exceptions=False
+    )
+    assert "apt-get install flite" in result.stderr and "by eSpeak NG:" in result.stdout
+    arguments = [*base, "--voices", "espeak,flite", "--out", str(tmp_path / "d")]
+    result = CliRunner().invoke(verb.command, arguments)
+    assert isinstance(result.exception, KwsError) and "flite" in str(result.exception)
+    assert not (tmp_path / "d").exists()

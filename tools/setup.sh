@@ -3,6 +3,7 @@
 #
 #   .venv        Python packages, pinned in pyproject.toml and tools/constraints.txt
 #   QEMU         Debian package qemu-system-arm
+#   Flite        Debian package flite: more voices for kws data synth
 #   a cross compiler: arm-none-eabi-gcc (Debian), else zig (PyPI ziglang)
 #
 # KWS_SETUP_ZIG=1 installs zig beside gcc (the tests build every board with both).
@@ -83,6 +84,9 @@ fi
 command -v qemu-system-arm >/dev/null || apt_install qemu-system-arm ||
   stop "QEMU (qemu-system-arm) is missing and can't be installed from here." \
     "sudo apt-get install qemu-system-arm"
+
+command -v flite >/dev/null || apt_install flite ||
+  say "flite can't be had here; kws data synth will speak with eSpeak NG alone"
 
 # The emulator that the Pico's image is tested in, where Node.js is installed.
 if [ "${KWS_SETUP_ZIG:-}" = 1 ] && command -v npm >/dev/null &&

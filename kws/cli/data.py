@@ -93,6 +93,11 @@ def fetch(
 @click.option("--unknown", type=int, help="Clips of other words [2 x clips-per-word].")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
 @click.option(
+    "--voices",
+    type=click.Choice(["espeak", "espeak,flite"]),
+    help="Who speaks [default: eSpeak NG, and Flite where it is installed].",
+)
+@click.option(
     "--stream",
     type=click.Path(path_type=Path),
     help="Instead of a corpus: the words in this order in one .wav, by voices that "
@@ -105,16 +110,20 @@ def synth(
     clips_per_word: int,
     unknown: int | None,
     seed: int,
+    voices: str | None,
     stream: Path | None,
     as_json: bool,
 ) -> None:
     """Make a corpus out of text: many voices, rooms and noises.
 
     The folder has the Speech Commands layout, with lists for validation and test.
-    Equal options give equal files; a corpus that is there is not made again.
+    Equal options give equal files; a corpus that is there is not made again. Flite's
+    voices come from recordings of people: with them half of the training clips are
+    nearer to what a board will hear.
 
     Example: kws data synth --words "yes,no,hey robot" --out corpus
     """
+    from kws.data import speakers
     from kws.data import synth as speech
     from kws.progress import counting
 
@@ -135,13 +144,23 @@ def synth(
         return
     assert out is not None
     others = 2 * clips_per_word if unknown is None else unknown
-    plan = speech.Plan(tuple(spoken), clips_per_word, others, seed)
+    if voices is None:
+        voices = "espeak,flite" if speakers.flite_command() else "espeak"
+        if voices == "espeak":
+            click.echo(
+                "eSpeak NG speaks alone: Flite, whose voices are nearer to people's, "
+                "is not installed.\n  apt-get install flite",
+                err=True,
+            )
+    engines = tuple(voices.split(","))
+    plan = speech.Plan(tuple(spoken), clips_per_word, others, seed, engines)
     made = speech.make(plan, out, counting("clips"))
     if as_json:
         record = {"out": str(out), "made": made, "words": spoken, "seed": seed}
-        click.echo(json.dumps(record))
+        click.echo(json.dumps(record | {"voices": list(engines)}))
     elif made:
-        click.echo(f"{made} clips of {len(spoken)} words and others are in {out}")
+        by = " and ".join(speakers.NAMES[name] for name in engines)
+        click.echo(f"{made} clips of {len(spoken)} words and others by {by}: {out}")
     else:
         click.echo(f"The corpus is already in {out}")
 

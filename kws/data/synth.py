@@ -1,33 +1,33 @@
-"""Spoken corpora out of text, by eSpeak NG: many voices, rooms and noises.
+"""Spoken corpora out of text: many voices, rooms and noises.
 
-A voice is an accent of English and a variant of the speaker (`en-us+f3`). Its speaker
-id is a hash of that name, so the data set's SHA-1 rule puts a voice into the same
-split in every corpus: what is tested was never heard in training.
+A voice is an accent of English and a variant of eSpeak NG's speaker (`en-us+f3`), or
+one of Flite's speakers with another throat (`flite:slt*0.93`). Its speaker id is a hash
+of that name, so the data set's SHA-1 rule puts a voice into the same split in every
+corpus: what is tested was never heard in training. Flite's few speakers are training's.
 
-The library comes with PyPI's espeakng-loader; the `espeak-ng` command is the second
-choice. With the library the same seed gives the same samples; another version of
-eSpeak NG gives others, so its version is recorded in corpus.json.
+The same seed gives the same samples, where eSpeak NG speaks by its library
+(kws/data/speakers.py). Another version of a synthesizer gives others, so the versions
+are recorded in corpus.json.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import hashlib
+import itertools
 import json
-import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
 from kws.bundle import write_atomic
+from kws.data import speakers
 from kws.data.archives import SAMPLE_RATE, wav_bytes
+from kws.data.speakers import FLITE_PITCH, Speaker
 from kws.data.speech_commands import NOISE_SHARE, check_words, folder_of, split_of
 from kws.data.tape import Window, write_windows
 from kws.errors import KwsError
@@ -69,18 +69,10 @@ SENTENCES = (
 )
 NOISE_SECONDS = 30
 SPLIT_CYCLE = ("train",) * 8 + ("val", "test")  # shares of speakers
+VOICES = (("espeak",), ("espeak", "flite"))
+FLITE_THROATS = (0.85, 1.2)  # how fast Flite's speakers are played
 CORPUS_VERSION = 1
 MAX_CLIPS_PER_WORD = 20000
-
-
-class Speaker(Protocol):
-    """Something that speaks: eSpeak NG's library or its command."""
-
-    version: str
-
-    def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
-        """Speak. pitch 0..99, rate in words a minute; float32 [n], 16 kHz, -1..1."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -88,7 +80,7 @@ class Voice:
     """A speaker of the corpus.
 
     Args:
-        name: `accent+variant`, as eSpeak NG calls it.
+        name: `accent+variant`, as eSpeak NG calls it, or `flite:NAME*FACTOR`.
         id: Eight hex digits that stand for the speaker in file names.
         split: Where the SHA-1 rule puts the id.
     """
@@ -107,17 +99,19 @@ class Plan:
         clips_per_word: Clips of each, over all splits; at least 10.
         unknown: Clips of other words, altogether.
         seed: Of everything that is drawn.
+        voices: `espeak`, and `flite` where half of the training voices are to be its.
     """
 
     words: tuple[str, ...]
     clips_per_word: int = 300
     unknown: int = 600
     seed: int = 1
+    voices: tuple[str, ...] = ("espeak",)
 
 
 @functools.cache
 def voices() -> tuple[Voice, ...]:
-    """All voices, in a fixed order that mixes accents and variants."""
+    """All of eSpeak NG's, in a fixed order that mixes accents and variants."""
     found = []
     for accent in ACCENTS:
         for variant in VARIANTS:
@@ -125,6 +119,19 @@ def voices() -> tuple[Voice, ...]:
             identity = hashlib.sha256(name.encode()).hexdigest()[:8]
             found.append(Voice(name, identity, split_of(identity)))
     return tuple(sorted(found, key=lambda voice: voice.id))
+
+
+def flite_voices() -> Iterator[Voice]:
+    """Flite's training voices, without end: each speaker with one throat after another,
+    spread evenly over FLITE_THROATS by the golden ratio."""
+    low, high = FLITE_THROATS
+    for number in itertools.count():
+        factor = low + (high - low) * (number * 0.6180339887 % 1)
+        for speaker in FLITE_PITCH:
+            name = f"flite:{speaker}*{factor:.4f}"
+            identity = hashlib.sha256(name.encode()).hexdigest()[:8]
+            if split_of(identity) == "train":
+                yield Voice(name, identity, "train")
 
 
 def make(
@@ -143,10 +150,16 @@ def make(
         Clips written; 0 where the corpus was there.
 
     Raises:
-        KwsError: unusable words, too few clips, a folder in use, no eSpeak NG, or a
-            word that comes out silent.
+        KwsError: unusable words or voices, too few clips, a folder in use, no
+            synthesizer, or a word that comes out silent.
     """
     check_words(plan.words)
+    if plan.voices not in VOICES:
+        raise KwsError(
+            "No such voices. Expected espeak, or espeak,flite (validation and test "
+            f"voices are eSpeak's). Received: {','.join(plan.voices)}",
+            "kws data synth --voices espeak,flite ...",
+        )
     if not 10 <= plan.clips_per_word <= MAX_CLIPS_PER_WORD or plan.unknown < 0:
         raise KwsError(
             f"Expected 10 to {MAX_CLIPS_PER_WORD} clips per word, and unknown clips of "
@@ -162,11 +175,13 @@ def make(
             f"Received: {str(out)!r}",
             f"kws data synth --words ... --out {out}-new",
         )
-    speaker = open_speaker()
+    cast = {"espeak": speakers.espeak()}
+    if "flite" in plan.voices:
+        cast["flite"] = speakers.Flite()
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        count = _make(plan, speaker, building, progress)
+        count = _make(plan, cast, building, progress)
         building.chmod(0o755)
         if out.is_dir():
             out.rmdir()  # empty
@@ -205,7 +220,7 @@ def spoken_stream(
         'yes'
     """
     check_words(sorted(set(words)))
-    speaker = speaker or open_speaker()
+    speaker = speaker or speakers.espeak()
     rng = np.random.Generator(np.random.PCG64([seed, 3]))
     here = [voice for voice in voices() if voice.split == split]
     order = rng.permutation(len(here))
@@ -236,123 +251,6 @@ def write_stream(
     return windows
 
 
-def open_speaker() -> Speaker:
-    """eSpeak NG: espeakng-loader's library, else the `espeak-ng` command.
-
-    Raises:
-        KwsError: neither is there.
-    """
-    try:
-        return _Library()
-    except (ImportError, OSError, AttributeError):
-        command = shutil.which("espeak-ng")
-        if command:
-            return _Command(command)
-    raise KwsError(
-        "Text can't be spoken: expected the Python package espeakng-loader or the "
-        "espeak-ng command. Received: neither.",
-        "pip install espeakng-loader   (or: apt-get install espeak-ng)",
-    )
-
-
-class _Library:
-    """eSpeak NG through ctypes: samples come back through a callback.
-
-    The library keeps phases and filters in global variables that nothing resets, so
-    what it says depends on what it said before. Each instance therefore loads a copy
-    of its own, and equal calls on a new instance give equal samples.
-    """
-
-    _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: no thread, no waiting
-    _DONT_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT
-    _UTF8 = 1
-    _RATE, _PITCH = 1, 3
-
-    def __init__(self) -> None:
-        import espeakng_loader
-
-        with tempfile.TemporaryDirectory() as folder:
-            # Another file is another library to the loader; once it is loaded the
-            # name is not needed.
-            copy = shutil.copy(espeakng_loader.get_library_path(), folder)
-            self._lib = ctypes.CDLL(copy)
-        data = os.fsencode(espeakng_loader.get_data_path())
-        self._rate = self._lib.espeak_Initialize(
-            self._SYNCHRONOUS, 0, data, self._DONT_EXIT
-        )
-        if self._rate <= 0:
-            raise OSError("espeak_Initialize failed")
-        self._lib.espeak_Info.restype = ctypes.c_char_p
-        version = self._lib.espeak_Info(None)
-        self.version = f"library {version.decode() if version else 'unknown'}"
-        self._chunks: list[bytes] = []
-        kind = ctypes.CFUNCTYPE(
-            ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
-        )
-        self._callback = kind(self._receive)  # kept: C holds on to it
-        self._lib.espeak_SetSynthCallback(self._callback)
-        self._voice = ""
-
-    def _receive(self, samples: Any, count: int, _events: Any) -> int:
-        if samples and count > 0:
-            self._chunks.append(ctypes.string_at(samples, 2 * count))
-        return 0
-
-    def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
-        if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise OSError(f"no voice {voice}")
-        self._lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
-        self._lib.espeak_SetParameter(self._RATE, rate, 0)
-        self._lib.espeak_SetParameter(self._PITCH, pitch, 0)
-        self._chunks.clear()
-        data = text.encode()
-        self._lib.espeak_Synth(
-            data, ctypes.c_size_t(len(data) + 1), 0, 1, 0, self._UTF8, None, None
-        )
-        samples = np.frombuffer(b"".join(self._chunks), dtype=np.int16)
-        return _to_16k(samples, self._rate)
-
-
-class _Command:
-    """The espeak-ng command, a process for every utterance."""
-
-    def __init__(self, command: str) -> None:
-        self._command = command
-        run = subprocess.run([command, "--version"], capture_output=True, check=True)
-        self.version = f"command {run.stdout.decode(errors='replace').strip()[:60]}"
-
-    def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
-        run = subprocess.run(
-            [self._command, "-v", voice, "-p", str(pitch), "-s", str(rate)]
-            + ["--stdout", "--", text],
-            capture_output=True,
-            check=False,
-            timeout=30,
-        )
-        if run.returncode != 0 or len(run.stdout) < 46:
-            raise OSError(f"espeak-ng failed: {run.stderr.decode(errors='replace')}")
-        # A piped WAV: 44 bytes of header, whose lengths are not to be believed.
-        rate_hz = int.from_bytes(run.stdout[24:28], "little")
-        even = len(run.stdout[44:]) // 2 * 2
-        samples = np.frombuffer(run.stdout[44 : 44 + even], dtype="<i2")
-        return _to_16k(samples, rate_hz)
-
-
-def _to_16k(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Band-limited resampling by cutting the spectrum: float32, -1..1."""
-    if rate == SAMPLE_RATE:
-        return samples.astype(np.float32) / np.float32(32768)
-    step = rate // np.gcd(rate, SAMPLE_RATE)
-    size = step * 32
-    while size < len(samples) + step:
-        size *= 2
-    out_size = size * SAMPLE_RATE // rate
-    spectrum = np.fft.rfft(samples.astype(np.float32), size)
-    out = np.fft.irfft(spectrum[: out_size // 2 + 1], out_size)
-    out = out[: len(samples) * SAMPLE_RATE // rate] * (out_size / size / 32768)
-    return out.astype(np.float32)
-
-
 def _utterance(
     speaker: Speaker, text: str, voice: Voice, rng: np.random.Generator
 ) -> np.ndarray:
@@ -365,9 +263,9 @@ def _utterance(
             said = _trim(speaker.say(text, voice.name, pitch, rate))
         except OSError as error:
             raise KwsError(
-                f"eSpeak NG can't speak. Expected audio for {text!r} by voice "
-                f"{voice.name}. Received: {error}",
-                "pip install --force-reinstall espeakng-loader",
+                f"Voice {voice.name} can't speak. Expected audio for {text!r}. "
+                f"Received: {error}",
+                "pip install --force-reinstall espeakng-loader   (flite: apt-get)",
             ) from None
         if len(said) <= longest or rate >= 440:
             break
@@ -420,11 +318,11 @@ def _clip(
 
 def _make(
     plan: Plan,
-    speaker: Speaker,
+    cast: dict[str, Speaker],
     out: Path,
     progress: Callable[[int, int], None] | None,
 ) -> int:
-    noises = _noise_recordings(speaker, plan.seed)
+    noises = _noise_recordings(cast["espeak"], plan.seed)
     (out / "_background_noise_").mkdir()
     for name, samples in noises.items():
         pcm = _int16(samples * 0.1)
@@ -439,6 +337,7 @@ def _make(
         name = f"{folder_of(word)}/{voice.id}_nohash_{take}.wav"
         seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
         rng = np.random.Generator(np.random.PCG64([plan.seed, seed]))
+        speaker = cast["flite" if voice.name.startswith("flite:") else "espeak"]
         pcm = _clip(_utterance(speaker, word, voice, rng), parts[voice.split], rng)
         file = out / name
         file.parent.mkdir(exist_ok=True)
@@ -449,7 +348,8 @@ def _make(
     for split, file_name in (("val", "validation"), ("test", "testing")):
         text = "".join(f"{name}\n" for name in sorted(lists[split]))
         (out / f"{file_name}_list.txt").write_text(text, encoding="utf-8")
-    record = asdict(plan) | {"version": CORPUS_VERSION, "espeak_ng": speaker.version}
+    versions = {name: speaker.version for name, speaker in cast.items()}
+    record = asdict(plan) | {"version": CORPUS_VERSION, "synthesizers": versions}
     (out / "corpus.json").write_text(json.dumps(record, indent=1) + "\n")
     return len(jobs)
 
@@ -493,10 +393,13 @@ def _cast(plan: Plan) -> list[Voice]:
     # Two clips of a word by each voice, where there are voices enough; whole cycles,
     # so that the shares of the splits hold.
     size = min(max(plan.clips_per_word // 20, 1), min(len(p) for p in pools.values()))
+    flite = flite_voices()
     return [
-        pools[split].pop() if split != "train" else pools["train"].pop()
+        next(flite)
+        if split == "train" and number % 2 and "flite" in plan.voices
+        else pools[split].pop()
         for _ in range(size)
-        for split in SPLIT_CYCLE
+        for number, split in enumerate(SPLIT_CYCLE)
         if pools[split]
     ]
 

@@ -232,9 +232,7 @@ class Product:
     sent: np.ndarray
 
 
-def products(
-    bundle: Bundle, sent: np.ndarray, core: str = "portable"
-) -> list[Product]:
+def products(bundle: Bundle, sent: np.ndarray, core: str = "portable") -> list[Product]:
     """What the columns of `counted`'s counts are: the model's table of products.
 
     Args:
