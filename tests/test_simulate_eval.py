@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from kws.cli import eval as eval_verb
 from kws.cli import simulate as simulate_verb
 from kws.data import ClipSet
 from kws.engines import device
-from kws.errors import CheckFailed
+from kws.errors import CheckFailed, KwsError
 
 STEPS = {"X": 5, "Q": 4, "K": 3, "P": 1, "1.O": 6, "M": 4, "H": 2}
 
@@ -106,3 +107,28 @@ def test_counts_do_not_depend_on_order_or_threads(
     again = device.counted(bundle, pcm[::-1], jobs=1)
     np.testing.assert_array_equal(logits, again[0][::-1])
     np.testing.assert_array_equal(sent, again[1][::-1])
+
+
+def test_simulated_thresholds_can_be_kept(
+    bundle: Bundle,
+    clips: ClipSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(bundle.path, run)
+    bundles.save(dataclasses.replace(bundles.load(run), thresholds={}))
+    as_json(simulate_verb, str(run), "--theta", "H=0,P=0.01")
+    assert bundles.load(run).thresholds == {}
+    as_json(simulate_verb, str(run), "--theta", "H=0,P=0.01", "--keep")
+    assert bundles.load(run).thresholds == {"H": 0, "P": 2}  # steps of 1/256
+    float_run = [str(run), "--engine", "float", "--theta", "H=0", "--keep"]
+    result = CliRunner().invoke(simulate_verb.command, float_run)
+    assert isinstance(result.exception, KwsError)
+    monkeypatch.setattr(bundles, "PRETRAINED", tmp_path)
+    result = CliRunner().invoke(
+        simulate_verb.command, [str(run), "--theta", "H=5", "--keep"]
+    )
+    assert isinstance(result.exception, KwsError)
+    assert "shipped" in str(result.exception)
+    assert bundles.load(run).thresholds == {"H": 0, "P": 2}

@@ -14,6 +14,7 @@ EPILOG = """\b
 Examples:
   kws simulate runs/tiny --theta X=0.3,Q=0.3,K=0.3,P=0.005,O=0.05
   kws simulate runs/kwt1 --theta "X=0.3,3.X=0.2" --features float --limit 500
+  kws simulate runs/tiny --theta H=0 --split val --keep
 """
 
 
@@ -38,6 +39,9 @@ Examples:
 @_options.features
 @_options.limit
 @_options.data
+@click.option(
+    "--keep", is_flag=True, help="Write the thresholds into RUN, for the firmware."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     run: str,
@@ -48,6 +52,7 @@ def command(
     kind: str,
     limit: int | None,
     data: Path | None,
+    keep: bool,
     as_json: bool,
 ) -> None:
     """Run RUN's network with delta thresholds over a whole split.
@@ -62,12 +67,16 @@ def command(
 
     bundle = bundles.load(run)
     simulator = measure.make_simulator(bundle, engine)
+    if keep:
+        measure.check_keeps(simulator)
     thresholds = measure.read_thresholds(simulator, theta)
     kind = measure.feature_kind(simulator, kind)
     clips = measure.load_clips(bundle, split, data, limit, task, kind)
     bar = Progress(f"simulate {len(clips)} clips", len(clips))
     table = measure.simulate(simulator, clips, thresholds, bar.at)
     bar.end()
+    if keep:
+        measure.keep_thresholds(simulator, thresholds.to_dict())
     if as_json:
         click.echo(json.dumps(table))
     else:

@@ -178,6 +178,27 @@ def read_thresholds(simulator: AnySimulator, text: str) -> Thresholds:
     return simulator.thresholds(steps.astype(int))
 
 
+def check_keeps(simulator: AnySimulator) -> None:
+    """See that `keep_thresholds` will have somewhere to write.
+
+    Raises:
+        KwsError: the firmware does not run this network, or it is a shipped one.
+    """
+    if isinstance(simulator, Simulator):
+        raise KwsError(
+            "Thresholds are kept for the firmware, which runs the int8 network. "
+            "Received: the float one",
+            "--engine int8 (after kws convert RUN)",
+        )
+    path = simulator.bundle.path
+    if path.resolve().is_relative_to(bundles.PRETRAINED.resolve()):
+        raise KwsError(
+            "Thresholds are written into the run, and a shipped one stays as it is. "
+            f"Expected a run of your own. Received: {path.name}",
+            f"cp -r {path} runs/{path.name} && kws simulate runs/{path.name} ...",
+        )
+
+
 def keep_thresholds(simulator: AnySimulator, table: dict[str, float]) -> bool:
     """Write thresholds into the bundle, in int8 steps; False for a float network."""
     if isinstance(simulator, Simulator):
