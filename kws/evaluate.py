@@ -208,14 +208,17 @@ def spared(
     Raises:
         CheckFailed: engine and simulator differ.
     """
+    from kws.deploy import thresholds
     from kws.engines import common, device
     from kws.simulate.integer import IntegerSimulator
-    from kws.simulate.measure import read_thresholds
 
+    chosen = thresholds.of_bundle(bundle, core)
+    assert chosen is not None
     simulator = IntegerSimulator(bundle)
     bar = Progress(f"counting on {len(pcm)} clips", len(pcm))
-    thresholds = read_thresholds(simulator, "bundle")
-    run = simulator.run(common.features(bundle, pcm), thresholds, bar.at)
+    run = simulator.run(
+        common.features(bundle, pcm), simulator.thresholds(chosen.steps), bar.at
+    )
     bar.end()
     shape, counts = run.shape, run.counts
     same = bool((run.logits == logits).all())

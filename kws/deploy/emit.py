@@ -173,7 +173,7 @@ def model_sources(bundle: Bundle, core: str) -> Sources:
     graph = reader.read(data, str(bundle.model_path))
     check_fit(bundle, graph)
     lines = [_network_head(bundle, core, hashlib.sha256(data).hexdigest())]
-    network = network_source(graph, core, thresholds.of_bundle(bundle))
+    network = network_source(graph, core, thresholds.of_bundle(bundle, core))
     lines.append(network.text)
     lines.append(info_source(bundle, network, graph.output.scale))
     return Sources(
@@ -184,7 +184,7 @@ def model_sources(bundle: Bundle, core: str) -> Sources:
 def products(bundle: Bundle, core: str) -> tuple[calls.Product, ...]:
     """The native engine's table of products that skip, on one core."""
     graph = reader.read(bundle.model_bytes(), str(bundle.model_path))
-    return network_source(graph, core, thresholds.of_bundle(bundle)).products
+    return network_source(graph, core, thresholds.of_bundle(bundle, core)).products
 
 
 def features_source(bundle: Bundle) -> str:

@@ -92,7 +92,7 @@ def model_sources(bundle: Bundle, core: str) -> emit.Sources:
     kinds = [node.kind for node in nodes]
     macs = sum(operators.macs(node) for node in nodes)
     inputs, outputs = graph.input.elements, graph.output.elements
-    chosen = thresholds.of_bundle(bundle)
+    chosen = thresholds.of_bundle(bundle, core)
     if chosen is not None:
         _mark(graph, chosen, core)
     tables = _Tables(core)

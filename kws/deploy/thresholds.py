@@ -33,8 +33,15 @@ class Delta:
     shape: cost.Shape
 
 
-def of_bundle(bundle: Bundle) -> Delta | None:
+def of_bundle(bundle: Bundle, core: str = "portable") -> Delta | None:
     """What a bundle's `thresholds` say; None where there are none.
+
+    At threshold 0 a dense layer skips repeats only, which changes no bit: on a core
+    whose dense kernel is faster, such a tensor counts as not encoded.
+
+    Args:
+        bundle: With thresholds, or without.
+        core: `portable`, `dsp` or `mve`.
 
     Raises:
         KwsError: a key that names no tensor kind or layer of the network.
@@ -43,7 +50,11 @@ def of_bundle(bundle: Bundle) -> Delta | None:
         return None
     shape = cost.shape_of(bundle.recipe, len(bundle.labels))
     table = Thresholds.from_dict(bundle.thresholds, shape.layers)
-    return Delta(table.values.astype(int), shape)
+    steps = table.values.astype(int)
+    if core in weight_layout.DELTA_KEEPS_DENSE:
+        dense_layers = np.isin(KINDS, tuple("XOMH"))
+        steps[(steps == 0) & dense_layers] = -1
+    return Delta(steps, shape)
 
 
 def mark(graph: Graph, thresholds: Delta, core: str) -> None:
@@ -66,7 +77,7 @@ def mark(graph: Graph, thresholds: Delta, core: str) -> None:
             if (id(node), id(tensor)) in holds:
                 layer, kind, _ = holds[id(node), id(tensor)]
                 steps[kind] = int(thresholds.steps[layer, KINDS.index(kind)])
-        if max(steps.values(), default=-1) >= 0 and not _dearer(node, steps, core):
+        if max(steps.values(), default=-1) >= 0:
             note = delta.Note(
                 layer,
                 steps,
@@ -75,16 +86,6 @@ def mark(graph: Graph, thresholds: Delta, core: str) -> None:
             )
             node.options = {**node.options, "delta": note}
             _check(node, thresholds.shape.tokens)
-
-
-def _dearer(node: Node, steps: dict[str, int], core: str) -> bool:
-    """Whether a dense layer had better run dense: it skips repeats only, which changes
-    no bit, and the core has a dense kernel that skipping them does not beat."""
-    return (
-        node.kind == "FULLY_CONNECTED"
-        and core in weight_layout.DELTA_KEEPS_DENSE
-        and max(steps.values()) == 0
-    )
 
 
 def _check(node: Node, tokens: int) -> None:
