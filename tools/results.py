@@ -1,8 +1,9 @@
 """docs/results.json and its plots: what the shipped models reach, measured anew.
 
 Accuracy is the official test files through the firmware's C (`kws eval`), instructions
-are QEMU's, on the first hundred of them, flash and RAM the linker's and the run's. Beside them what others published
-or what was measured of theirs, with its source; those are facts, not measured here.
+are QEMU's, on the first hundred of them, flash and RAM the linker's and the run's.
+Beside them what others published or what was measured of theirs, with its source; those
+are facts, not measured here.
 
     python tools/results.py            # measure, write docs/results.json, draw
     python tools/results.py --draw     # draw what docs/results.json has
