@@ -85,6 +85,21 @@ def test_engines_without_thresholds_cut_nothing(bundle: Bundle, clips: ClipSet) 
     assert found.as_dict()["mac_cut"] == 0.0
 
 
+def test_a_boards_cut_is_what_that_board_skips(bundle: Bundle, clips: ClipSet) -> None:
+    """H=0 is dense on Helium: there P spares what it spares alone."""
+    toolbox.need_qemu()
+    toolbox.need_compiler()
+
+    def cut(thresholds: dict[str, int], *engine: str) -> float:
+        chosen = dataclasses.replace(bundle, thresholds=thresholds)
+        found = evaluate.evaluate_clips(chosen, clips, *engine).as_dict()
+        return float(found["mac_cut"])
+
+    both, alone = {"H": 0, "P": 1}, {"P": 1}
+    assert cut(both, "qemu", "qemu-m55") == cut(alone, "device") > 0
+    assert cut(both, "device") > cut(alone, "device") + 0.01
+
+
 def test_a_wrong_count_or_logit_is_told(bundle: Bundle, clips: ClipSet) -> None:
     logits, sent = device.counted(bundle, clips.pcm)
     products = device.products(bundle, sent)

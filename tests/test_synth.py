@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import toolbox
 from click.testing import CliRunner
 
 from kws import data
@@ -131,6 +130,18 @@ def test_a_corpus_that_is_there_is_not_made_again(corpus):
     assert {p: p.stat().st_mtime_ns for p in corpus.rglob("*")} == before
 
 
+def test_a_corpus_from_before_flite_is_one_of_espeaks(corpus, tmp_path):
+    old = tmp_path / "old"
+    old.mkdir()
+    record = json.loads((corpus / "corpus.json").read_text())
+    del record["voices"]
+    (old / "corpus.json").write_text(json.dumps(record))
+    assert synth.make(PLAN, old) == 0
+    (old / "corpus.json").write_text("[]")
+    with pytest.raises(KwsError, match="in use"):
+        synth.make(PLAN, old)
+
+
 def test_a_folder_in_use_is_left_alone(corpus, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("keep")
@@ -215,9 +226,58 @@ def test_without_any_espeak_there_is_one_message(monkeypatch):
     assert "espeakng-loader" in error.value.hint
 
 
+def program(path: Path, voices: str, fault: str) -> str:
+    """A synthesizer that tells its voices and its version, and fails at any text."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        f"#!/bin/sh\ncase $1 in -lv) echo {voices};; --version) ;; *) {fault};; esac\n"
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("exec sleep 9", "no end of"), ("echo no >&2; exit 3", "exit code 3 .*no")],
+)
+def test_a_synthesizer_that_fails_is_named_and_leaves_nothing(
+    fault, reason, monkeypatch, tmp_path
+):
+    flite = program(tmp_path / "bin" / "flite", " ".join(speakers.FLITE_PITCH), fault)
+    monkeypatch.setattr(speakers, "flite_command", lambda: flite)
+    monkeypatch.setattr(speakers, "LIMIT_S", 0.5)
+    plan = synth.Plan(("up",), 10, 0, voices=("espeak", "flite"))
+    with pytest.raises(KwsError, match=f"flite:.*{reason}") as error:
+        synth.make(plan, tmp_path / "out")
+    assert "--voices espeak" in error.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
+    espeak = speakers._Command(program(tmp_path / "bin" / "espeak-ng", "", fault))
+    monkeypatch.setattr(speakers, "espeak", lambda: espeak)
+    with pytest.raises(KwsError, match=f"can't speak.*{reason}") as error:
+        synth.make(PLAN, tmp_path / "out")  # fails at the babble
+    assert "espeakng-loader" in error.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
+
+
+def test_a_flite_without_our_voices_is_refused(monkeypatch, tmp_path):
+    """It would speak with another voice and say nothing."""
+    flite = program(tmp_path / "flite", "kal awb_time kal16 awb rms", "exit 0")
+    monkeypatch.setattr(speakers, "flite_command", lambda: flite)
+    with pytest.raises(KwsError, match="without slt"):
+        speakers.Flite()
+
+
+def test_flite_is_not_asked_for_letters_that_it_leaves_out(tmp_path):
+    both = ("espeak", "flite")
+    with pytest.raises(KwsError, match="Received: für") as error:
+        synth.make(synth.Plan(("yes", "für"), 10, 0, voices=both), tmp_path / "out")
+    assert "--voices espeak" in error.value.hint
+    assert synth.make(synth.Plan(("yes", "für"), 10, 0), tmp_path / "out") == 20
+
+
 def need_flite() -> None:
-    if speakers.flite_command() is None:
-        toolbox.skip_or_fail("flite is not installed")
+    if speakers.flite_command() is None:  # tools/setup.sh goes on without it, too
+        pytest.skip("flite is not installed")
 
 
 def test_flite_speaks_half_of_the_training_clips(tmp_path):
@@ -267,7 +327,7 @@ def test_flite_heeds_pitch_rate_and_throat():
 
 
 def test_without_flite_espeak_speaks_alone_and_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(speakers.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(speakers, "flite_command", lambda: None)
     base = ["synth", "--words", "up", "--clips-per-word", "10", "--unknown", "0"]
     result = CliRunner().invoke(
         verb.command, [*base, "--out", str(tmp_path / "c")], catch_exceptions=False
@@ -277,3 +337,18 @@ def test_without_flite_espeak_speaks_alone_and_says_so(monkeypatch, tmp_path):
     result = CliRunner().invoke(verb.command, arguments)
     assert isinstance(result.exception, KwsError) and "flite" in str(result.exception)
     assert not (tmp_path / "d").exists()
+
+
+def test_a_word_that_is_over_too_soon_is_said_slower():
+    class Hasty:
+        version = "none"
+        rates: list[int] = []
+
+        def say(self, _text: str, _voice: str, _pitch: int, rate: int) -> np.ndarray:
+            self.rates.append(rate)
+            return np.ones(60_000 // rate, np.float32)
+
+    rng = np.random.default_rng(1)
+    said = synth._utterance(Hasty(), "up", synth.voices()[0], rng)
+    assert len(said) >= 800 and len(Hasty.rates) > 1
+    assert Hasty.rates == sorted(Hasty.rates, reverse=True)

@@ -1,8 +1,8 @@
 """What do words reach that have few recordings or none?
 
 Some words that do have recordings are treated as if they had not: a network is trained
-without them, or with the first N of each, beside what was spoken by `kws data synth`,
-and judged on the validation recordings of people.
+without them, or with N of each (30 are among the 300), beside what was spoken by `kws
+data synth`, and judged on the validation recordings of people.
 
     kws data synth --words up,go,stop,left --clips-per-word 1600 --out spoken
     python tools/held_out.py --words up,go,stop,left --recordings 0,30,300 \\

@@ -82,9 +82,7 @@ def cost(spec: Recipe) -> dict[str, int]:
 
 def table(study: Any) -> str:
     """The study as Markdown, the best on top."""
-    import optuna
-
-    done = [t for t in study.trials if t.state != optuna.trial.TrialState.RUNNING]
+    done = [trial for trial in study.trials if trial.state.is_finished()]
     keys = sorted({key for trial in done for key in trial.params})
     best = {trial.number for trial in study.best_trials}
     done.sort(key=lambda t: t.user_attrs.get("val_loss", 99.0))
@@ -160,6 +158,7 @@ def main() -> int:
         choice = {k: trial.suggest_categorical(k, v) for k, v in space.items()}
         for before in trial.study.trials:
             if before.params == trial.params and before.values:
+                trial.set_user_attr("why", "tried before")
                 raise optuna.TrialPruned("tried before")
         try:
             spec = variant(base, choice)
@@ -201,10 +200,13 @@ def main() -> int:
         sampler=optuna.samplers.TPESampler(seed=base.train.seed, n_startup_trials=6),
         load_if_exists=True,
     )
-    trials = options.trials
+    if options.trials == 0:
+        print(table(study))
+        return 0
+    cost(base)  # a missing compiler or emulator ends it here, not in every trial
     if options.one_at_a_time:
         # A trial that was killed stays "running" for ever: it is tried again.
-        states = (TrialState.COMPLETE, TrialState.WAITING)
+        states = (TrialState.COMPLETE, TrialState.WAITING, TrialState.PRUNED)
         there = [
             trial.system_attrs.get("fixed_params") or trial.params
             for trial in study.get_trials(states=states)
@@ -212,8 +214,11 @@ def main() -> int:
         for choice in alone(space):
             if choice not in there:
                 study.enqueue_trial(choice)
-        trials = len(study.get_trials(states=(TrialState.WAITING,)))
-    study.optimize(objective, n_trials=trials)
+        # One by one: where another machine takes some, none is sampled in their place.
+        while study.get_trials(states=(TrialState.WAITING,)):
+            study.optimize(objective, n_trials=1)
+    else:
+        study.optimize(objective, n_trials=options.trials)
     print(table(study))
     return 0
 

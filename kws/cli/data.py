@@ -95,7 +95,7 @@ def fetch(
 @click.option(
     "--voices",
     type=click.Choice(["espeak", "espeak,flite"]),
-    help="Who speaks [default: eSpeak NG, and Flite where it is installed].",
+    help="Who speaks the corpus [default: eSpeak NG, and Flite where it is installed].",
 )
 @click.option(
     "--stream",
@@ -117,9 +117,9 @@ def synth(
     """Make a corpus out of text: many voices, rooms and noises.
 
     The folder has the Speech Commands layout, with lists for validation and test.
-    Equal options give equal files; a corpus that is there is not made again. Flite's
-    voices come from recordings of people: with them half of the training clips are
-    nearer to what a board will hear.
+    Equal options and synthesizers give equal files; a corpus that is there is not made
+    again. Flite's voices come from recordings of people: with them half of the training
+    clips are nearer to what a board will hear.
 
     Example: kws data synth --words "yes,no,hey robot" --out corpus
     """

@@ -81,6 +81,8 @@ def command(
         click.echo(json.dumps(table))
     else:
         click.echo(text(table))
+        if keep:
+            click.echo(f"These thresholds are now in {bundle.path}")
 
 
 def text(table: dict[str, Any]) -> str:

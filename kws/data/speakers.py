@@ -1,8 +1,8 @@
 """Who speaks: eSpeak NG and Flite, programs that turn text into samples.
 
-eSpeak NG has hundreds of voices, all from one formant synthesizer; Flite has five,
-from recordings of people and therefore nearer to them. Its voices get other throats by
-being played slower or faster (`flite:slt*0.93`).
+eSpeak NG has hundreds of voices, all from one formant synthesizer; Flite has a few,
+from recordings of people and therefore nearer to them. They get other throats by being
+played slower or faster (`flite:slt*0.93`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ NAMES = {"espeak": "eSpeak NG", "flite": "Flite"}
 # voice is cut from pairs of phones.
 FLITE_PITCH = {"rms": 100.0, "awb": 130.0, "slt": 175.0, "kal16": 105.0}
 FLITE_RATE = 190  # words a minute at which Flite's durations are left as they are
+LIMIT_S = 30  # a program that takes longer for a few words will not end at all
 
 
 class Speaker(Protocol):
@@ -33,7 +34,11 @@ class Speaker(Protocol):
     version: str
 
     def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
-        """Speak. pitch 0..99, rate in words a minute; float32 [n], 16 kHz, -1..1."""
+        """Speak. pitch 0..99, rate in words a minute; float32 [n], 16 kHz, -1..1.
+
+        Raises:
+            OSError: the synthesizer failed.
+        """
         ...
 
 
@@ -119,19 +124,16 @@ class _Command:
 
     def __init__(self, command: str) -> None:
         self._command = command
-        run = subprocess.run([command, "--version"], capture_output=True, check=True)
+        run = _run([command, "--version"])
         self.version = f"command {run.stdout.decode(errors='replace').strip()[:60]}"
 
     def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
-        run = subprocess.run(
+        run = _run(
             [self._command, "-v", voice, "-p", str(pitch), "-s", str(rate)]
-            + ["--stdout", "--", text],
-            capture_output=True,
-            check=False,
-            timeout=30,
+            + ["--stdout", "--", text]
         )
         if run.returncode != 0 or len(run.stdout) < 46:
-            raise OSError(f"espeak-ng failed: {run.stderr.decode(errors='replace')}")
+            raise _no_audio(run)
         return _samples_of(run.stdout)
 
 
@@ -159,7 +161,7 @@ class Flite:
     """The `flite` command, a process for every utterance.
 
     Raises:
-        KwsError: there is none.
+        KwsError: there is none, or it was built without the voices of FLITE_PITCH.
     """
 
     def __init__(self) -> None:
@@ -170,7 +172,15 @@ class Flite:
                 "apt-get install flite   (or: --voices espeak)",
             )
         self._command = command
-        run = subprocess.run([command, "--version"], capture_output=True, check=False)
+        # Where a voice is missing, flite speaks with its default one and says nothing.
+        there = _run([command, "-lv"]).stdout.decode(errors="replace").split()
+        if missing := [name for name in FLITE_PITCH if name not in there]:
+            raise KwsError(
+                f"This flite lacks voices. Expected {', '.join(FLITE_PITCH)}. "
+                f"Received: {command} without {', '.join(missing)}",
+                "apt-get install flite   (or: --voices espeak)",
+            )
+        run = _run([command, "--version"])
         words = (run.stdout or run.stderr).decode(errors="replace").split()
         named = [word for word in words if word.startswith("flite-")]
         self.version = named[0] if named else "unknown"
@@ -181,21 +191,37 @@ class Flite:
         hertz = FLITE_PITCH[name] * 2 ** ((pitch - 50) / 70)
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "said.wav"
-            run = subprocess.run(
+            run = _run(
                 [self._command, "-voice", name]
                 + ["--setf", f"int_f0_target_mean={hertz:.1f}"]
                 + ["--setf", f"duration_stretch={FLITE_RATE / rate:.3f}"]
-                + ["-t", text, "-o", str(out)],
-                capture_output=True,
-                check=False,
-                timeout=30,
+                + ["-t", text, "-o", str(out)]
             )
             data = out.read_bytes() if out.is_file() else b""
         if run.returncode != 0 or len(data) < 46:
-            raise OSError(f"flite failed: {run.stderr.decode(errors='replace')}")
+            raise _no_audio(run)
         said = _samples_of(data)
         at = np.arange(0, len(said) - 1, float(factor))
         return np.interp(at, np.arange(len(said)), said).astype(np.float32)
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
+    """Run a synthesizer to its end.
+
+    Raises:
+        OSError: it can't be started, or does not end.
+    """
+    try:
+        return subprocess.run(
+            command, capture_output=True, check=False, timeout=LIMIT_S
+        )
+    except subprocess.TimeoutExpired:
+        raise OSError(f"no end of {command[0]} within {LIMIT_S} s") from None
+
+
+def _no_audio(run: subprocess.CompletedProcess[bytes]) -> OSError:
+    said = run.stderr.decode(errors="replace").strip()[:200]
+    return OSError(f"exit code {run.returncode} and no audio. {said}".rstrip())
 
 
 def _samples_of(data: bytes) -> np.ndarray:

@@ -89,6 +89,11 @@ class Voice:
     id: str
     split: str
 
+    @property
+    def synthesizer(self) -> str:
+        """`espeak` or `flite`."""
+        return "flite" if self.name.startswith("flite:") else "espeak"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -160,6 +165,14 @@ def make(
             f"voices are eSpeak's). Received: {','.join(plan.voices)}",
             "kws data synth --voices espeak,flite ...",
         )
+    foreign = [word for word in plan.words if not word.isascii()]
+    if foreign and "flite" in plan.voices:
+        # It leaves other letters out without a word: half of the clips would be wrong.
+        raise KwsError(
+            "Flite can't say these words. Expected letters from a to z, or digits. "
+            f"Received: {', '.join(foreign)}",
+            "Spell them as they sound in English, or: --voices espeak",
+        )
     if not 10 <= plan.clips_per_word <= MAX_CLIPS_PER_WORD or plan.unknown < 0:
         raise KwsError(
             f"Expected 10 to {MAX_CLIPS_PER_WORD} clips per word, and unknown clips of "
@@ -171,7 +184,8 @@ def make(
         if _same_corpus(out, plan):
             return 0
         raise KwsError(
-            "The folder to write to is in use. Expected a new or empty folder. "
+            "The folder to write to is in use. Expected a new or empty folder, or a "
+            "corpus of the same words, numbers of clips, seed and voices. "
             f"Received: {str(out)!r}",
             f"kws data synth --words ... --out {out}-new",
         )
@@ -257,19 +271,15 @@ def _utterance(
     """One word, trimmed, at most 0.95 s, root mean square 1: float32."""
     pitch = int(rng.integers(25, 76))
     rate = int(rng.integers(120, 201))
-    longest = int(0.95 * SAMPLE_RATE)
+    shortest, longest = SAMPLE_RATE // 20, int(0.95 * SAMPLE_RATE)
     for _ in range(4):
-        try:
-            said = _trim(speaker.say(text, voice.name, pitch, rate))
-        except OSError as error:
-            raise KwsError(
-                f"Voice {voice.name} can't speak. Expected audio for {text!r}. "
-                f"Received: {error}",
-                "pip install --force-reinstall espeakng-loader   (flite: apt-get)",
-            ) from None
-        if len(said) <= longest or rate >= 440:
+        said = _trim(_say(speaker, text, voice, pitch, rate))
+        if len(said) > longest and rate < 440:
+            rate = min(450, int(rate * len(said) / longest * 1.1))
+        elif len(said) < shortest:  # a small word, in a hurry
+            rate = int(rate * 0.7)
+        else:
             break
-        rate = min(450, int(rate * len(said) / longest * 1.1))
     if len(said) > longest:
         raise KwsError(
             "The word is too long: expected something that can be said within a "
@@ -277,13 +287,31 @@ def _utterance(
             "Choose a shorter wake word, or split it in two words.",
         )
     power = float(np.sqrt(np.mean(said**2))) if len(said) else 0.0
-    if len(said) < SAMPLE_RATE // 20 or power < 1e-4:
+    if len(said) < shortest or power < 1e-4:
         raise KwsError(
             f"The word comes out silent: expected something that English can say. "
             f"Received: {text!r}",
             'Spell it as it sounds, for example --words "hey robot".',
         )
     return said / np.float32(power)
+
+
+def _say(
+    speaker: Speaker, text: str, voice: Voice, pitch: int, rate: int
+) -> np.ndarray:
+    """`Speaker.say`; a synthesizer's failure is a KwsError."""
+    try:
+        return speaker.say(text, voice.name, pitch, rate)
+    except OSError as error:
+        mends = {
+            "espeak": "pip install --force-reinstall espeakng-loader",
+            "flite": "apt-get install --reinstall flite   (or: --voices espeak)",
+        }
+        raise KwsError(
+            f"Voice {voice.name} can't speak. Expected audio for {text!r}. "
+            f"Received: {error}",
+            mends[voice.synthesizer],
+        ) from None
 
 
 def _trim(samples: np.ndarray) -> np.ndarray:
@@ -337,8 +365,8 @@ def _make(
         name = f"{folder_of(word)}/{voice.id}_nohash_{take}.wav"
         seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
         rng = np.random.Generator(np.random.PCG64([plan.seed, seed]))
-        speaker = cast["flite" if voice.name.startswith("flite:") else "espeak"]
-        pcm = _clip(_utterance(speaker, word, voice, rng), parts[voice.split], rng)
+        said = _utterance(cast[voice.synthesizer], word, voice, rng)
+        pcm = _clip(said, parts[voice.split], rng)
         file = out / name
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(wav_bytes(pcm))
@@ -424,7 +452,7 @@ def _noise_recordings(speaker: Speaker, seed: int) -> dict[str, np.ndarray]:
     for k in range(24):
         sentence = SENTENCES[k % len(SENTENCES)]
         voice = train[int(rng.integers(len(train)))]
-        said = speaker.say(sentence, voice.name, 50, int(rng.integers(130, 200)))
+        said = _say(speaker, sentence, voice, 50, int(rng.integers(130, 200)))
         said = said / max(1e-3, float(np.sqrt(np.mean(said**2))))
         repeated = np.resize(np.append(said, np.zeros(4000)), size)
         babble += np.roll(repeated, int(rng.integers(size)))
@@ -463,6 +491,7 @@ def _int16(samples: np.ndarray) -> np.ndarray:
 def _same_corpus(out: Path, plan: Plan) -> bool:
     try:
         record = json.loads((out / "corpus.json").read_text(encoding="utf-8"))
+        record.setdefault("voices", ["espeak"])  # none spoke beside it at first
         return record.get("version") == CORPUS_VERSION and all(
             record.get(key) == (list(value) if isinstance(value, tuple) else value)
             for key, value in asdict(plan).items()
