@@ -160,7 +160,7 @@ def synth(
         click.echo(json.dumps(record | {"voices": list(engines)}))
     elif made:
         by = " and ".join(speakers.NAMES[name] for name in engines)
-        click.echo(f"{made} clips of {len(spoken)} words and others by {by}: {out}")
+        click.echo(f"{made} clips of {', '.join(spoken)} and others by {by}: {out}")
     else:
         click.echo(f"The corpus is already in {out}")
 

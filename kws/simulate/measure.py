@@ -195,7 +195,7 @@ def check_keeps(simulator: AnySimulator) -> None:
         raise KwsError(
             "Thresholds are written into the run, and a shipped one stays as it is. "
             f"Expected a run of your own. Received: {path.name}",
-            f"cp -r {path} runs/{path.name} && kws simulate runs/{path.name} ...",
+            f"mkdir -p runs && cp -r {path} runs/ && kws simulate runs/{path.name} ...",
         )
 
 
