@@ -52,6 +52,11 @@ class Bundle:
     metrics: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def shipped(self) -> bool:
+        """Whether it came with the package: nothing is written into such a folder."""
+        return self.path.resolve().is_relative_to(PRETRAINED.resolve())
+
+    @property
     def weights_path(self) -> Path:
         return self.path / "weights.h5"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toolbox
 from click.testing import CliRunner
 
 from kws import data
@@ -276,8 +277,8 @@ def test_flite_is_not_asked_for_letters_that_it_leaves_out(tmp_path):
 
 
 def need_flite() -> None:
-    if speakers.flite_command() is None:  # tools/setup.sh goes on without it, too
-        pytest.skip("flite is not installed")
+    if speakers.flite_command() is None:
+        toolbox.skip_or_fail("flite is not installed")
 
 
 def test_flite_speaks_half_of_the_training_clips(tmp_path):

@@ -62,7 +62,6 @@ def main() -> int:
     parser.add_argument("--words", required=True)
     parser.add_argument("--recordings", default="0", help="Numbers, with commas.")
     parser.add_argument("--without-spoken", action="store_true")
-    parser.add_argument("--preset", default="kwt-tiny")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--also", type=Path, action="append", default=[])
     parser.add_argument("--teacher", type=Path)
@@ -73,7 +72,7 @@ def main() -> int:
     from kws.model import network as networks
     from kws.teacher import Teacher
 
-    spec = recipes.load(options.preset)
+    spec = recipes.load("kwt-tiny")
     spec = dataclasses.replace(
         spec,
         augment=dataclasses.replace(
@@ -82,12 +81,14 @@ def main() -> int:
         train=dataclasses.replace(spec.train, epochs=options.epochs),
     )
     names = data.labels(spec.task)
+    if odd := set(options.words.split(",")) - set(names):
+        parser.error(f"--words: no words of {spec.task.name}: {', '.join(odd)}")
     held = [names.index(word) for word in options.words.split(",")]
-    recorded = data.load("train", spec.task, options.data, spec.train.seed).names
+    recordings = data.open_corpus(options.data).recordings("train")
     clips = data.load(
         "train", spec.task, options.data, spec.train.seed, also=tuple(options.also)
     )
-    real = np.isin(clips.names, recorded)
+    real = np.isin(clips.names, [recording.name for recording in recordings])
     people = data.load("val", spec.task, options.data, spec.train.seed)
     judged = features.extract(people.pcm, spec.features), people.label
     teacher = Teacher(options.teacher, spec, names) if options.teacher else None

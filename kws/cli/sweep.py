@@ -127,7 +127,7 @@ def command(
     from kws.simulate.sweep import Settings, Sweep, csv, identity
 
     bundle = bundles.load(run)
-    shipped = bundle.path.resolve().is_relative_to(bundles.PRETRAINED.resolve())
+    shipped = bundle.shipped
     out = (
         out or (Path("build") / bundle.path.name if shipped else bundle.path) / "sweep"
     )

@@ -97,7 +97,6 @@ class _Library:
         )
         self._callback = kind(self._receive)  # kept: C holds on to it
         self._lib.espeak_SetSynthCallback(self._callback)
-        self._voice = ""
 
     def _receive(self, samples: Any, count: int, _events: Any) -> int:
         if samples and count > 0:

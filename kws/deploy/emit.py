@@ -304,9 +304,9 @@ def network_source(
             )
             constants, first = model.weights_bytes, len(model.products)
             body += [indent + line for line in calls.CALLS[node.kind](model, node)]
-            products = range(first, len(model.products))
+            mine = range(first, len(model.products))
             constants = model.weights_bytes - constants
-            called.append(Operator(len(called) + 1, node, constants, products))
+            called.append(Operator(len(called) + 1, node, constants, mine))
             body.append(f"{indent}KWS_MARK({len(called)});")
         if step.rows:
             body.append("  }")

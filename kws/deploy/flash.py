@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from kws import bundle as bundles
 from kws.bundle import Bundle, write_atomic
 from kws.deploy import build, monitor, run, runners, serial_port
 from kws.deploy.boards import Board
@@ -128,7 +127,7 @@ def with_hop(bundle: Bundle, hop_frames: int) -> Bundle:
 
 def output_folder(bundle: Bundle, board: Board) -> Path:
     """Where the build goes by default: in the run, or here for a shipped preset."""
-    if bundle.path.resolve().is_relative_to(bundles.PRETRAINED.resolve()):
+    if bundle.shipped:
         return Path("build") / bundle.path.name / board.name
     return bundle.path / "build" / board.name
 

@@ -191,7 +191,7 @@ def check_keeps(simulator: AnySimulator) -> None:
             "--engine int8 (after kws convert RUN)",
         )
     path = simulator.bundle.path
-    if path.resolve().is_relative_to(bundles.PRETRAINED.resolve()):
+    if simulator.bundle.shipped:
         raise KwsError(
             "Thresholds are written into the run, and a shipped one stays as it is. "
             f"Expected a run of your own. Received: {path.name}",
