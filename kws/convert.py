@@ -50,8 +50,8 @@ NO_TENSOR = 255
 MOVERS = ("RESHAPE", "PAD", "STRIDED_SLICE", "CONCATENATION")
 
 WAYS_OUT = {
-    "GELU": "Use kws.model.layers.Activation('gelu'): x * sigmoid(1.702 x)",
-    "ERF": "Use kws.model.layers.Activation('gelu'): x * sigmoid(1.702 x)",
+    "GELU": "Use kws.layers.Activation('gelu'): x * sigmoid(1.702 x)",
+    "ERF": "Use kws.layers.Activation('gelu'): x * sigmoid(1.702 x)",
     "REDUCE_PROD": "Give every tf.reshape a static shape (batch 1)",
     "SHAPE": "Give every tf.reshape a static shape (batch 1)",
     "SQRT": "Use tf.math.rsqrt",
@@ -139,7 +139,7 @@ def to_tflite(exported: Any, features: Features) -> bytes:
     Raises:
         KwsError: it can't be converted, or not to what the board runs.
     """
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     shape = (1, features.frames, features.mel_bins)
     function = tf.function(
@@ -227,8 +227,7 @@ def assert_deployable(model: bytes, features: Features | None = None) -> None:
             raise KwsError(
                 f"Layer {operation.layer} ({operation.kind}) is not int8. Expected "
                 f"int8 tensors only. Received: {foreign[0]}",
-                "Put a Quantizer behind every activation of the layer "
-                "(kws/model/layers.py).",
+                "Put a Quantizer behind every activation of the layer (kws/layers).",
             )
     if features is None:
         return
@@ -314,7 +313,7 @@ class TfliteRunner:
     """
 
     def __init__(self, model: bytes) -> None:
-        from kws.model.keras import tf
+        from kws.layers.keras import tf
 
         self.interpreter = tf.lite.Interpreter(
             model_content=model,
@@ -438,8 +437,8 @@ def _forced(
         has none of its scale, zero point and size), and how many int8 steps its
         elements are apart.
     """
-    from kws.model.keras import tf
-    from kws.model.layers import Quantizer
+    from kws.layers import Quantizer
+    from kws.layers.keras import tf
 
     spec = recipe.features
     real = (clips.astype(np.float32) - spec.zero_point) * np.float32(spec.scale)

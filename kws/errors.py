@@ -71,3 +71,11 @@ class MissingExtra(KwsError):
             f"{purpose} needs the Python package {package!r}, which is not installed.",
             f"pip install -e '.[{extra}]'   (in the repository)",
         )
+
+
+def need(package: str, purpose: str) -> None:
+    """Raise MissingExtra unless a package of the `train` extra can be imported."""
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtra(package.replace("_", "-"), "train", purpose)

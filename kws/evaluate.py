@@ -21,6 +21,7 @@ from kws.deploy import boards
 from kws.errors import CheckFailed, KwsError
 from kws.intervals import wilson_interval
 from kws.progress import Progress
+from kws.thresholds import Thresholds
 
 # Shares of multiply-accumulates that delta thresholds spare; `_rows`: Q.K^T as a
 # Cortex-M runs it, not as papers count it.
@@ -208,25 +209,29 @@ def spared(
     Raises:
         CheckFailed: engine and simulator differ.
     """
-    from kws.deploy import thresholds
-    from kws.engines import common, device
+    from kws.deploy import emission
+    from kws.engines import common
+    from kws.graph import products
     from kws.simulate.integer import IntegerSimulator
 
-    chosen = thresholds.of_bundle(bundle, core)
-    assert chosen is not None
     simulator = IntegerSimulator(bundle)
+    chosen = products.on_core(
+        Thresholds.from_dict(bundle.thresholds, simulator.slots),
+        simulator.products,
+        core,
+    )
     bar = Progress(f"counting on {len(pcm)} clips", len(pcm))
     run = simulator.run(
-        common.features(bundle, pcm), simulator.thresholds(chosen.steps), bar.at
+        common.features(bundle, pcm), simulator.thresholds(chosen), bar.at
     )
     bar.end()
-    shape, counts = run.shape, run.counts
+    counts, elements = run.counts, run.network.elements()
     same = bool((run.logits == logits).all())
-    for product in device.products(bundle, sent, core):
-        layer, kind = product.layer, product.kind
-        whole = shape.tokens * shape.columns(kind)
-        if kind in counts.encoded[layer] and product.elements == whole:
-            same &= bool((product.sent == counts.sent[kind][:, layer]).all())
+    table = emission.products(bundle, core)
+    for product, column in zip(table, sent.T, strict=True):
+        slot = simulator.slots.index(product.slot)
+        if product.slot in counts.encoded and product.elements == elements[slot]:
+            same &= bool((column == counts.sent[:, slot]).all())
     if not same:
         raise CheckFailed(
             "The engine and the int8 simulator differ on these clips, in logits or in "

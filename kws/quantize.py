@@ -39,8 +39,8 @@ def calibrate(network: Any, recipe: Recipe, clips: np.ndarray) -> int:
     Returns:
         Number of clips used.
     """
-    from kws.model.keras import tf
-    from kws.model.layers import LayerNorm, Quantizer
+    from kws.layers import LayerNorm, Quantizer
+    from kws.layers.keras import tf
     from kws.model.network import activation_quantizers
 
     spec = recipe.features

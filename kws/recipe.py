@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
+import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +116,8 @@ class Model:
         share: What blocks share (kws/model/lowrank.py): `none`, `blocks` (all
             kernels), `attention`, `mlp`, or `factor` (the first of each two factors).
         groups: Distinct blocks where they share: block i uses block i % groups'.
-        attention: Name of a module in `kws/attention/`.
+        attention: A variant of `kws/attention/` for all blocks, or a list with one
+            for each.
         norm: `dyt`, `batch`, `layer` (DESIGN D5).
         norm_position: `pre` or `post`.
         activation: `relu`, `hard_swish`, `gelu` (x * sigmoid(1.702 x)) or `gelu_tanh`
@@ -139,13 +141,20 @@ class Model:
     mlp_rank: int = 0
     share: str = "none"
     groups: int = 1
-    attention: str = "softmax"
+    attention: str | tuple[str, ...] = "softmax"
     norm: str = "dyt"
     norm_position: str = "pre"
     activation: str = "relu"
     positions: bool = False
     class_token: bool = False
     dropout: float = 0.0
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The attention variant of every block."""
+        if isinstance(self.attention, str):
+            return (self.attention,) * self.layers
+        return self.attention
 
 
 @dataclass(frozen=True)
@@ -376,6 +385,10 @@ def _overlay(instance: Any, table: dict[str, Any], where: str) -> Any:
 
 
 def _checked(where: str, key: str, current: Any, hint: Any, value: Any) -> Any:
+    if isinstance(hint, types.UnionType):  # one for all, or a list
+        single, several = typing.get_args(hint)
+        hint = several if isinstance(value, (list, tuple)) else single
+        current = hint() if hint is single else ()
     if isinstance(current, tuple):
         item_type = typing.get_args(hint)[0]
         if not isinstance(value, (list, tuple)):

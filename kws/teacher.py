@@ -124,7 +124,7 @@ def _read(path: Path) -> bytes:
 
 
 def _interpreter(blob: bytes, path: Path) -> Any:
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     try:
         interpreter = tf.lite.Interpreter(model_content=blob, num_threads=1)

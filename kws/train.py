@@ -84,7 +84,7 @@ class Result:
 
 def prepare(seed: int) -> None:
     """Seed everything and ask TensorFlow for its deterministic operators."""
-    from kws.model.keras import tf, tf_keras
+    from kws.layers.keras import tf, tf_keras
 
     tf_keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
@@ -99,7 +99,7 @@ def strategy_of(name: str) -> Any:
     Raises:
         KwsError: no such strategy, or no cluster.
     """
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     if name == "none":
         return tf.distribute.get_strategy()
@@ -170,8 +170,8 @@ class Loop:
         hold: Any = None,
         mentor: Any = None,
     ) -> None:
+        from kws.layers.keras import tf
         from kws.model import network as networks
-        from kws.model.keras import tf
 
         self.hold, self.mentor = hold, mentor
         self.network, self.recipe, self.schedule = network, recipe, schedule
@@ -205,7 +205,7 @@ class Loop:
 
     def run(self) -> Result:
         """Train to the end, from the last checkpoint if there is one."""
-        from kws.model.keras import tf
+        from kws.layers.keras import tf
 
         first = self._restore()
         chief = is_chief(self.strategy)
@@ -243,7 +243,7 @@ class Loop:
         return Result(self.best_weights, self.best, self.history)
 
     def _epoch(self, epoch: int, bar: Progress) -> dict[str, Any]:
-        from kws.model.keras import tf
+        from kws.layers.keras import tf
 
         begin = time.monotonic()
         losses = []
@@ -275,7 +275,7 @@ class Loop:
 
     def _dataset(self, epoch: int) -> Any:
         """Batches of one epoch; a replica's share of each where there are several."""
-        from kws.model.keras import tf
+        from kws.layers.keras import tf
 
         spec = self.recipe.features
         replicas = self.strategy.num_replicas_in_sync
@@ -380,8 +380,8 @@ def batch_size(recipe: Recipe, clips: int, replicas: int) -> int:
 
 
 def _optimizer(network: Any, recipe: Recipe, schedule: Schedule, steps: int) -> Any:
+    from kws.layers.keras import tf, tf_keras
     from kws.model import network as networks
-    from kws.model.keras import tf, tf_keras
 
     class WarmupCosine(tf_keras.optimizers.schedules.LearningRateSchedule):
         """Linear from 0 to the peak, then half a cosine to 0."""
@@ -415,7 +415,7 @@ def _optimizer(network: Any, recipe: Recipe, schedule: Schedule, steps: int) -> 
 
 def _train_step(loop: Loop) -> Callable[[Any], Any]:
     """The compiled step: a batch in, its mean loss out."""
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     network, recipe, strategy = loop.network, loop.recipe, loop.strategy
     settings, spec = recipe.train, recipe.features
@@ -482,7 +482,7 @@ def _train_step(loop: Loop) -> Callable[[Any], Any]:
 
 def write_scalar(tag: str, number: float) -> None:
     """A point of a TensorBoard curve (tf.summary.scalar needs tensorboard itself)."""
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     metadata = tf.compat.v1.SummaryMetadata()
     metadata.plugin_data.plugin_name = "scalars"

@@ -9,7 +9,7 @@ import numpy as np
 
 from kws import recipe
 from kws.model import layers, network
-from kws.model.keras import tf, tf_keras
+from kws.layers.keras import tf, tf_keras
 from kws.recipe import Recipe
 
 VARIANTS: dict[str, dict[str, Any]] = {

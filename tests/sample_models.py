@@ -66,7 +66,7 @@ def function(
 ) -> bytes:
     """The int8 .tflite of a TensorFlow function of one float tensor, calibrated on
     normal noise."""
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     rng = np.random.default_rng(seed)
     traced = tf.function(body, input_signature=[tf.TensorSpec(shape, tf.float32)])

@@ -26,7 +26,7 @@ from kws.convert import to_tflite
 from kws.errors import KwsError
 from kws.model import hold
 from kws.model import network as model
-from kws.model.keras import tf, tf_keras
+from kws.layers.keras import tf, tf_keras
 from kws.quantize import calibrate
 from kws.recipe import Recipe
 from kws.simulate import KINDS, Thresholds, delta

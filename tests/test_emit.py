@@ -119,7 +119,7 @@ def test_our_networks_equal_tflm(name: str, tmp_path: Path) -> None:
 
 
 def _weights(*shape: int) -> Any:
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     rng = np.random.default_rng(sum(shape))
     fan_in = int(np.prod(shape[:-1]))
@@ -128,7 +128,7 @@ def _weights(*shape: int) -> Any:
 
 def heads_by_transpose(x: Any) -> Any:
     """Two heads side by side in one dense layer, as Keras' own attention has them."""
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     def split(y: Any) -> Any:
         return tf.transpose(tf.reshape(y, [1, 11, 2, 8]), [0, 2, 1, 3])
@@ -141,7 +141,7 @@ def heads_by_transpose(x: Any) -> Any:
 
 def attention_that_cannot_be_fused(x: Any) -> Any:
     """Keys that are also values: the in-place kernel must not be used."""
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     q, k = tf.matmul(x, _weights(12, 8)), tf.matmul(x, _weights(12, 8) * 2.0)
     scores = tf.nn.softmax(tf.matmul(q, k, transpose_b=True))
@@ -150,7 +150,7 @@ def attention_that_cannot_be_fused(x: Any) -> Any:
 
 def adjoint_products(x: Any) -> Any:
     """BATCH_MATMUL with each side transposed, as map-free attention would have."""
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     a, b = tf.matmul(x, _weights(12, 6)), tf.matmul(x, _weights(12, 7))
     mixed = tf.matmul(a, b, transpose_a=True)  # 6 x 7
@@ -160,7 +160,7 @@ def adjoint_products(x: Any) -> Any:
 
 def shapes_and_slices(x: Any) -> Any:
     """PAD, CONCATENATION on both axes, STRIDED_SLICE with strides, MEAN, TRANSPOSE."""
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     padded = tf.pad(tf.matmul(x, _weights(12, 8)), [[0, 0], [2, 1], [0, 0]])
     part = padded[:, 1:12:2, :]
@@ -173,7 +173,7 @@ def shapes_and_slices(x: Any) -> Any:
 
 def norm_and_class_token(x: Any) -> Any:
     """LayerNorm's statistics by row, a table of one tensor, one token kept."""
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     y = tf.matmul(x, _weights(12, 16)) + _weights(11, 16)
     centred = y - tf.reduce_mean(y, -1, keepdims=True)
@@ -248,7 +248,7 @@ def test_the_self_test_passes_where_the_clip_was_run(
 
 
 def test_shared_weights_are_emitted_once() -> None:
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     shared = _weights(12, 12)
 

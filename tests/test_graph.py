@@ -168,7 +168,7 @@ def test_an_operator_on_constants_only_is_refused() -> None:
 
 
 def test_float_and_foreign_operators_are_all_listed(tmp_path: Path) -> None:
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     traced = tf.function(
         lambda x: tf.math.ceil(tf.math.erf(x)) + tf.sin(x),
@@ -224,7 +224,7 @@ def test_a_matrix_product_that_could_overflow_is_refused(depth: int) -> None:
 
 
 def test_dynamic_shape_is_refused() -> None:
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     traced = tf.function(
         lambda x: tf.nn.relu(x),

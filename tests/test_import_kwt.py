@@ -75,7 +75,7 @@ def test_logits_are_the_files_on_official_clips(imported, data):
     from kws.data import archives, open_corpus
     from kws.model import restore
     from kws.model.import_kwt import file_logits
-    from kws.simulate.log_mel import log_mel
+    from kws.features.log_mel import log_mel
 
     recordings = open_corpus(audio).recordings("test")[::120]
     pcm = archives.read_clips(recordings)

@@ -27,7 +27,7 @@ from kws.deploy import emit, thresholds
 from kws.errors import KwsError
 from kws.graph import reader
 from kws.model import lowrank, network
-from kws.model.keras import tf, tf_keras
+from kws.layers.keras import tf, tf_keras
 from kws.recipe import Recipe
 from kws.simulate.integer import IntegerSimulator
 from kws.simulate.simulator import Thresholds

@@ -294,7 +294,7 @@ def test_float_features_are_librosas_but_for_the_triangles(spec):
 
 def test_mel_triangles_are_those_of_tensorflow():
     pytest.importorskip("tf_keras")
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     spec = Features(mel_bins=80)
     theirs = tf.signal.linear_to_mel_weight_matrix(80, 257, 16000, 20.0, 7600.0)

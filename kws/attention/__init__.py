@@ -1,41 +1,79 @@
-"""Attention variants: one module each, found by listing this folder (DESIGN D13).
+"""Attention variants: one folder each, found by listing this one (DESIGN D13, D19).
 
-A variant is a module with a class `Attention(KwsLayer)`:
+A variant is all that is special about how a block mixes its tokens. Its folder has
 
-    Attention(mode: str, name: str, model: kws.recipe.Model)
-    call(inputs (B, T, dim), training) -> (B, T, dim), before the residual
-    fold(source: Attention, norm: Norm | None)   load folded weights from a `float` twin
+    layer.py   the Keras layer, a class `Attention(KwsLayer)`:
 
-and, where the board needs to know, a docstring that says which operators it becomes.
-`fold` assigns kernel and bias one by one: blocks may share kernels, and a borrowed one
-is not among its layer's weights (kws/model/lowrank.py).
-`tests/test_model.py` runs every variant found here through the same contract.
+        Attention(mode: str, name: str, model: kws.recipe.Model)
+        call(inputs (B, T, dim), carry, training) -> (outputs (B, T, dim), carry)
+            before the residual; `carry` is a dict of tensors that blocks hand on to
+            the blocks behind them (an attention map to use again, say)
+        fold(source: Attention, norm: Norm | None)
+            load folded weights from a `float` twin. Assigns kernel and bias one by
+            one: blocks may share kernels, and a borrowed one is not among its layer's
+            weights (kws/model/lowrank.py)
+        hold   replaces a tensor by what its delta encoding holds: (kind, tensor) ->
+            tensor. Called once for each tensor of each kind, in KINDS' order
+
+    graph.py   the same in the .tflite's graph, without TensorFlow:
+
+        KINDS             kinds of its tensors that may be delta-encoded
+        macs_per_element  Shape -> MACs that a transmitted element of each kind causes
+        folded            Shape -> factor that a kind's tensor holds beside what
+                          thresholds mean by it
+        find              Graph, Shape -> its blocks' products (kws.graph.products)
+        fuse              Graph -> how many; puts operators of its own into the graph,
+                          which bring how they run by rows, what they cost and their C
+                          (kws.graph.operators.Operator)
+
+tests/test_attention.py runs every variant found here through the same contract.
 """
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from kws.errors import no_such
+from kws.graph import products
+from kws.graph.products import MLP_KINDS, Products
+from kws.recipe import Model, Recipe
+from kws.shape import Shape, shape_of
+from kws.thresholds import Slots
+
+if TYPE_CHECKING:
+    from kws.graph.nodes import Graph
+    from kws.graph.passes import Pass
 
 
 def names() -> list[str]:
-    """The variants in this folder."""
-    return sorted(
-        path.stem
-        for path in Path(__file__).parent.glob("*.py")
-        if not path.stem.startswith("_")
-    )
+    """The variants: folders with a layer.py."""
+    return sorted(path.parent.name for path in Path(__file__).parent.glob("*/layer.py"))
 
 
-def find(name: str) -> Any:
-    """The `Attention` class of the variant `name`.
+def layer(name: str) -> Any:
+    """The `Attention` class of a variant; loads TensorFlow.
 
     Raises:
-        KwsError: no such module.
+        KwsError: no such variant.
     """
+    return _module(name, "layer").Attention
+
+
+def graph(name: str) -> ModuleType:
+    """A variant's graph.py.
+
+    Raises:
+        KwsError: no such variant.
+    """
+    return _module(name, "graph")
+
+
+def _module(name: str, half: str) -> ModuleType:
     if name not in names():
         raise no_such(
             "attention variant",
@@ -43,4 +81,59 @@ def find(name: str) -> Any:
             names(),
             'Set [model] attention = "softmax" in the recipe.',
         )
-    return importlib.import_module(f"kws.attention.{name}").Attention
+    return importlib.import_module(f"kws.attention.{name}.{half}")
+
+
+def slots(model: Model) -> Slots:
+    """What a network has delta thresholds for, block by block.
+
+    Example:
+        >>> from kws import recipe
+        >>> slots(recipe.load("kwt-tiny").model).by_layer[0]
+        ('X', 'Q', 'K', 'P', 'O', 'M', 'H')
+    """
+    return Slots(tuple((*graph(name).KINDS, *MLP_KINDS) for name in model.variants))
+
+
+def macs_per_element(model: Model, shape: Shape) -> list[dict[str, float]]:
+    """Per block: MACs that one transmitted element of each kind causes."""
+    mlp = {
+        "M": float(shape.mlp_rank or shape.mlp_dim),
+        "H": float(shape.mlp_rank or shape.dim),
+    }
+    return [graph(name).macs_per_element(shape) | mlp for name in model.variants]
+
+
+def folded(model: Model, shape: Shape) -> np.ndarray:
+    """float [slots]: the factors that tensors hold beside what thresholds mean."""
+    return np.array(
+        [
+            graph(model.variants[layer]).folded(shape).get(kind, 1.0)
+            for layer, kind in slots(model)
+        ]
+    )
+
+
+def find_products(network: Graph, recipe: Recipe, labels: int) -> Products:
+    """Every product of a network that may be skipped; see kws.graph.products.find.
+
+    Args:
+        network: After `passes.prepare`.
+        recipe: Of the network.
+        labels: Number of logits.
+
+    Raises:
+        KwsError: the network can't be told from the graph.
+    """
+    return products.find(
+        network,
+        shape_of(recipe, labels),
+        recipe.model.variants,
+        {name: graph(name).find for name in recipe.model.variants},
+        slots(recipe.model),
+    )
+
+
+def fusions() -> list[Pass]:
+    """The fusing passes of all variants."""
+    return [graph(name).fuse for name in names()]

@@ -45,8 +45,7 @@ def command(
     firmware of your own that has TensorFlow Lite Micro.
     """
     from kws import bundle as bundles
-    from kws.deploy import library
-    from kws.deploy.emit import emit
+    from kws.deploy import emission
     from kws.errors import KwsError
 
     if form == "library" and engine != "native":
@@ -57,9 +56,9 @@ def command(
         )
     bundle = bundles.load(run)
     if form == "library":
-        result = library.export(bundle, out, core)
+        result = emission.export_library(bundle, out, core)
     else:
-        result = emit(bundle, out, core, engine)
+        result = emission.emit_bundle(bundle, out, core, engine)
     if as_json:
         table = {
             "core": core,
@@ -69,13 +68,13 @@ def command(
             "files": [str(path) for path in result.files],
             "arena_bytes": result.arena_bytes,
             "weights_bytes": result.weights_bytes,
-            "macs": result.macs,
+            "macs": result.dense.macs,
         }
         click.echo(json.dumps(table))
         return
     for path in result.files:
         click.echo(str(path))
     click.echo(
-        f"core {core}: {result.macs:,} multiply-accumulates, arena "
+        f"core {core}: {result.dense.macs:,} multiply-accumulates, arena "
         f"{result.arena_bytes:,} bytes, constants {result.weights_bytes:,} bytes"
     )

@@ -34,7 +34,7 @@ def command(run: str, file: Path | None, seconds: float | None, as_json: bool) -
     printer = live.Printer(show, seconds)
     if file is not None:
         pcm = flash.padded(flash.read_stream(file), live.PAD_S)
-        live.host(bundle, run, iter([pcm]), printer)
+        live.on_host(bundle, run, iter([pcm]), printer)
         return
     with live.microphone() as blocks:
-        live.host(bundle, run, blocks, printer)
+        live.on_host(bundle, run, blocks, printer)

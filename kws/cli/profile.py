@@ -52,12 +52,13 @@ def command(
     """Profile RUN on a board: measured cost by layer, counted MACs and bytes, memory.
 
     Emulated boards count instructions exactly; they are not cycles. Bytes are those
-    touched, each operator on its own, without a cache (docs/delta.md).
+    touched, each operator on its own, without a cache (kws/graph/cost.py).
     """
     from kws import bundle as bundles
     from kws.cli._ask import ask
     from kws.deploy import boards, flash, profile
     from kws.deploy.runners import Job
+    from kws.graph import cost
 
     bundle = bundles.load(run)
     windows, name = None, "self-test clip (synthetic)"
@@ -90,6 +91,8 @@ def command(
     click.echo(f"audio     {result.windows} window{plural}: {result.audio}")
     click.echo("")
     click.echo(result.table(operators))
+    click.echo("")
+    click.echo(cost.text(result.total.executed.as_dict()))
     click.echo("")
     click.echo(f"inference {result.cost:>12,} {result.unit}, {result.time_ms:.1f} ms")
     click.echo(f"          {result.time_note}")

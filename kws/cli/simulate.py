@@ -87,6 +87,9 @@ def command(
 
 def text(table: dict[str, Any]) -> str:
     """The point as a person reads it."""
+    from kws.graph import cost
+    from kws.graph.cost import PURPOSES
+
     low, high = table["ci95"]
     lines = [
         f"{table['task']}, {table['split']}: {100 * table['accuracy']:.2f} % of "
@@ -140,7 +143,8 @@ def text(table: dict[str, Any]) -> str:
     lines += [
         f"{f'{who}, {name}':<34}{table[key]['mean']:>12,.0f}{table[key]['p95']:>12,.0f}"
         for who, prefix in (("MHSA", "mhsa_bytes"), ("whole model", "bytes"))
-        for name in ("weights", "activations", "state")
+        for name in PURPOSES
         for key in (f"{prefix}_{name}",)
     ]
+    lines.append(cost.text(table))
     return "\n".join(lines)

@@ -161,17 +161,16 @@ def steps(source: Any, theta: str | None) -> str | None:
     from kws.errors import KwsError
     from kws.simulate import measure
     from kws.simulate.integer import IntegerSimulator
-    from kws.simulate.simulator import Thresholds
 
     if theta is None:
         return None
     simulator = IntegerSimulator(source)
     thresholds = measure.read_thresholds(simulator, theta)
-    table = Thresholds(simulator.steps(thresholds)).to_dict()
+    table = simulator.steps(thresholds).to_steps()
     if not table:
         raise KwsError(
             "No thresholds to tune with. Expected some in the run, or --theta. "
             f"Received: {source.path}",
             f'kws sweep {source.path} --pick "loss<=0.02"',
         )
-    return ",".join(f"{key}={int(value)}" for key, value in table.items())
+    return ",".join(f"{key}={value}" for key, value in table.items())

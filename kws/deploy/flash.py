@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from kws.bundle import Bundle, write_atomic
-from kws.deploy import build, monitor, run, runners, serial_port
+from kws.deploy import build, emission, monitor, run, runners, serial_port
 from kws.deploy.boards import Board
 from kws.deploy.build import Image
 from kws.deploy.failures import BoardError
@@ -145,10 +145,8 @@ def emit_and_build(
     Raises:
         KwsError: the model cannot be emitted, built, or does not fit the board.
     """
-    from kws.deploy.emit import emit
-
     model_dir = out / "model"
-    emit(bundle, model_dir, board.core, engine)
+    emission.emit_bundle(bundle, model_dir, board.core, engine)
     return build.build(model_dir, board, out, app, compiler)
 
 

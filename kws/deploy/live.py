@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kws.bundle import Bundle
-from kws.deploy import emit, flash, run, runners, serial_port
-from kws.deploy.boards import FIRMWARE, Board
+from kws.deploy import flash, host, run, runners, serial_port
+from kws.deploy.boards import Board
 from kws.deploy.failures import BoardError
 from kws.deploy.monitor import Monitor
 from kws.deploy.runners import Ask
 from kws.errors import CheckFailed, KwsError, MissingExtra
+from kws.paths import FIRMWARE
 
 SILENT_S = 6.0  # a heartbeat comes every second
 PAD_S = 1.0
@@ -126,67 +125,7 @@ def emulated(
             )
 
 
-_HOST = """
-#define _POSIX_C_SOURCE 200112L
-#include <string.h>
-#include <time.h>
-#include "kws.h"
-#include "kws_board.h"
-#include "listen.h"
-
-int kws_listen_start(void);
-void kws_listen_feed(const int16_t *pcm, size_t n);
-void kws_listen_end(void);
-size_t kws_listen_text(const char **text);
-
-static char text[1 << 16];
-static size_t length;
-
-void kws_board_write(const char *more) {
-  const size_t n = strlen(more);
-  if (n > sizeof text - length) return;
-  memcpy(text + length, more, n);
-  length += n;
-}
-uint64_t kws_board_ticks(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-uint64_t kws_board_ticks_to_cost(uint64_t ticks) { return ticks; }
-uint32_t kws_board_stack_used(void) { return 0; }
-uint32_t kws_board_stack_size(void) { return 0; }
-void kws_board_show_event(void) {}
-
-int kws_listen_start(void) { return listen_start("listen"); }
-
-void kws_listen_feed(const int16_t *pcm, size_t n) {
-  for (size_t done = 0; done < n;) {
-    const size_t left = n - done;
-    done += kws_push(pcm + done, left < 160 ? left : 160);
-    listen_work();
-  }
-}
-
-void kws_listen_end(void) { kws_board_write("kws end\\n"); }
-
-/* What was written since the last call. */
-size_t kws_listen_text(const char **out) {
-  const size_t n = length;
-  *out = text;
-  length = 0;
-  return n;
-}
-"""
-_HOST_DECLARATIONS = """
-int kws_listen_start(void);
-void kws_listen_feed(const int16_t *pcm, size_t n);
-void kws_listen_end(void);
-size_t kws_listen_text(const char **text);
-"""
-
-
-def host(
+def on_host(
     bundle: Bundle, name: str, blocks: Iterator[np.ndarray], show: Printer
 ) -> None:
     """Run the firmware's own loop on this machine.
@@ -200,26 +139,24 @@ def host(
     Raises:
         KwsError: the model can't be emitted or compiled; the self-test fails.
     """
-    from kws.engines import device
-
-    texts = dict(emit.model_sources(bundle, "portable").texts)
-    texts[emit.FILES[2]] = emit.selftest_source(bundle, emit.selftest_logits(bundle))
-    app = FIRMWARE / "app"
-    for file in ("listen.c", "print.c"):
-        texts[file] = (app / file).read_text(encoding="ascii")
-    texts["kws_listen_host.c"] = _HOST
-    library = device.build(texts, (f"-I{app}",))
+    expected, _ = host.selftest_run(bundle)
+    app, extra = FIRMWARE / "app", host.HOST / "listen_host.c"
+    library = host.build(
+        host.sources(bundle, expected),
+        more=(app / "listen.c", app / "print.c", extra),
+    )
     following = Monitor(
         lambda nanoseconds: nanoseconds / 1e6,
         bundle.hash[: flash.HASH_DIGITS],
         board="host",
         run=name,
     )
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Done):
-        copy = Path(folder) / library.name  # its own static memory
-        copy.write_bytes(library.read_bytes())
-        ffi, lib = device.load(copy)
-        ffi.cdef(_HOST_DECLARATIONS)
+    header = extra.with_suffix(".h")
+    with (
+        host.opened(library, len(bundle.labels), header) as copy,
+        contextlib.suppress(Done),
+    ):
+        ffi, lib = copy.ffi, copy.lib
         pointer = ffi.new("const char **")
 
         def tell() -> None:

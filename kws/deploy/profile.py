@@ -1,15 +1,15 @@
 """`kws profile`: what one inference costs, layer by layer, on a board or here.
 
 Costs are measured: instructions where an emulator counts them, cycles by a real board's
-counter, nanoseconds on this machine. Multiply-accumulates and bytes are counted by
-DESIGN D8's rules (kws/simulate/cost.py), executed ones from what the delta products
+counter, nanoseconds on this machine. Multiply-accumulates and bytes are counted by the
+one rule (kws/graph/cost.py), executed ones from what the products that skip
 transmitted. Energy is an estimate, from the figures in board.toml.
 """
 
 from __future__ import annotations
 
 import re
-import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,25 @@ from typing import Any
 import numpy as np
 
 from kws.bundle import Bundle
-from kws.deploy import build, elf, emit, flash, monitor, run, runners, serial_port
+from kws.deploy import (
+    build,
+    elf,
+    flash,
+    host,
+    monitor,
+    run,
+    runners,
+    serial_port,
+)
 from kws.deploy.boards import Board
 from kws.deploy.fit import Fit
 from kws.deploy.monitor import Monitor, Transcript
 from kws.deploy.runners import Job
+from kws.emit import SELFTEST, native, selftest
+from kws.emit.common import Network
 from kws.errors import CheckFailed, KwsError
-from kws.graph import delta, operators
+from kws.graph import cost as counting
+from kws.graph.cost import PURPOSES, Count
 from kws.graph.nodes import Node
 
 HOST = "host"
@@ -43,21 +55,33 @@ class Part:
         name: `block0.attention` (layer) or `block0.attention.q` (operator).
         kind: The operator's kind; "" for a layer.
         cost: In the profile's unit; None where it was not measured apart.
-        macs_dense: Multiply-accumulates if nothing were skipped.
-        macs_executed: Those that were needed, mean over the windows.
-        bytes_weights, bytes_activations, bytes_state: Touched, by D8's rule.
+        dense: Counted as if nothing were skipped.
+        executed: Counted as it ran, mean over the windows.
         weights_bytes: Constants that it brings into the image.
     """
 
     name: str
     kind: str
     cost: int | None
-    macs_dense: int
-    macs_executed: int
-    bytes_weights: int
-    bytes_activations: int
-    bytes_state: int
+    dense: Count
+    executed: Count
     weights_bytes: int
+
+    def bytes(self, purpose: str) -> int:
+        """Touched for one purpose, as it ran."""
+        return counting.whole(self.executed.total(purpose=purpose))
+
+    def as_dict(self, unit: str) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            unit: self.cost,
+            "macs_dense": counting.whole(self.dense.macs),
+            "macs_executed": counting.whole(self.executed.macs),
+            **{f"bytes_{purpose}": self.bytes(purpose) for purpose in PURPOSES},
+            "weights_bytes": self.weights_bytes,
+        }
 
 
 @dataclass(frozen=True)
@@ -132,12 +156,7 @@ class Profile:
     def as_dict(self) -> dict[str, Any]:
         """Stable keys of `kws profile --json` (DESIGN section 4)."""
         total = self.total
-
-        def row(part: Part) -> dict[str, Any]:
-            table = asdict(part)
-            table[self.unit] = table.pop("cost")
-            return table
-
+        counted = total.executed.as_dict()
         return {
             "board": self.board,
             "engine": ENGINE,
@@ -151,11 +170,12 @@ class Profile:
             ),
             "time_ms": self.time_ms,
             "time_note": self.time_note,
-            "macs_dense": total.macs_dense,
-            "macs_executed": total.macs_executed,
-            "bytes_weights": total.bytes_weights,
-            "bytes_activations": total.bytes_activations,
-            "bytes_state": total.bytes_state,
+            "macs_dense": counting.whole(total.dense.macs),
+            "macs_executed": counted["macs"],
+            "comparisons": counted["comparisons"],
+            "exponentials": counted["exponentials"],
+            **{f"bytes_{purpose}": total.bytes(purpose) for purpose in PURPOSES},
+            "bytes": counted["bytes"],
             "flash_bytes": self.fit.flash_bytes if self.fit else None,
             "weights_bytes": self.weights_bytes,
             "ram_bytes": self.fit.ram_bytes if self.fit else None,
@@ -166,7 +186,10 @@ class Profile:
             "audio": self.audio,
             "windows": self.windows,
             "layers": [
-                {**row(layer.total), "operators": [row(p) for p in layer.operators]}
+                {
+                    **layer.total.as_dict(self.unit),
+                    "operators": [part.as_dict(self.unit) for part in layer.operators],
+                }
                 for layer in self.layers
             ],
         }
@@ -179,15 +202,18 @@ class Profile:
         lines = [
             f"{'layer':<{width}}{self.unit:>13}{'':>8}{'MACs dense':>13}"
             f"{'executed':>13}{'weights B':>12}{'activ. B':>10}{'state B':>10}"
+            f"{'scratch B':>11}"
         ]
 
         def line(part: Part, name: str) -> str:
             cost = "" if part.cost is None else f"{part.cost:,}"
             share = "" if part.cost is None else f"{100 * part.cost / split:.1f} %"
             return (
-                f"{name:<{width}}{cost:>13}{share:>8}{part.macs_dense:>13,}"
-                f"{part.macs_executed:>13,}{part.bytes_weights:>12,}"
-                f"{part.bytes_activations:>10,}{part.bytes_state:>10,}"
+                f"{name:<{width}}{cost:>13}{share:>8}"
+                f"{counting.whole(part.dense.macs):>13,}"
+                f"{counting.whole(part.executed.macs):>13,}"
+                f"{part.bytes('weights'):>12,}{part.bytes('activations'):>10,}"
+                f"{part.bytes('state'):>10,}{part.bytes('scratch'):>11,}"
             )
 
         for layer in self.layers:
@@ -260,7 +286,7 @@ def on_board(
     if error is not None:
         raise error
     image = flash.emit_and_build(bundle, board, out, "main", compiler)
-    sources = emit.model_sources(bundle, board.core)
+    sources = native.sources(bundle, board.core)
     network = sources.network
     if len(network.operators) > MAX_OPERATORS:
         raise KwsError(
@@ -268,16 +294,18 @@ def on_board(
             f"at most {MAX_OPERATORS}. Received: {len(network.operators)}",
             "kws eval RUN --engine qemu gives the total.",
         )
-    codes = emit.selftest_clip(bundle.recipe.features.clip_samples)[None, :]
+    codes = selftest.clip(bundle.recipe.features.clip_samples)[None, :]
     if audio is not None:
         spare = board.flash_bytes - image.fit.flash_bytes - SPARE_FLASH
         room = spare // audio.shape[1] + 1  # the firmware holds one clip already
-        codes = emit.mulaw_encode(audio[: max(1, min(MAX_WINDOWS, room))])
-    expected = _logits(bundle, codes)
+        codes = selftest.mulaw_encode(audio[: max(1, min(MAX_WINDOWS, room))])
+    # What the last window gives on this machine.
+    pcm = selftest.mulaw_decode(codes[-1:])
+    expected = host.run(bundle, pcm)[0][0]
     model_dir = out / "profile" / "model"
     model_dir.mkdir(parents=True, exist_ok=True)
     texts = dict(sources.texts)
-    texts[emit.FILES[2]] = emit.selftest_source(bundle, expected, codes.reshape(-1))
+    texts[SELFTEST] = selftest.source(expected, codes.reshape(-1))
     for name, text in texts.items():
         (model_dir / name).write_text(text, encoding="ascii")
 
@@ -365,26 +393,6 @@ def _energy(
     )
 
 
-_HOST_MARKS = """
-#define _POSIX_C_SOURCE 200112L
-#include <stdint.h>
-#include <time.h>
-#include "kws_model.h"
-uint64_t *kws_profile_spent(void);
-static uint64_t spent[512], last;
-uint64_t *kws_profile_spent(void) { return spent; }
-static uint64_t now(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
-}
-void kws_profile_mark(uint16_t operator_done) {
-  if (operator_done < 512) spent[operator_done] += now() - last;
-  last = now();
-}
-"""
-
-
 def on_host(
     bundle: Bundle,
     audio: np.ndarray | None = None,
@@ -399,39 +407,24 @@ def on_host(
         audio_name: What to call it.
     """
     from kws import features
-    from kws.engines import device
 
     if audio is None:
-        clip = emit.selftest_clip(bundle.recipe.features.clip_samples)
-        audio = emit.mulaw_decode(clip)[None, :]
+        clip = selftest.clip(bundle.recipe.features.clip_samples)
+        audio = selftest.mulaw_decode(clip)[None, :]
     inputs = features.extract(audio[:MAX_WINDOWS], bundle.recipe.features)
-    inputs = np.ascontiguousarray(inputs)
-    sources = emit.model_sources(bundle, "portable")
-    texts = dict(sources.texts)
-    texts[emit.FILES[2]] = emit.selftest_source(
-        bundle, np.zeros(len(bundle.labels), np.int8)
-    )
-    texts["kws_profile_host.c"] = _HOST_MARKS
-    library = device.build(texts, ("-DKWS_PROFILE",))
-    count = len(sources.network.operators)
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / library.name  # its own static memory
-        copy.write_bytes(library.read_bytes())
-        ffi, lib = device.load(copy)
-        ffi.cdef("uint64_t *kws_profile_spent(void);")
-        spent = lib.kws_profile_spent()
-        out = np.zeros(len(bundle.labels), np.int8)
+    extra = host.HOST / "profile_host.c"
+    library = host.build(host.sources(bundle), ("-DKWS_PROFILE",), (extra,))
+    network = native.sources(bundle, "portable").network
+    count = len(network.operators)
+    header = extra.with_suffix(".h")
+    with host.opened(library, len(bundle.labels), header) as copy:
         best: list[int] = []
         for _ in range(HOST_RUNS):
-            ffi.memmove(spent, bytes(8 * 512), 8 * 512)
-            for window in inputs:
-                lib.kws_model_invoke(
-                    ffi.cast("int8_t *", window.ctypes.data),
-                    ffi.cast("int8_t *", out.ctypes.data),
-                )
+            copy.lib.kws_profile_reset()
+            _, sent = copy.invoke(inputs)
+            spent = copy.lib.kws_profile_spent()
             once = [int(spent[i]) for i in range(1, count + 1)]
             best = min(best or once, once, key=sum)
-    _, products = device.invoke_counted(bundle, inputs)
     costs = {i + 1: round(value / len(inputs)) for i, value in enumerate(best)}
     total = round(sum(best) / len(inputs))
     return Profile(
@@ -443,9 +436,9 @@ def on_host(
         feature_cost=None,
         windows=len(inputs),
         audio=audio_name,
-        layers=_layers(sources.network, costs, [p.sent.mean() for p in products]),
-        arena_bytes=sources.network.arena_bytes,
-        weights_bytes=sources.network.weights_bytes,
+        layers=_layers(network, costs, list(sent.mean(axis=0))),
+        arena_bytes=network.arena_bytes,
+        weights_bytes=network.weights_bytes,
         fit=None,
         sections={},
         stack_bytes=None,
@@ -456,28 +449,43 @@ def on_host(
     )
 
 
-def _logits(bundle: Bundle, codes: np.ndarray) -> np.ndarray:
-    """What the last window gives on this machine: int8 [labels]."""
-    from kws.engines import device
-
-    return device.logits(bundle, emit.mulaw_decode(codes[-1:]))[0]
-
-
 # --- counting -------------------------------------------------------------------
 
 
 def _layers(
-    network: emit.Network, costs: dict[int, int], sent: list[float]
+    network: Network, costs: dict[int, int], sent: list[float]
 ) -> tuple[Layer, ...]:
     """Operators with their counts, gathered into layers in the order of first use."""
     layers: dict[str, list[Part]] = {}
+    counted = transmitted(network, sent)
     for operator in network.operators:
         layer, name = names(operator.node)
-        part = _part(operator, f"{layer}.{name}" if name else layer, sent)
-        layers.setdefault(layer, []).append(part(costs.get(operator.index)))
+        part = Part(
+            name=f"{layer}.{name}" if name else layer,
+            kind=operator.node.kind,
+            cost=costs.get(operator.index),
+            dense=counting.count(operator.node),
+            executed=counting.count(operator.node, counted),
+            weights_bytes=operator.weights_bytes,
+        )
+        layers.setdefault(layer, []).append(part)
     return tuple(
         Layer(_sum(name, parts), tuple(parts)) for name, parts in layers.items()
     )
+
+
+def transmitted(network: Network, sent: Sequence[float]) -> counting.Sent:
+    """What each product transmitted, for kws.graph.cost, from the table's counters.
+
+    Args:
+        network: As emitted.
+        sent: For each row of its table of products that skip.
+    """
+    table = {
+        (id(product.node), product.kind): count
+        for product, count in zip(network.products, sent, strict=True)
+    }
+    return counting.noted(lambda product: table.get((id(product.node), product.kind)))
 
 
 _TRAILING = re.compile(r"_?\d+$")
@@ -513,88 +521,6 @@ def names(node: Node) -> tuple[str, str]:
     return head, ".".join(rest)
 
 
-def _part(operator: emit.Operator, name: str, sent: list[float]) -> Any:
-    """A function from the cost to the Part of an operator."""
-    node = operator.node
-    dense = operators.macs(node)
-    executed = float(dense)
-    state = 0.0
-    if len(operator.products):
-        rows, products = _delta_products(node)
-        executed = 0.0
-        for (per_element, inputs, outputs, encoded), row in zip(
-            products, operator.products, strict=True
-        ):
-            executed += per_element * sent[row]
-            if encoded:
-                state += rows * (inputs + 8 * outputs) + sent[row]
-    weights, activations = _traffic(node, round(executed))
-
-    def with_cost(cost: int | None) -> Part:
-        return Part(
-            name=name,
-            kind=node.kind,
-            cost=cost,
-            macs_dense=dense,
-            macs_executed=round(executed),
-            bytes_weights=weights,
-            bytes_activations=activations,
-            bytes_state=round(state),
-            weights_bytes=operator.weights_bytes,
-        )
-
-    return with_cost
-
-
-def _delta_products(node: Node) -> tuple[int, list[tuple[int, int, int, bool]]]:
-    """Rows of a delta operator; for each of its products, in the table's order, MACs
-    per transmitted element, inputs and outputs of a row, whether it is encoded.
-    """
-    if node.kind.startswith("FULLY_CONNECTED"):
-        note = delta.note(node)
-        assert note is not None
-        outputs, inputs = node.input(1).shape
-        rows = node.input(0).elements // inputs
-        return rows, [(outputs, inputs, outputs, delta.encoded(note))]
-    steps: dict[str, int] = {}
-    for note in node.options["delta"]:
-        steps |= note.steps if note else {}
-    heads, head_dim = node.options["heads"], node.options["head_dim"]
-    tokens, width = node.options["tokens"], heads * head_dim
-    if node.kind == "ATTENTION_PREPARE":
-        return tokens, [(0, 0, 0, False)]  # K is only held; cost.py counts no state
-    return node.output.elements // width, [
-        (tokens, width, heads * tokens, steps.get("Q", -1) >= 0),
-        (head_dim, heads * tokens, width, steps.get("P", -1) >= 0),
-    ]
-
-
-def _traffic(node: Node, executed: int) -> tuple[int, int]:
-    """Bytes of weights and of activations touched, by the rule of cost.py."""
-    if node.kind in ("FULLY_CONNECTED", "FULLY_CONNECTED_TRANSPOSED", "CONV_2D"):
-        weights = node.input(1)
-        outputs = weights.shape[0]
-        inputs = weights.elements // outputs
-        if node.kind == "CONV_2D":
-            rows = node.output.elements // outputs
-        else:
-            rows = node.input(0).elements // inputs
-        return executed, rows * (inputs + outputs)
-    if node.kind == "BATCH_MATMUL":
-        columns = node.output.shape[-1]
-        rows = node.output.elements // columns
-        depth = operators.macs(node) // node.output.elements
-        return 0, executed + rows * (depth + columns)
-    if node.kind == "ATTENTION":
-        options = node.options
-        width = options["heads"] * options["head_dim"]
-        rows = node.output.elements // width
-        return 0, executed + 2 * rows * (width + options["heads"] * options["tokens"])
-    if node.kind == "ATTENTION_PREPARE":
-        return 0, sum(tensor.bytes for tensor in node.variables)
-    return 0, sum(tensor.bytes for tensor in node.variables) + node.output.bytes
-
-
 def _sum(name: str, parts: list[Part]) -> Part:
     cost = None
     if all(part.cost is not None for part in parts):
@@ -603,10 +529,7 @@ def _sum(name: str, parts: list[Part]) -> Part:
         name=name,
         kind="",
         cost=cost,
-        macs_dense=sum(part.macs_dense for part in parts),
-        macs_executed=sum(part.macs_executed for part in parts),
-        bytes_weights=sum(part.bytes_weights for part in parts),
-        bytes_activations=sum(part.bytes_activations for part in parts),
-        bytes_state=sum(part.bytes_state for part in parts),
+        dense=sum((part.dense for part in parts), Count()),
+        executed=sum((part.executed for part in parts), Count()),
         weights_bytes=sum(part.weights_bytes for part in parts),
     )

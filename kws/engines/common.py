@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kws.bundle import Bundle
-from kws.errors import KwsError, MissingExtra
+from kws.errors import KwsError
 
 CHUNK = 64  # clips between two reports of progress
 FEW = 2 * CHUNK  # up to this many clips aren't worth starting processes
@@ -102,11 +102,3 @@ def _start_worker(start: Any, model: bytes) -> None:
 def _work(part: np.ndarray) -> np.ndarray:
     assert _invoke is not None
     return np.stack([_invoke(clip) for clip in part])
-
-
-def need(package: str, purpose: str) -> None:
-    """Raise MissingExtra unless a package of the `train` extra can be imported."""
-    import importlib.util
-
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtra(package.replace("_", "-"), "train", purpose)

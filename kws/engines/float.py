@@ -6,6 +6,7 @@ import numpy as np
 
 from kws.bundle import Bundle
 from kws.engines import common
+from kws.errors import need
 
 INTEGER = False
 
@@ -18,7 +19,7 @@ def logits(
     progress: common.Progress | None = None,
 ) -> np.ndarray:
     """Float32 logits [N, labels]; see `kws.engines`. The features are the board's."""
-    common.need("tensorflow", "The engine 'float'")
+    need("tensorflow", "The engine 'float'")
     inputs = common.features(bundle, pcm)
     from kws.model.network import predictor, restore
 

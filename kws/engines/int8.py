@@ -14,6 +14,7 @@ import numpy as np
 
 from kws.bundle import Bundle
 from kws.engines import common
+from kws.errors import need
 from kws.graph import reader
 
 INTEGER = True
@@ -27,7 +28,7 @@ def logits(
     progress: common.Progress | None = None,
 ) -> np.ndarray:
     """int8 logits [N, labels]; see `kws.engines`."""
-    common.need("tensorflow", "The engine 'int8'")
+    need("tensorflow", "The engine 'int8'")
     model = bundle.model_bytes()
     reader.read(model, str(bundle.model_path))  # one clear message where it is broken
     inputs = common.features(bundle, pcm)

@@ -11,6 +11,7 @@ import numpy as np
 
 from kws.bundle import Bundle
 from kws.engines import common
+from kws.errors import need
 from kws.graph import reader
 
 INTEGER = True
@@ -24,7 +25,7 @@ def logits(
     progress: common.Progress | None = None,
 ) -> np.ndarray:
     """int8 logits [N, labels]; see `kws.engines`."""
-    common.need("tflite_micro", "The engine 'tflm'")
+    need("tflite_micro", "The engine 'tflm'")
     model = bundle.model_bytes()
     # TFLM's host interpreter trusts its input: a broken file would end this process.
     reader.read(model, str(bundle.model_path))

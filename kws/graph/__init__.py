@@ -7,5 +7,5 @@
     memory_plan.py  every tensor's place in one static arena
 
 The exact integer preparation (multipliers, shifts, tables) is quantized_math.py's and
-weight_layout.py's; the C text is kws/deploy/emit.py's.
+weight_layout.py's; the C text is kws/emit's.
 """

@@ -1,7 +1,7 @@
 """Notes at products that run with delta thresholds (DESIGN D2).
 
-kws.deploy.thresholds leaves them; `passes.fuse_attention` and kws.deploy.calls read
-them. A graph without notes is emitted as if this were not here.
+`products.mark` leaves them; the variants' fusing passes, the counts and the emitted C
+read them. A graph without notes is emitted as if this were not here.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Note:
 
     Args:
         layer: Of the network.
-        steps: Tensor kind (X, Q, K, P, O, M, H) -> threshold in int8 steps, for those
-            that this node reads; -1: not encoded.
+        steps: Tensor kind -> threshold in int8 steps, for those that this node reads;
+            -1: not encoded.
         dense_rows: Rows at the start that are transmitted whole.
         keeps_dense: A dense layer's weights are there for the dense kernel too.
     """

@@ -98,12 +98,14 @@ class Node:
         inputs: Tensors in TFLite's order; None where an optional one is absent.
         output: The one result (no supported operator has more).
         options: The operator's options by TFLite's names, plain Python values.
+        spec: The `operators.Operator` of a kind that a variant brings; else None.
     """
 
     kind: str
     inputs: list[Tensor | None]
     output: Tensor
     options: dict[str, Any] = field(default_factory=dict)
+    spec: Any = None
 
     @property
     def name(self) -> str:

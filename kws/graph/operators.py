@@ -2,7 +2,8 @@
 
 One entry per operator in `OPERATORS`. The reader takes the options and the checks
 from here, the scheduler the rows. How an operator is emitted is
-kws/deploy/operators_c.py's; a new operator is one entry here and one there.
+kws/emit/calls.py's, what it costs kws/graph/cost.py's; a new operator is one entry in
+each. An attention variant's own operators bring all of it (kws/attention).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from kws.errors import KwsError
 from kws.graph import delta, weight_layout
+from kws.graph.emitter import Emitter
 from kws.graph.nodes import Node, Tensor
 
 ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}
@@ -49,6 +51,10 @@ class Operator:
         in_place: Inputs that the output may overwrite, where they have its size.
         scratch: Bytes of working memory that the kernel needs beside its operands.
         moves: Values are moved or kept, not changed: quantization must be equal.
+        count: What a run costs (kws.graph.cost), of an operator of a variant's own;
+            the others' rules are there.
+        call: The C that runs it (kws.graph.emitter), of an operator of a variant's own;
+            the others' are kws.emit.calls'.
     """
 
     shape: Callable[[Node], tuple[int, ...]]
@@ -60,6 +66,8 @@ class Operator:
     in_place: tuple[int, ...] = ()
     scratch: Callable[[Node], int] = lambda node: 0
     moves: bool = False
+    count: Callable[[Node, Any], Any] | None = None
+    call: Callable[[Emitter, Node], list[str]] | None = None
 
 
 def check(node: Node) -> None:
@@ -448,14 +456,6 @@ def _rows_batch_matmul(node: Node, rows: int) -> list[Access] | None:
     return [Access.ROW, Access.WHOLE]
 
 
-def _rows_attention(node: Node, rows: int) -> list[Access] | None:
-    """Rows of the queries (the last input)."""
-    options = node.options
-    if node.output.elements // (options["heads"] * options["head_dim"]) != rows:
-        return None
-    return [Access.WHOLE, Access.WHOLE, Access.WHOLE, Access.ROW]
-
-
 def _rows_elementwise(node: Node, rows: int) -> list[Access] | None:
     if row_count(node.output) % rows:
         return None
@@ -617,7 +617,7 @@ OPERATORS: dict[str, Operator] = {
 VIEWS = ("RESHAPE", "EXPAND_DIMS", "SQUEEZE")
 
 
-def _no_shape(node: Node) -> tuple[int, ...]:
+def any_shape(node: Node) -> tuple[int, ...]:
     return node.output.shape
 
 
@@ -625,29 +625,15 @@ def _no_shape(node: Node) -> tuple[int, ...]:
 OWN: dict[str, Operator] = {
     "TABLE": Operator(_unary, (1, 1), **_UNARY),
     "FULLY_CONNECTED_TRANSPOSED": Operator(
-        _no_shape, (2, 3), rows=_rows_transposed, scratch=_scratch_fully_connected
+        any_shape, (2, 3), rows=_rows_transposed, scratch=_scratch_fully_connected
     ),
-    "TRANSPOSE_TOKENS": Operator(_no_shape, (1, 1)),
-    "ATTENTION_PREPARE": Operator(_no_shape, (2, 2)),
-    "ATTENTION": Operator(_no_shape, (4, 4), rows=_rows_attention, in_place=(3,)),
+    "TRANSPOSE_TOKENS": Operator(any_shape, (1, 1)),
 }
 
 
 def operator(node: Node) -> Operator:
-    """The entry of a node, whether TFLite's or ours."""
+    """The entry of a node: TFLite's, ours, or the variant's that put it there."""
+    if node.spec is not None:
+        spec: Operator = node.spec
+        return spec
     return OWN[node.kind] if node.kind in OWN else OPERATORS[node.kind]
-
-
-def macs(node: Node) -> int:
-    """Multiply-accumulates of a node by DESIGN D8's rule (matrix products only)."""
-    if node.kind in ("FULLY_CONNECTED", "FULLY_CONNECTED_TRANSPOSED"):
-        outputs, depth = node.input(1).shape
-        return node.input(0).elements * outputs
-    if node.kind == "BATCH_MATMUL":
-        depth = node.input(0).shape[-2 if node.options["AdjX"] else -1]
-        return node.output.elements * depth
-    if node.kind == "CONV_2D":
-        return node.output.elements * math.prod(node.input(1).shape[1:])
-    if node.kind == "ATTENTION":
-        return 2 * node.output.elements * node.options["tokens"]
-    return 0

@@ -2,42 +2,48 @@
 
     drop_identities   slices that keep everything become views
     fold_tables       functions of one tensor's elements become one 256-entry table
-    fuse_attention    Q.K^T, scaling, softmax, P.V become one operator on rows of Q
+    fuse              each attention variant's own: its products become its operators
     narrow_rows       tokens that no class token or head reads are not computed
 
-`run` applies all of them in order. A new pass is a function `Graph -> int` (how many
-times it matched) and one line in `PASSES`.
+`prepare` runs the first two, `finish` the others; what is between them sees every
+product by itself (kws.graph.products). A pass is a function `Graph -> int`: how many
+times it matched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from kws.graph import delta, operators, weight_layout
+from kws.graph import delta, operators
 from kws.graph import quantized_math as qm
 from kws.graph.nodes import Graph, Node, Tensor
 from kws.graph.operators import Access
 
+Pass = Callable[[Graph], int]
 
-def run(
-    graph: Graph, before_fusion: Callable[[Graph], None] | None = None
+
+def prepare(graph: Graph) -> dict[str, int]:
+    """Apply what leaves products single; returns how often each pass matched."""
+    return _apply(graph, (drop_identities, fold_tables))
+
+
+def finish(
+    graph: Graph, fusions: Sequence[Pass], narrow: bool = True
 ) -> dict[str, int]:
-    """Apply every pass; returns how often each one matched.
+    """Fuse what variants fuse, and drop rows that nobody reads.
 
     Args:
-        graph: From the reader.
-        before_fusion: Called when tables are folded and attention is still single
-            products: the graph that the int8 simulator runs.
+        graph: After `prepare`.
+        fusions: The variants' passes.
+        narrow: Whether to drop rows.
     """
-    found = {}
-    for rewrite in PASSES:
-        if rewrite is fuse_attention and before_fusion is not None:
-            before_fusion(graph)
-        found[rewrite.__name__] = rewrite(graph)
-    return found
+    return _apply(graph, (*fusions, narrow_rows) if narrow else fusions)
+
+
+def _apply(graph: Graph, passes: Sequence[Pass]) -> dict[str, int]:
+    return {rewrite.__name__: rewrite(graph) for rewrite in passes}
 
 
 def drop_identities(graph: Graph) -> int:
@@ -80,7 +86,7 @@ def fold_tables(graph: Graph) -> int:
         node.kind, node.options = "TABLE", {"table": table}
         node.inputs = [source]
         found += 1
-    _drop_unread(graph)
+    drop_unread(graph)
     return found
 
 
@@ -162,7 +168,7 @@ def activation(node: Node) -> str:
     return operators.activation(node).lower()
 
 
-def _drop_unread(graph: Graph) -> None:
+def drop_unread(graph: Graph) -> None:
     """Remove nodes whose results nobody reads."""
     needed = {id(graph.output)}
     kept = []
@@ -171,201 +177,6 @@ def _drop_unread(graph: Graph) -> None:
             kept.append(node)
             needed.update(id(tensor) for tensor in node.variables)
     graph.nodes = kept[::-1]
-
-
-# --- attention --------------------------------------------------------------------
-
-
-def fuse_attention(graph: Graph) -> int:
-    """Replace BATCH_MATMUL, (TABLE), SOFTMAX, BATCH_MATMUL by attention on rows.
-
-    K and V are rewritten in place by the kernel, so they must have no other reader. V
-    is made transposed: by the dense layer that makes it where that is possible. Heads
-    side by side in a token (RESHAPE, TRANSPOSE around the products) are one operator.
-    """
-    found = 0
-    for softmax in [node for node in graph.nodes if node.kind == "SOFTMAX"]:
-        if _fuse_one(graph, softmax):
-            found += 1
-            _drop_unread(graph)
-    return found
-
-
-def _fuse_one(graph: Graph, softmax: Node) -> bool:
-    before = graph.producer(softmax.input(0))
-    table = None
-    if before is not None and before.kind == "TABLE" and _sole(graph, before):
-        table = before.options["table"]
-        before = graph.producer(before.input(0))
-    after = graph.consumers(softmax.output)
-    if (
-        before is None
-        or before.kind != "BATCH_MATMUL"
-        or not _sole(graph, before)
-        or before.options["AdjX"]
-        or len(after) != 1
-        or after[0].kind != "BATCH_MATMUL"
-        or after[0].options["AdjX"]
-        or after[0].input(0) is not softmax.output
-        or not _sole(graph, softmax)
-    ):
-        return False
-    scores, values = before, after[0]
-    query = _tokens(graph, scores.input(0), False)
-    key = _tokens(graph, scores.input(1), not scores.options["AdjY"], alone=True)
-    value = _tokens(graph, values.input(1), values.options["AdjY"], alone=True)
-    result = _untokens(graph, values.output)
-    if query is None or key is None or value is None or result is None:
-        return False
-    rows, columns = scores.output.shape[-2:]
-    heads = scores.output.elements // (rows * columns)
-    width = query.elements // rows
-    head_dim = width // heads
-    if (
-        len({id(query), id(key), id(value), id(graph.input)}) != 4
-        or heads * head_dim != width
-        or head_dim % 4
-        or key.elements != columns * width
-        or value.elements != columns * width
-        or values.output.elements != rows * width
-    ):
-        return False
-    _replace_by_attention(
-        graph,
-        (scores, table, softmax, values),
-        (query, key, value, result),
-        (columns, heads, head_dim),
-    )
-    return True
-
-
-def _sole(graph: Graph, node: Node) -> bool:
-    """Whether exactly one node reads this node's result, and the caller doesn't."""
-    output = node.output
-    return output is not graph.output and len(graph.consumers(output)) == 1
-
-
-def _tokens(
-    graph: Graph, tensor: Tensor, transposed: bool, alone: bool = False
-) -> Tensor | None:
-    """The tensor [tokens, heads * head_dim] behind a side of attention's products.
-
-    Args:
-        graph: The graph.
-        tensor: The side: [.., heads, tokens, head_dim].
-        transposed: The side is [.., heads, head_dim, tokens] instead.
-        alone: Nothing else may read the result or what lies between.
-    """
-    shape = tensor.shape
-    rank = len(shape)
-    heads = tensor.elements // (shape[-1] * shape[-2])
-    if heads == 1 and not transposed:
-        chain = [tensor]
-    else:
-        producer = graph.producer(tensor)
-        if producer is None or producer.kind != "TRANSPOSE":
-            return None
-        permutation = operators.constant_ints(producer, 1)
-        swap = [*range(rank - 2), rank - 1, rank - 2]
-        split = {False: [0, 2, 1, 3], True: [0, 2, 3, 1]}[transposed]
-        if permutation != (swap if heads == 1 else split):
-            return None
-        if heads > 1 and (rank != 4 or shape[0] != 1):
-            return None
-        chain = [tensor, producer.input(0)]
-        view = graph.producer(producer.input(0))
-        if view is not None and view.kind in operators.VIEWS:
-            chain.append(view.input(0))
-    if chain[-1].is_constant:
-        return None
-    if alone:
-        for item in chain:
-            if item is graph.output or len(graph.consumers(item)) != 1:
-                return None
-    return chain[-1]
-
-
-def _untokens(graph: Graph, tensor: Tensor) -> Tensor | None:
-    """Where attention's result ends up as [tokens, heads * head_dim]."""
-    if tensor.elements == tensor.shape[-1] * tensor.shape[-2]:
-        return tensor
-    readers = graph.consumers(tensor)
-    if (
-        tensor is graph.output
-        or len(readers) != 1
-        or readers[0].kind != "TRANSPOSE"
-        or len(tensor.shape) != 4
-        or tensor.shape[0] != 1
-        or operators.constant_ints(readers[0], 1) != [0, 2, 1, 3]
-    ):
-        return None
-    return readers[0].output
-
-
-def _replace_by_attention(
-    graph: Graph,
-    nodes: tuple[Node, list[int] | None, Node, Node],
-    ends: tuple[Tensor, Tensor, Tensor, Tensor],
-    shape: tuple[int, int, int],
-) -> None:
-    scores, table, softmax, values = nodes
-    query, key, value, result = ends
-    tokens, heads, head_dim = shape
-    width = heads * head_dim
-    options: dict[str, Any] = {
-        "tokens": tokens,
-        "heads": heads,
-        "head_dim": head_dim,
-        "table": table,
-        "beta": softmax.options["Beta"],
-        "scores": scores,
-        "softmax": softmax,
-        "values": values,
-    }
-    notes = (delta.note(scores), delta.note(values))
-    if delta.encoded(*notes):
-        # K by columns and V by rows: what one element of Q or P is multiplied with.
-        options["delta"] = notes
-        stride = weight_layout.delta_columns(tokens)
-        key, extra = _transposed(graph, key, width, stride)
-        if head_dim % 8:
-            value.reserve = tokens * width + 4  # the kernel may read behind it
-        state_bytes = weight_layout.delta_attention_state_bytes(tokens, heads, head_dim)
-    else:
-        key.reserve = weight_layout.attention_k_bytes(tokens, width)
-        stride = weight_layout.attention_v_stride(tokens)
-        value, extra = _transposed(graph, value, width, stride)
-        state_bytes = weight_layout.attention_scratch_bytes(tokens, heads, head_dim)
-    state = Tensor(
-        f"state of {result.name}", (state_bytes,), "int8", result.quantization
-    )
-    at = next(i for i, node in enumerate(graph.nodes) if node.output is result)
-    graph.nodes[at : at + 1] = [
-        *extra,
-        Node("ATTENTION_PREPARE", [key, value], state, options),
-        # Keys and values first: the scheduler then makes them before the queries.
-        Node("ATTENTION", [state, key, value, query], result, options),
-    ]
-
-
-def _transposed(
-    graph: Graph, tensor: Tensor, width: int, stride: int
-) -> tuple[Tensor, list[Node]]:
-    """A tensor [tokens, width] as [width, stride]: made so where that is possible.
-
-    Returns:
-        The transposed tensor, and the node that makes it if it needs one of its own.
-    """
-    made = graph.producer(tensor)
-    out = Tensor(
-        f"{tensor.name} transposed", (width, stride), "int8", tensor.quantization
-    )
-    if made is None or made.kind != "FULLY_CONNECTED":
-        return out, [Node("TRANSPOSE_TOKENS", [tensor], out, {"stride": stride})]
-    made.kind = "FULLY_CONNECTED_TRANSPOSED"
-    made.options = {**made.options, "stride": stride}
-    made.output = out
-    return out, []
 
 
 # --- rows that nobody reads --------------------------------------------------------
@@ -490,11 +301,3 @@ def _sliced(
     new.append(Node("STRIDED_SLICE", [viewed, *constants], part, options))
     graph.nodes[at:at] = new
     return part
-
-
-PASSES: tuple[Callable[[Graph], int], ...] = (
-    drop_identities,
-    fold_tables,
-    fuse_attention,
-    narrow_rows,
-)

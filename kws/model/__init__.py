@@ -7,6 +7,6 @@ Example:
     TensorShape([B, 12])
 """
 
-from kws.model.network import build, fold, restore
+from kws.model.network import build, copy_weights, fold, restore
 
-__all__ = ["build", "fold", "restore"]
+__all__ = ["build", "copy_weights", "fold", "restore"]

@@ -16,32 +16,30 @@ from typing import Any
 
 import numpy as np
 
+from kws import attention
 from kws.errors import KwsError
-from kws.model.keras import tf
-from kws.model.layers import Quantizer
-from kws.recipe import Recipe
-from kws.simulate import cost
-from kws.simulate.cost import KINDS, Shape
-from kws.simulate.simulator import Thresholds
+from kws.layers import Quantizer
+from kws.layers.keras import tf
+from kws.recipe import Model, Recipe
+from kws.shape import Shape, shape_of
+from kws.thresholds import Thresholds
 
 
-def steps_of(text: str, layers: int) -> np.ndarray:
+def thresholds_of(text: str, model: Model) -> Thresholds:
     """Thresholds of a recipe, `X=6,P=2,3.X=4` in int8 steps.
-
-    Returns:
-        int [layers, kinds], columns in the order of KINDS; -1 where not encoded.
 
     Raises:
         KwsError: no such text, or a number that is not whole.
     """
-    values = Thresholds.parse(text, layers).values
+    thresholds = Thresholds.parse(text, attention.slots(model))
+    values = thresholds.values
     if (values != np.floor(values)).any() or (values > 255).any():
         raise KwsError(
             "Thresholds of a recipe are whole int8 steps, 0 to 255. "
             f"Received: delta_thresholds={text!r}",
             '[quantize] delta_thresholds = "X=6,P=2"',
         )
-    return values.astype(int)
+    return thresholds
 
 
 def check(recipe: Recipe) -> None:
@@ -52,7 +50,7 @@ def check(recipe: Recipe) -> None:
     """
     quantize = recipe.quantize
     if quantize.delta_thresholds:
-        steps_of(quantize.delta_thresholds, recipe.model.layers)
+        thresholds_of(quantize.delta_thresholds, recipe.model)
     elif quantize.delta_penalty:
         raise KwsError(
             "A penalty on what is transmitted needs thresholds. "
@@ -154,27 +152,31 @@ class NetworkHold:
 
     Args:
         network: Mode `qat`.
-        steps: int [layers, kinds], columns in the order of KINDS; -1: not encoded.
+        thresholds: In int8 steps.
         shape: The network's sizes.
+        prices: Per block: MACs that a transmitted element of each kind causes.
     """
 
-    def __init__(self, network: Any, steps: np.ndarray, shape: Shape) -> None:
-        self.shape = shape
+    def __init__(
+        self,
+        network: Any,
+        thresholds: Thresholds,
+        shape: Shape,
+        prices: list[dict[str, float]],
+    ) -> None:
+        self.prices = prices
         # As a bundle keeps them: {"X": 6, "3.X": 4}.
-        self.thresholds = {
-            key: int(step) for key, step in Thresholds(steps).to_dict().items()
-        }
+        self.thresholds = thresholds.to_steps()
         self.attentions = [
             network.get_layer(f"block{layer}").attention
             for layer in range(shape.layers)
         ]
+        steps: list[dict[str, int]] = [{} for _ in range(shape.layers)]
+        for layer, kind in thresholds.encoded:
+            steps[layer][kind] = int(thresholds[layer, kind])
         self.holds = [
-            BlockHold(
-                places,
-                {k: int(s) for k, s in zip(KINDS, row, strict=True) if s >= 0},
-                shape.dense_rows,
-            )
-            for places, row in zip(
+            BlockHold(places, mine, shape.dense_rows)
+            for places, mine in zip(
                 _places(network, self.attentions), steps, strict=True
             )
         ]
@@ -185,23 +187,13 @@ class NetworkHold:
         A smooth stand-in for the count, of the call of the network that is being
         traced: float32 scalar, 0 to 1.
         """
-        prices = _prices(self.shape)
-        parts = [part for hold in self.holds for part in hold.expected]
-        spent = tf.add_n([prices[kind] * count for kind, count, _ in parts])
-        return spent / sum(prices[kind] * whole for kind, _, whole in parts)
-
-
-def _prices(shape: Shape) -> dict[str, float]:
-    """MACs that one transmitted element costs. Q and K share those of Q.K^T."""
-    return {
-        "X": 3.0 * shape.inner,
-        "Q": shape.tokens / 2.0,
-        "K": shape.tokens / 2.0,
-        "P": float(shape.head_dim),
-        "O": float(shape.dim),
-        "M": float(shape.mlp_rank or shape.mlp_dim),
-        "H": float(shape.mlp_rank or shape.dim),
-    }
+        parts = [
+            (prices[kind], count, whole)
+            for prices, hold in zip(self.prices, self.holds, strict=True)
+            for kind, count, whole in hold.expected
+        ]
+        spent = tf.add_n([price * count for price, count, _ in parts])
+        return spent / sum(price * whole for price, _, whole in parts)
 
 
 def _places(network: Any, attentions: list[Any]) -> list[list[tuple[str, Quantizer]]]:
@@ -251,13 +243,18 @@ def holding(network: Any, recipe: Recipe, labels: int) -> Iterator[NetworkHold |
     if not text:
         yield None
         return
-    shape = cost.shape_of(recipe, labels)
-    hold = NetworkHold(network, steps_of(text, shape.layers), shape)
-    kept = [attention.hold for attention in hold.attentions]
+    shape = shape_of(recipe, labels)
+    hold = NetworkHold(
+        network,
+        thresholds_of(text, recipe.model),
+        shape,
+        attention.macs_per_element(recipe.model, shape),
+    )
+    kept = [layer.hold for layer in hold.attentions]
     try:
-        for attention, block in zip(hold.attentions, hold.holds, strict=True):
-            attention.hold = block
+        for layer, block in zip(hold.attentions, hold.holds, strict=True):
+            layer.hold = block
         yield hold
     finally:
-        for attention, before in zip(hold.attentions, kept, strict=True):
-            attention.hold = before
+        for layer, before in zip(hold.attentions, kept, strict=True):
+            layer.hold = before

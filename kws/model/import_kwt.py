@@ -339,8 +339,8 @@ def read_weights(data: bytes, source: str = "model.tflite") -> Weights:
 
 def _check_front_end(cursor: _Cursor) -> int:
     """Compare the file's front end with our features; the number of cepstra."""
+    from kws.features.log_mel import FLOOR, mel_matrix
     from kws.model.network import dct_matrix
-    from kws.simulate.log_mel import FLOOR, mel_matrix
 
     spec = recipes.load("kwt-1").features
     window, cosine, _, sine, _, _, _, mel, floor, _, dct, shift, scale = cursor.take(
@@ -481,7 +481,7 @@ def logit_difference(data: bytes, network: Any, recipe: Recipe) -> float:
     Raises:
         KwsError: TensorFlow Lite can't run the file.
     """
-    from kws.simulate.log_mel import log_mel
+    from kws.features.log_mel import log_mel
 
     pcm = check_clips(recipe.features)
     ours = network(log_mel(pcm, recipe.features), training=False).numpy()
@@ -501,7 +501,7 @@ def file_logits(data: bytes, pcm: np.ndarray) -> np.ndarray:
     Raises:
         KwsError: TensorFlow Lite can't run the file.
     """
-    from kws.model.keras import tf
+    from kws.layers.keras import tf
 
     try:
         interpreter = tf.lite.Interpreter(model_content=data, num_threads=1)

@@ -35,7 +35,7 @@ import numpy as np
 
 from kws import recipe
 from kws.errors import KwsError
-from kws.model.layers import Dense, Kernel, KwsLayer, Norm, Quantizer
+from kws.layers import Dense, Kernel, KwsLayer, Norm, Quantizer
 
 SHARES = ("none", "blocks", "attention", "mlp", "factor")
 # Names of the layers that hold the first factor of a pair.

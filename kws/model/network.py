@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from kws import attention
+from kws import attention, layers
 from kws.bundle import Bundle
 from kws.errors import KwsError
-from kws.model import layers, lowrank
-from kws.model.keras import tf, tf_keras
-from kws.model.layers import (
+from kws.layers import (
     Activation,
     Convolution,
     Dense,
@@ -23,6 +21,8 @@ from kws.model.layers import (
     Quantizer,
     value,
 )
+from kws.layers.keras import tf, tf_keras
+from kws.model import lowrank
 from kws.model.lowrank import LowRank
 from kws.recipe import Features, Model, Recipe
 
@@ -223,15 +223,19 @@ class Block(KwsLayer):
 
     Pre-norm: x + f(norm(x)). Post-norm: norm(x + f(x)).
 
-    Shapes: (B, T, dim) -> (B, T, dim).
+    Args:
+        variant: Of the attention (kws/attention).
+
+    Shapes: (B, T, dim) -> (B, T, dim). Takes what the blocks before it carry, and hands
+    it on with what its attention adds: a dict of tensors, empty for most variants.
     """
 
-    def __init__(self, mode: str, name: str, model: Model) -> None:
+    def __init__(self, mode: str, name: str, model: Model, variant: str) -> None:
         super().__init__(mode, name)
         self.pre = model.norm_position == "pre"
         make_norm = layers.NORMS[model.norm]
         self.norm1 = make_norm(mode, "norm1", folded=self.pre)
-        self.attention = attention.find(model.attention)(mode, "attention", model)
+        self.attention = attention.layer(variant)(mode, "attention", model)
         self.residual1 = Quantizer(mode, "residual1")
         self.norm2 = make_norm(mode, "norm2", folded=self.pre)
         self.expand = lowrank.projection(mode, "expand", model.mlp_dim, model.mlp_rank)
@@ -243,22 +247,22 @@ class Block(KwsLayer):
         if mode == "float" and model.dropout > 0:
             self.dropout = Dropout(mode, "dropout", model.dropout)
 
-    def call(self, inputs: Any, training: Any = False) -> Any:
+    def call(self, inputs: Any, carry: Any, training: Any = False) -> Any:
         x = inputs
         y = self.norm1(x, training=training) if self.pre else x
-        y = self.attention(y, training=training)
+        y, carry = self.attention(y, carry, training=training)
         x = self.residual1(x + self.drop(y, training), training=training)
         if not self.pre:
             x = self.norm1(x, training=training)
         y = self.norm2(x, training=training) if self.pre else x
         # The MLP's tensors are delta-encoded like the attention's, by the same rule.
-        hold = getattr(self.attention, "hold", lambda kind, tensor: tensor)
+        hold = self.attention.hold
         y = self.expand(hold("M", y), training=training)
         y = hold("H", self.activation(y, training=training))
         y = self.contract(y, training=training)
         y = self.contract_range(y, training=training)
         x = self.residual2(x + self.drop(y, training), training=training)
-        return x if self.pre else self.norm2(x, training=training)
+        return x if self.pre else self.norm2(x, training=training), carry
 
     def modules(self) -> dict[str, tuple[Norm, list[KwsLayer]]]:
         """What may be shared as one: name -> (norm, layers with kernels)."""
@@ -339,7 +343,7 @@ def build(recipe: Recipe, labels: int, mode: str = "float") -> Any:
     Args:
         recipe: Its `model` and `features` sections are used.
         labels: Number of logits.
-        mode: `float`, `folded`, `qat` or `export` (kws/model/layers.py). Mode
+        mode: `float`, `folded`, `qat` or `export` (kws/layers). Mode
             `export` must be filled by `copy_weights` before it is called.
 
     Returns:
@@ -363,10 +367,14 @@ def build(recipe: Recipe, labels: int, mode: str = "float") -> Any:
         x = PatchStem(mode, "stem", model, features.mel_bins)(x)
     if model.class_token or model.positions:
         x = Tokens(mode, "tokens", model)(x)
-    blocks = [Block(mode, f"block{index}", model) for index in range(model.layers)]
+    blocks = [
+        Block(mode, f"block{index}", model, variant)
+        for index, variant in enumerate(model.variants)
+    ]
     lowrank.tie(blocks, model)
+    carry: Any = {}
     for block in blocks:
-        x = block(x)
+        x, carry = block(x, carry)
     logits = Head(mode, "head", model, labels)(x)
     return tf_keras.Model(inputs, logits, name="kwt")
 
@@ -520,7 +528,10 @@ def check(recipe: Recipe) -> None:
         refuse("cepstra", f"0 to {features.mel_bins}, the number of mel bins")
     if not 0.0 <= model.dropout < 1.0:
         refuse("dropout", "0 to less than 1")
-    attention.find(model.attention)
+    if len(model.variants) != model.layers:
+        refuse("attention", f"a variant, or a list of {model.layers}: one a block")
+    for variant in model.variants:
+        attention.graph(variant)
 
 
 def predictor(network: Any, recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:

@@ -6,7 +6,6 @@ import os
 # threads on top the int8 simulator is three times slower. Read when numpy is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from kws.simulate.cost import KINDS  # noqa: E402
-from kws.simulate.simulator import Run, Simulator, Thresholds  # noqa: E402
+from kws.simulate.simulator import Run, Simulator  # noqa: E402
 
-__all__ = ["KINDS", "Run", "Simulator", "Thresholds"]
+__all__ = ["Run", "Simulator"]

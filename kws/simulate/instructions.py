@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 
 from kws.bundle import Bundle
-from kws.deploy import boards, build, emit, run, runners, toolchain
-from kws.deploy.boards import FIRMWARE, Board
+from kws.deploy import boards, build, host, run, runners, toolchain
+from kws.deploy.boards import Board
+from kws.emit import SELFTEST, native, selftest
 from kws.errors import CheckFailed, KwsError
-from kws.graph import weight_layout
-from kws.simulate import cost
-from kws.simulate.cost import KINDS
+from kws.paths import FIRMWARE
 from kws.simulate.integer import IntegerSimulator
-from kws.simulate.simulator import Run, Thresholds
+from kws.simulate.simulator import Run
+from kws.thresholds import Slots, Thresholds
 
 DEFAULT_BOARDS = ("qemu-m4", "qemu-m55")
 ATTENTION = ("Q", "K", "P")  # kinds whose products are one kernel
@@ -62,19 +62,17 @@ def find_boards(names: Sequence[str]) -> list[Board]:
 def fingerprint() -> str:
     """Eight hex digits of what a count depends on besides model and clips."""
     digest = hashlib.sha256(toolchain.find().version.encode())
-    sources = Path(emit.__file__).parent, Path(weight_layout.__file__).parent, FIRMWARE
-    for folder in sources:
-        for path in sorted(folder.rglob("*")):
-            if path.suffix in (".c", ".h", ".S", ".ld", ".toml", ".py"):
-                digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    digest.update(host.emitter_fingerprint().encode())
+    for path in sorted(FIRMWARE.rglob("*")):
+        if path.suffix in (".c", ".h", ".S", ".ld", ".toml"):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:8]
 
 
 def with_thresholds(simulator: IntegerSimulator, thresholds: Thresholds) -> Bundle:
     """The bundle with other thresholds, in memory."""
-    steps = Thresholds(simulator.steps(thresholds)).to_dict()
-    whole = {key: int(value) for key, value in steps.items()}
-    return dataclasses.replace(simulator.bundle, thresholds=whole)
+    steps = simulator.steps(thresholds).to_steps()
+    return dataclasses.replace(simulator.bundle, thresholds=steps)
 
 
 def measure(
@@ -104,10 +102,11 @@ def measure(
     """
     bundle = with_thresholds(simulator, thresholds)
     target = boards.load(board)
-    texts = dict(emit.model_sources(bundle, target.core).texts)
+    texts = dict(native.sources(bundle, target.core).texts)
     # The app `clips` runs no self-test.
     placeholder = np.zeros(len(bundle.labels), np.int8)
-    texts[emit.FILES[2]] = emit.selftest_source(bundle, placeholder)
+    codes = selftest.clip(bundle.recipe.features.clip_samples)
+    texts[SELFTEST] = selftest.source(placeholder, codes)
     with tempfile.TemporaryDirectory(prefix="kws-sweep-") as name:
         folder = Path(name)
         (folder / "model").mkdir()
@@ -131,17 +130,24 @@ def measure(
     }
 
 
-def layer_sent(run: Run) -> dict[str, list[float]]:
-    """Kind -> share of elements transmitted in each layer, mean over clips."""
-    shape = run.shape
-    return {
-        kind: [
-            round(float(share), 5)
-            for share in run.counts.sent[kind].mean(axis=0)
-            / (shape.tokens * shape.columns(kind))
-        ]
-        for kind in KINDS
+def layer_sent(run: Run) -> dict[str, list[float | None]]:
+    """Kind -> share of elements transmitted in each layer, mean over clips.
+
+    None for layers that have no such kind.
+    """
+    slots = run.network.slots
+    shares = run.counts.sent.mean(axis=0) / run.network.elements()
+    table: dict[str, list[float | None]] = {
+        kind: [None] * slots.layers for kind in slots.kinds
     }
+    for (layer, kind), share in zip(slots, shares, strict=True):
+        table[kind][layer] = round(float(share), 5)
+    return table
+
+
+def shares_of(table: dict[str, list[float | None]], slots: Slots) -> np.ndarray:
+    """`layer_sent` as float [slots]."""
+    return np.array([table[kind][layer] for layer, kind in slots], np.float64)
 
 
 def representative(run: Run, count: int) -> np.ndarray:
@@ -153,9 +159,8 @@ def representative(run: Run, count: int) -> np.ndarray:
         run: With thresholds that some clips profit from more than others.
         count: How many; fewer where there are no more.
     """
-    spent = cost.macs(run.shape, run.counts)
-    each = sum(spent[name].sum(axis=1) for name in ("qkv", "scores_rows", "mix", "out"))
-    order = np.argsort(each, kind="stable")
+    each = run.network.count(run.counts, mhsa=True).macs
+    order = np.argsort(np.broadcast_to(each, len(run.logits)), kind="stable")
     count = min(count, len(order))
     return np.sort(order[((np.arange(count) + 0.5) / count * len(order)).astype(int)])
 
@@ -167,28 +172,32 @@ class Guide:
     is transmitted; and a price for each layer whose Q.K^T and P.V run sparse.
 
     Args:
+        slots: The network's.
         dense: What the dense network takes.
-        settings: Encoded kinds, bool [layers, kinds], of each measurement.
-        shares: Transmitted shares, [layers, kinds] each; see `layer_sent`.
+        settings: What is encoded, bool [slots], of each measurement.
+        shares: Transmitted shares, [slots] each; see `layer_sent`.
         instructions: What was measured.
 
     `error` is the root mean square of what it guesses wrong, as a share of dense.
 
     Example:
-        >>> guide = Guide(8192519, settings, shares, instructions)
+        >>> guide = Guide(slots, 8192519, settings, shares,
+        ...               instructions)  # doctest: +SKIP
         >>> guide(settings[0], shares[0])  # doctest: +SKIP
         7903112.0
     """
 
     def __init__(
         self,
+        slots: Slots,
         dense: float,
         settings: Sequence[np.ndarray],
         shares: Sequence[np.ndarray],
         instructions: Sequence[float],
     ) -> None:
+        self.slots = slots
         pairs = zip(settings, shares, strict=True)
-        rows = np.array([_terms(*pair).sum(axis=0) for pair in pairs])
+        rows = np.array([self._terms(*pair).sum(axis=0) for pair in pairs])
         target = np.asarray(instructions, np.float64) - dense
         scale = np.abs(rows).max(axis=0)
         scale[scale == 0] = 1.0
@@ -205,21 +214,29 @@ class Guide:
 
     def __call__(self, encoded: np.ndarray, shares: np.ndarray) -> float:
         """Instructions of a setting."""
-        return self.dense + float((_terms(encoded, shares) @ self.prices).sum())
+        return self.dense + float((self._terms(encoded, shares) @ self.prices).sum())
 
     def worthwhile(self, encoded: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        """Per layer, the encoded kinds that are worth it: bool [layers, kinds]."""
-        best, least = encoded.copy(), np.full(len(encoded), np.inf)
-        for keep in itertools.product((False, True), repeat=encoded.shape[1]):
-            tried = encoded & np.array(keep)
-            spent = _terms(tried, shares) @ self.prices
-            for layer in np.flatnonzero(spent < least - 1e-9):
-                best[layer], least[layer] = tried[layer], spent[layer]
+        """Per layer, the encoded kinds that are worth it: bool [slots]."""
+        layer = self.slots.layer
+        best, least = encoded.copy(), np.full(self.slots.layers, np.inf)
+        for keep in itertools.product((False, True), repeat=len(self.slots.kinds)):
+            kept = [k for k, yes in zip(self.slots.kinds, keep, strict=True) if yes]
+            tried = encoded & self.slots.of(kept)
+            spent = self._terms(tried, shares) @ self.prices
+            for index in np.flatnonzero(spent < least - 1e-9):
+                best[layer == index] = tried[layer == index]
+                least[index] = spent[index]
         return best
 
-
-def _terms(encoded: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """What prices apply to, by layer: [layers, 2 * kinds + 1]."""
-    attention = [KINDS.index(kind) for kind in ATTENTION]
-    sparse = np.any(encoded[:, attention], axis=1, keepdims=True)
-    return np.concatenate([encoded, encoded * shares, sparse], axis=1, dtype=np.float64)
+    def _terms(self, encoded: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """What prices apply to, by layer: [layers, 2 * kinds + 1]."""
+        slots, kinds = self.slots, self.slots.kinds
+        out = np.zeros((slots.layers, 2 * len(kinds) + 1))
+        for place, (layer, kind) in enumerate(slots):
+            column = kinds.index(kind)
+            out[layer, column] = encoded[place]
+            out[layer, len(kinds) + column] = encoded[place] * shares[place]
+            if kind in ATTENTION and encoded[place]:
+                out[layer, -1] = 1.0
+        return out

@@ -14,7 +14,8 @@ from kws.bundle import Bundle
 from kws.errors import KwsError
 from kws.intervals import wilson_interval
 from kws.recipe import SILENCE
-from kws.simulate.simulator import Run, Simulator, Thresholds
+from kws.simulate.simulator import Run, Simulator
+from kws.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from kws.simulate.integer import IntegerSimulator
@@ -104,7 +105,7 @@ def features_of(bundle: Bundle, pcm: np.ndarray, kind: str) -> np.ndarray:
     """Features of clips: int16 [N, 16000] -> [N, frames, mel], float32 or int8."""
     spec = bundle.recipe.features
     if kind == "float":
-        from kws.simulate.log_mel import log_mel
+        from kws.features.log_mel import log_mel
 
         return log_mel(pcm, spec)
     from kws.features import extract
@@ -122,7 +123,7 @@ def point(clips: Clips, thresholds: Thresholds, run: Run) -> dict[str, Any]:
 
     Returns:
         thresholds, task, split, n, accuracy, ci95, the same over all clips but silence
-        (`spoken`), recall by label index, and everything of kws.simulate.cost.summary.
+        (`spoken`), and everything of kws.simulate.counts.summary.
     """
     right = run.logits.argmax(axis=1) == clips.label
     spoken = right[clips.spoken]
@@ -165,17 +166,17 @@ def read_thresholds(simulator: AnySimulator, text: str) -> Thresholds:
     Raises:
         KwsError: not such a text; `bundle` for a float network.
     """
-    layers = simulator.shape.layers
     if text != "bundle":
-        return Thresholds.read(text, layers)
+        return Thresholds.read(text, simulator.slots)
     if isinstance(simulator, Simulator):
         raise KwsError(
             "The bundle's thresholds are in int8 steps: expected the int8 network. "
             "Received: --theta bundle --engine float",
             "--theta bundle --engine int8",
         )
-    steps = Thresholds.from_dict(simulator.bundle.thresholds, layers).values
-    return simulator.thresholds(steps.astype(int))
+    return simulator.thresholds(
+        Thresholds.from_dict(simulator.bundle.thresholds, simulator.slots)
+    )
 
 
 def check_keeps(simulator: AnySimulator) -> None:
@@ -203,10 +204,8 @@ def keep_thresholds(simulator: AnySimulator, table: dict[str, float]) -> bool:
     """Write thresholds into the bundle, in int8 steps; False for a float network."""
     if isinstance(simulator, Simulator):
         return False
-    thresholds = Thresholds.from_dict(table, simulator.shape.layers)
-    steps = Thresholds(simulator.steps(thresholds)).to_dict()
-    whole = {key: int(value) for key, value in steps.items()}
-    bundles.save(dataclasses.replace(simulator.bundle, thresholds=whole))
+    steps = simulator.steps(Thresholds.from_dict(table, simulator.slots))
+    bundles.save(dataclasses.replace(simulator.bundle, thresholds=steps.to_steps()))
     return True
 
 

@@ -35,7 +35,8 @@ from kws.bundle import write_atomic
 from kws.errors import KwsError, MissingExtra
 from kws.simulate import instructions
 from kws.simulate.measure import Clips, make_simulator, point
-from kws.simulate.simulator import Simulator, Thresholds
+from kws.simulate.simulator import Simulator
+from kws.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from kws.simulate.measure import AnySimulator
@@ -57,7 +58,7 @@ class Job:
     Args:
         key: Its name in journal and study.
         rungs: Its setting, for people who look at a study.
-        thresholds: float [layers, kinds]; negative: not encoded.
+        thresholds: float [slots]; negative: not encoded.
         clips: Simulate the first so many; None: all.
         near: Thresholds whose first layers it shares with other jobs; those layers are
             computed once.
@@ -161,7 +162,7 @@ class Bench:
 
     def make(self, job: Job) -> dict[str, Any]:
         """The table of a job."""
-        thresholds = Thresholds(job.thresholds)
+        thresholds = Thresholds(self.simulator.slots, job.thresholds)
         if job.board is not None:
             features = self.clips.features[self.measured]
             return instructions.measure(
@@ -196,7 +197,8 @@ class Bench:
         if self._near is None or not np.array_equal(self._near, near):
             features = self.clips.features[:clips]
             self._near = near
-            self._prefix = self.simulator.prefix(features, Thresholds(near))
+            shared = Thresholds(self.simulator.slots, near)
+            self._prefix = self.simulator.prefix(features, shared)
         return self._prefix
 
 
@@ -374,7 +376,7 @@ class Points:
             ) from None
 
     def _start(self) -> None:
-        dense = Thresholds.dense(self.simulator.shape.layers)
+        dense = Thresholds.dense(self.simulator.slots)
         logits = self.simulator.run(self.clips.features, dense).logits
         measured = np.zeros(0, int) if self.measured is None else self.measured()
         pcm = np.zeros((0, 0), np.int16) if self.pcm is None else self.pcm[measured]

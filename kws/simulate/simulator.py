@@ -1,150 +1,32 @@
 """Run a whole test set with delta thresholds: accuracy, and what was transmitted.
 
 The network itself is the one of kws/model, run in mode `folded`; its attention hands
-every tensor that a threshold applies to (X, Q, K, P, O) to the encoding and goes on
-with what that holds, as does the block with its MLP's (M, H). So every variant of norm,
+every tensor that a threshold applies to (softmax attention's X, Q, K, P, O) to the
+encoding and goes on with what that holds, as does the block with its MLP's (M, H). So
+every variant of norm,
 stem, activation and number of heads is simulated by the code that trains it.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kws.bundle import Bundle, read_json
-from kws.errors import KwsError
-from kws.simulate import cost, delta
-from kws.simulate.cost import KINDS, Counts, Shape
+from kws import attention
+from kws.bundle import Bundle
+from kws.shape import shape_of
+from kws.simulate import delta
+from kws.simulate.counts import Counts, Network, summary
+from kws.thresholds import Thresholds
 
 # Small enough for a batch's activations to stay in the cache.
 BATCH = 32
 WORKERS = os.cpu_count() or 1
-
-
-class Thresholds:
-    """One real threshold per layer and tensor kind; negative: dense, not encoded.
-
-    In units of the tensor itself. Q is meant before the 1 / sqrt(head_dim) that is
-    folded into its projection, as in the papers.
-
-    Args:
-        values: float [layers, kinds], columns in the order of `KINDS`.
-
-    Example:
-        >>> Thresholds.parse("X=0.3,P=0.005,3.X=0.25", layers=12)["X", 3]
-        0.25
-    """
-
-    def __init__(self, values: np.ndarray) -> None:
-        self.values = np.asarray(values, dtype=np.float64)
-        if self.values.ndim != 2 or self.values.shape[1] != len(KINDS):
-            raise ValueError(
-                f"Expected [layers, {len(KINDS)}]. Received: {self.values.shape}"
-            )
-
-    @classmethod
-    def dense(cls, layers: int) -> Thresholds:
-        """No tensor encoded."""
-        return cls(np.full((layers, len(KINDS)), -1.0))
-
-    @classmethod
-    def read(cls, text: str, layers: int) -> Thresholds:
-        """`parse`, or with `@FILE` a JSON table such as {"X": 0.3, "3.X": 0.25}.
-
-        Raises:
-            KwsError: see `parse`; no such file, not such a table.
-        """
-        if not text.startswith("@"):
-            return cls.parse(text, layers)
-        path = Path(text[1:])
-        if not path.is_file():
-            raise KwsError(
-                f"No such file of thresholds. Received: {str(path)!r}",
-                'kws sweep RUN --pick "loss<=0.005"   (writes picked.json)',
-            )
-        table = read_json(path)
-        if not isinstance(table, dict):
-            raise _bad_threshold(str(table)[:80], layers)
-        return cls.from_dict(table, layers)
-
-    @classmethod
-    def parse(cls, text: str, layers: int) -> Thresholds:
-        """Read `X=0.3,P=0.005,3.X=0.25`: kinds for all layers, then single layers.
-
-        Raises:
-            KwsError: not of that form, no such kind or layer, not a number from 0.
-        """
-        pairs: dict[str, float] = {}
-        for item in filter(None, text.replace(" ", "").split(",")):
-            match = re.fullmatch(r"((?:\d+\.)?[A-Za-z]+)=([0-9.eE+-]+)", item)
-            try:
-                if match is None:
-                    raise ValueError
-                pairs[match[1]] = float(match[2])
-            except ValueError:
-                raise _bad_threshold(item, layers) from None
-        return cls.from_dict(pairs, layers)
-
-    @classmethod
-    def from_dict(cls, table: Mapping[str, float], layers: int) -> Thresholds:
-        """Read {"X": 0.3, "3.X": 0.25}; a single layer's overrides the kind's.
-
-        Raises:
-            KwsError: no such kind or layer, not a number from 0.
-        """
-        out = cls.dense(layers)
-        rows = {str(layer): layer for layer in range(layers)}
-        for key, value in sorted(table.items(), key=lambda item: "." in item[0]):
-            layer, _, kind = key.rpartition(".")
-            known = kind in KINDS and (layer in rows or not layer)
-            # JSON's whole numbers may be larger than any float.
-            real = isinstance(value, (int, float)) and 0 <= value <= sys.float_info.max
-            if not known or not real:
-                raise _bad_threshold(f"{key}={value}"[:80], layers)
-            out.values[rows.get(layer, slice(None)), KINDS.index(kind)] = value
-        return out
-
-    def to_dict(self) -> dict[str, float]:
-        """The shortest table that `from_dict` reads back."""
-        table: dict[str, float] = {}
-        for column, kind in enumerate(KINDS):
-            values = self.values[:, column]
-            if (values == values[0]).all():
-                if values[0] >= 0:
-                    table[kind] = float(values[0])
-                continue
-            for layer, value in enumerate(values):
-                if value >= 0:
-                    table[f"{layer}.{kind}"] = float(value)
-        return table
-
-    def __getitem__(self, key: tuple[str, int]) -> float:
-        kind, layer = key
-        return float(self.values[layer, KINDS.index(kind)])
-
-    def encoded(self) -> tuple[frozenset[str], ...]:
-        """Per layer, the kinds that are encoded."""
-        return tuple(
-            frozenset(kind for kind, v in zip(KINDS, row, strict=True) if v >= 0)
-            for row in self.values
-        )
-
-
-def _bad_threshold(item: str, layers: int) -> KwsError:
-    return KwsError(
-        f"Bad threshold. Expected KIND=NUMBER or LAYER.KIND=NUMBER with KIND one of "
-        f"{', '.join(KINDS)}, LAYER 0 to {layers - 1} and NUMBER at least 0. "
-        f"Received: {item!r}",
-        "--theta X=0.3,Q=0.3,K=0.3,P=0.005,O=0.05   (or M=0.3 for the MLP's input)",
-    )
 
 
 @dataclass(frozen=True)
@@ -152,18 +34,18 @@ class Run:
     """One pass over a set of clips.
 
     Args:
-        logits: float32 [N, labels].
+        logits: float32 or int8 [N, labels].
         counts: What was transmitted.
-        shape: The network's sizes.
+        network: What it is counted on.
     """
 
     logits: np.ndarray
     counts: Counts
-    shape: Shape
+    network: Network
 
     def cost(self) -> dict[str, object]:
-        """See `kws.simulate.cost.summary`."""
-        return cost.summary(self.shape, self.counts)
+        """See `kws.simulate.counts.summary`."""
+        return summary(self.network, self.counts)
 
 
 @dataclass(frozen=True)
@@ -172,14 +54,14 @@ class Prefix:
 
     Args:
         thresholds: Those.
-        inputs: Per layer float32 [N, T, dim].
-        sent: int64 [N, layers, kinds].
+        inputs: Per layer float32 [N, T, dim], and what the layers before carry.
+        sent: Per layer int64 [N, kinds].
         pairs: int64 [N, layers].
     """
 
     thresholds: Thresholds
-    inputs: list[np.ndarray]
-    sent: np.ndarray
+    inputs: list[tuple[np.ndarray, dict[str, np.ndarray]]]
+    sent: list[np.ndarray]
     pairs: np.ndarray
 
 
@@ -190,7 +72,7 @@ class Simulator:
         bundle: A bundle with Keras weights (trained or imported).
 
     Raises:
-        KwsError: no Keras weights, or another attention than softmax.
+        KwsError: no Keras weights.
 
     Example:
         >>> simulator = Simulator(bundle.load("runs/kwt1"))
@@ -203,13 +85,27 @@ class Simulator:
         from kws import model
 
         self.bundle = bundle
-        self.shape = cost.shape_of(bundle.recipe, len(bundle.labels))
+        recipe, labels = bundle.recipe, len(bundle.labels)
+        self.shape = shape_of(recipe, labels)
+        self.slots = attention.slots(recipe.model)
+        self.folded = attention.folded(recipe.model, self.shape)
         self.network = model.restore(bundle, "folded")
+        self.counted = Network(self._converted(), recipe, labels)
         self._trace()
+
+    def _converted(self) -> bytes:
+        """A .tflite of the network: what costs are counted on."""
+        from kws import convert, model
+
+        if self.bundle.model_path.is_file():
+            return self.bundle.model_bytes()
+        exported = model.build(self.bundle.recipe, len(self.bundle.labels), "export")
+        model.copy_weights(self.network, exported)
+        return convert.to_tflite(exported, self.bundle.recipe.features)
 
     def features(self, pcm: np.ndarray) -> np.ndarray:
         """Float log-mel features: int16 [N, 16000] -> float32 [N, frames, mel_bins]."""
-        from kws.simulate.log_mel import log_mel
+        from kws.features.log_mel import log_mel
 
         return log_mel(pcm, self.bundle.recipe.features)
 
@@ -234,9 +130,8 @@ class Simulator:
         """
         first = 0
         if prefix is not None:
-            same = (thresholds.values == prefix.thresholds.values).all(axis=1)
             # The last layer's input is the deepest that a prefix keeps.
-            first = int(np.logical_and.accumulate(same)[:-1].sum())
+            first = shared_layers(thresholds, prefix.thresholds)
         batches = self._batches(features, thresholds, prefix, first)
         logits, sent, pairs, done = [], [], [], 0
         with ThreadPoolExecutor(WORKERS) as pool:
@@ -247,46 +142,52 @@ class Simulator:
                 done += len(logits[-1])
                 if progress is not None:
                     progress(done)
-        by_kind, by_layer = np.concatenate(sent), np.concatenate(pairs)
+        by_slot, by_layer = np.concatenate(sent), np.concatenate(pairs)
         if prefix is not None:
-            by_kind = np.concatenate([prefix.sent[:, :first], by_kind], axis=1)
+            by_slot = np.concatenate([*prefix.sent[:first], by_slot], axis=1)
             by_layer = np.concatenate([prefix.pairs[:, :first], by_layer], axis=1)
         return Run(
             logits=np.concatenate(logits),
-            counts=Counts(
-                sent={kind: by_kind[:, :, k] for k, kind in enumerate(KINDS)},
-                pairs=by_layer,
-                encoded=thresholds.encoded(),
-            ),
-            shape=self.shape,
+            counts=Counts(by_slot, by_layer, thresholds.encoded),
+            network=self.counted,
         )
 
     def prefix(self, features: np.ndarray, thresholds: Thresholds) -> Prefix:
         """Every layer's input with some thresholds, for runs that differ later on."""
         limits = self._limits(thresholds)
-        inputs: list[list[np.ndarray]] = [[] for _ in self._blocks]
-        sent, pairs = [], []
+        layers = range(self.shape.layers)
+        inputs: list[list[Any]] = [[] for _ in layers]
+        sent: list[list[np.ndarray]] = [[] for _ in layers]
+        pairs: list[list[np.ndarray]] = [[] for _ in layers]
         for start in range(0, len(features), BATCH):
             tokens = self._start(features[start : start + BATCH])
-            counts = []
+            carry: dict[str, Any] = {}
             for layer, block in enumerate(self._blocks):
-                inputs[layer].append(tokens.numpy())
-                tokens, *count = block(tokens, limits[layer])
-                counts.append(count)
-            sent.append(np.stack([c[0].numpy() for c in counts], axis=1))
-            pairs.append(np.stack([c[1].numpy() for c in counts], axis=1))
+                held = {name: tensor.numpy() for name, tensor in carry.items()}
+                inputs[layer].append((tokens.numpy(), held))
+                tokens, carry, count, pair = block(tokens, carry, limits[layer])
+                sent[layer].append(count.numpy())
+                pairs[layer].append(pair.numpy())
         return Prefix(
             thresholds=thresholds,
-            inputs=[np.concatenate(parts) for parts in inputs],
-            sent=np.concatenate(sent),
-            pairs=np.concatenate(pairs),
+            inputs=[
+                (
+                    np.concatenate([tokens for tokens, _ in parts]),
+                    {
+                        name: np.concatenate([carry[name] for _, carry in parts])
+                        for name in parts[0][1]
+                    },
+                )
+                for parts in inputs
+            ],
+            sent=[np.concatenate(parts) for parts in sent],
+            pairs=np.stack([np.concatenate(parts) for parts in pairs], axis=1),
         )
 
-    def _limits(self, thresholds: Thresholds) -> np.ndarray:
-        limits = thresholds.values.copy()
-        # The network folds the scale into Q.
-        limits[:, KINDS.index("Q")] *= self.shape.head_dim**-0.5
-        return limits
+    def _limits(self, thresholds: Thresholds) -> list[np.ndarray]:
+        """Per layer float64 [kinds], in the units of the network's own tensors."""
+        limits = thresholds.values * self.folded
+        return [limits[self.slots.layer == layer] for layer in range(self.shape.layers)]
 
     def _batches(
         self,
@@ -294,27 +195,31 @@ class Simulator:
         thresholds: Thresholds,
         prefix: Prefix | None,
         first: int,
-    ) -> Iterator[tuple[Any, np.ndarray, int]]:
-        """(what goes in, limits, layer that it goes into; -1: features)."""
+    ) -> Iterator[tuple[Any, Any, list[np.ndarray], int]]:
+        """(what goes in, what is carried, limits, the layer; -1: features)."""
         limits = self._limits(thresholds)
         for start in range(0, len(features), BATCH):
             part = slice(start, start + BATCH)
             if prefix is None or first == 0:
-                yield features[part], limits, -1
+                yield features[part], {}, limits, -1
             else:
-                yield prefix.inputs[first][part], limits, first
+                tokens, carry = prefix.inputs[first]
+                held = {name: tensor[part] for name, tensor in carry.items()}
+                yield tokens[part], held, limits, first
 
     def _finish(
-        self, inputs: np.ndarray, limits: np.ndarray, first: int
+        self, inputs: np.ndarray, carry: Any, limits: list[np.ndarray], first: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         tokens = self._start(inputs) if first < 0 else inputs
         sent, pairs = [], []
         for layer in range(max(first, 0), self.shape.layers):
-            tokens, count, pair = self._blocks[layer](tokens, limits[layer])
+            tokens, carry, count, pair = self._blocks[layer](
+                tokens, carry, limits[layer]
+            )
             sent.append(count.numpy())
             pairs.append(pair.numpy())
         logits = self._end(tokens).numpy()
-        return logits, np.stack(sent, axis=1), np.stack(pairs, axis=1)
+        return logits, np.concatenate(sent, axis=1), np.stack(pairs, axis=1)
 
     def changes(self, features: np.ndarray, quantiles: tuple[float, ...]) -> np.ndarray:
         """How much tensors change from row to row in the dense network.
@@ -324,10 +229,10 @@ class Simulator:
             quantiles: Each 0..1.
 
         Returns:
-            float64 [quantiles, layers, kinds]: quantiles of |x[i] - x[i - 1]| over
-            clips, rows and columns, in the units of `Thresholds`.
+            float64 [quantiles, slots]: quantiles of |x[i] - x[i - 1]| over clips, rows
+            and columns, in the units of thresholds.
         """
-        from kws.attention.softmax import dense
+        from kws.layers import pass_on
 
         found: list[dict[str, list[np.ndarray]]] = []
         blocks = self._layers
@@ -347,24 +252,23 @@ class Simulator:
             self.network(features, training=False)
         finally:
             for block in blocks:
-                block.attention.hold = dense
+                block.attention.hold = pass_on
         out = np.array(
             [
-                [np.quantile(np.concatenate(layer[kind]), quantiles) for kind in KINDS]
-                for layer in found
+                np.quantile(np.concatenate(found[layer][kind]), quantiles)
+                for layer, kind in self.slots
             ]
-        ).transpose(2, 0, 1)
-        out[:, :, KINDS.index("Q")] *= self.shape.head_dim**0.5
-        return out
+        )
+        return out.T / self.folded
 
     def _trace(self) -> None:
         """Make TensorFlow functions of the stem, every block, and the head.
 
-        A block is (tokens [B, T, dim], limits [kinds]) -> tokens, transmitted elements
-        int64 [B, kinds], pairs int64 [B].
+        A block is (tokens [B, T, dim], carry, limits [kinds]) -> tokens, carry,
+        transmitted elements int64 [B, kinds], pairs int64 [B].
         """
-        from kws.attention.softmax import dense
-        from kws.model.keras import tf
+        from kws.layers import pass_on
+        from kws.layers.keras import tf
 
         every = self.network.layers
         names = [layer.name for layer in every]
@@ -379,54 +283,86 @@ class Simulator:
                 features = layer(features, training=False)
             return features
 
-        def block(layer: Any) -> Any:
-            def run(tokens: Any, limits: Any) -> Any:
-                hold = _Hold(limits, self.shape.dense_rows)
+        def block(layer: Any, kinds: tuple[str, ...], carry: Any) -> Any:
+            def run(tokens: Any, carry: Any, limits: Any) -> Any:
+                hold = _Hold(limits, kinds, self.shape.dense_rows)
                 try:
                     layer.attention.hold = hold
-                    tokens = layer(tokens, training=False)
+                    tokens, carry = layer(tokens, carry, training=False)
                 finally:
-                    layer.attention.hold = dense
-                return tokens, tf.stack([hold.sent[k] for k in KINDS], 1), hold.pairs
+                    layer.attention.hold = pass_on
+                sent = tf.stack([hold.sent[kind] for kind in kinds], 1)
+                return tokens, carry, sent, hold.pairs
 
             tokens = tf.TensorSpec(
                 (None, self.shape.tokens, self.shape.dim), tf.float32
             )
-            limits = tf.TensorSpec((len(KINDS),), tf.float64)
-            return tf.function(run, input_signature=[tokens, limits])
+            limits = tf.TensorSpec((len(kinds),), tf.float64)
+            return tf.function(run, input_signature=[tokens, carry, limits])
 
         spec = self.bundle.recipe.features
         features = tf.TensorSpec((None, spec.frames, spec.mel_bins), tf.float32)
         tokens = tf.TensorSpec((None, self.shape.tokens, self.shape.dim), tf.float32)
         head = self.network.get_layer("head")
         self._start = tf.function(start, input_signature=[features])
-        self._blocks = [block(layer) for layer in self._layers]
+        self._blocks = [
+            block(layer, kinds, carry)
+            for layer, kinds, carry in zip(
+                self._layers, self.slots.by_layer, self._carried(), strict=True
+            )
+        ]
         self._end = tf.function(
             lambda x: head(x, training=False), input_signature=[tokens]
         )
+
+    def _carried(self) -> list[dict[str, Any]]:
+        """Per layer, the specifications of what the layers before it carry."""
+        from kws.layers.keras import tf
+
+        tokens = tf.zeros((1, self.shape.tokens, self.shape.dim))
+        carry: dict[str, Any] = {}
+        found = []
+        for layer in self._layers:
+            found.append(
+                {
+                    name: tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)
+                    for name, tensor in carry.items()
+                }
+            )
+            tokens, carry = layer(tokens, carry, training=False)
+        return found
+
+
+def shared_layers(first: Thresholds, second: Thresholds) -> int:
+    """Layers from the start with equal thresholds, the last one left out."""
+    slots = first.slots
+    differ = slots.layer[first.values != second.values]
+    return min([*differ.tolist(), slots.layers - 1])
 
 
 class _Hold:
     """The `Hold` of one layer: encodes, and adds up what was transmitted.
 
     Args:
-        limits: float64 [kinds] tensor, thresholds in the order of `KINDS`; < 0: dense.
+        limits: float64 [kinds] tensor, thresholds; < 0: dense.
+        kinds: The layer's, in order.
         dense_rows: Rows at the start that are transmitted whole.
     """
 
-    def __init__(self, limits: Any, dense_rows: int) -> None:
+    def __init__(self, limits: Any, kinds: tuple[str, ...], dense_rows: int) -> None:
         self.limits = limits
+        self.kinds = kinds
         self.dense_rows = dense_rows
         self.sent: dict[str, Any] = {}
         self.pairs: Any = 0
         self.query_columns: Any = None
 
     def __call__(self, kind: str, tensor: Any) -> Any:
-        from kws.model.keras import tf
+        from kws.layers.keras import tf
 
         held, columns = tf.numpy_function(
             self.encode,
-            (tensor, self.limits[KINDS.index(kind)]),
+            (tensor, self.limits[self.kinds.index(kind)]),
             (tensor.dtype, tf.int64),
             stateful=False,
         )

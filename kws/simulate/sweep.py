@@ -34,11 +34,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kws.graph.products import MLP_KINDS
 from kws.simulate import instructions
-from kws.simulate.cost import ATTENTION_KINDS, KINDS
 from kws.simulate.instructions import Guide
 from kws.simulate.points import Job, Points
-from kws.simulate.simulator import Simulator, Thresholds
+from kws.simulate.simulator import Simulator
+from kws.thresholds import Slots, Thresholds
 
 if TYPE_CHECKING:
     from kws.simulate.measure import AnySimulator, Clips
@@ -49,7 +50,7 @@ QUANTILES = tuple(round(1 - 0.75 ** (k + 1), 4) for k in range(15))
 SINGLE_QUANTILES = (3, 7, 11)  # of one kind alone, by index
 LADDER_CLIPS = 64
 MIDDLE = 7  # quantile at which clips differ well in what they send
-VERSION = 2  # of journals
+VERSION = 3  # of journals
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Sweep:
         report: Callable[[str, int, int], None] | None = None,
     ) -> None:
         self.simulator = simulator
-        self.shape = simulator.shape
+        self.slots: Slots = simulator.slots
         self.clips = clips
         self.points = points
         self.settings = settings or Settings()
@@ -118,27 +119,28 @@ class Sweep:
         """Thresholds by rung.
 
         Returns:
-            float [rungs, layers, kinds], rung 0 dense (negative), each higher than the
-            one before; the highest rung int [layers, kinds]; which rung each quantile
-            is: int [quantiles, layers, kinds].
+            float [rungs, slots], rung 0 dense (negative), each higher than the one
+            before; the highest rung int [slots]; which rung each quantile is: int
+            [quantiles, slots].
         """
         changes = self.simulator.changes(self.clips.features[:LADDER_CLIPS], QUANTILES)
-        shape = changes.shape[1:]
-        ladder = np.full((len(QUANTILES) + 1, *shape), -1.0)
-        height = np.zeros(shape, int)
+        ladder = np.full((len(QUANTILES) + 1, len(self.slots)), -1.0)
+        height = np.zeros(len(self.slots), int)
         places = np.zeros(changes.shape, int)
-        for layer, column in np.ndindex(*shape):
+        for slot in range(len(self.slots)):
             # Four digits: what is printed and stored is what was simulated.
-            values = [float(f"{v:.4g}") for v in changes[:, layer, column]]
+            values = [float(f"{v:.4g}") for v in changes[:, slot]]
             rungs = sorted(set(values))  # int8 thresholds are often equal
-            height[layer, column] = len(rungs)
-            ladder[1 : len(rungs) + 1, layer, column] = rungs
-            places[:, layer, column] = [rungs.index(v) + 1 for v in values]
+            height[slot] = len(rungs)
+            ladder[1 : len(rungs) + 1, slot] = rungs
+            places[:, slot] = [rungs.index(v) + 1 for v in values]
         return ladder, height, places
 
     def thresholds(self, rungs: np.ndarray) -> Thresholds:
-        """Thresholds of a setting: int [layers, kinds] -> float [layers, kinds]."""
-        return Thresholds(np.take_along_axis(self.ladder, rungs[None], axis=0)[0])
+        """The thresholds of a setting, int [slots]."""
+        return Thresholds(
+            self.slots, np.take_along_axis(self.ladder, rungs[None], axis=0)[0]
+        )
 
     def _clips_to_measure(self) -> np.ndarray:
         run = self.simulator.run(
@@ -203,6 +205,9 @@ class Sweep:
                 item.setdefault(name, {})[job.board] = table[name]
             item.setdefault("measured", {})[job.board] = table["layer_sent"]
 
+    def _shares(self, layer_sent: dict[str, list[float | None]]) -> np.ndarray:
+        return instructions.shares_of(layer_sent, self.slots)
+
     # ---- stages ------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
@@ -212,14 +217,13 @@ class Sweep:
             Stable keys of `kws sweep --json`: task, split, n, points, pareto.
         """
         boards = self.settings.boards
-        dense = np.zeros((self.shape.layers, len(KINDS)), int)
+        dense = np.zeros(len(self.slots), int)
         asked: Asked = [("dense", dense, None)]
-        attention = np.isin(KINDS, ATTENTION_KINDS)
+        attention = ~self.slots.of(MLP_KINDS)
         asked += [("global", np.where(attention, r, 0), None) for r in self.places]
         asked += [("with MLP", rungs, None) for rungs in self.places[1::3]]
-        for column, quantile in itertools.product(range(len(KINDS)), SINGLE_QUANTILES):
-            single = dense.copy()
-            single[:, column] = self.places[quantile, :, column]
+        for kind, quantile in itertools.product(self.slots.kinds, SINGLE_QUANTILES):
+            single = np.where(self.slots.of([kind]), self.places[quantile], 0)
             asked.append(("single", single, None))
         self.simulate("grid", asked)
         grid = list(self.found.values())
@@ -251,16 +255,17 @@ class Sweep:
     def _guide(self, board: str) -> Guide:
         known = [p for p in self.found.values() if board in p.get("instructions", {})]
         return Guide(
+            self.slots,
             known[0]["instructions"][board],
             [p["rungs"] > 0 for p in known],
-            [_shares(p["measured"][board]) for p in known],
+            [self._shares(p["measured"][board]) for p in known],
             [p["instructions"][board] for p in known],
         )
 
     def _guess(self, board: str, item: Point) -> float:
         """Share of the dense network's instructions that a point saves, guessed."""
         guide = self.guides[board]
-        guessed = guide(item["rungs"] > 0, _shares(item["layer_sent"]))
+        guessed = guide(item["rungs"] > 0, self._shares(item["layer_sent"]))
         return 1.0 - guessed / guide.dense
 
     def _instruction_searches(self, grid: list[Point], board: str) -> list[Search]:
@@ -268,7 +273,7 @@ class Sweep:
         guide = self.guides[board]
         starts: dict[bytes, np.ndarray] = {}
         for item in grid:
-            shares = _shares(item["layer_sent"])
+            shares = self._shares(item["layer_sent"])
             worth = guide.worthwhile(item["rungs"] > 0, shares)
             rungs = np.where(worth, item["rungs"], 0)
             starts.setdefault(rungs.tobytes(), rungs)
@@ -283,7 +288,7 @@ class Sweep:
         )
         if most <= 0.0:
             return []
-        every = np.ones(len(KINDS), bool)
+        every = np.ones(len(self.slots), bool)
         return [
             self._refine(points, share * most, lambda p: self._guess(board, p), every)
             for share in self.settings.board_targets
@@ -294,7 +299,7 @@ class Sweep:
         points: list[Point],
         target: float,
         cut: Callable[[Point], float],
-        kinds: np.ndarray,
+        movable: np.ndarray,
     ) -> Search:
         """Better points near a target, by moves of single rungs.
 
@@ -302,7 +307,7 @@ class Sweep:
             points: To start from.
             target: Share of MACs or instructions to save.
             cut: What a point saves of them.
-            kinds: bool [kinds]: those that may be moved.
+            movable: bool [slots]: those that may be moved.
         """
 
         def price(item: Point) -> float:
@@ -315,7 +320,7 @@ class Sweep:
             allowed = [max(points, key=cut)]
         best = min(allowed, key=price)
         for _ in range(self.settings.rounds):
-            found = yield from self._moved(best, target, cut, kinds)
+            found = yield from self._moved(best, target, cut, movable)
             better = min(
                 (p for p in found if cut(p) >= 0.994 * target), key=price, default=None
             )
@@ -329,25 +334,23 @@ class Sweep:
         start: Point,
         target: float,
         cut: Callable[[Point], float],
-        kinds: np.ndarray,
+        movable: np.ndarray,
     ) -> Generator[Asked, list[Point], list[Point]]:
         """One round of moves around a point, and the best of them taken together."""
         rungs = start["rungs"]
         moves: list[Move] = []
         settings = [rungs]
-        for layer, column in np.ndindex(*rungs.shape):
-            if not kinds[column]:
-                continue
-            now, top = rungs[layer, column], self.height[layer, column]
+        for slot in np.flatnonzero(movable).tolist():
+            now, top = rungs[slot], self.height[slot]
             # What is not encoded may be, halfway: the lowest rungs cost the most.
-            steps = (-1, 1) if now else (int(self.places[MIDDLE, layer, column]),)
+            steps = (-1, 1) if now else (int(self.places[MIDDLE, slot]),)
             if now > 1:
                 steps = (*steps, -now)
             for step in steps:
                 if 0 <= now + step <= top:
                     moved = rungs.copy()
-                    moved[layer, column] += step
-                    moves.append((layer, column, step))
+                    moved[slot] += step
+                    moves.append((slot, step))
                     settings.append(moved)
         base, *tables = yield [("moves", moved, rungs) for moved in settings]
         gain = np.array([cut(table) - cut(base) for table in tables])
@@ -357,8 +360,8 @@ class Sweep:
         for size in self.settings.steps:
             taken = take_moves(moves, gain, harm, needed, size)
             moved = rungs.copy()
-            for layer, column, step in taken:
-                moved[layer, column] += step
+            for slot, step in taken:
+                moved[slot] += step
             if taken:
                 unique.setdefault(moved.tobytes(), moved)
         if not unique:
@@ -386,8 +389,7 @@ class Sweep:
             row = {key: value for key, value in item.items() if key not in hidden}
             if not isinstance(self.simulator, Simulator):
                 steps = self.simulator.steps(self.thresholds(item["rungs"]))
-                whole = Thresholds(steps).to_dict()
-                row["steps"] = {key: int(value) for key, value in whole.items()}
+                row["steps"] = steps.to_steps()
             row.setdefault("instructions", {})
             out.append(row)
         return {
@@ -428,13 +430,8 @@ def _hex(rungs: np.ndarray) -> str:
     return "".join(f"{r:x}" for r in rungs.flat)
 
 
-def _shares(layer_sent: dict[str, list[float]]) -> np.ndarray:
-    """`layer_sent` of a point as [layers, kinds]."""
-    return np.array([layer_sent[kind] for kind in KINDS]).T
-
-
-Move = tuple[int, int, int]
-"""(layer, column, rungs up or down)"""
+Move = tuple[int, int]
+"""(slot, rungs up or down)"""
 
 
 def take_moves(
@@ -442,30 +439,30 @@ def take_moves(
 ) -> list[Move]:
     """At most `size` moves that together gain what is needed.
 
-    For a price, each layer and kind has one best move; those whose harm less price
+    For a price, each slot has one best move; those whose harm less price
     times gain is lowest are taken. The price is searched for by bisection, since what
     the moves gain together grows with it.
 
     Args:
-        moves: One layer and kind each, several of the same.
+        moves: One slot each, several of the same.
         gain: Work saved by each, as a share; negative where it spends some.
         harm: Divergence added by each; negative where it mends.
         needed: Share of work to save together; negative: that may be spent.
         size: How many to take at most.
 
     Example:
-        >>> take_moves([(0, 0, 1), (1, 0, 1)], np.array([0.1, 0.1]), np.array([1, 2.0]),
+        >>> take_moves([(0, 1), (7, 1)], np.array([0.1, 0.1]), np.array([1, 2.0]),
         ...            needed=0.1, size=1)
-        [(0, 0, 1)]
+        [(0, 1)]
     """
 
     def best(price: float) -> list[int]:
         worth = harm - price * gain
-        chosen: dict[tuple[int, int], int] = {}
+        chosen: dict[int, int] = {}
         for index in np.argsort(worth, kind="stable"):
-            place = moves[index][:2]
-            if worth[index] < 0 and place not in chosen and len(chosen) < size:
-                chosen[place] = int(index)
+            slot = moves[index][0]
+            if worth[index] < 0 and slot not in chosen and len(chosen) < size:
+                chosen[slot] = int(index)
         return list(chosen.values())
 
     scale = float(np.abs(harm).max() / max(np.abs(gain).max(), 1e-12)) or 1.0
@@ -516,7 +513,8 @@ def identity(simulator: AnySimulator, clips: Clips) -> str:
     if not isinstance(simulator, Simulator):
         path = simulator.bundle.model_path
     digest = hashlib.sha256(path.read_bytes())
-    facts = [clips.manifest_hash, clips.kind, QUANTILES, LADDER_CLIPS, KINDS, VERSION]
+    facts = [clips.manifest_hash, clips.kind, QUANTILES, LADDER_CLIPS, VERSION]
+    facts += [simulator.slots.by_layer]
     digest.update(json.dumps(facts).encode())
     return digest.hexdigest()
 

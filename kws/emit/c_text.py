@@ -83,3 +83,21 @@ def _initialiser(fields: Mapping[str, object], depth: int) -> str:
             value = _initialiser(value, depth + 1)
         lines.append(f"{pad}  .{name} = {value},\n")
     return "{\n" + "".join(lines) + pad + "}"
+
+
+def call(function: str, *arguments: object) -> list[str]:
+    """One call, broken where a line would be too long.
+
+    Example:
+        >>> call("f", "x", 1)
+        ['f(x, 1);']
+    """
+    texts = [str(argument) for argument in arguments]
+    lines, line = [], f"{function}("
+    for i, text in enumerate(texts):
+        piece = text + (");" if i == len(texts) - 1 else ", ")
+        if len(line) + len(piece) > 80:
+            lines.append(line.rstrip())
+            line = "    "
+        line += piece
+    return [*lines, line]

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kws.model.keras import quantizers, tf, tf_keras
+from kws.layers.keras import quantizers, tf, tf_keras
 
 MODES = ("float", "folded", "qat", "export")
 
@@ -26,6 +26,16 @@ TANH_RANGE = (-1.0, 127.0 / 128.0)
 UNIT_RANGE = (0.0, 255.0 / 256.0)
 # Steps from 0 to the largest variance.
 VARIANCE_STEPS = 255.0
+
+
+# Replaces a tensor by what its delta encoding holds: (kind, tensor) -> tensor, with
+# kind one of those that a block has thresholds for (kws.attention.slots).
+Hold = Callable[[str, Any], Any]
+
+
+def pass_on(kind: str, tensor: Any) -> Any:
+    """The `Hold` of a network without delta pruning."""
+    return tensor
 
 
 def value(variable: Any) -> np.ndarray:

@@ -8,16 +8,19 @@ templates are firmware/library; `@NAME@` and the like are filled in.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import tempfile
 from pathlib import Path
 
-from kws import __version__
+import numpy as np
+
+from kws import __version__, emit
 from kws.bundle import Bundle
-from kws.deploy import emit
-from kws.deploy.boards import FIRMWARE
+from kws.emit import common
 from kws.errors import KwsError
+from kws.paths import FIRMWARE
 
 TEMPLATES = FIRMWARE / "library"
 LICENSE = FIRMWARE.parent / "LICENSE"
@@ -34,20 +37,19 @@ MAX_WORDS = 8  # in a description, of which PlatformIO takes 255 characters
 MAX_WORD = 16
 
 
-def export(bundle: Bundle, out_dir: Path, core: str = "portable") -> emit.Emitted:
+def export(
+    bundle: Bundle, out_dir: Path, logits: np.ndarray, core: str = "portable"
+) -> emit.Emitted:
     """Write the library.
 
     Args:
         bundle: With a model.tflite.
         out_dir: A new or empty folder, or an earlier export, which is replaced.
+        logits: int8 [labels]: what the self-test's clip must give.
         core: `portable`, `dsp` or `mve`: what the library's kernels are for.
 
     Raises:
         KwsError: the model can't be emitted, or the folder holds something else.
-
-    Example:
-        >>> export(bundle.load("runs/tiny"), Path("kws-tiny"), "dsp").files[0].name
-        'CMakeLists.txt'
     """
     occupied = out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir()))
     if occupied and not _is_export(out_dir):
@@ -62,7 +64,7 @@ def export(bundle: Bundle, out_dir: Path, core: str = "portable") -> emit.Emitte
             dir=out_dir.parent, prefix=f".{out_dir.name}."
         ) as name:
             made = Path(name) / "library"
-            result = _write(bundle, made, core)
+            result = _write(bundle, made, logits, core)
             if out_dir.exists():
                 out_dir.replace(Path(name) / "before")
             made.replace(out_dir)
@@ -72,7 +74,7 @@ def export(bundle: Bundle, out_dir: Path, core: str = "portable") -> emit.Emitte
             "Name another folder with --out.",
         ) from None
     files = tuple(path for path in sorted(out_dir.rglob("*")) if path.is_file())
-    return emit.Emitted(files, result.arena_bytes, result.weights_bytes, result.macs)
+    return dataclasses.replace(result, files=files)
 
 
 def _is_export(folder: Path) -> bool:
@@ -80,9 +82,9 @@ def _is_export(folder: Path) -> bool:
     return mark.is_file() and "Made by kws emit" in mark.read_text("utf-8", "replace")
 
 
-def _write(bundle: Bundle, folder: Path, core: str) -> emit.Emitted:
+def _write(bundle: Bundle, folder: Path, logits: np.ndarray, core: str) -> emit.Emitted:
     source = folder / "src"
-    result = emit.emit(bundle, source, core)
+    result = emit.emit(bundle, source, logits, core)
     firmware = [*FIRMWARE.glob("src/*.[ch]"), *FIRMWARE.glob("include/*.h")]
     for path in firmware:
         if path.name not in LEFT_OUT:
@@ -112,7 +114,7 @@ def _choose_core(header: Path, core: str) -> None:
 
 def _values(bundle: Bundle, result: emit.Emitted, core: str) -> dict[str, str]:
     features, detector = bundle.recipe.features, bundle.recipe.detector
-    ring = 2 * emit.ring_samples(detector.hop_frames * features.hop)
+    ring = 2 * common.ring_samples(detector.hop_frames * features.hop)
     window = features.frames * features.mel_bins
     name = name_of(bundle.recipe.name)
     return {

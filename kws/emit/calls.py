@@ -1,6 +1,7 @@
 """Each operator's C: its constants, and the call of its kernel.
 
-One function per operator, registered by name in `CALLS`. A function asks the `Model`
+One function per operator, registered by name in `CALLS`; an attention variant's own
+operators bring theirs. A function asks the `Model`
 for constants and addresses and returns lines of C. The kernels are
 firmware/include/kws_kernels.h; the numbers come from kws.graph.quantized_math, so
 nothing is computed here.
@@ -11,37 +12,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from kws.deploy import c_text
-from kws.graph import delta, operators, passes, weight_layout
+from kws.emit import c_text
+from kws.graph import delta, operators, parameters, passes, weight_layout
 from kws.graph import quantized_math as qm
 from kws.graph.memory_plan import Plan
 from kws.graph.nodes import Graph, Node, Tensor
 from kws.graph.operators import Access
+from kws.graph.products import Product
 from kws.graph.schedule import Schedule, Step
-
-
-@dataclass(frozen=True)
-class Product:
-    """A row of the model's table of products that skip (kws_delta_operator_t).
-
-    Args:
-        kind: Of its input, one of cost.KINDS.
-        layer: Of the network.
-        macs: Multiply-accumulates per transmitted element; 0 for K, which is only held.
-        elements: Of its input in one run.
-        sent: C of the counter.
-    """
-
-    kind: str
-    layer: int
-    macs: int
-    elements: int
-    sent: str
 
 
 class Constants:
@@ -57,7 +39,9 @@ class Constants:
         self.weights_bytes = 0
         self.state_bytes = 0
         self.products: list[Product] = []
+        self._sent: list[str] = []  # C of each product's counter
         self._counters: list[str] = []
+        self._shared: dict[int, str] = {}  # id(owner) -> counter
         self._symbols: dict[tuple[str, bytes], str] = {}
         self._structs: dict[str, str] = {}
 
@@ -81,17 +65,18 @@ class Constants:
             self.text.append(text.replace("@", symbol, 1))
         return f"&{self._structs[text]}"
 
-    def counter(self, ctype: str) -> str:
-        """The symbol of a new counter of transmitted elements."""
-        symbol = f"delta_sent_{len(self._counters)}"
-        self._counters.append(f"static {ctype} {symbol};")
-        return symbol
+    def counter(self, ctype: str, owner: object | None = None) -> str:
+        """The symbol of a counter of transmitted elements; see `Emitter`."""
+        if id(owner) not in self._shared or owner is None:
+            symbol = f"delta_sent_{len(self._counters)}"
+            self._counters.append(f"static {ctype} {symbol};")
+            self._shared[id(owner)] = symbol
+        return self._shared[id(owner)]
 
-    def count_sent(
-        self, kind: str, layer: int, macs: int, elements: int, sent: str
-    ) -> None:
-        """Enter a `Product` in the table of those that skip."""
-        self.products.append(Product(kind, layer, macs, elements, sent))
+    def count_sent(self, product: Product, counter: str, rows: int) -> None:
+        """Enter a product into the table of those that skip; see `Emitter`."""
+        self.products.append(dataclasses.replace(product, rows=rows))
+        self._sent.append(counter)
 
     def delta_text(self) -> list[str]:
         """C of what delta products keep, and of the table of them."""
@@ -105,8 +90,8 @@ class Constants:
             *lines,
             f"static const kws_delta_operator_t delta_operators[{count}] = {{",
             *(
-                f"    {{'{p.kind}', {p.layer}, {p.macs}, {p.elements}, &{p.sent}}},"
-                for p in self.products
+                f"    {{'{p.kind}', {p.layer}, {p.macs}, {p.elements}, &{sent}}},"
+                for p, sent in zip(self.products, self._sent, strict=True)
             ),
             "};",
         ]
@@ -127,7 +112,6 @@ class Model(Constants):
         self.graph = graph
         self.program = program
         self.plan = plan
-        self.sent: dict[int, str] = {}  # id(state) -> counter of an attention
         self._step_state = 0
         self._step: Step | None = None
         self._access: list[Access] = []
@@ -150,6 +134,15 @@ class Model(Constants):
     def loop_rows(self) -> int:
         assert self._step is not None
         return self._step.rows
+
+    @property
+    def first_row(self) -> str:
+        """C for the first row that the call at hand computes."""
+        return "row" if self.loop_rows else "0"
+
+    def call(self, function: str, *arguments: object) -> list[str]:
+        """Lines of one call."""
+        return c_text.call(function, *arguments)
 
     def rows(self, total: int) -> str:
         """C for how many rows of `total` the call at hand computes."""
@@ -189,19 +182,6 @@ class Model(Constants):
 
 def _offset(base: str, offset: int) -> str:
     return f"{base} + {offset}" if offset else base
-
-
-def _call(function: str, *arguments: object) -> list[str]:
-    """One call, broken where a line would be too long."""
-    texts = [str(argument) for argument in arguments]
-    lines, line = [], f"{function}("
-    for i, text in enumerate(texts):
-        piece = text + (");" if i == len(texts) - 1 else ", ")
-        if len(line) + len(piece) > 80:
-            lines.append(line.rstrip())
-            line = "    "
-        line += piece
-    return [*lines, line]
 
 
 # --- matrix products ----------------------------------------------------------------
@@ -268,7 +248,7 @@ def _fully_connected(model: Model, node: Node) -> list[str]:
     if "delta" in node.options:
         outputs = node.input(1).shape[0]
         return _delta_fully_connected(model, node, model.output(node), outputs, 1)
-    return _call(
+    return c_text.call(
         "kws_fully_connected_s8",
         _fully_connected_struct(model, node),
         model.input(node, 0),
@@ -283,7 +263,7 @@ def _fully_connected_transposed(model: Model, node: Node) -> list[str]:
     if "delta" in node.options:
         to = f"{base} + row" if model.loop_rows else base
         return _delta_fully_connected(model, node, to, 1, node.options["stride"])
-    return _call(
+    return c_text.call(
         "kws_fully_connected_transposed_s8",
         _fully_connected_struct(model, node),
         model.input(node, 0),
@@ -325,19 +305,17 @@ def delta_fully_connected_struct(model: Constants, node: Node) -> str:
 def _delta_fully_connected(
     model: Model, node: Node, to: str, row_step: int, output_step: int
 ) -> list[str]:
-    note = delta.note(node)
-    assert note is not None
     outputs, inputs = node.input(1).shape
-    (kind,) = note.steps
     rows = node.input(0).elements // inputs
-    parameters = delta_fully_connected_struct(model, node)
+    struct = delta_fully_connected_struct(model, node)
     sent = model.counter("uint32_t")
-    model.count_sent(kind, note.layer, outputs, rows * inputs, sent)
-    return _call(
+    (product,) = node.options["products"]
+    model.count_sent(product, sent, rows)
+    return c_text.call(
         "kws_delta_fully_connected_s8",
-        parameters,
+        struct,
         model.input(node, 0),
-        "row" if model.loop_rows else 0,
+        model.first_row,
         model.rows(rows),
         to,
         row_step,
@@ -354,7 +332,7 @@ def _conv_2d(model: Model, node: Node) -> list[str]:
     pairs = qm.conv_multipliers(x.scale, weights.quantization.scales, y.scale)
     flat = weights.data.reshape(weights.shape[0], -1)
     top, left = operators.conv_padding(node)
-    parameters = model.struct(
+    struct = model.struct(
         "kws_conv_2d_t",
         {
             "input_height": x.shape[1],
@@ -374,31 +352,15 @@ def _conv_2d(model: Model, node: Node) -> list[str]:
             "product": _product(model, node, flat, pairs),
         },
     )
-    return _call(
+    return c_text.call(
         "kws_conv_2d_s8",
-        parameters,
+        struct,
         model.input(node, 0),
-        "row" if model.loop_rows else 0,
+        model.first_row,
         model.rows(y.shape[1]),
         model.output(node),
         model.scratch(node),
     )
-
-
-def batch_matmul_fields(node: Node) -> dict[str, object]:
-    a, b, y = node.input(0), node.input(1), node.output
-    multiplier, shift = qm.batch_matmul_multiplier(a.scale, b.scale, y.scale)
-    if not -31 <= shift <= 30:
-        raise operators.refuse(node, "scales too far apart")
-    return {
-        "a_zero_point": a.zero_point,
-        "b_zero_point": b.zero_point,
-        "multiplier": multiplier,
-        "shift": shift,
-        "activation_min": -128,
-        "activation_max": 127,
-        "output_zero_point": y.zero_point,
-    }
 
 
 def _batch_matmul(model: Model, node: Node) -> list[str]:
@@ -407,22 +369,22 @@ def _batch_matmul(model: Model, node: Node) -> list[str]:
     depth = a.shape[-2 if node.options["AdjX"] else -1]
     left_at, right_at, _ = operators.batch_matmul_scratch(node)
     scratch = model.plan.scratch[id(node)].offset
-    parameters = model.struct("kws_batch_matmul_t", batch_matmul_fields(node))
+    struct = model.struct("kws_batch_matmul_t", parameters.batch_matmul(node))
     lines = []
     for batch in range(y.elements // (rows * columns)):
         a_at = _plus(model.input(node, 0), batch * rows * depth)
         b_at = _plus(model.input(node, 1), batch * columns * depth)
         if node.options["AdjX"]:
             to = _offset("arena", scratch + left_at)
-            lines += _call("kws_transpose_s8", a_at, depth, rows, to, depth)
+            lines += c_text.call("kws_transpose_s8", a_at, depth, rows, to, depth)
             a_at = to
         if not node.options["AdjY"]:
             to = _offset("arena", scratch + right_at)
-            lines += _call("kws_transpose_s8", b_at, depth, columns, to, depth)
+            lines += c_text.call("kws_transpose_s8", b_at, depth, columns, to, depth)
             b_at = to
-        lines += _call(
+        lines += c_text.call(
             "kws_batch_matmul_s8",
-            parameters,
+            struct,
             a_at,
             depth,
             b_at,
@@ -441,130 +403,13 @@ def _plus(address: str, offset: int) -> str:
     return f"{address} + {offset}" if offset else address
 
 
-# --- attention -----------------------------------------------------------------------
-
-
-def _softmax_table(model: Model, node: Node) -> str:
-    try:
-        table = qm.softmax_exp_table(node.options["Beta"], node.input(0).scale)
-    except ValueError as error:
-        raise operators.refuse(node, str(error)) from None
-    return model.constant("exp_table", np.array(table, np.int32))
-
-
-def _attention_struct(model: Model, node: Node) -> str:
-    options = node.options
-    table = options["table"]
-    fields: dict[str, object] = {
-        "tokens": options["tokens"],
-        "heads": options["heads"],
-        "head_dim": options["head_dim"],
-        "scores": batch_matmul_fields(options["scores"]),
-        "score_table": "NULL"
-        if table is None
-        else model.constant("table", np.array(table, np.int8)),
-        "softmax": {"exp_table": _softmax_table(model, options["softmax"])},
-        "values": batch_matmul_fields(options["values"]),
-    }
-    if "delta" not in options:
-        return model.struct("kws_attention_t", fields)
-    steps = _attention_steps(node)
-    return model.struct(
-        "kws_delta_attention_t",
-        {
-            "attention": fields,
-            # Not encoded and encoded with 0 give the same bits.
-            "query_threshold": max(0, steps["Q"]),
-            "key_threshold": steps["K"],
-            "share_threshold": max(0, steps["P"]),
-            "dense_rows": max(note.dense_rows for note in options["delta"] if note),
-        },
-    )
-
-
-def _attention_steps(node: Node) -> dict[str, int]:
-    """Thresholds of Q, K and P of an attention, -1 where not encoded."""
-    steps = {"Q": -1, "K": -1, "P": -1}
-    for note in node.options["delta"]:
-        steps |= note.steps if note else {}
-    return steps
-
-
-def _delta_attention_prepare(model: Model, node: Node) -> list[str]:
-    options = node.options
-    sent = model.counter("kws_delta_attention_sent_t")
-    # The scheduler keeps an attention's two nodes in order, its own to find by state.
-    model.sent[id(node.output)] = sent
-    steps, tokens = _attention_steps(node), options["tokens"]
-    width = options["heads"] * options["head_dim"]
-    layer = next(note.layer for note in options["delta"] if note)
-    if steps["K"] >= 0:
-        model.count_sent("K", layer, 0, tokens * width, f"{sent}.key")
-    return _call(
-        "kws_delta_attention_prepare",
-        _attention_struct(model, node),
-        model.input(node, 0),
-        model.input(node, 1),
-        f"&{sent}",
-    )
-
-
-def _delta_attention(model: Model, node: Node) -> list[str]:
-    options = node.options
-    tokens, head_dim = options["tokens"], options["head_dim"]
-    width = options["heads"] * head_dim
-    rows = node.output.elements // width
-    layer = next(note.layer for note in options["delta"] if note)
-    sent = model.sent[id(node.input(0))]
-    model.count_sent("Q", layer, tokens, rows * width, f"{sent}.query")
-    elements = rows * options["heads"] * tokens
-    model.count_sent("P", layer, head_dim, elements, f"{sent}.share")
-    return _call(
-        "kws_delta_attention_rows_s8",
-        _attention_struct(model, node),
-        model.input(node, 3),
-        "row" if model.loop_rows else 0,
-        model.rows(rows),
-        model.input(node, 1),
-        model.input(node, 2),
-        model.output(node),
-        model.input(node, 0),
-        f"&{sent}",
-    )
-
-
-def _attention_prepare(model: Model, node: Node) -> list[str]:
-    if "delta" in node.options:
-        return _delta_attention_prepare(model, node)
-    return _call(
-        "kws_attention_prepare",
-        _attention_struct(model, node),
-        model.input(node, 0),
-        model.input(node, 1),
-        model.output(node),
-    )
-
-
-def _attention(model: Model, node: Node) -> list[str]:
-    if "delta" in node.options:
-        return _delta_attention(model, node)
-    width = node.options["heads"] * node.options["head_dim"]
-    return _call(
-        "kws_attention_rows_s8",
-        _attention_struct(model, node),
-        model.input(node, 3),
-        model.rows(node.output.elements // width),
-        model.input(node, 1),
-        model.input(node, 2),
-        model.output(node),
-        model.input(node, 0),
-    )
+# --- rows -----------------------------------------------------------------------------
 
 
 def _transpose_tokens(model: Model, node: Node) -> list[str]:
     x = node.input(0)
     width = node.output.shape[0]
-    return _call(
+    return c_text.call(
         "kws_transpose_s8",
         model.input(node, 0),
         x.elements // width,
@@ -576,9 +421,16 @@ def _transpose_tokens(model: Model, node: Node) -> list[str]:
 
 def _softmax(model: Model, node: Node) -> list[str]:
     columns = node.output.shape[-1]
-    return _call(
+    return c_text.call(
         "kws_softmax_s8",
-        model.struct("kws_softmax_t", {"exp_table": _softmax_table(model, node)}),
+        model.struct(
+            "kws_softmax_t",
+            {
+                "exp_table": model.constant(
+                    "exp_table", parameters.softmax_exponentials(node)
+                )
+            },
+        ),
         model.input(node, 0),
         model.rows(operators.row_count(node.output)),
         columns,
@@ -595,7 +447,7 @@ def _two_inputs(kernel: str, ctype: str, prepare: Callable[..., Any]) -> Any:
         y = passes.quantization(node.output)
         fused = [passes.activation(node)] if "activation" in _names(prepare) else []
         try:
-            parameters = dataclasses.asdict(prepare(x1, x2, y, *fused))
+            fields = dataclasses.asdict(prepare(x1, x2, y, *fused))
         except ValueError as error:
             raise operators.refuse(node, str(error)) from None
         columns = node.output.shape[-1] if node.output.shape else 1
@@ -607,9 +459,9 @@ def _two_inputs(kernel: str, ctype: str, prepare: Callable[..., Any]) -> Any:
                 *(str(step) for pair in steps for step in pair),
             ]
         )
-        return _call(
+        return c_text.call(
             kernel,
-            model.struct(ctype, parameters),
+            model.struct(ctype, fields),
             f"&(kws_broadcast_t){{{shape}}}",
             model.input(node, 0),
             model.input(node, 1),
@@ -627,7 +479,7 @@ def _table(model: Model, node: Node) -> list[str]:
     table = node.options.get("table")
     if table is None:
         table = passes.element_table(node, [list(range(-128, 128))])
-    return _call(
+    return c_text.call(
         "kws_table_s8",
         model.constant("table", np.array(table, np.int8)),
         model.input(node, 0),
@@ -638,7 +490,7 @@ def _table(model: Model, node: Node) -> list[str]:
 
 def _mean(model: Model, node: Node) -> list[str]:
     outer, count, inner = operators.mean_split(node)
-    parameters = model.struct(
+    struct = model.struct(
         "kws_mean_t",
         dataclasses.asdict(
             qm.mean_parameters(
@@ -650,12 +502,12 @@ def _mean(model: Model, node: Node) -> list[str]:
     )
     x, y = model.input(node, 0), model.output(node)
     if inner == 1:
-        return _call("kws_mean_columns_s8", parameters, x, model.rows(outer), y)
+        return c_text.call("kws_mean_columns_s8", struct, x, model.rows(outer), y)
     lines = []
     for part in range(outer):
-        lines += _call(
+        lines += c_text.call(
             "kws_mean_rows_s8",
-            parameters,
+            struct,
             _plus(x, part * count * inner),
             inner,
             _plus(y, part * inner),
@@ -756,7 +608,7 @@ def _concatenation(model: Model, node: Node) -> list[str]:
     for index in range(len(node.inputs)):
         part = node.input(index)
         if y_steps[axis] == 1:
-            lines += _call(
+            lines += c_text.call(
                 "kws_copy_rows_s8",
                 model.input(node, index),
                 model.rows(operators.row_count(part)),
@@ -780,8 +632,6 @@ CALLS: dict[str, Callable[[Model, Node], list[str]]] = {
     "FULLY_CONNECTED_TRANSPOSED": _fully_connected_transposed,
     "CONV_2D": _conv_2d,
     "BATCH_MATMUL": _batch_matmul,
-    "ATTENTION_PREPARE": _attention_prepare,
-    "ATTENTION": _attention,
     "TRANSPOSE_TOKENS": _transpose_tokens,
     "SOFTMAX": _softmax,
     "ADD": _two_inputs("kws_add_s8", "kws_add_t", qm.add_parameters),
@@ -804,3 +654,11 @@ CALLS: dict[str, Callable[[Model, Node], list[str]]] = {
     "PAD": _pad,
     "CONCATENATION": _concatenation,
 }
+
+
+def call(model: Model, node: Node) -> list[str]:
+    """The C of a node: of an operator here, or of one that a variant brings."""
+    spec = operators.operator(node)
+    if spec.call is not None:
+        return spec.call(model, node)
+    return CALLS[node.kind](model, node)

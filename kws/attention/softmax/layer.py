@@ -7,23 +7,21 @@ so no TRANSPOSE or RESHAPE is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from kws import recipe
-from kws.model.keras import tf
-from kws.model.layers import UNIT_RANGE, Dense, KwsLayer, Norm, Quantizer
-
-# Replaces a tensor by what its delta encoding holds: (kind, tensor) -> tensor, with
-# kind one of kws.simulate.KINDS. Set by the simulator; `dense` otherwise.
-Hold = Callable[[str, Any], Any]
-
-
-def dense(kind: str, tensor: Any) -> Any:
-    """The `Hold` of a network without delta pruning."""
-    return tensor
+from kws.layers import (
+    UNIT_RANGE,
+    Dense,
+    Hold,
+    KwsLayer,
+    Norm,
+    Quantizer,
+    pass_on,
+)
+from kws.layers.keras import tf
 
 
 class Head(KwsLayer):
@@ -58,7 +56,7 @@ class Head(KwsLayer):
         self.shares_range = Quantizer(mode, "shares", fixed=UNIT_RANGE)
         self.outputs_range = Quantizer(mode, "outputs") if alone else None
 
-    def call(self, inputs: Any, training: Any = False, hold: Hold = dense) -> Any:
+    def call(self, inputs: Any, training: Any = False, hold: Hold = pass_on) -> Any:
         query = hold("Q", self.query_range(self.query(inputs), training=training))
         key = hold("K", self.key_range(self.key(inputs), training=training))
         value = self.value_range(self.value(inputs), training=training)
@@ -94,12 +92,12 @@ class Attention(KwsLayer):
         mode: float, folded, qat or export.
         model: The recipe's model section (heads, head_dim, dim, norm_position).
 
-    Shapes: (B, T, dim) -> (B, T, dim).
+    Shapes: (B, T, dim) -> (B, T, dim). What it is carried, it hands on.
     """
 
     def __init__(self, mode: str, name: str, model: recipe.Model) -> None:
         super().__init__(mode, name)
-        self.hold: Hold = dense
+        self.hold: Hold = pass_on
         use_bias = mode != "float" and model.norm_position == "pre"
         self.heads = [
             Head(mode, f"head{index}", model.head_dim, use_bias, model.heads == 1)
@@ -109,7 +107,7 @@ class Attention(KwsLayer):
         self.output_dense = Dense(mode, "out", model.dim)
         self.outputs_range = Quantizer(mode, "outputs")
 
-    def call(self, inputs: Any, training: Any = False) -> Any:
+    def call(self, inputs: Any, carry: Any, training: Any = False) -> Any:
         hold = self.hold
         inputs = hold("X", inputs)
         outputs = [head(inputs, training=training, hold=hold) for head in self.heads]
@@ -117,7 +115,8 @@ class Attention(KwsLayer):
         if self.joined_range is not None:
             joined = self.joined_range(tf.concat(outputs, -1), training=training)
         joined = hold("O", joined)
-        return self.outputs_range(self.output_dense(joined), training=training)
+        outputs = self.outputs_range(self.output_dense(joined), training=training)
+        return outputs, carry
 
     def fold(self, source: Attention, norm: Norm | None) -> None:
         """Load `source`'s weights (mode `float`); `norm` is the one in front."""

@@ -1,0 +1,1 @@
+"""Scaled dot-product attention with softmax (Vaswani et al. 2017)."""

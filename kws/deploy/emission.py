@@ -1,0 +1,45 @@
+"""Emit with what only a run can tell: the self-test's logits, TFLM's arena.
+
+kws.emit writes files and runs nothing; what it asks for is measured here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kws import emit
+from kws.bundle import Bundle
+from kws.deploy import host, tflm_arena
+from kws.emit import Emitted, library, native
+from kws.graph.products import Product
+
+
+def emit_bundle(
+    bundle: Bundle, out_dir: Path, core: str = "portable", engine: str = "native"
+) -> Emitted:
+    """Write the bundle's C files for one core into a folder; see `kws.emit.emit`.
+
+    The self-test's logits are the native engine's on this machine: the same C gives
+    the same bits on the board (DESIGN D1), and so does TFLM (D3).
+
+    Example:
+        >>> import tempfile
+        >>> from kws import bundle
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     emitted = emit_bundle(bundle.load("kwt-tiny"), Path(folder), "dsp")
+        >>> emitted.dense.macs
+        2060400
+    """
+    logits, _ = host.selftest_run(bundle)
+    arena = tflm_arena.measure(bundle.model_bytes()) if engine == "tflm" else 0
+    return emit.emit(bundle, out_dir, logits, core, engine, arena)
+
+
+def export_library(bundle: Bundle, out_dir: Path, core: str = "portable") -> Emitted:
+    """Write the bundle as a library of the user's own; see `kws.emit.library`."""
+    return library.export(bundle, out_dir, host.selftest_run(bundle)[0], core)
+
+
+def products(bundle: Bundle, core: str = "portable") -> tuple[Product, ...]:
+    """The model's table of products that skip, as the native engine has it."""
+    return native.sources(bundle, core).network.products

@@ -1,0 +1,285 @@
+"""The firmware's own C as a shared library of this machine (DESIGN D1).
+
+The emitted model, firmware/src and firmware/host are compiled once (cached by the hash
+of all that they are made from) and opened as often as wanted, each time as a private
+copy: static memory is per library. What it computes is what the board computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kws
+from kws.bundle import Bundle
+from kws.deploy import toolchain
+from kws.deploy.build import cache_dir
+from kws.emit import SELFTEST, native, selftest
+from kws.errors import KwsError
+from kws.paths import FIRMWARE
+
+FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
+HOST = FIRMWARE / "host"
+MAX_EVENTS = 1 << 20
+# What the emitted C depends on besides the bundle.
+_EMITTERS = ("emit", "graph", "attention", "features")
+
+
+class Opened:
+    """A private copy of a library; see `opened`.
+
+    Args:
+        ffi, lib: cffi's.
+        labels: Logits of the model.
+    """
+
+    def __init__(self, ffi: Any, lib: Any, labels: int) -> None:
+        self.ffi, self.lib, self.labels = ffi, lib, labels
+
+    def start(self) -> None:
+        """Set up ring, model and detector.
+
+        Raises:
+            KwsError: the firmware refuses the model.
+        """
+        status = self.lib.kws_host_start()
+        if status != 0:
+            raise KwsError(
+                f"The firmware refuses the generated model (status {status}).",
+                "Check [detector] and [features] of the bundle's recipe.toml.",
+            )
+
+    @property
+    def products(self) -> int:
+        """How many products skip."""
+        return int(self.lib.kws_host_sent(self.ffi.NULL, 0))
+
+    def clips(self, pcm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Run clips, each from a reset, through ring, features and model.
+
+        Args:
+            pcm: int16 [N, samples].
+
+        Returns:
+            int8 [N, labels], the logits; uint32 [N, products], what was transmitted.
+
+        Raises:
+            KwsError: the clips are shorter than one window.
+        """
+        self.start()
+        pcm = np.ascontiguousarray(pcm, np.int16)
+        out, sent = self._results(len(pcm))
+        failed = self.lib.kws_host_logits(
+            self._pointer("int16_t *", pcm),
+            *pcm.shape,
+            self.labels,
+            self._pointer("int8_t *", out),
+            self._pointer("uint32_t *", sent),
+        )
+        if failed:
+            raise KwsError(
+                "A clip is too short for one window of the model. "
+                f"Received: {pcm.shape[1]} samples",
+                "Use one-second clips at 16 kHz.",
+            )
+        return out, sent
+
+    def invoke(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Run the model alone: int8 [N, frames, mel_bins]; see `clips`."""
+        features = np.ascontiguousarray(features, np.int8)
+        out, sent = self._results(len(features))
+        self.lib.kws_host_invoke(
+            self._pointer("int8_t *", features),
+            len(features),
+            features[0].size,
+            self.labels,
+            self._pointer("int8_t *", out),
+            self._pointer("uint32_t *", sent),
+        )
+        return out, sent
+
+    def detect(self, pcm: np.ndarray) -> list[Any]:
+        """Stream a recording, int16 [samples]; the kws_event_t of words heard."""
+        self.start()
+        pcm = np.ascontiguousarray(pcm, np.int16)
+        room = min(MAX_EVENTS, len(pcm) // 16 + 1)
+        events = self.ffi.new("kws_event_t[]", room)
+        count = self.lib.kws_host_detect(
+            self._pointer("int16_t *", pcm), len(pcm), events, room
+        )
+        return list(events[0 : min(count, room)])
+
+    def _results(self, clips: int) -> tuple[np.ndarray, np.ndarray]:
+        return (
+            np.zeros((clips, self.labels), np.int8),
+            np.zeros((clips, self.products), np.uint32),
+        )
+
+    def _pointer(self, ctype: str, array: np.ndarray) -> Any:
+        return self.ffi.cast(ctype, array.ctypes.data)
+
+
+@contextlib.contextmanager
+def opened(library: Path, labels: int, *headers: Path) -> Iterator[Opened]:
+    """A private copy of a library, with static memory of its own.
+
+    Args:
+        library: From `library` or `build`.
+        labels: Logits of its model.
+        headers: More headers of firmware/host that it has.
+    """
+    import cffi
+
+    ffi = cffi.FFI()
+    # The loop's event is declared once, in kws.h.
+    event = re.search(
+        r"typedef struct \{[^}]*\} kws_event_t;",
+        (FIRMWARE / "include" / "kws.h").read_text("utf-8"),
+    )
+    assert event is not None
+    ffi.cdef(event[0])
+    for header in (HOST / "kws_host.h", *headers):
+        lines = header.read_text("utf-8").splitlines()
+        ffi.cdef("\n".join(line for line in lines if not line.startswith("#")))
+    with tempfile.TemporaryDirectory(prefix="kws-host-") as folder:
+        copy = Path(folder) / library.name
+        shutil.copyfile(library, copy)
+        yield Opened(ffi, ffi.dlopen(str(copy)), labels)
+
+
+def run(bundle: Bundle, pcm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and what was transmitted, of clips; see `Opened.clips`."""
+    with opened(library(bundle), len(bundle.labels)) as copy:
+        return copy.clips(pcm)
+
+
+def selftest_run(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
+    """What the self-test's clip gives: int8 [labels]; uint32 [products]."""
+    codes = selftest.clip(bundle.recipe.features.clip_samples)
+    logits, sent = run(bundle, selftest.mulaw_decode(codes)[None, :])
+    return logits[0], sent[0]
+
+
+def library(bundle: Bundle) -> Path:
+    """The shared library of a bundle, built or found in the cache.
+
+    Raises:
+        KwsError: no C compiler, or the model can't be emitted.
+    """
+    key = hashlib.sha256(
+        "\0".join([bundle.hash, bundle.recipe.name, emitter_fingerprint()]).encode()
+    )
+    target = _target(key, ())
+    return target if target.is_file() else _compile(target, sources(bundle), (), ())
+
+
+def sources(bundle: Bundle, expected: np.ndarray | None = None) -> dict[str, str]:
+    """The bundle's C for this machine: file name -> text.
+
+    Args:
+        bundle: With a model.tflite.
+        expected: int8 [labels], the self-test's logits; zeros where it isn't run.
+    """
+    if expected is None:
+        expected = np.zeros(len(bundle.labels), np.int8)
+    codes = selftest.clip(bundle.recipe.features.clip_samples)
+    texts = native.sources(bundle, "portable").texts
+    return {**texts, SELFTEST: selftest.source(expected, codes)}
+
+
+@functools.cache
+def emitter_fingerprint() -> str:
+    """Hash of the code that emits, so that a changed one finds no old library."""
+    package = Path(kws.__file__).parent
+    digest = hashlib.sha256(kws.__version__.encode())
+    for name in _EMITTERS:
+        for path in sorted((package / name).rglob("*.py")):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def build(
+    texts: dict[str, str], flags: tuple[str, ...] = (), more: tuple[Path, ...] = ()
+) -> Path:
+    """Compile generated C with the firmware's sources for this machine.
+
+    Args:
+        texts: File name -> C text of the model.
+        flags: More compiler flags.
+        more: More sources, beside firmware/src and firmware/host/kws_host.c.
+
+    Raises:
+        KwsError: no C compiler, or C that does not compile.
+    """
+    digest = hashlib.sha256()
+    for name, text in sorted(texts.items()):
+        digest.update(f"{name}\0{text}\0".encode())
+    target = _target(digest, flags, more)
+    return target if target.is_file() else _compile(target, texts, flags, more)
+
+
+def _target(digest: Any, flags: tuple[str, ...], more: tuple[Path, ...] = ()) -> Path:
+    digest.update(repr((_compiler(), FLAGS, flags)).encode())
+    headers = sorted(FIRMWARE.glob("include/*.h")) + sorted(FIRMWARE.glob("*/*.h"))
+    for path in [*_sources(more), *headers]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return cache_dir() / "host" / f"{digest.hexdigest()[:32]}.so"
+
+
+def _sources(more: tuple[Path, ...]) -> list[Path]:
+    return [*sorted((FIRMWARE / "src").glob("*.c")), HOST / "kws_host.c", *more]
+
+
+def _compiler() -> tuple[str, ...]:
+    compiler = toolchain.host()
+    if compiler is None:
+        raise KwsError(
+            "There is no C compiler on this machine. Expected cc, gcc or clang on the "
+            "PATH, or the Python package ziglang.",
+            toolchain.HOST_HINT,
+        )
+    return tuple(compiler)
+
+
+def _compile(
+    target: Path, texts: dict[str, str], flags: tuple[str, ...], more: tuple[Path, ...]
+) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        written = []
+        for name, text in texts.items():
+            path = Path(folder) / name
+            path.write_text(text, encoding="ascii")
+            written.append(path)
+        result = Path(folder) / target.name
+        command = [
+            *_compiler(),
+            *FLAGS,
+            *flags,
+            "-DKWS_CORE_PORTABLE=1",
+            f"-I{FIRMWARE / 'include'}",
+            f"-I{FIRMWARE / 'src'}",
+            f"-I{FIRMWARE / 'app'}",
+            *map(str, [*written, *_sources(more)]),
+            "-o",
+            str(result),
+        ]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode != 0:
+            raise KwsError(
+                f"The emitted C does not compile on this machine: {run.stderr[-2000:]}",
+                "Check the compiler with kws doctor.",
+            )
+        os.replace(result, target)  # noqa: PTH105 (atomic, also onto an existing file)
+    return target

@@ -1,0 +1,129 @@
+"""Write a bundle as C: everything that firmware/include/kws_model.h declares.
+
+    native.py    the network as C; calls.py has a function for each operator
+    tflm.py      the .tflite with TensorFlow Lite Micro to run it
+    selftest.py  a synthetic clip, and the logits that it must give
+    library.py   one folder for Arduino, PlatformIO and Zephyr
+    common.py    what the engines share: checks, tables of the loop
+    c_text.py    literals, arrays and structs as C
+
+Nothing is run here: what a run has to tell (the self-test's logits, TFLM's arena) is
+given (kws.deploy.emission measures it).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kws.bundle import Bundle
+from kws.emit import common, native, selftest, tflm
+from kws.emit.common import FEATURES, MODEL, SELFTEST, Sources
+from kws.errors import KwsError
+from kws.graph.cost import Count
+
+ENGINES = ("native", "tflm")
+FILES = (MODEL, FEATURES, SELFTEST)
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """What was written.
+
+    Args:
+        files: What a firmware is built from, and with tflm the model itself.
+        arena_bytes: The model's static working memory.
+        weights_bytes: The model's constant data.
+        dense: What one inference costs with nothing skipped.
+    """
+
+    files: tuple[Path, ...]
+    arena_bytes: int
+    weights_bytes: int
+    dense: Count
+
+
+def emit(
+    bundle: Bundle,
+    out_dir: Path,
+    logits: np.ndarray,
+    core: str = "portable",
+    engine: str = "native",
+    arena_bytes: int = 0,
+) -> Emitted:
+    """Write the bundle's C files for one core into a folder.
+
+    Args:
+        bundle: With a model.tflite.
+        out_dir: Made if needed; of what is in it only the engines' files are replaced.
+        logits: int8 [labels]: what the self-test's clip must give.
+        core: `portable`, `dsp` (Cortex-M4, M7, M33) or `mve` (M55, M85).
+        engine: `native`, or `tflm` (TensorFlow Lite Micro).
+        arena_bytes: For `tflm`: the smallest arena in which it runs the model.
+
+    Raises:
+        KwsError: the model has operators or shapes that the engine doesn't run, it
+            doesn't fit the recipe's features or labels, or core or engine is unknown.
+    """
+    sources = engine_sources(bundle, core, engine, arena_bytes)
+    clip = selftest.clip(bundle.recipe.features.clip_samples)
+    texts = {**sources.texts, SELFTEST: selftest.source(logits, clip)}
+    files = {name: text.encode("ascii") for name, text in texts.items()}
+    files |= sources.binaries
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out_dir) as folder:
+            for name, data in files.items():
+                (Path(folder) / name).write_bytes(data)
+            for name in (*FILES, *tflm.FILES):
+                if name not in files:  # another engine's, which would be built along
+                    (out_dir / name).unlink(missing_ok=True)
+            for name in files:
+                (Path(folder) / name).replace(out_dir / name)
+    except OSError as error:
+        raise KwsError(
+            f"The C files can't be written: {error.strerror}. Received: {out_dir}",
+            "Name another folder with --out.",
+        ) from None
+    network = sources.network
+    return Emitted(
+        tuple(out_dir / name for name in sorted(files)),
+        network.arena_bytes,
+        network.weights_bytes,
+        network.dense,
+    )
+
+
+def engine_sources(
+    bundle: Bundle, core: str, engine: str, arena_bytes: int = 0
+) -> Sources:
+    """The files of one of `ENGINES`, but for the self-test.
+
+    Raises:
+        KwsError: no such engine, or what it can't do with the bundle.
+    """
+    if engine == "native":
+        return native.sources(bundle, core)
+    if engine == "tflm":
+        return tflm.sources(bundle, core, arena_bytes)
+    raise KwsError(
+        f"No such engine. Expected one of {', '.join(ENGINES)}. Received: {engine!r}",
+        "kws emit RUN --engine native --out DIR",
+    )
+
+
+__all__ = [
+    "ENGINES",
+    "FILES",
+    "Emitted",
+    "Sources",
+    "common",
+    "emit",
+    "engine_sources",
+    "native",
+    "selftest",
+    "tflm",
+]

@@ -1,0 +1,292 @@
+"""What a node costs: the one rule for counting (DESIGN D8, D17). Nobody else counts.
+
+Per node of the graph as it runs, after the passes:
+
+    macs          multiply-accumulates of matrix products
+    comparisons   of a delta encoding: one, and one subtraction, for each element of
+                  every row but those that are transmitted whole
+    exponentials  of softmax
+    bytes         by memory (flash, RAM), purpose (weights, activations, state,
+                  scratch) and direction (read, write)
+
+A product of n inputs and m outputs over a row, s of whose n are transmitted, executes
+s * m MACs. Bytes are those that the operator touches by itself, without a cache:
+
+    weights       flash, one read for each MAC with a constant
+    activations   RAM: the n inputs read and m outputs written; keys and values read
+                  once for each MAC with them
+    state         RAM, of a delta encoding: n references read, s of them written; m
+                  32-bit accumulators read and written
+    scratch       RAM, of the kernel itself: the patches that a convolution gathers,
+                  attention's rows of scores and shares
+
+Not counted, since they are a few bytes for each output and the same for every way to
+run it: biases, multipliers, tables. A view costs nothing.
+
+What isn't encoded is transmitted whole, so a dense network is the same with everything
+transmitted. Counts are numbers, or vectors with one for each clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kws.graph import delta, operators
+from kws.graph.nodes import Node
+from kws.graph.products import Product
+
+Number = Any  # int, float, or a vector: one for each clip
+
+MEMORIES = ("flash", "ram")
+PURPOSES = ("weights", "activations", "state", "scratch")
+DIRECTIONS = ("read", "write")
+
+Place = tuple[str, str, str]
+"""(memory, purpose, direction)"""
+
+WEIGHTS: Place = ("flash", "weights", "read")
+READ: Place = ("ram", "activations", "read")
+WRITE: Place = ("ram", "activations", "write")
+STATE_READ: Place = ("ram", "state", "read")
+STATE_WRITE: Place = ("ram", "state", "write")
+SCRATCH_READ: Place = ("ram", "scratch", "read")
+SCRATCH_WRITE: Place = ("ram", "scratch", "write")
+PLACES = (
+    WEIGHTS,
+    READ,
+    WRITE,
+    STATE_READ,
+    STATE_WRITE,
+    SCRATCH_READ,
+    SCRATCH_WRITE,
+)
+
+Sent = Callable[[Product], Number | None]
+"""Elements of a product's input that were transmitted; None where not encoded."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """What something costs.
+
+    Args:
+        macs, comparisons, exponentials: Operations.
+        bytes: By place; what is not there is 0.
+
+    Example:
+        >>> both = Count(macs=6, bytes={WEIGHTS: 6}) + Count(bytes={READ: 2})
+        >>> both.macs, both.total(purpose="weights"), both.total()
+        (6, 6, 8)
+    """
+
+    macs: Number = 0
+    comparisons: Number = 0
+    exponentials: Number = 0
+    bytes: Mapping[Place, Number] = field(default_factory=dict)
+
+    def __add__(self, other: Count) -> Count:
+        places = dict.fromkeys([*self.bytes, *other.bytes])
+        return Count(
+            self.macs + other.macs,
+            self.comparisons + other.comparisons,
+            self.exponentials + other.exponentials,
+            {p: self.bytes.get(p, 0) + other.bytes.get(p, 0) for p in places},
+        )
+
+    def total(
+        self,
+        memory: str | None = None,
+        purpose: str | None = None,
+        direction: str | None = None,
+    ) -> Number:
+        """Bytes of all places that have these names."""
+        wanted = (memory, purpose, direction)
+        parts = [
+            number
+            for place, number in self.bytes.items()
+            if all(want in (None, is_) for want, is_ in zip(wanted, place, strict=True))
+        ]
+        return sum(parts[1:], parts[0]) if parts else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """{macs, comparisons, exponentials, bytes: {memory: {purpose: {read, write}}}}.
+
+        Means where there is one for each clip, as whole numbers.
+        """
+        table: dict[str, dict[str, dict[str, int]]] = {}
+        for memory, purpose, direction in PLACES:
+            number = whole(self.bytes.get((memory, purpose, direction), 0))
+            table.setdefault(memory, {}).setdefault(purpose, {})[direction] = number
+        return {
+            "macs": whole(self.macs),
+            "comparisons": whole(self.comparisons),
+            "exponentials": whole(self.exponentials),
+            "bytes": table,
+        }
+
+
+def whole(number: Number) -> int:
+    """The mean of a count, rounded."""
+    return round(float(np.mean(number)))
+
+
+def text(count: dict[str, Any]) -> str:
+    """The bytes of a `Count.as_dict` for people: a line for each memory and purpose.
+
+    Example:
+        >>> print(text(Count(bytes={WEIGHTS: 1200, WRITE: 34}).as_dict()))
+        bytes touched                  read     written
+          flash, weights              1,200           0
+          RAM, activations                0          34
+          RAM, state                      0           0
+          RAM, scratch                    0           0
+    """
+    lines = [f"{'bytes touched':<24}{'read':>11}{'written':>12}"]
+    for memory, purposes in count["bytes"].items():
+        shown = "RAM" if memory == "ram" else memory
+        lines += [
+            f"{f'  {shown}, {purpose}':<24}"
+            f"{directions.get('read', 0):>11,}{directions.get('write', 0):>12,}"
+            for purpose, directions in purposes.items()
+        ]
+    return "\n".join(lines)
+
+
+def total(nodes: Iterable[Node], sent: Sent | None = None) -> Count:
+    """The counts of nodes, added up; see `count`."""
+    result = Count()
+    for node in nodes:
+        result += count(node, sent)
+    return result
+
+
+def noted(sent: Sent) -> Sent:
+    """`sent` for products that the graph's notes encode; None for the others."""
+
+    def of(product: Product) -> Number | None:
+        note = delta.note(product.node)
+        if note is None or note.steps.get(product.kind, -1) < 0:
+            return None
+        return sent(product)
+
+    return of
+
+
+def count(node: Node, sent: Sent | None = None) -> Count:
+    """What one run of a node costs.
+
+    Args:
+        node: Of a graph after the passes.
+        sent: What of each product's input was transmitted; None: everything, dense.
+            The products are those that `products.find` has left at the node.
+    """
+    spec = operators.operator(node)
+    if spec.count is not None:
+        counted: Count = spec.count(node, sent)
+        return counted
+    if node.kind in operators.VIEWS:
+        return Count()
+    rule = RULES.get(node.kind, _moved)
+    return rule(node, sent)
+
+
+def encoded(
+    product: Product, sent: Sent | None, rows: int | None = None
+) -> tuple[Number, Count]:
+    """Elements of a product that are transmitted, and what its encoding costs.
+
+    Args:
+        product: The product.
+        sent: See `count`.
+        rows: Rows that are run, where not all are.
+    """
+    rows = product.rows if rows is None else rows
+    found = None if sent is None else sent(product)
+    if found is None:
+        return rows * product.inputs, Count()
+    references, accumulators = rows * product.inputs, 4 * rows * product.outputs
+    return found, Count(
+        comparisons=max(rows - product.dense_rows, 0) * product.inputs,
+        bytes={
+            STATE_READ: references + accumulators,
+            STATE_WRITE: found + accumulators,
+        },
+    )
+
+
+def _fully_connected(node: Node, sent: Sent | None) -> Count:
+    outputs, inputs = node.input(1).shape
+    rows = node.input(0).elements // inputs
+    elements: Number = rows * inputs
+    encoding = Count()
+    for product in node.options.get("products", ()):
+        elements, encoding = encoded(product, sent, rows)
+    return encoding + Count(
+        macs=elements * outputs,
+        bytes={
+            WEIGHTS: elements * outputs,
+            READ: rows * inputs,
+            WRITE: rows * outputs,
+        },
+    )
+
+
+def _conv_2d(node: Node, sent: Sent | None) -> Count:
+    outputs = node.input(1).shape[0]
+    patch = node.input(1).elements // outputs
+    rows = node.output.elements // outputs
+    return Count(
+        macs=rows * patch * outputs,
+        bytes={
+            WEIGHTS: rows * patch * outputs,
+            READ: rows * patch,
+            WRITE: rows * outputs,
+            SCRATCH_WRITE: rows * patch,
+            SCRATCH_READ: rows * patch,
+        },
+    )
+
+
+def _batch_matmul(node: Node, sent: Sent | None) -> Count:
+    """Rows of the left matrix, each MAC with an element of the right one."""
+    left, columns = node.input(0), node.output.shape[-1]
+    elements: Number = left.elements
+    encoding = Count()
+    for product in node.options.get("products", ()):
+        if product.macs:
+            elements, encoding = encoded(product, sent)
+    return encoding + Count(
+        macs=elements * columns,
+        bytes={READ: left.elements + elements * columns, WRITE: node.output.elements},
+    )
+
+
+def _softmax(node: Node, sent: Sent | None) -> Count:
+    return _moved(node, sent) + Count(exponentials=node.output.elements)
+
+
+def _moved(node: Node, sent: Sent | None) -> Count:
+    """Every input read, the output written: element by element, or just moved."""
+    read = sum(tensor.elements for tensor in node.variables)
+    constants = sum(
+        tensor.elements
+        for tensor in node.inputs
+        if tensor is not None and tensor.is_constant and tensor.dtype == "int8"
+    )
+    places: dict[Place, Number] = {READ: read, WRITE: node.output.elements}
+    if constants:
+        places[WEIGHTS] = constants
+    return Count(bytes=places)
+
+
+RULES: dict[str, Callable[[Node, Sent | None], Count]] = {
+    "FULLY_CONNECTED": _fully_connected,
+    "FULLY_CONNECTED_TRANSPOSED": _fully_connected,
+    "CONV_2D": _conv_2d,
+    "BATCH_MATMUL": _batch_matmul,
+    "SOFTMAX": _softmax,
+}

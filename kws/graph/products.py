@@ -1,0 +1,364 @@
+"""Which product reads which tensor: every product of a network that may be skipped.
+
+A `Product` is one matrix product of a block, seen from the input that a delta encoding
+may hold (DESIGN D2). They are found once, in the graph as it was converted, before
+anything is fused; what is emitted, counted, simulated and profiled is this list.
+
+Attention variants find their own (kws/attention/<name>/graph.py); the MLP's dense
+layers, which stand between a block's attention and the next, are found here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kws.errors import KwsError
+from kws.graph import delta, operators, weight_layout
+from kws.graph.nodes import Graph, Node, Tensor
+from kws.shape import Shape
+from kws.thresholds import Slot, Slots, Thresholds
+
+MLP_KINDS = ("M", "H")
+MLP_ROLES = ("expand", "contract")
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product, by the input that may be held.
+
+    Args:
+        layer: Block of the network.
+        kind: Of that input: X, Q, K, P, O, M, H, or another of the variant's; "" where
+            it has no threshold.
+        role: What it is in its block: `qkv`, `scores`, `expand`, ...
+        rows: Rows of the input in one run.
+        inputs: Elements of a row.
+        outputs: Results of a row.
+        macs: Multiply-accumulates per transmitted element; 0 where it is only held,
+            and the other side counts (K in Q.K^T).
+        dense_rows: Rows at the start that are transmitted whole.
+        node: The product.
+        tensor: Its input.
+
+    """
+
+    layer: int
+    kind: str
+    role: str
+    rows: int
+    inputs: int
+    outputs: int
+    macs: int
+    dense_rows: int
+    node: Node = field(repr=False, compare=False)
+    tensor: Tensor = field(repr=False, compare=False)
+
+    @property
+    def slot(self) -> Slot:
+        """(layer, kind): where its threshold is."""
+        return (self.layer, self.kind)
+
+    @property
+    def elements(self) -> int:
+        """Of its input, in one run."""
+        return self.rows * self.inputs
+
+
+@dataclass(frozen=True)
+class Part:
+    """A product as a variant finds it, before its layer is known.
+
+    Args:
+        kind: Of its input; "" where it has no threshold.
+        role: What it is in its block.
+        node: A FULLY_CONNECTED or BATCH_MATMUL.
+        side: Which input of the node: 0, or 1 for a right side that is only held.
+    """
+
+    kind: str
+    role: str
+    node: Node
+    side: int = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """The mixing half of a block (attention, or what stands for it) in a graph.
+
+    Args:
+        parts: Its products, in the order in which they run.
+        last: The dense layer that ends it; the MLP's come behind.
+    """
+
+    parts: tuple[Part, ...]
+    last: Node
+
+
+Finder = Callable[[Graph, Shape], list[Found]]
+"""Finds all blocks of one variant, in the graph's order."""
+
+
+class Products:
+    """All products of a network.
+
+    Args:
+        every: Layer by layer, in the order in which they run.
+        slots: The network's.
+    """
+
+    def __init__(self, every: Sequence[Product], slots: Slots) -> None:
+        self.every = tuple(every)
+        self.slots = slots
+        self._at = {(id(p.node), id(p.tensor)): p for p in self.every}
+        self.scales: dict[Slot, float] = {}
+        for product in self.every:
+            if product.kind:
+                self.scales[product.slot] = product.tensor.scale
+
+    def at(self, node: Node, tensor: Tensor) -> Product | None:
+        """The product that reads a tensor at a node; None where nothing is held."""
+        return self._at.get((id(node), id(tensor)))
+
+    def of(self, node: Node) -> tuple[Product, ...]:
+        """The products of a node, in the order of its inputs."""
+        found = [self.at(node, tensor) for tensor in node.variables]
+        return tuple(product for product in found if product is not None)
+
+    def tensors(self, slot: Slot) -> list[Tensor]:
+        """The tensors of a slot, each once (several heads have one each)."""
+        seen: dict[int, Tensor] = {}
+        for product in self.every:
+            if product.slot == slot:
+                seen.setdefault(id(product.tensor), product.tensor)
+        return list(seen.values())
+
+
+def find(
+    graph: Graph,
+    shape: Shape,
+    variants: Sequence[str],
+    finders: dict[str, Finder],
+    slots: Slots,
+) -> Products:
+    """Find every product, and leave it at its node (options["products"]).
+
+    Args:
+        graph: After `passes.drop_identities` and `passes.fold_tables`.
+        shape: The network's sizes.
+        variants: The attention variant of every block.
+        finders: Variant -> what finds its blocks.
+        slots: The network's.
+
+    Raises:
+        KwsError: the network can't be told from the graph.
+    """
+    blocks = {name: finders[name](graph, shape) for name in dict.fromkeys(variants)}
+    for name, found in blocks.items():
+        if len(found) != list(variants).count(name):
+            raise KwsError(
+                "The model's attention is not the recipe's. Expected "
+                f"{list(variants).count(name)} blocks of {name} attention. "
+                f"Received: {len(found)}",
+                "kws convert RUN",
+            )
+    mixing = [blocks[name].pop(0) for name in variants]
+    every: list[Product] = []
+    for layer, (half, dense) in enumerate(
+        zip(mixing, _mlps(graph, shape, mixing), strict=True)
+    ):
+        # In two factors each, what is encoded meets the first.
+        half_way = len(dense) // 2
+        mlp = [
+            Part("" if i % half_way else MLP_KINDS[second], MLP_ROLES[second], node)
+            for i, node in enumerate(dense)
+            for second in [int(i >= half_way)]
+        ]
+        every += [_product(layer, part, shape) for part in (*half.parts, *mlp)]
+    products = Products(every, slots)
+    for node in graph.nodes:
+        mine = products.of(node)
+        if mine:
+            node.options = {**node.options, "products": mine}
+    return products
+
+
+def _product(layer: int, part: Part, shape: Shape) -> Product:
+    node, tensor = part.node, part.node.input(part.side)
+    if tensor.elements % shape.tokens:
+        raise unknown(node)
+    inputs = tensor.elements // shape.tokens
+    if part.side:
+        outputs, macs = 0, 0
+    elif node.kind == "BATCH_MATMUL":
+        outputs = node.output.elements // shape.tokens
+        macs = node.output.shape[-1]
+    else:
+        outputs = macs = node.input(1).shape[0]
+    return Product(
+        layer,
+        part.kind,
+        part.role,
+        shape.tokens,
+        inputs,
+        outputs,
+        macs,
+        shape.dense_rows,
+        node,
+        tensor,
+    )
+
+
+def _mlps(graph: Graph, shape: Shape, mixing: Sequence[Found]) -> list[list[Node]]:
+    """The dense layers of each block's MLP, in order: two, or four where factorised.
+
+    They read what a block's attention makes and make the next block's input, so they
+    stand between those two, whatever the order of the file.
+    """
+    own = {id(part.node) for found in mixing for part in found.parts}
+    lasts = {id(found.last) for found in mixing}
+    expected = 4 if shape.mlp_rank else 2
+    blocks: list[list[Node]] = []
+    for node in graph.nodes:
+        if id(node) in lasts:
+            blocks.append([])
+        elif (
+            blocks
+            and node.kind == "FULLY_CONNECTED"
+            and id(node) not in own
+            and operators.row_count(node.output) == shape.tokens
+        ):
+            blocks[-1].append(node)
+    for nodes in blocks:
+        if len(nodes) != expected:
+            raise KwsError(
+                "The model's MLP is not the recipe's. Expected "
+                f"{expected} dense layers behind an attention. Received: {len(nodes)}",
+                "kws convert RUN",
+            )
+    return blocks
+
+
+# --- thresholds -----------------------------------------------------------------------
+
+
+def on_core(thresholds: Thresholds, products: Products, core: str) -> Thresholds:
+    """Thresholds as a core runs them.
+
+    At threshold 0 a dense layer skips repeats only, which changes no bit: on a core
+    whose dense kernel is faster, such a tensor counts as not encoded.
+
+    Args:
+        thresholds: In int8 steps.
+        products: Of the network.
+        core: `portable`, `dsp` or `mve`.
+    """
+    if core not in weight_layout.DELTA_KEEPS_DENSE:
+        return thresholds
+    others = {p.slot for p in products.every if p.node.kind != "FULLY_CONNECTED"}
+    repeats = [
+        value == 0 and slot not in others
+        for slot, value in zip(thresholds.slots, thresholds.values, strict=True)
+    ]
+    return Thresholds(thresholds.slots, np.where(repeats, -1, thresholds.values))
+
+
+def mark(graph: Graph, thresholds: Thresholds, products: Products, core: str) -> None:
+    """Leave a note at every product that reads an encoded tensor.
+
+    Args:
+        graph: After `passes.drop_identities` and `passes.fold_tables`.
+        thresholds: In int8 steps.
+        products: Of the graph.
+        core: `portable`, `dsp` or `mve`.
+
+    Raises:
+        KwsError: a product has a form that the delta kernels don't run.
+    """
+    chosen = on_core(thresholds, products, core)
+    for node in graph.nodes:
+        mine = products.of(node)
+        steps = {p.kind: int(chosen[p.slot]) for p in mine if p.kind}
+        if max(steps.values(), default=-1) >= 0:
+            item = delta.Note(
+                mine[0].layer,
+                steps,
+                mine[0].dense_rows,
+                core in weight_layout.DELTA_KEEPS_DENSE,
+            )
+            node.options = {**node.options, "delta": item}
+            _check(node, item, mine[0].rows)
+
+
+def _check(node: Node, item: delta.Note, tokens: int) -> None:
+    if node.kind == "FULLY_CONNECTED":
+        fits = operators.row_count(node.output) == tokens
+    else:
+        fits = (
+            node.output.shape[-2] == tokens
+            and operators.row_count(node.output) == tokens
+            and not node.options["AdjX"]
+            and bool(node.options["AdjY"]) == ("K" in item.steps)
+        )
+    if not fits:
+        raise operators.refuse(node, "the delta kernels take one row per token")
+
+
+def check_fused(graph: Graph) -> None:
+    """See that no product with a note was left as it was.
+
+    Raises:
+        KwsError: it was, since attention could not be fused.
+    """
+    for node in graph.nodes:
+        if node.kind == "BATCH_MATMUL" and delta.encoded(delta.note(node)):
+            raise operators.refuse(node, "delta thresholds need fused attention")
+
+
+# --- for variants' finders ------------------------------------------------------------
+
+# Operators between a product and what it belongs to that change no row's contents.
+THROUGH = (*operators.VIEWS, "TRANSPOSE", "TABLE", "MUL")
+
+
+def above(graph: Graph, tensor: Tensor, kind: str) -> Node:
+    """The node of a kind that a tensor comes from, through views and tables.
+
+    Raises:
+        KwsError: it comes from something else.
+    """
+    node = graph.producer(tensor)
+    while node is not None and node.kind in THROUGH:
+        node = graph.producer(node.input(0))
+    if node is None or node.kind != kind:
+        raise unknown(node)
+    return node
+
+
+def below(graph: Graph, tensor: Tensor) -> Node:
+    """The dense layer that reads a tensor, through views and a concatenation.
+
+    Raises:
+        KwsError: something else reads it.
+    """
+    while True:
+        readers = graph.consumers(tensor)
+        if len(readers) != 1:
+            raise unknown(readers[0] if readers else None)
+        if readers[0].kind == "FULLY_CONNECTED":
+            return readers[0]
+        if readers[0].kind not in (*THROUGH, "CONCATENATION"):
+            raise unknown(readers[0])
+        tensor = readers[0].output
+
+
+def unknown(node: Node | None) -> KwsError:
+    """The error for a graph whose attention can't be told, at a node."""
+    where = "the graph's input" if node is None else f"{node.kind} at {node.name!r}"
+    return KwsError(
+        "The model's attention can't be told from its graph: expected dense layers, "
+        f"Q.K^T, softmax, P.V, a dense layer. Received: {where}",
+        "Convert again with kws convert.",
+    )

@@ -1,0 +1,71 @@
+"""The sizes of a recipe's network: what rows there are and how wide they are.
+
+Costs don't follow from here: kws/graph/cost.py counts them on the network's graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kws.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a network.
+
+    Args:
+        tokens: Rows, the class token included.
+        dim: Width of a token.
+        heads: Attention heads.
+        head_dim: Width of a head.
+        mlp_dim: Hidden width of the MLP.
+        mlp_rank: Rank of the MLP's matrices, in two factors each; 0 = full.
+        layers: Blocks.
+        dense_rows: Rows at the start of every tensor that a delta encoding sends whole.
+        labels: Logits.
+    """
+
+    tokens: int
+    dim: int
+    heads: int
+    head_dim: int
+    mlp_dim: int
+    mlp_rank: int
+    layers: int
+    dense_rows: int
+    labels: int
+
+    @property
+    def inner(self) -> int:
+        """Width of all heads together."""
+        return self.heads * self.head_dim
+
+
+def shape_of(recipe: Recipe, labels: int) -> Shape:
+    """The sizes of a recipe's network.
+
+    Example:
+        >>> from kws import recipe
+        >>> shape_of(recipe.load("kwt-1"), labels=12).tokens
+        99
+    """
+    model, features = recipe.model, recipe.features
+    if model.stem == "conv":
+        tokens = -(-features.frames // model.stem_stride[0])
+        if model.stem_second_channels:
+            tokens = -(-tokens // 2)
+    else:
+        tokens = features.frames // model.patch_frames
+    return Shape(
+        tokens=tokens + model.class_token,
+        dim=model.dim,
+        heads=model.heads,
+        head_dim=model.head_dim,
+        mlp_dim=model.mlp_dim,
+        mlp_rank=model.mlp_rank,
+        layers=model.layers,
+        # Row 0 has nothing in front of it; a row behind a class token nothing like it.
+        dense_rows=2 if model.class_token else 1,
+        labels=labels,
+    )
