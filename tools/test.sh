@@ -15,6 +15,8 @@ say "formatting and lint"
 ruff format --check -q .
 ruff check -q .
 git ls-files 'firmware/*.c' 'firmware/*.h' 'firmware/*.cc' 'firmware/*.ino' 'tests/*.c' | xargs clang-format --dry-run -Werror
+say "layers"
+lint-imports --no-cache --no-logo >/dev/null || lint-imports --no-cache --no-logo
 say "types"
 mypy
 say "tests"

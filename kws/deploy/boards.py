@@ -13,12 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kws.deploy import runners
 from kws.errors import KwsError, no_such
 from kws.paths import FIRMWARE
 
 BOARDS = FIRMWARE / "boards"
 CORES = ("portable", "dsp", "mve")
+
+
+def runner_names() -> list[str]:
+    """What a board may name as its runner: the modules of kws/deploy/runners."""
+    folder = Path(__file__).parent / "runners"
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem[0] != "_")
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ def from_table(table: dict[str, Any], path: Path) -> Board:
         ram_bytes=_take(memory, "ram_bytes", int, path),
         boot_origin=memory.pop("boot_origin", None),
         flags={key: tuple(value) for key, value in flags.items()},
-        tools={name: table.pop(name) for name in runners.names() if name in table},
+        tools={name: table.pop(name) for name in runner_names() if name in table},
         usb=_usb(table.pop("usb", {}), path),
         power=_power(table.pop("power", None), path),
     )

@@ -25,9 +25,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 
+from kws.deploy.boards import runner_names
 from kws.errors import KwsError
 
 
@@ -104,9 +104,7 @@ class Programmed:
 
 def names() -> list[str]:
     """The runners, by name."""
-    return sorted(
-        path.stem for path in Path(__file__).parent.glob("*.py") if path.stem[0] != "_"
-    )
+    return runner_names()
 
 
 def get(name: str) -> ModuleType:
