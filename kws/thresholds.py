@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,7 +79,7 @@ class Slots:
         """A slot's place in vectors over slots; KeyError where there is none."""
         return self._places[slot]
 
-    def of(self, kinds: Sequence[str]) -> np.ndarray:
+    def of(self, kinds: Iterable[str]) -> np.ndarray:
         """bool [slots]: True for slots of these kinds."""
         return np.isin(self.kind.astype(str), list(kinds))
 

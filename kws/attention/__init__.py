@@ -17,7 +17,7 @@ A variant is all that is special about how a block mixes its tokens. Its folder 
 
     graph.py   the same in the .tflite's graph, without TensorFlow:
 
-        KINDS             kinds of its tensors that may be delta-encoded
+        KINDS             kind -> what it is, of tensors that may be delta-encoded
         macs_per_element  Shape -> MACs that a transmitted element of each kind causes
         folded            Shape -> factor that a kind's tensor holds beside what
                           thresholds mean by it
@@ -93,6 +93,14 @@ def slots(model: Model) -> Slots:
         ('X', 'Q', 'K', 'P', 'O', 'M', 'H')
     """
     return Slots(tuple((*graph(name).KINDS, *MLP_KINDS) for name in model.variants))
+
+
+def kind_names() -> dict[str, str]:
+    """Every kind of every variant, and what it is."""
+    kinds: dict[str, str] = {}
+    for name in names():
+        kinds |= graph(name).KINDS
+    return kinds | MLP_KINDS
 
 
 def macs_per_element(model: Model, shape: Shape) -> list[dict[str, float]]:

@@ -69,6 +69,7 @@ def command(
             "arena_bytes": result.arena_bytes,
             "weights_bytes": result.weights_bytes,
             "macs": result.dense.macs,
+            "bytes": result.dense.as_dict()["bytes"],
         }
         click.echo(json.dumps(table))
         return

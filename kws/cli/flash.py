@@ -83,6 +83,7 @@ def command(
     from kws import bundle as bundles
     from kws.deploy import boards, flash
     from kws.errors import CheckFailed
+    from kws.graph import cost
 
     board = boards.load(board_name)
     emulated = flash.is_emulated(board)
@@ -112,6 +113,11 @@ def command(
     transcript = result.listened.transcript
     click.echo(f"board     {board.name}: {board.title}")
     click.echo(result.image.fit.table())
+    click.echo(
+        f"MACs      {result.dense.macs:,} dense, {cost.whole(result.executed.macs):,} "
+        "executed on the self-test's clip"
+    )
+    click.echo(cost.text(result.executed.as_dict()))
     if result.programmed is not None:
         done = result.programmed
         click.echo(f"wrote     {done.what}, {done.bytes:,} bytes, by {done.probe}")

@@ -11,6 +11,8 @@ from kws import emit
 from kws.bundle import Bundle
 from kws.deploy import host, tflm_arena
 from kws.emit import Emitted, library, native
+from kws.graph import cost
+from kws.graph.cost import Count
 from kws.graph.products import Product
 
 
@@ -38,6 +40,25 @@ def emit_bundle(
 def export_library(bundle: Bundle, out_dir: Path, core: str = "portable") -> Emitted:
     """Write the bundle as a library of the user's own; see `kws.emit.library`."""
     return library.export(bundle, out_dir, host.selftest_run(bundle)[0], core)
+
+
+def selftest_cost(
+    bundle: Bundle, core: str = "portable", engine: str = "native"
+) -> tuple[Count, Count]:
+    """What one run on the self-test's clip costs, by kws.graph.cost.
+
+    Args:
+        bundle: With a model.tflite.
+        core: Of the board.
+        engine: `native` or `tflm`.
+
+    Returns:
+        With nothing skipped; as it runs.
+    """
+    _, sent = host.selftest_run(bundle)
+    here = native.sources(bundle, "portable").network.transmitted(sent.tolist())
+    there = emit.engine_sources(bundle, core, engine).network
+    return there.dense, cost.total(there.nodes, cost.noted(here))
 
 
 def products(bundle: Bundle, core: str = "portable") -> tuple[Product, ...]:

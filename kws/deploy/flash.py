@@ -24,6 +24,8 @@ from kws.deploy.build import Image
 from kws.deploy.failures import BoardError
 from kws.deploy.runners import Job, Programmed
 from kws.errors import KwsError
+from kws.graph import cost
+from kws.graph.cost import Count
 
 HASH_DIGITS = 16
 MAX_AUDIO_S = 3600
@@ -41,6 +43,8 @@ class Flashed:
         frames: Feature frames in the model's window.
         expected_hash: What the board has to say at boot.
         listened: What it said.
+        dense: What one run costs with nothing skipped (kws.graph.cost).
+        executed: The same as it runs, on the self-test's clip.
         programmed: What was written; None on an emulator.
     """
 
@@ -49,6 +53,8 @@ class Flashed:
     frames: int
     expected_hash: str
     listened: run.Listened
+    dense: Count
+    executed: Count
     programmed: Programmed | None = None
 
     @property
@@ -82,6 +88,9 @@ class Flashed:
             "built": True,
             "compiler": self.image.compiler,
             **self.image.fit.as_dict(),
+            "macs_dense": cost.whole(self.dense.macs),
+            "macs_executed": cost.whole(self.executed.macs),
+            "bytes": self.executed.as_dict()["bytes"],
             "hash": transcript.hash,
             "expected_hash": self.expected_hash,
             "selftest": transcript.selftest,
@@ -206,7 +215,9 @@ def flash(
     expected = bundle.hash[:HASH_DIGITS]
     heard = padded(audio, pad_s)
     listened = run.listen(image.elf, board, heard, expected, pace, timeout_s)
-    return Flashed(board, image, bundle.recipe.features.frames, expected, listened)
+    frames = bundle.recipe.features.frames
+    dense, executed = emission.selftest_cost(bundle, board.core, engine)
+    return Flashed(board, image, frames, expected, listened, dense, executed)
 
 
 def padded(audio: np.ndarray | None, pad_s: float) -> np.ndarray:
@@ -310,7 +321,8 @@ def program(
         said = _boot(opened[0], board, job.run, expected)
     listened = run.Listened(monitor.parse(said), (), 0.0)
     frames = bundle.recipe.features.frames
-    return Flashed(board, image, frames, expected, listened, programmed)
+    counted = emission.selftest_cost(bundle, board.core, engine)
+    return Flashed(board, image, frames, expected, listened, *counted, programmed)
 
 
 def _boot(port: serial_port.Port, board: Board, name: str, expected: str) -> str:

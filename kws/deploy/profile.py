@@ -9,7 +9,6 @@ transmitted. Energy is an estimate, from the figures in board.toml.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -457,7 +456,7 @@ def _layers(
 ) -> tuple[Layer, ...]:
     """Operators with their counts, gathered into layers in the order of first use."""
     layers: dict[str, list[Part]] = {}
-    counted = transmitted(network, sent)
+    counted = network.transmitted(sent)
     for operator in network.operators:
         layer, name = names(operator.node)
         part = Part(
@@ -472,20 +471,6 @@ def _layers(
     return tuple(
         Layer(_sum(name, parts), tuple(parts)) for name, parts in layers.items()
     )
-
-
-def transmitted(network: Network, sent: Sequence[float]) -> counting.Sent:
-    """What each product transmitted, for kws.graph.cost, from the table's counters.
-
-    Args:
-        network: As emitted.
-        sent: For each row of its table of products that skip.
-    """
-    table = {
-        (id(product.node), product.kind): count
-        for product, count in zip(network.products, sent, strict=True)
-    }
-    return counting.noted(lambda product: table.get((id(product.node), product.kind)))
 
 
 _TRAILING = re.compile(r"_?\d+$")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,8 +13,8 @@ from kws.bundle import Bundle
 from kws.emit import c_text
 from kws.errors import KwsError
 from kws.features import c_source
-from kws.graph import weight_layout
-from kws.graph.cost import Count
+from kws.graph import cost, weight_layout
+from kws.graph.cost import Count, Sent
 from kws.graph.nodes import Graph, Node
 from kws.graph.products import Product
 
@@ -51,7 +52,7 @@ class Network:
         text: The C.
         arena_bytes: Its static working memory.
         weights_bytes: Its constants.
-        dense: What one run costs with nothing skipped.
+        nodes: What runs, for kws.graph.cost.
         products: Those that skip, in the order of the model's table of them.
         operators: In the order in which they run.
     """
@@ -59,9 +60,26 @@ class Network:
     text: str
     arena_bytes: int
     weights_bytes: int
-    dense: Count
+    nodes: tuple[Node, ...]
     products: tuple[Product, ...] = ()
     operators: tuple[Operator, ...] = ()
+
+    @property
+    def dense(self) -> Count:
+        """What one run costs with nothing skipped."""
+        return cost.total(self.nodes)
+
+    def transmitted(self, sent: Sequence[float]) -> Sent:
+        """What each product transmitted, for kws.graph.cost.
+
+        Args:
+            sent: For each row of the table of products that skip.
+        """
+        table = {
+            (product.node.name, product.kind): count
+            for product, count in zip(self.products, sent, strict=True)
+        }
+        return cost.noted(lambda product: table.get((product.node.name, product.kind)))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from kws import __version__, attention
 from kws.bundle import Bundle
 from kws.emit import c_text, calls, common
 from kws.emit.common import Network, Operator, Sources
-from kws.graph import cost, memory_plan, passes, products, reader, schedule
+from kws.graph import memory_plan, passes, products, reader, schedule
 from kws.graph.nodes import Graph
 from kws.graph.products import Products
 from kws.thresholds import Thresholds
@@ -139,7 +139,7 @@ def network_source(graph: Graph, core: str, bundle: Bundle | None = None) -> Net
         text,
         plan.arena_bytes + model.state_bytes,
         model.weights_bytes,
-        cost.total(program.nodes),
+        tuple(program.nodes),
         tuple(model.products),
         tuple(called),
     )

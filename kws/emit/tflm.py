@@ -21,7 +21,7 @@ from kws.bundle import Bundle
 from kws.emit import c_text, calls, common, native
 from kws.emit.common import Network, Sources
 from kws.errors import KwsError
-from kws.graph import cost, delta, operators, parameters, passes, reader, weight_layout
+from kws.graph import delta, operators, parameters, passes, reader, weight_layout
 from kws.graph.nodes import Node
 
 FILES = ("model.tflite", "model_data.cc", "model_data.h", "kws_operators.cc")
@@ -88,7 +88,6 @@ def sources(bundle: Bundle, core: str, arena_bytes: int) -> Sources:
     common.check_fit(bundle, graph)
     nodes = list(graph.nodes)
     kinds = [node.kind for node in nodes]
-    dense = cost.total(nodes)
     inputs, outputs = graph.input.elements, graph.output.elements
     if bundle.thresholds:
         # The graph is of no other use afterwards.
@@ -106,7 +105,11 @@ def sources(bundle: Bundle, core: str, arena_bytes: int) -> Sources:
     skips = {kind for kind in DELTA_KINDS if any("&" in row for row in lines[kind])}
     arena = reserved(arena_bytes, tables.scratch_bytes, len(nodes) if skips else 0)
     network = Network(
-        "", arena, len(data) + tables.weights_bytes, dense, tuple(tables.products)
+        "",
+        arena,
+        len(data) + tables.weights_bytes,
+        tuple(nodes),
+        tuple(tables.products),
     )
     text = [
         f"/* {_HEAD}",

@@ -21,8 +21,9 @@ from kws.graph.nodes import Graph, Node, Tensor
 from kws.shape import Shape
 from kws.thresholds import Slot, Slots, Thresholds
 
-MLP_KINDS = ("M", "H")
+MLP_KINDS = {"M": "inputs of the MLP", "H": "hidden layer of the MLP"}
 MLP_ROLES = ("expand", "contract")
+MLP = tuple(zip(MLP_KINDS, MLP_ROLES, strict=True))
 
 
 @dataclass(frozen=True)
@@ -169,14 +170,13 @@ def find(
     for layer, (half, dense) in enumerate(
         zip(mixing, _mlps(graph, shape, mixing), strict=True)
     ):
-        # In two factors each, what is encoded meets the first.
-        half_way = len(dense) // 2
-        mlp = [
-            Part("" if i % half_way else MLP_KINDS[second], MLP_ROLES[second], node)
-            for i, node in enumerate(dense)
-            for second in [int(i >= half_way)]
-        ]
-        every += [_product(layer, part, shape) for part in (*half.parts, *mlp)]
+        every += [_product(layer, part, shape) for part in half.parts]
+        factors = len(dense) // 2
+        for i, node in enumerate(dense):
+            kind, role = MLP[i // factors]
+            # In two factors each, what is encoded meets the first.
+            part = Part(kind if i % factors == 0 else "", role, node)
+            every.append(_product(layer, part, shape))
     products = Products(every, slots)
     for node in graph.nodes:
         mine = products.of(node)

@@ -12,20 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kws import attention
 from kws.bundle import read_json, write_atomic
 from kws.errors import KwsError
+from kws.graph.cost import DIRECTIONS, PLACES
 
 PAGE = Path(__file__).with_name("page.html")
 
-KIND_NAMES = {
-    "X": "inputs of Q, K, V",
-    "Q": "queries",
-    "K": "keys",
-    "P": "softmax outputs",
-    "O": "attention outputs",
-    "M": "inputs of the MLP",
-    "H": "hidden layer of the MLP",
-}
 NUMBERS = ("accuracy", "divergence", "mhsa_mac_cut", "mac_cut", "comparisons")
 
 
@@ -162,6 +155,18 @@ def _measured_dense(first: Any, board: str) -> bool:
     return isinstance(first, dict) and board in (first.get("instructions") or {})
 
 
+def _is_bytes(found: Any) -> bool:
+    """{memory: {purpose: {direction: number}}}, as kws.graph.cost has it."""
+    return isinstance(found, dict) and all(
+        isinstance(purposes, dict)
+        and all(
+            isinstance(numbers, dict) and all(map(_is_number, numbers.values()))
+            for numbers in purposes.values()
+        )
+        for purposes in found.values()
+    )
+
+
 def _is_point(item: Any, boards: dict[str, Any]) -> bool:
     return (
         isinstance(item, dict)
@@ -171,6 +176,7 @@ def _is_point(item: Any, boards: dict[str, Any]) -> bool:
         and all(_is_number(value) for value in item["ci95"])
         and isinstance(item.get("macs"), dict)
         and all(_is_number(item["macs"].get(name)) for name in ("mean", "p95"))
+        and _is_bytes(item.get("bytes", {}))
         and isinstance(item.get("layer_cut"), list)
         and all(_is_number(value) for value in item["layer_cut"])
         and isinstance(item.get("thresholds"), dict)
@@ -225,9 +231,10 @@ def page(table: dict[str, Any]) -> str:
     """
     points = table["points"]
     run = _run(table)
+    names = attention.kind_names()
     kinds = [
         kind
-        for kind in KIND_NAMES
+        for kind in names
         if any(
             key.rpartition(".")[2] == kind for p in points for key in p["thresholds"]
         )
@@ -240,7 +247,7 @@ def page(table: dict[str, Any]) -> str:
         "integer": table.get("engine") == "int8",
         "points": points,
         "picked": chosen_index(table),
-        "kinds": {kind: KIND_NAMES[kind] for kind in kinds},
+        "kinds": {kind: names[kind] for kind in kinds},
         "axes": [
             {"title": a.title, "path": a.path, "share": a.share, "front": a.front}
             for a in every
@@ -255,8 +262,9 @@ def page(table: dict[str, Any]) -> str:
             for i, axis in enumerate(every)
         ),
         "tables": "".join(_front(table, i, axis) for i, axis in enumerate(every)),
-        "kinds": html.escape("; ".join(f"{k}: {KIND_NAMES[k]}" for k in kinds)),
+        "kinds": html.escape("; ".join(f"{k}: {names[k]}" for k in kinds)),
         "clips": _clips(table),
+        "bytes": _bytes(table),
         "setup": _setup(table),
         # Nothing in the data may end the script element.
         "data": json.dumps(data).replace("<", "\\u003c"),
@@ -286,6 +294,35 @@ def _facts(table: dict[str, Any]) -> str:
     return "".join(
         f"<li><b>{html.escape(figure)}</b> {html.escape(name)}</li>"
         for figure, name in facts
+    )
+
+
+def _bytes(table: dict[str, Any]) -> str:
+    """What a run touches, by memory and purpose: dense, and as picked."""
+    points, picked = table["points"], chosen_index(table)
+    columns = {"dense": points[0].get("bytes")}
+    if picked:
+        columns[f"point {picked}"] = points[picked].get("bytes")
+    shown = {name: found for name, found in columns.items() if found}
+    if not shown:
+        return ""
+    head = "".join(
+        f"<th>{html.escape(name)}, read</th><th>written</th>" for name in shown
+    )
+    rows = []
+    for memory, purpose in dict.fromkeys(place[:2] for place in PLACES):
+        cells = [
+            f"<td>{found.get(memory, {}).get(purpose, {}).get(direction, 0):,}</td>"
+            for found in shown.values()
+            for direction in DIRECTIONS
+        ]
+        name = f"{'RAM' if memory == 'ram' else memory}, {purpose}"
+        rows.append(f"<tr><td>{html.escape(name)}</td>{''.join(cells)}</tr>")
+    return (
+        "<h2>Bytes touched by one model run</h2><p>Each operator on its own, without a "
+        "cache; mean over the clips.</p>"
+        f'<div class="wide"><table><thead><tr><th>memory, purpose</th>{head}</tr>'
+        f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 

@@ -29,8 +29,13 @@ from kws.graph.operators import Access, Operator
 from kws.graph.products import Found, Part, Product
 from kws.shape import Shape
 
-# Inputs, queries, keys, softmax outputs, attention outputs.
-KINDS = ("X", "Q", "K", "P", "O")
+KINDS = {
+    "X": "inputs of Q, K, V",
+    "Q": "queries",
+    "K": "keys",
+    "P": "softmax outputs",
+    "O": "attention outputs",
+}
 
 
 def macs_per_element(shape: Shape) -> dict[str, float]:
