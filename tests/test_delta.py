@@ -19,10 +19,10 @@ from kernel_support import image
 
 from kws.bundle import Bundle
 from kws.deploy import boards, emit, flash, run, thresholds, toolchain
-from kws.deploy.boards import FIRMWARE
 from kws.engines import common, device
 from kws.errors import KwsError
 from kws.graph import reader, weight_layout
+from kws.paths import FIRMWARE
 from kws.simulate.cost import KINDS
 from kws.simulate.integer import IntegerSimulator
 from kws.simulate.simulator import Run, Thresholds

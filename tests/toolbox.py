@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from kws.deploy import toolchain
-from kws.deploy.boards import FIRMWARE
 from kws.deploy.runners import qemu
+from kws.paths import FIRMWARE
 
 HOST_FLAGS = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

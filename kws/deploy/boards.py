@@ -15,8 +15,8 @@ from typing import Any
 
 from kws.deploy import runners
 from kws.errors import KwsError, no_such
+from kws.paths import FIRMWARE
 
-FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
 BOARDS = FIRMWARE / "boards"
 CORES = ("portable", "dsp", "mve")
 

@@ -1,7 +1,7 @@
 """Compile and link the firmware for one board, without a C library.
 
 Objects are cached by the hash of everything that they are made from, so building again
-compiles only what changed. The cache is in KWS_CACHE, else ~/.cache/kws.
+compiles only what changed. The cache is kws.paths.user_cache.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import NoReturn
 
 from kws.bundle import write_atomic
 from kws.deploy import elf, fit, tflm_library, toolchain
-from kws.deploy.boards import BOARDS, FIRMWARE, Board
+from kws.deploy.boards import BOARDS, Board
 from kws.deploy.tflm_library import Library
 from kws.deploy.toolchain import Toolchain
 from kws.errors import KwsError
+from kws.paths import FIRMWARE, user_cache
 
 JOBS = 2
 TIMEOUT_S = 300
@@ -71,15 +72,6 @@ class Image:
     @property
     def bss(self) -> int:
         return self.fit.bss
-
-
-def cache_dir() -> Path:
-    """Where compiled objects are kept between builds."""
-    explicit = os.environ.get("KWS_CACHE")
-    if explicit:
-        return Path(explicit)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "kws"
 
 
 def build(
@@ -200,7 +192,7 @@ def _compile(
     key.update(headers_digest)
     key.update(source.read_bytes())
     target = (
-        cache_dir().resolve() / "objects" / f"{source.stem}-{key.hexdigest()[:32]}.o"
+        user_cache().resolve() / "objects" / f"{source.stem}-{key.hexdigest()[:32]}.o"
     )
     if target.is_file():
         with contextlib.suppress(OSError):  # a cache that others own, read-only

@@ -16,11 +16,10 @@ from pathlib import Path
 from kws import __version__
 from kws.bundle import Bundle
 from kws.deploy import emit
-from kws.deploy.boards import FIRMWARE
 from kws.errors import KwsError
+from kws.paths import FIRMWARE, LICENSE
 
 TEMPLATES = FIRMWARE / "library"
-LICENSE = FIRMWARE.parent / "LICENSE"
 MARK = "library.properties"  # what an earlier export is known by
 # The ports of this project's own boards are not a library's business.
 LEFT_OUT = ("kws_board.h",)

@@ -17,11 +17,12 @@ import numpy as np
 
 from kws.bundle import Bundle
 from kws.deploy import emit, flash, run, runners, serial_port
-from kws.deploy.boards import FIRMWARE, Board
+from kws.deploy.boards import Board
 from kws.deploy.failures import BoardError
 from kws.deploy.monitor import Monitor
 from kws.deploy.runners import Ask
 from kws.errors import CheckFailed, KwsError, MissingExtra
+from kws.paths import FIRMWARE
 
 SILENT_S = 6.0  # a heartbeat comes every second
 PAD_S = 1.0

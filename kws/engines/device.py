@@ -22,10 +22,9 @@ import numpy as np
 
 from kws.bundle import Bundle
 from kws.deploy import emit, toolchain
-from kws.deploy.boards import FIRMWARE
-from kws.deploy.build import cache_dir
 from kws.engines import common
 from kws.errors import KwsError
+from kws.paths import FIRMWARE, user_cache
 
 FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
 INTEGER = True
@@ -355,7 +354,7 @@ def build(texts: dict[str, str], flags: tuple[str, ...] = ()) -> Path:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     for name, text in sorted(texts.items()):
         digest.update(f"{name}\0{text}\0".encode())
-    target = cache_dir() / "host" / f"{digest.hexdigest()[:32]}.so"
+    target = user_cache() / "host" / f"{digest.hexdigest()[:32]}.so"
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

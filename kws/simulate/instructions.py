@@ -23,9 +23,10 @@ import numpy as np
 
 from kws.bundle import Bundle
 from kws.deploy import boards, build, emit, run, runners, toolchain
-from kws.deploy.boards import FIRMWARE, Board
+from kws.deploy.boards import Board
 from kws.errors import CheckFailed, KwsError
 from kws.graph import weight_layout
+from kws.paths import FIRMWARE
 from kws.simulate import cost
 from kws.simulate.cost import KINDS
 from kws.simulate.integer import IntegerSimulator
