@@ -152,10 +152,9 @@ def build(
 
     out.mkdir(parents=True, exist_ok=True)
     image = out / f"{app}.elf"
-    sizes = _link(objects, tools, board, image, library)
+    sizes, symbols = _link(objects, tools, board, image, library)
     lines = [
-        f"{symbol.address:#010x} {symbol.size:>8} {symbol.name}"
-        for symbol in elf.read(image).symbols
+        f"{symbol.address:#010x} {symbol.size:>8} {symbol.name}" for symbol in symbols
     ]
     map_file = image.with_suffix(".map")
     write_atomic(map_file, ("\n".join(lines) + "\n").encode())
@@ -267,7 +266,7 @@ def _link(
     board: Board,
     image: Path,
     library: Library | None = None,
-) -> fit.Fit:
+) -> tuple[fit.Fit, tuple[elf.Symbol, ...]]:
     """Link within the part's limits; where that fails, tell by how much and why."""
     own_script = board.folder / "link.ld"
     script = own_script if own_script.is_file() else BOARDS / "common" / "link.ld"
@@ -288,13 +287,14 @@ def _link(
         result = link(1)
         if result.returncode != 0:
             if _OVERFLOW.search(result.stderr) and link(64).returncode == 0:
-                fit.check(fit.measure(temporary, board))
+                fit.check(fit.measure(elf.read(temporary), board))
             _link_failed(result.stderr, board, tools)
-        sizes = fit.measure(temporary, board)
+        content = elf.read(temporary)
+        sizes = fit.measure(content, board)
         fit.check(sizes)
-        elf.seal(temporary)
+        elf.seal(temporary, content)
         temporary.replace(image)
-    return sizes
+    return sizes, content.symbols
 
 
 def _link_failed(stderr: str, board: Board, tools: Toolchain) -> NoReturn:
