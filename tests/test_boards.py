@@ -255,6 +255,7 @@ NO_IMAGE: dict[str, tuple[int, bytes] | int] = {
     "segment_beyond_the_end": (52 + 16, b"\xff\xff\xff\x7f"),
     "headers_beyond_the_end": (32, b"\xff\xff\xff\x7f"),
     "headers_without_end": (46, b"\0\0\xff\xff"),
+    "segments_without_end": (42, b"\0\0\xfe\xff"),
     "no_names": (50, b"\xff\x00"),
 }
 

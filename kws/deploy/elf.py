@@ -156,10 +156,11 @@ def _parse(data: bytes) -> Elf:
                 if size and symbol["st_info"]["type"] in ("STT_OBJECT", "STT_FUNC"):
                     name = symbol.name
                     symbols[name, value] = Symbol(name, value & ~1, size)
-    segments = []
+    segments, left = [], len(data)
     for segment in image.iter_segments("PT_LOAD"):
         at, size = segment["p_offset"], segment["p_filesz"]
-        if at + size > len(data):
+        left -= size
+        if at + size > len(data) or left < 0:
             raise ValueError
         if size:
             segments.append(Segment(segment["p_paddr"], data[at : at + size]))
