@@ -98,9 +98,12 @@ def build(
             the engine is tflm and TFLM_DIR holds no library for the board.
 
     Example:
+        >>> from kws import bundle
+        >>> from kws.deploy import boards, emit
         >>> board = boards.load("qemu-m4")
-        >>> build(Path("runs/tiny/c"), board, Path("runs/tiny/build")).text
-        61244
+        >>> emitted = emit.emit(bundle.load("kwt-tiny"), Path("c"), board.core)
+        >>> build(Path("c"), board, Path("build")).fit.fits
+        True
     """
     tools = toolchain.find(compiler)
     if tools.name not in board.flags:

@@ -101,8 +101,9 @@ def emit(
             doesn't fit the recipe's features or labels, or core or engine is unknown.
 
     Example:
-        >>> emit(bundle.load("runs/tiny"), Path("out"), "dsp").arena_bytes
-        11808
+        >>> from kws import bundle
+        >>> emit(bundle.load("kwt-tiny"), Path("out"), "dsp").arena_bytes
+        13160
     """
     sources = engine_sources(bundle, core, engine)
     expected = selftest_logits(bundle)

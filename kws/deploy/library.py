@@ -45,7 +45,8 @@ def export(bundle: Bundle, out_dir: Path, core: str = "portable") -> emit.Emitte
         KwsError: the model can't be emitted, or the folder holds something else.
 
     Example:
-        >>> export(bundle.load("runs/tiny"), Path("kws-tiny"), "dsp").files[0].name
+        >>> from kws import bundle
+        >>> export(bundle.load("kwt-tiny"), Path("kws-tiny"), "dsp").files[0].name
         'CMakeLists.txt'
     """
     occupied = out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir()))

@@ -90,7 +90,9 @@ class Shape:
         """MACs of one layer's MHSA, dense, by product.
 
         Example:
-            >>> sum(kwt_1.dense_macs().values())  # doctest: +SKIP
+            >>> from kws import recipe
+            >>> kwt_1 = shape_of(recipe.load("kwt-1"), labels=12)
+            >>> sum(kwt_1.dense_macs().values())
             2876544
         """
         return {
