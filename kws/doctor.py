@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kws.errors import KwsError
+from kws.errors import KwsError, pip_install
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ PACKAGES = (
     ("cffi", "", "the firmware's C in Python"),
     ("soundfile", "", "WAV, FLAC and Opus files"),
     ("tflite", "", "reading .tflite files"),
+    ("pyelftools", "", "reading firmware images"),
+    ("platformdirs", "", "the folder of this user's cache"),
+    ("tomli-w", "", "writing recipes"),
+    ("threadpoolctl", "", "threads of NumPy's products"),
     ("tensorflow", "train", "training and conversion"),
     ("tf-keras", "train", "training and conversion"),
     ("tensorflow-model-optimization", "train", "quantization-aware training"),
@@ -97,7 +101,7 @@ def _package(name: str, extra: str, purpose: str) -> Check:
         required=not extra,
         found=version,
         purpose=purpose,
-        hint=f"pip install -e '.[{extra}]'" if extra else "pip install -e .",
+        hint=pip_install(extra),
     )
 
 
@@ -113,8 +117,8 @@ def _features() -> Check:
         ok=found,
         required=True,
         found="built" if found else "",
-        purpose="feature extraction, built when the package is installed",
-        hint="pip install -e .   (needs a C compiler and python3-dev)",
+        purpose="feature extraction, built by a C compiler with Python's headers",
+        hint=pip_install(),
     )
 
 

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
+from kws.paths import CHECKOUT
+
 
 class KwsError(Exception):
     """A mistake that the user can mend, told in one message.
@@ -69,7 +71,7 @@ class MissingExtra(KwsError):
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
             f"{purpose} needs the Python package {package!r}, which is not installed.",
-            f"pip install -e '.[{extra}]'   (in the repository)",
+            pip_install(extra),
         )
 
 
@@ -79,3 +81,18 @@ def need(package: str, purpose: str) -> None:
 
     if importlib.util.find_spec(package) is None:
         raise MissingExtra(package.replace("_", "-"), "train", purpose)
+
+
+def pip_install(extra: str = "") -> str:
+    """The command that installs kws again, or adds what an extra brings.
+
+    Example:
+        >>> pip_install("flash")
+        "pip install -e '.[flash]'   (in the repository)"
+    """
+    if CHECKOUT is not None:
+        what = f"'.[{extra}]'" if extra else "."
+        return f"pip install -e {what}   (in the repository)"
+    if extra:
+        return f"pip install 'kws[{extra}]'"
+    return "pip install --force-reinstall kws-*.whl   (the wheel that it came from)"

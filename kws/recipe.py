@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from kws.errors import KwsError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -342,24 +344,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 def to_toml(recipe: Recipe) -> str:
     """The whole recipe as TOML; `load` reads it back to an equal recipe."""
-    lines = [f"name = {_toml(recipe.name)}", ""]
-    for section, table in to_dict(recipe).items():
-        if isinstance(table, dict):
-            lines.append(f"[{section}]")
-            lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
-            lines.append("")
-    return "\n".join(lines)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return repr(value)
+    return tomli_w.dumps(to_dict(recipe))
 
 
 def _overlay(instance: Any, table: dict[str, Any], where: str) -> Any:

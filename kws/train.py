@@ -620,7 +620,8 @@ def _claim(recipe: Recipe, out: Path) -> None:
 
 
 def _fingerprint(recipe: Recipe) -> str:
-    return hashlib.sha256(recipes.to_toml(recipe).encode()).hexdigest()
+    text = json.dumps(recipes.to_dict(recipe), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def train(

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from kws.deploy.emit import ring_samples
 
 from kws import features
-from kws.deploy.emit import ring_samples
 from kws.features.tables import c_source
 from kws.recipe import Detector, Features
 

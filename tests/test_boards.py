@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_elf
 from fake_model import LABELS, FakeModel, tone
 from toolbox import SANITIZE, host_compile, need_compiler, need_qemu
 
@@ -239,15 +240,51 @@ def test_fit_reads_what_the_linker_wrote(model: Path, tmp_path: Path) -> None:
     assert board.ram_origin <= symbols["ring"].address
     assert " ring\n" in image.map.read_text()
     assert "flash" in image.fit.table()
-    assert fit.measure(image.elf, board) == image.fit
+    assert fit.measure(elf.read(image.elf), board) == image.fit
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\x7fELF", b"\x7fELF\x01\x01" + b"\xff" * 99]
-)
-def test_fit_refuses_what_is_not_an_image(content: bytes, tmp_path: Path) -> None:
-    file = tmp_path / "x.elf"
-    file.write_bytes(content)
+# What is written over a good image at an offset, or its new length.
+NO_IMAGE: dict[str, tuple[int, bytes] | int] = {
+    "empty": 0,
+    "magic_alone": 4,
+    "cut_off": -1,
+    "ff": (6, b"\xff" * 99),
+    "another_magic": (0, b"MZ"),
+    "64_bit": (4, b"\x02"),
+    "big_endian": (5, b"\x02"),
+    "segment_beyond_the_end": (52 + 16, b"\xff\xff\xff\x7f"),
+    "headers_beyond_the_end": (32, b"\xff\xff\xff\x7f"),
+    "headers_without_end": (46, b"\0\0\xff\xff"),
+    "segments_without_end": (42, b"\0\0\xfe\xff"),
+    "no_names": (50, b"\xff\x00"),
+}
+
+
+@pytest.mark.parametrize("fault", NO_IMAGE)
+def test_what_is_not_an_image_is_refused(fault: str, tmp_path: Path) -> None:
+    file = small_elf.write(tmp_path / "x.elf", b"code", b"model")
+    assert [part.name for part in elf.read(file).sections] == [
+        ".text",
+        ".model",
+        ".seal",
+    ]
+    data, change = bytearray(file.read_bytes()), NO_IMAGE[fault]
+    if isinstance(change, int):
+        del data[change:]
+    else:
+        data[change[0] : change[0] + len(change[1])] = change[1]
+    file.write_bytes(data)
+    with pytest.raises(KwsError, match="Not a 32-bit little-endian ELF"):
+        elf.read(file)
+
+
+def test_a_section_beyond_the_end_is_refused(tmp_path: Path) -> None:
+    """Sealing once wrote where such a section says: struct.error, or another byte."""
+    file = small_elf.write(tmp_path / "x.elf", b"code", b"model")
+    data = bytearray(file.read_bytes())
+    seal = data.rindex(struct.pack("<I", small_elf.FLASH + 9))
+    struct.pack_into("<I", data, seal + 4, len(data))
+    file.write_bytes(data)
     with pytest.raises(KwsError, match="Not a 32-bit little-endian ELF"):
         elf.read(file)
 

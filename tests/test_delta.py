@@ -16,14 +16,14 @@ import pytest
 import sample_models
 import toolbox
 from kernel_support import image
+from kws.simulate.cost import KINDS
 
 from kws.bundle import Bundle
 from kws.deploy import boards, emit, flash, run, thresholds, toolchain
-from kws.deploy.boards import FIRMWARE
 from kws.engines import common, device
 from kws.errors import KwsError
 from kws.graph import reader, weight_layout
-from kws.simulate.cost import KINDS
+from kws.paths import FIRMWARE
 from kws.simulate.integer import IntegerSimulator
 from kws.simulate.simulator import Run, Thresholds
 

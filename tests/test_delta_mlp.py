@@ -16,11 +16,12 @@ import toolbox
 
 pytest.importorskip("tensorflow", reason="the sample models are made with TensorFlow")
 
+from kws.simulate.cost import MLP_KINDS
+
 from kws.bundle import Bundle
 from kws.deploy import boards, emit, flash, run
 from kws.engines import common, device
 from kws.simulate import KINDS, Run, Thresholds
-from kws.simulate.cost import MLP_KINDS
 from kws.simulate.integer import IntegerSimulator
 
 # ReLU; GELU as a table between two dense rows and a class token; two factors each.

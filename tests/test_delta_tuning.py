@@ -24,9 +24,9 @@ from kws.cli.train import command as train_command
 from kws.cli.tune import command as tune_command
 from kws.convert import to_tflite
 from kws.errors import KwsError
+from kws.layers.keras import tf, tf_keras
 from kws.model import hold
 from kws.model import network as model
-from kws.layers.keras import tf, tf_keras
 from kws.quantize import calibrate
 from kws.recipe import Recipe
 from kws.simulate import KINDS, Thresholds, delta

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from toolbox import host_compile
 
-from kws.deploy.boards import FIRMWARE
+from kws.paths import FIRMWARE
 
 ONE = 32767
 MAX_SMOOTHING, MAX_LABELS = 16, 48

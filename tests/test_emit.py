@@ -22,10 +22,10 @@ from click.testing import CliRunner
 from kws import bundle as bundles
 from kws.cli.emit import command
 from kws.deploy import c_text, emit
-from kws.deploy.boards import FIRMWARE
 from kws.errors import KwsError
 from kws.features import c_source
 from kws.graph import reader
+from kws.paths import FIRMWARE
 from kws.recipe import Features
 
 pytest.importorskip("tensorflow", reason="the sample models are made with TensorFlow")

@@ -19,10 +19,10 @@ from toolbox import SANITIZE, host_compile, need_compiler, need_qemu
 
 from kws import bundle as bundles
 from kws.deploy import boards, build, monitor, run
-from kws.deploy.boards import FIRMWARE
 from kws.deploy.runners import qemu
 from kws.errors import CheckFailed, KwsError
 from kws.features import extract
+from kws.paths import FIRMWARE
 
 FAKE = FakeModel()
 RING = FAKE.ring_samples

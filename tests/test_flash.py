@@ -50,7 +50,7 @@ CODE, MODEL = bytes(range(256)) * 8, b"weights!" * 64
 def image(tmp_path: Path) -> Path:
     """A small sealed image."""
     path = small_elf.write(tmp_path / "main.elf", CODE, MODEL)
-    elf.seal(path)
+    elf.seal(path, elf.read(path))
     return path
 
 
@@ -314,13 +314,13 @@ def test_programming_writes_what_differs(
     assert chip.written == []
 
     other = small_elf.write(tmp_path / "other.elf", CODE, MODEL[:-1] + b"?")
-    elf.seal(other)
+    elf.seal(other, elf.read(other))
     done = runner.program(other, DK, JOB)
     assert (done.what, done.bytes) == ("model", len(MODEL) + 4)
     assert chip.written == [(start + len(CODE), len(MODEL) + 4)]
 
     code = small_elf.write(tmp_path / "code.elf", CODE[:-1] + b"?", MODEL)
-    elf.seal(code)
+    elf.seal(code, elf.read(code))
     assert runner.program(code, DK, JOB).what == "everything"
     chip.written.clear()
     everything = dataclasses.replace(JOB, everything=True, probe="abc0001")
@@ -496,7 +496,7 @@ def test_an_image_whose_parts_are_apart_is_not_sealed(tmp_path: Path) -> None:
     struct.pack_into("<I", data, at, small_elf.FLASH + len(CODE) + 4)
     path.write_bytes(data)
     with pytest.raises(KwsError, match="Not a 32-bit"):
-        elf.seal(path)
+        elf.seal(path, elf.read(path))
 
 
 def test_the_firmware_refuses_an_incomplete_image(tmp_path: Path) -> None:

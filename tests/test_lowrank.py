@@ -26,8 +26,8 @@ from kws.cli.tune import command as tune_command
 from kws.deploy import emit, thresholds
 from kws.errors import KwsError
 from kws.graph import reader
-from kws.model import lowrank, network
 from kws.layers.keras import tf, tf_keras
+from kws.model import lowrank, network
 from kws.recipe import Recipe
 from kws.simulate.integer import IntegerSimulator
 from kws.simulate.simulator import Thresholds

@@ -13,8 +13,8 @@ from networks_for_tests import VARIANTS, awake, features, small  # noqa: E402
 
 from kws import attention, recipe  # noqa: E402
 from kws.errors import KwsError  # noqa: E402
-from kws.model import network  # noqa: E402
 from kws.layers.keras import tf, tf_keras  # noqa: E402
+from kws.model import network  # noqa: E402
 
 
 def test_kwt1_has_the_published_number_of_parameters() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,17 @@ def test_every_preset_loads_and_survives_a_round_trip(
     path.write_text(recipe.to_toml(loaded))
     assert recipe.load(path) == loaded
     assert recipe.from_dict(recipe.to_dict(loaded)) == loaded
+
+
+@pytest.mark.parametrize(
+    "word", ['say "yes"', "C:\\yes", "yes\nno", "\x7f", "ja, größer"]
+)
+def test_any_word_survives_a_round_trip(word: str, tmp_path: Path) -> None:
+    task = recipe.Task("custom", (word,))
+    written = dataclasses.replace(recipe.load("kwt-tiny"), task=task)
+    path = tmp_path / "copy.toml"
+    path.write_text(recipe.to_toml(written), encoding="utf-8")
+    assert recipe.load(path) == written
 
 
 def test_a_recipe_changes_its_base_in_a_few_keys(tmp_path: Path) -> None:

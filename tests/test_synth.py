@@ -34,10 +34,8 @@ def tree(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def speaker():
-    try:
-        return speakers.espeak()
-    except KwsError as error:
-        pytest.skip(str(error))
+    toolbox.need_espeak()
+    return speakers.espeak()
 
 
 @pytest.fixture(scope="module")

@@ -27,10 +27,10 @@ from kws import engines
 from kws.bundle import Bundle
 from kws.cli import build as build_command
 from kws.deploy import boards, emit, flash, run, runners, tflm, tflm_library
-from kws.deploy.boards import FIRMWARE
 from kws.engines import common, device
 from kws.errors import KwsError
 from kws.graph import operators, reader
+from kws.paths import FIRMWARE
 
 STEPS = [
     {"X": 0, "Q": 0, "K": 0, "P": 0, "O": 0},

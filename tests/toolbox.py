@@ -9,21 +9,31 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from kws.data import speakers
 from kws.deploy import toolchain
-from kws.deploy.boards import FIRMWARE
 from kws.deploy.runners import qemu
+from kws.errors import KwsError
+from kws.paths import FIRMWARE
 
 HOST_FLAGS = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
-def skip_or_fail(reason: str) -> None:
+def skip_or_fail(reason: str) -> NoReturn:
     if os.environ.get("KWS_REQUIRE_TOOLS") == "1":
         pytest.fail(f"{reason} (KWS_REQUIRE_TOOLS=1)")
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)
+
+
+def need_espeak() -> None:
+    try:
+        speakers.espeak()
+    except KwsError as error:
+        skip_or_fail(str(error))
 
 
 def need_qemu() -> None:

@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import sample_models  # noqa: E402
+from kws.deploy.emit import emit  # noqa: E402
 
 from kws import engines  # noqa: E402
 from kws.deploy import boards, build, run  # noqa: E402
-from kws.deploy.emit import emit  # noqa: E402
 
 BASELINE = ROOT / "tests" / "baselines" / "models.json"
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {

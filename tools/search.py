@@ -62,9 +62,9 @@ def cost(spec: Recipe) -> dict[str, int]:
     """Instructions on BOARD and bytes of weights of a network with random weights."""
     import numpy as np
     import sample_models
+    from kws.deploy.emit import emit
 
     from kws.deploy import boards, build, run
-    from kws.deploy.emit import emit
 
     board = boards.load(BOARD)
     clips = np.random.default_rng(0).integers(-3000, 3000, (1, 16000), dtype=np.int16)

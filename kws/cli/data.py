@@ -46,7 +46,8 @@ def fetch(
 
     Example: kws data fetch --version v0.02 --out data/speech_commands
     """
-    from kws.data import download, user_cache
+    from kws.data import download
+    from kws.paths import user_cache
 
     out = out or user_cache() / f"speech_commands_{version}"
     if (url or archive or sha256) and part == "all":

@@ -1,6 +1,5 @@
 """Audio: Speech Commands, corpora in its layout, splits, augmentation, long tapes."""
 
-from kws.data.archives import user_cache
 from kws.data.speech_commands import (
     ClipSet,
     Corpus,
@@ -19,5 +18,4 @@ __all__ = [
     "load",
     "noise_bank",
     "open_corpus",
-    "user_cache",
 ]

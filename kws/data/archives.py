@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from kws.errors import KwsError
+from kws.paths import user_cache
 
 SAMPLE_RATE = 16000
 MAX_INDEX_BYTES = 64 * 1024 * 1024
@@ -47,12 +48,6 @@ class Recording:
     file: Path
     start: int = 0
     length: int = -1
-
-
-def user_cache() -> Path:
-    """`$XDG_CACHE_HOME/kws`, else `~/.cache/kws`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "kws"
 
 
 def read_index(folder: Path) -> list[Recording]:

@@ -22,10 +22,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from kws.bundle import write_atomic
-from kws.data.archives import _key, user_cache
+from kws.data.archives import _key
 from kws.errors import KwsError
+from kws.paths import DATASETS, user_cache
 
-DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 MAX_ARCHIVE_BYTES = 8 << 30
 MAX_UNPACKED_BYTES = 16 << 30
 MAX_MEMBER_BYTES = 64 << 20

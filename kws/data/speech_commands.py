@@ -27,8 +27,9 @@ import numpy as np
 
 from kws.bundle import write_atomic
 from kws.data import archives
-from kws.data.archives import SAMPLE_RATE, Recording, user_cache
+from kws.data.archives import SAMPLE_RATE, Recording
 from kws.errors import KwsError
+from kws.paths import CHECKOUT, user_cache
 from kws.recipe import SILENCE, UNKNOWN, Task
 
 SPLITS = ("train", "val", "test")
@@ -195,11 +196,9 @@ def find_data(explicit: Path | None = None) -> Path:
                 "kws data fetch --out DIR   (or make your own: kws data synth)",
             )
         return path
-    repository = Path(__file__).resolve().parents[2]
-    places = [
-        repository.parent / "shared" / "data" / "speech_commands",
-        user_cache() / "speech_commands_v0.02",
-    ]
+    places = [user_cache() / "speech_commands_v0.02"]
+    if CHECKOUT is not None:
+        places.insert(0, CHECKOUT.parent / "shared" / "data" / "speech_commands")
     for place in places:
         if place.is_dir():
             return place

@@ -229,8 +229,8 @@ def spoken_stream(
         int16 [n] at 16 kHz, and where each word is.
 
     Example:
-        >>> pcm, windows = spoken_stream(["yes", "no"])  # doctest: +SKIP
-        >>> windows[0].word  # doctest: +SKIP
+        >>> pcm, windows = spoken_stream(["yes", "no"])
+        >>> windows[0].word
         'yes'
     """
     check_words(sorted(set(words)))

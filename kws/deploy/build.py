@@ -1,7 +1,7 @@
 """Compile and link the firmware for one board, without a C library.
 
 Objects are cached by the hash of everything that they are made from, so building again
-compiles only what changed. The cache is in KWS_CACHE, else ~/.cache/kws.
+compiles only what changed. The cache is kws.paths.user_cache.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import NoReturn
 
 from kws.bundle import write_atomic
 from kws.deploy import elf, fit, tflm_library, toolchain
-from kws.deploy.boards import BOARDS, FIRMWARE, Board
+from kws.deploy.boards import BOARDS, Board
 from kws.deploy.tflm_library import Library
 from kws.deploy.toolchain import Toolchain
 from kws.errors import KwsError
+from kws.paths import FIRMWARE, user_cache
 
 JOBS = 2
 TIMEOUT_S = 300
@@ -73,15 +74,6 @@ class Image:
         return self.fit.bss
 
 
-def cache_dir() -> Path:
-    """Where compiled objects are kept between builds."""
-    explicit = os.environ.get("KWS_CACHE")
-    if explicit:
-        return Path(explicit)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "kws"
-
-
 def build(
     model_dir: Path,
     board: Board,
@@ -106,9 +98,12 @@ def build(
             the engine is tflm and TFLM_DIR holds no library for the board.
 
     Example:
-        >>> board = boards.load("qemu-m4")
-        >>> build(Path("runs/tiny/c"), board, Path("runs/tiny/build")).text
-        61244
+        >>> from kws import bundle
+        >>> from kws.deploy import boards, emission
+        >>> board, run = boards.load("qemu-m4"), bundle.load("kwt-tiny")
+        >>> emitted = emission.emit_bundle(run, Path("c"), board.core)
+        >>> build(Path("c"), board, Path("build")).fit.fits
+        True
     """
     tools = toolchain.find(compiler)
     if tools.name not in board.flags:
@@ -160,10 +155,9 @@ def build(
 
     out.mkdir(parents=True, exist_ok=True)
     image = out / f"{app}.elf"
-    sizes = _link(objects, tools, board, image, library)
+    sizes, symbols = _link(objects, tools, board, image, library)
     lines = [
-        f"{symbol.address:#010x} {symbol.size:>8} {symbol.name}"
-        for symbol in elf.read(image).symbols
+        f"{symbol.address:#010x} {symbol.size:>8} {symbol.name}" for symbol in symbols
     ]
     map_file = image.with_suffix(".map")
     write_atomic(map_file, ("\n".join(lines) + "\n").encode())
@@ -200,7 +194,7 @@ def _compile(
     key.update(headers_digest)
     key.update(source.read_bytes())
     target = (
-        cache_dir().resolve() / "objects" / f"{source.stem}-{key.hexdigest()[:32]}.o"
+        user_cache().resolve() / "objects" / f"{source.stem}-{key.hexdigest()[:32]}.o"
     )
     if target.is_file():
         with contextlib.suppress(OSError):  # a cache that others own, read-only
@@ -275,7 +269,7 @@ def _link(
     board: Board,
     image: Path,
     library: Library | None = None,
-) -> fit.Fit:
+) -> tuple[fit.Fit, tuple[elf.Symbol, ...]]:
     """Link within the part's limits; where that fails, tell by how much and why."""
     own_script = board.folder / "link.ld"
     script = own_script if own_script.is_file() else BOARDS / "common" / "link.ld"
@@ -296,13 +290,14 @@ def _link(
         result = link(1)
         if result.returncode != 0:
             if _OVERFLOW.search(result.stderr) and link(64).returncode == 0:
-                fit.check(fit.measure(temporary, board))
+                fit.check(fit.measure(elf.read(temporary), board))
             _link_failed(result.stderr, board, tools)
-        sizes = fit.measure(temporary, board)
+        content = elf.read(temporary)
+        sizes = fit.measure(content, board)
         fit.check(sizes)
-        elf.seal(temporary)
+        elf.seal(temporary, content)
         temporary.replace(image)
-    return sizes
+    return sizes, content.symbols
 
 
 def _link_failed(stderr: str, board: Board, tools: Toolchain) -> NoReturn:

@@ -1,23 +1,28 @@
-"""The little of ELF32 that sizes and programming need: sections, symbols, segments."""
+"""What sizes and programming need of an ELF image: sections, symbols, segments."""
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.constants import SH_FLAGS
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from kws.errors import KwsError
 
 # What the seal covers, in this order in flash; see boards/common/link.ld.
 SEALED = (".text", ".model")
 SEAL = ".seal"
-PT_LOAD = 1
-
-SHF_WRITE, SHF_ALLOC = 1, 2
-SHT_SYMTAB, SHT_NOBITS = 2, 8
-STT_OBJECT, STT_FUNC = 1, 2
+SEAL_BYTES = 4
 MAX_ELF_BYTES = 256 * 1024 * 1024
+# A damaged header may claim more than anyone wants to wait for.
+MAX_SECTIONS = 4096
+MAX_SYMBOLS = 200_000
 
 
 @dataclass(frozen=True)
@@ -85,25 +90,30 @@ def read(path: Path) -> Elf:
     """
     if path.stat().st_size > MAX_ELF_BYTES:
         raise _bad(path)
-    data = path.read_bytes()
-    if data[:6] != b"\x7fELF\x01\x01":
-        raise _bad(path)
     try:
-        return _parse(data)
-    except (struct.error, IndexError, ValueError):
+        return _parse(path.read_bytes())
+    except (ELFError, ValueError):
         raise _bad(path) from None
 
 
-def seal(path: Path) -> None:
+def seal(path: Path, image: Elf) -> None:
     """Write the CRC-32 of code and model into the image's seal, where it has one.
 
     The firmware compares it at boot (firmware/app/image.c): an image that was not
     programmed to its end does not match.
+
+    Args:
+        path: The file.
+        image: What `read` found in it.
+
+    Raises:
+        KwsError: the parts that the seal covers are missing or apart.
     """
-    image = read(path)
     place = image.section(SEAL)
     if place is None:
         return
+    if place.size < SEAL_BYTES or not place.in_file:
+        raise _bad(path)
     data = bytearray(path.read_bytes())
     crc, end = 0, None
     for name in SEALED:
@@ -117,52 +127,46 @@ def seal(path: Path) -> None:
 
 
 def _parse(data: bytes) -> Elf:
-    (table,) = struct.unpack_from("<I", data, 32)
-    entry_size, count, names_index = struct.unpack_from("<HHH", data, 46)
-    headers = [
-        struct.unpack_from("<10I", data, table + i * entry_size) for i in range(count)
-    ]
-    names_at = headers[names_index][4]
-    sections, symbols = [], {}
-    for name, kind, flags, address, offset, size, link, *_rest in headers:
-        if flags & SHF_ALLOC and size:
-            sections.append(
-                Section(
-                    name=_text(data, names_at + name),
-                    address=address,
-                    size=size,
-                    writable=bool(flags & SHF_WRITE),
-                    in_file=kind != SHT_NOBITS,
-                    offset=offset,
-                )
+    image = ELFFile(io.BytesIO(data))
+    if image.elfclass != 32 or not image.little_endian:
+        raise ValueError
+    if image.num_sections() > MAX_SECTIONS:
+        raise ValueError
+    sections: list[Section] = []
+    symbols: dict[tuple[str, int], Symbol] = {}
+    for part in image.iter_sections():
+        kind, flags = part["sh_type"], part["sh_flags"]
+        if flags & SH_FLAGS.SHF_ALLOC and part["sh_size"]:
+            section = Section(
+                name=part.name,
+                address=part["sh_addr"],
+                size=part["sh_size"],
+                writable=bool(flags & SH_FLAGS.SHF_WRITE),
+                in_file=kind != "SHT_NOBITS",
+                offset=part["sh_offset"],
             )
-        if kind == SHT_SYMTAB:
-            strings_at = headers[link][4]
-            for at in range(offset, offset + size, 16):
-                s_name, value, s_size, info, _, _ = struct.unpack_from(
-                    "<IIIBBH", data, at
-                )
-                if s_size and info & 15 in (STT_OBJECT, STT_FUNC):
-                    text = _text(data, strings_at + s_name)
-                    symbols[text, value] = Symbol(text, value & ~1, s_size)
-    (program_table,) = struct.unpack_from("<I", data, 28)
-    program_size, program_count = struct.unpack_from("<HH", data, 42)
-    segments = []
-    for i in range(program_count):
-        kind, at, _, address, size, *_rest = struct.unpack_from(
-            "<8I", data, program_table + i * program_size
-        )
-        if kind == PT_LOAD and size:
-            if at + size > len(data):
+            if section.in_file and section.offset + section.size > len(data):
                 raise ValueError
-            segments.append(Segment(address, data[at : at + size]))
+            sections.append(section)
+        if isinstance(part, SymbolTableSection):
+            if part.num_symbols() + len(symbols) > MAX_SYMBOLS:
+                raise ValueError
+            for symbol in part.iter_symbols():
+                size, value = symbol["st_size"], symbol["st_value"]
+                if size and symbol["st_info"]["type"] in ("STT_OBJECT", "STT_FUNC"):
+                    name = symbol.name
+                    symbols[name, value] = Symbol(name, value & ~1, size)
+    segments, left = [], len(data)
+    for segment in image.iter_segments("PT_LOAD"):
+        at, size = segment["p_offset"], segment["p_filesz"]
+        left -= size
+        if at + size > len(data) or left < 0:
+            raise ValueError
+        if size:
+            segments.append(Segment(segment["p_paddr"], data[at : at + size]))
     segments.sort(key=lambda segment: segment.address)
     ordered = sorted(symbols.values(), key=lambda symbol: (-symbol.size, symbol.name))
     return Elf(tuple(sections), tuple(ordered), tuple(segments))
-
-
-def _text(data: bytes, at: int) -> str:
-    return data[at : data.index(b"\0", at)].decode("ascii", "replace")
 
 
 def _bad(path: Path) -> KwsError:

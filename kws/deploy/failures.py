@@ -9,7 +9,7 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass
 
-from kws.errors import KwsError
+from kws.errors import KwsError, pip_install
 
 UDEV = "https://github.com/pyocd/pyOCD/tree/main/udev"
 
@@ -32,7 +32,7 @@ class Failure:
 FAILURES = {
     "no-pyocd": Failure(
         "pyOCD, which programs this board, is not installed",
-        "pip install -e '.[flash]'   (in the repository)",
+        pip_install("flash"),
         2,
     ),
     "no-openocd": Failure(
@@ -103,7 +103,7 @@ FAILURES = {
     ),
     "no-pyserial": Failure(
         "pyserial, which reads the board's serial port, is not installed",
-        "pip install -e '.[flash]'   (in the repository)",
+        pip_install("flash"),
         2,
     ),
     "no-port": Failure(

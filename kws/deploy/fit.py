@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from kws.deploy import boards, elf
+from kws.deploy import boards
 from kws.deploy.boards import Board
+from kws.deploy.elf import Elf
 from kws.errors import KwsError
 
 
@@ -72,13 +72,8 @@ class Fit:
         }
 
 
-def measure(image: Path, board: Board) -> Fit:
-    """Sizes of a linked image.
-
-    Raises:
-        KwsError: not an ELF image.
-    """
-    content = elf.read(image)
+def measure(content: Elf, board: Board) -> Fit:
+    """Sizes of a linked image."""
     ram = range(board.ram_origin, board.ram_origin + 64 * board.ram_bytes)
     text = data = bss = stack = 0
     for section in content.sections:

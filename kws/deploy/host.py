@@ -24,10 +24,9 @@ import numpy as np
 import kws
 from kws.bundle import Bundle
 from kws.deploy import toolchain
-from kws.deploy.build import cache_dir
 from kws.emit import SELFTEST, native, selftest
 from kws.errors import KwsError
-from kws.paths import FIRMWARE
+from kws.paths import FIRMWARE, user_cache
 
 FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
 HOST = FIRMWARE / "host"
@@ -234,7 +233,7 @@ def _target(digest: Any, flags: tuple[str, ...], more: tuple[Path, ...] = ()) ->
     headers = sorted(FIRMWARE.glob("include/*.h")) + sorted(FIRMWARE.glob("*/*.h"))
     for path in [*_sources(more), *headers]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return cache_dir() / "host" / f"{digest.hexdigest()[:32]}.so"
+    return user_cache() / "host" / f"{digest.hexdigest()[:32]}.so"
 
 
 def _sources(more: tuple[Path, ...]) -> list[Path]:

@@ -482,7 +482,9 @@ def names(node: Node) -> tuple[str, str]:
     """Layer and operator as people call them, from the tensor's path in the file.
 
     Example:
-        >>> names(node)  # kwt/block0/attention/head0/q/MatMul;kwt/...  # doctest: +SKIP
+        >>> from types import SimpleNamespace
+        >>> path = "kwt/block0/attention/head0/q/MatMul;kwt/block0/norm1/mul"
+        >>> names(SimpleNamespace(name=path, kind="FULLY_CONNECTED"))
         ('block0.attention', 'head0.q')
     """
     fused = node.name.removeprefix("state of ").split(";")

@@ -74,7 +74,8 @@ def find(board: Board) -> Library:
         KwsError: TFLM_DIR is not set, or lacks headers or a library for the core.
 
     Example:
-        >>> find(boards.load("qemu-m4")).archive.name
+        >>> from kws.deploy import boards
+        >>> find(boards.load("qemu-m4")).archive.name  # doctest: +SKIP
         'libtensorflow-microlite.a'
     """
     named = os.environ.get(VARIABLE)

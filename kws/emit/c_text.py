@@ -1,8 +1,8 @@
-"""Small pure functions that write C.
+r"""Small pure functions that write C.
 
 Example:
     >>> string('say "hi"')
-    '"say \\\\"hi\\\\""'
+    '"say \\042hi\\042"'
 """
 
 from __future__ import annotations

@@ -20,10 +20,9 @@ from kws import __version__, emit
 from kws.bundle import Bundle
 from kws.emit import common
 from kws.errors import KwsError
-from kws.paths import FIRMWARE
+from kws.paths import FIRMWARE, LICENSE
 
 TEMPLATES = FIRMWARE / "library"
-LICENSE = FIRMWARE.parent / "LICENSE"
 MARK = "library.properties"  # what an earlier export is known by
 # The ports of this project's own boards are not a library's business.
 LEFT_OUT = ("kws_board.h",)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kws.errors import KwsError
+from kws.errors import KwsError, pip_install
 from kws.features import tables as feature_tables
 from kws.recipe import Features
 
@@ -154,9 +154,9 @@ def _extension() -> tuple[Any, Any]:
         from kws.features import _native  # type: ignore[attr-defined]
     except ImportError as error:
         raise KwsError(
-            "The feature extension is not built: it is compiled when the package is "
-            f"installed. Received: {error}",
-            "pip install -e .   (in the repository; needs a C compiler)",
+            "The feature extension is not built: a C compiler makes it when the "
+            f"package is installed. Received: {error}",
+            pip_install(),
         ) from None
     return _native.ffi, _native.lib
 

@@ -63,9 +63,9 @@ def read(data: bytes, source: str = "model.tflite") -> Graph:
             operators are listed in one message.
 
     Example:
-        >>> graph = read(Path("runs/tiny/model.tflite").read_bytes())
-        >>> graph.output.shape
-        (1, 11)
+        >>> from kws import bundle
+        >>> read(bundle.load("kwt-tiny").model_bytes()).output.shape
+        (1, 10)
     """
     if len(data) > MAX_FILE_BYTES:
         raise KwsError(

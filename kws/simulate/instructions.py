@@ -181,10 +181,11 @@ class Guide:
     `error` is the root mean square of what it guesses wrong, as a share of dense.
 
     Example:
-        >>> guide = Guide(slots, 8192519, settings, shares,
-        ...               instructions)  # doctest: +SKIP
-        >>> guide(settings[0], shares[0])  # doctest: +SKIP
-        7903112.0
+        >>> slots = Slots((("X", "M"),))  # one layer
+        >>> x = slots.of(["X"])
+        >>> guide = Guide(slots, 8e6, [x, x], [0.2 * x, 0.4 * x], [7.0e6, 7.2e6])
+        >>> round(guide(x, 0.3 * x), -5)
+        7100000.0
     """
 
     def __init__(

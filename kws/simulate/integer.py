@@ -60,10 +60,12 @@ class IntegerSimulator:
             attention can't be told from its graph.
 
     Example:
-        >>> simulator = IntegerSimulator(bundle.load("runs/tiny"))
-        >>> run = simulator.run(int8_features, thresholds)
-        >>> run.cost()["mhsa_mac_cut"]
-        0.71
+        >>> from kws import bundle
+        >>> simulator = IntegerSimulator(bundle.load("kwt-tiny"))
+        >>> silence = np.zeros((1, 98, 40), np.int8)
+        >>> run = simulator.run(silence, Thresholds.parse("X=0.3", layers=4))
+        >>> run.logits.shape
+        (1, 10)
     """
 
     def __init__(self, bundle: Bundle) -> None:

@@ -75,10 +75,12 @@ class Simulator:
         KwsError: no Keras weights.
 
     Example:
-        >>> simulator = Simulator(bundle.load("runs/kwt1"))
-        >>> run = simulator.run(simulator.features(pcm), thresholds)
-        >>> run.cost()["mhsa_mac_cut"]
-        0.826
+        >>> from kws import bundle
+        >>> simulator = Simulator(bundle.load("kwt-tiny"))
+        >>> silence = simulator.features(np.zeros((1, 16000), np.int16))
+        >>> run = simulator.run(silence, Thresholds.parse("X=0.3", layers=4))
+        >>> run.logits.shape
+        (1, 10)
     """
 
     def __init__(self, bundle: Bundle) -> None:

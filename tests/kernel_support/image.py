@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kws.deploy import toolchain
-from kws.deploy.boards import BOARDS, FIRMWARE, Board
+from kws.deploy.boards import BOARDS, Board
 from kws.deploy.runners import qemu
+from kws.paths import FIRMWARE
 
 C = Path(__file__).resolve().parents[1] / "c"
 KERNELS = sorted((FIRMWARE / "src").glob("kernels_*.c"))
