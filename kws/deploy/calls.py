@@ -57,7 +57,7 @@ class Constants:
         self.weights_bytes = 0
         self.state_bytes = 0
         self.products: list[Product] = []
-        self._counters: list[str] = []
+        self._counters: dict[str, str] = {}  # symbol -> C type
         self._symbols: dict[tuple[str, bytes], str] = {}
         self._structs: dict[str, str] = {}
 
@@ -84,8 +84,12 @@ class Constants:
     def counter(self, ctype: str) -> str:
         """The symbol of a new counter of transmitted elements."""
         symbol = f"delta_sent_{len(self._counters)}"
-        self._counters.append(f"static {ctype} {symbol};")
+        self._counters[symbol] = ctype
         return symbol
+
+    def clear_counters(self) -> list[str]:
+        """C that starts all counters anew: they count one run."""
+        return [f"{name} = ({ctype}){{0}};" for name, ctype in self._counters.items()]
 
     def count_sent(
         self, kind: str, layer: int, macs: int, elements: int, sent: str
@@ -98,7 +102,7 @@ class Constants:
         if not self.products:
             return []
         count = len(self.products)
-        lines = [*self._counters]
+        lines = [f"static {c} {name};" for name, c in self._counters.items()]
         if self.state_bytes:
             lines.append(f"static _Alignas(16) int8_t delta_state[{self.state_bytes}];")
         return [
@@ -150,6 +154,11 @@ class Model(Constants):
     def loop_rows(self) -> int:
         assert self._step is not None
         return self._step.rows
+
+    @property
+    def first_rows(self) -> tuple[str, str]:
+        """C for whether a call is a run's first, and for the first row it computes."""
+        return ("row == 0", "row") if self.loop_rows else ("1", "0")
 
     def rows(self, total: int) -> str:
         """C for how many rows of `total` the call at hand computes."""
@@ -337,7 +346,7 @@ def _delta_fully_connected(
         "kws_delta_fully_connected_s8",
         parameters,
         model.input(node, 0),
-        "row" if model.loop_rows else 0,
+        *model.first_rows,
         model.rows(rows),
         to,
         row_step,
@@ -523,7 +532,7 @@ def _delta_attention(model: Model, node: Node) -> list[str]:
         "kws_delta_attention_rows_s8",
         _attention_struct(model, node),
         model.input(node, 3),
-        "row" if model.loop_rows else 0,
+        *model.first_rows,
         model.rows(rows),
         model.input(node, 1),
         model.input(node, 2),

@@ -318,6 +318,7 @@ def network_source(
             *model.delta_text(),
             "",
             "void kws_model_invoke(const int8_t *features, int8_t *logits) {",
+            *(f"  {line}" for line in model.clear_counters()),
             *body,
             "}",
             "",
