@@ -118,6 +118,7 @@ def model_sources(bundle: Bundle, core: str) -> emit.Sources:
         '#include "kws_delta.h"',
         '#include "kws_model.h"',
         '#include "kws_tflm.h"',
+        '#include "kws_window.h"',
         '#include "model_data.h"',
         "",
     ]
@@ -147,7 +148,9 @@ def model_sources(bundle: Bundle, core: str) -> emit.Sources:
                 **_table_fields("batch_matmul", lines["BATCH_MATMUL"], skips),
             },
         ).removeprefix("static "),
-        emit.info_source(bundle, network, graph.output.scale, "kws_tflm_init"),
+        emit.info_source(
+            bundle, network, graph.output.scale, "kws_tflm_init", "kws_tflm_run"
+        ),
     ]
     texts = {
         "model_data.cc": data_source(data),

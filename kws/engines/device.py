@@ -35,8 +35,8 @@ _DECLARATIONS = """
 typedef struct {
   uint16_t label;
   uint16_t score;
-  uint32_t start_ms;
-  uint32_t time_ms;
+  uint64_t start_ms;
+  uint64_t time_ms;
 } kws_event_t;
 int kws_host_start(void);
 int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t labels,
@@ -45,7 +45,8 @@ size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
                        size_t room);
 size_t kws_host_sent(uint32_t *sent, size_t room);
 int kws_selftest(void);
-void kws_model_invoke(const int8_t *features, int8_t *logits);
+void kws_model_reset(void);
+void kws_model_step(const int8_t *new_frames, uint32_t n, int8_t *logits);
 """
 
 # What the library adds to the firmware: loops over clips and over a stream.
@@ -64,7 +65,7 @@ size_t kws_host_sent(uint32_t *sent, size_t room);
 
 int kws_host_start(void) { return (int)kws_init(); }
 
-/* What each product with delta thresholds transmitted in the last run; how many
+/* What each product with delta thresholds transmitted in the last decision; how many
  * products there are. */
 size_t kws_host_sent(uint32_t *sent, size_t room) {
   const size_t count = kws_model_info.delta_count;
@@ -74,7 +75,7 @@ size_t kws_host_sent(uint32_t *sent, size_t room) {
   return count;
 }
 
-/* The logits of the model's last run on each clip, and what each product with delta
+/* The logits of the last decision on each clip, and what each product with delta
  * thresholds transmitted in it; 0, or 1 if a clip gave none. */
 int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t labels,
                     int8_t *out, uint32_t *sent) {
@@ -83,7 +84,7 @@ int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t lab
     kws_reset();
     for (size_t done = 0; done < samples;) {
       done += kws_push(pcm + clip * samples + done, samples - done);
-      while (kws_poll(&event)) {
+      while (kws_poll(&event) != KWS_IDLE) {
       }
     }
     const int8_t *logits = kws_last_logits();
@@ -98,12 +99,13 @@ int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t lab
 size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
                        size_t room) {
   size_t count = 0;
-  kws_event_t event;
   for (size_t done = 0; done < samples;) {
     const size_t left = samples - done;
     done += kws_push(pcm + done, left < 160 ? left : 160);
-    while (kws_poll(&event)) {
-      if (count < room) events[count++] = event;
+    kws_event_t event;
+    kws_poll_t polled;
+    while ((polled = kws_poll(&event)) != KWS_IDLE) {
+      if (polled == KWS_HEARD && count < room) events[count++] = event;
     }
   }
   return count;
@@ -203,14 +205,28 @@ def _run(
 
 def invoke(bundle: Bundle, features: np.ndarray) -> np.ndarray:
     """Run the model alone: int8 [N, frames, mel_bins] -> int8 [N, labels]."""
-    ffi, lib = load(library(bundle))
+    opened = load(library(bundle))
     out = np.zeros((len(features), len(bundle.labels)), np.int8)
-    for row, logits_row in zip(np.ascontiguousarray(features), out, strict=True):
-        lib.kws_model_invoke(
-            ffi.cast("int8_t *", row.ctypes.data),
-            ffi.cast("int8_t *", logits_row.ctypes.data),
-        )
+    for clip, row in zip(np.ascontiguousarray(features), out, strict=True):
+        step(opened, clip, row)
     return out
+
+
+def step(opened: tuple[Any, Any], clip: np.ndarray, out: np.ndarray) -> None:
+    """One clip's features through the model, from a reset on.
+
+    Args:
+        opened: From `load`.
+        clip: int8 [frames, mel_bins], contiguous.
+        out: int8 [labels]: receives the logits of the last decision.
+    """
+    ffi, lib = opened
+    lib.kws_model_reset()
+    lib.kws_model_step(
+        ffi.cast("int8_t *", clip.ctypes.data),
+        len(clip),
+        ffi.cast("int8_t *", out.ctypes.data),
+    )
 
 
 @dataclass(frozen=True)
@@ -260,16 +276,13 @@ def invoke_counted(
     Returns:
         int8 logits [N, labels]; the model's table of products, in its order.
     """
-    ffi, lib = load(library(bundle))
+    ffi, lib = opened = load(library(bundle))
     out = np.zeros((len(features), len(bundle.labels)), np.int8)
     count = lib.kws_host_sent(ffi.NULL, 0)
     sent = np.zeros((len(features), count), np.uint32)
-    rows = np.ascontiguousarray(features)
-    for row, logits_row, found in zip(rows, out, sent, strict=True):
-        lib.kws_model_invoke(
-            ffi.cast("int8_t *", row.ctypes.data),
-            ffi.cast("int8_t *", logits_row.ctypes.data),
-        )
+    clips = np.ascontiguousarray(features)
+    for clip, row, found in zip(clips, out, sent, strict=True):
+        step(opened, clip, row)
         lib.kws_host_sent(ffi.cast("uint32_t *", found.ctypes.data), count)
     return out, products(bundle, sent)
 
