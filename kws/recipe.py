@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -34,6 +35,9 @@ MAX_BYTES = 1 << 20
 
 SILENCE = "_silence_"
 UNKNOWN = "_unknown_"
+Q15_ONE = 32767  # a posterior of 1, as the board counts it
+MAX_SMOOTHING = 16  # KWS_DETECTOR_MAX_SMOOTHING
+MAX_REFRACTORY = 65535  # decisions
 
 
 @dataclass(frozen=True)
@@ -254,13 +258,16 @@ class Detector:
     """From posteriors to events, in C (firmware/include/kws_detector.h).
 
     Args:
-        hop_frames: Feature frames between two runs of the model (20 = 200 ms).
-        smoothing: Decisions averaged.
-        threshold: Posterior, 0..1, above which a word is heard.
+        hop_frames: Feature frames between two decisions of the model (20 = 200 ms);
+            1..frames.
+        smoothing: Decisions averaged; 1..16.
+        threshold: Posterior, above 0 and at most 1, from which on a word is heard.
         word_thresholds: The same for each word, in label order; () = `threshold` for
             all.
-        rearm: Posterior below which the word may be heard again.
-        refractory_ms: Shortest time between two events of one word.
+        rearm: Posterior below which the word may be heard again; above 0, or that
+            would never be, and at most every word's threshold.
+        refractory_ms: Shortest time between two events of one word; 0 or more, at
+            most 65,535 decisions.
     """
 
     hop_frames: int = 16
@@ -329,7 +336,51 @@ def load(name_or_path: str | Path) -> Recipe:
         )
     start = load(base) if base is not None else Recipe()
     table.setdefault("name", path.stem)
-    return from_dict(table, start)
+    recipe = from_dict(table, start)
+    check_detector(recipe, path)
+    return recipe
+
+
+def decision_ms(recipe: Recipe) -> float:
+    """Milliseconds between two decisions of the model."""
+    features = recipe.features
+    return 1000.0 * recipe.detector.hop_frames * features.hop / features.sample_rate
+
+
+def check_detector(recipe: Recipe, path: Path) -> None:
+    """Refuse a detector that would hear nothing, or each word once and never again.
+
+    Args:
+        recipe: The recipe.
+        path: The file to mend, for the hint.
+
+    Raises:
+        KwsError: a value that is out of its range.
+    """
+    detector, frames = recipe.detector, recipe.features.frames
+    own = detector.word_thresholds or (detector.threshold,)
+    # In the board's steps: what rounds to 0 there is 0. NaN is in no range.
+    rearm = round(detector.rearm * Q15_ONE) if math.isfinite(detector.rearm) else 0
+    problem = ""
+    if not 1 <= detector.hop_frames <= frames:
+        problem = f"hop_frames must be 1..{frames}. Received: {detector.hop_frames}"
+    elif not 1 <= detector.smoothing <= MAX_SMOOTHING:
+        problem = (
+            f"smoothing must be 1..{MAX_SMOOTHING}. Received: {detector.smoothing}"
+        )
+    elif rearm < 1 or not all(detector.rearm <= level <= 1.0 for level in own):
+        problem = (
+            "expected 0 < rearm <= threshold <= 1 for every word (it is armed again "
+            f"when its posterior falls below rearm, in steps of 1/{Q15_ONE}). "
+            f"Received: rearm={detector.rearm}, thresholds {list(own)}"
+        )
+    elif not 0 <= detector.refractory_ms <= MAX_REFRACTORY * decision_ms(recipe):
+        problem = (
+            f"refractory_ms must be 0 or more, and at most {MAX_REFRACTORY} decisions "
+            f"of {detector.hop_frames} frames. Received: {detector.refractory_ms}"
+        )
+    if problem:
+        raise KwsError(f"[detector] {problem}", f"Mend it in {path}.")
 
 
 def from_dict(table: dict[str, Any], base: Recipe | None = None) -> Recipe:

@@ -42,7 +42,7 @@ DRIVER = """
 int main(void) {
   static int8_t in[INPUTS], out[OUTPUTS];
   while (fread(in, 1, INPUTS, stdin) == INPUTS) {
-    kws_model_invoke(in, out);
+    network(in, out);
     fwrite(out, 1, OUTPUTS, stdout);
     for (size_t i = 0; i < sizeof delta_operators / sizeof *delta_operators; i++) {
       const kws_delta_operator_t *product = &delta_operators[i];

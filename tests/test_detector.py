@@ -24,18 +24,17 @@ class Spec(ctypes.Structure):
     _fields_ = [
         ("label_count", ctypes.c_uint16),
         ("first_word", ctypes.c_uint16),
-        ("hop_frames", ctypes.c_uint16),
         ("smoothing", ctypes.c_uint16),
         ("refractory", ctypes.c_uint16),
         ("threshold", ctypes.POINTER(ctypes.c_uint16)),
         ("rearm", ctypes.POINTER(ctypes.c_uint16)),
         ("exp_table", ctypes.POINTER(ctypes.c_uint16)),
+        ("history", ctypes.POINTER(ctypes.c_uint16)),
     ]
 
 
 class State(ctypes.Structure):
     _fields_ = [
-        ("history", ctypes.c_uint16 * (MAX_SMOOTHING * MAX_LABELS)),
         ("sum", ctypes.c_uint32 * MAX_LABELS),
         ("wait", ctypes.c_uint16 * MAX_LABELS),
         ("disarmed", ctypes.c_uint8 * MAX_LABELS),
@@ -83,15 +82,15 @@ class Detector:
         self.spec = Spec(
             settings.labels,
             settings.first_word,
-            1,
             settings.smoothing,
             settings.refractory,
             array(settings.threshold),
             array(settings.rearm),
             (ctypes.c_uint16 * 256)(*EXP_TABLE.tolist()),
+            (ctypes.c_uint16 * (settings.smoothing * settings.labels))(),
         )
         self.state = State()
-        library.kws_detector_init(ctypes.byref(self.state))
+        library.kws_detector_init(ctypes.byref(self.state), ctypes.byref(self.spec))
         assert library.kws_detector_spec_ok(ctypes.byref(self.spec))
 
     def step(self, logits: np.ndarray) -> int:
@@ -155,7 +154,7 @@ def run(library: ctypes.CDLL, settings: Settings, sequence: list[int]) -> list[i
 
 
 def test_silence_and_unknown_are_never_heard(library: ctypes.CDLL) -> None:
-    settings = Settings(threshold=[0.0, 0.0, 0.9, 0.9])
+    settings = Settings(threshold=[0.0, 0.0, 0.9, 0.9], rearm=[0.0, 0.0, 0.4, 0.4])
     assert run(library, settings, [SILENCE] * 5 + [UNKNOWN] * 5) == [-1] * 10
 
 
@@ -199,7 +198,7 @@ def test_smoothing_averages_and_the_time_before_the_start_counts_as_zero(
 
 def test_each_word_has_its_own_threshold(library: ctypes.CDLL) -> None:
     logits = np.array([-60, -60, 20, 20])  # 0.5 each
-    settings = Settings(threshold=[0.9, 0.9, 0.6, 0.45])
+    settings = Settings(threshold=[0.9, 0.9, 0.6, 0.45], rearm=[0.4] * 4)
     assert Detector(library, settings).step(logits) == NO
 
 
@@ -207,7 +206,7 @@ def test_of_two_words_at_once_the_louder_first_then_the_other(
     library: ctypes.CDLL,
 ) -> None:
     logits = np.array([-60, -60, 20, 22])
-    detector = Detector(library, Settings(threshold=[0.3] * 4))
+    detector = Detector(library, Settings(threshold=[0.3] * 4, rearm=[0.2] * 4))
     assert [detector.step(logits) for _ in range(3)] == [NO, YES, -1]
 
 
@@ -258,12 +257,12 @@ def test_extreme_logits_stay_in_range(library: ctypes.CDLL) -> None:
         ("label_count", 1),
         ("label_count", MAX_LABELS + 1),
         ("first_word", 5),
-        ("hop_frames", 0),
         ("smoothing", 0),
         ("smoothing", MAX_SMOOTHING + 1),
         ("threshold", None),
         ("rearm", None),
         ("exp_table", None),
+        ("history", None),
     ],
 )
 def test_a_spec_out_of_range_is_refused(
@@ -272,6 +271,62 @@ def test_a_spec_out_of_range_is_refused(
     spec = Detector(library, Settings()).spec
     setattr(spec, name, value)
     assert not library.kws_detector_spec_ok(ctypes.byref(spec))
+
+
+@pytest.mark.parametrize(
+    ("threshold", "rearm", "accepted"),
+    [
+        (1, 1, True),  # Q15 steps: the lowest there is
+        (ONE, ONE, True),
+        (ONE, 1, True),
+        (0, 0, False),
+        (ONE, 0, False),  # never armed again: heard once for each boot
+        (100, 101, False),  # armed again while it is heard
+        (ONE + 1, 1, False),  # no posterior is that high
+    ],
+)
+def test_edges_of_threshold_and_rearm(
+    library: ctypes.CDLL, threshold: int, rearm: int, accepted: bool
+) -> None:
+    spec = Detector(library, Settings()).spec
+    spec.threshold[NO], spec.rearm[NO] = threshold, rearm
+    assert library.kws_detector_spec_ok(ctypes.byref(spec)) == accepted
+    # Of labels that are no words they mean nothing.
+    spec.first_word = NO + 1
+    assert library.kws_detector_spec_ok(ctypes.byref(spec))
+
+
+@pytest.mark.parametrize(
+    ("threshold", "rearm"), [(1.0, 1.0), (1.0, 1 / ONE), (1 / ONE, 1 / ONE)]
+)
+@pytest.mark.parametrize("smoothing", [1, MAX_SMOOTHING])
+@pytest.mark.parametrize("refractory", [0, 1, 40])
+def test_a_word_is_heard_again_at_every_edge_that_is_accepted(
+    library: ctypes.CDLL,
+    threshold: float,
+    rearm: float,
+    smoothing: int,
+    refractory: int,
+) -> None:
+    """Once each time that it is said, if its refractory time has passed."""
+    settings = Settings(
+        smoothing=smoothing,
+        refractory=refractory,
+        threshold=[threshold] * 4,
+        rearm=[rearm] * 4,
+    )
+    pause = [SILENCE] * max(smoothing, refractory)
+    heard = run(library, settings, ([YES] * smoothing + pause) * 3)
+    assert heard.count(YES) == 3
+    assert set(heard) == {-1, YES}
+
+
+def test_the_longest_refractory_time_ends(library: ctypes.CDLL) -> None:
+    detector = Detector(library, Settings(refractory=65535))
+    yes, silence = sure_of(YES), sure_of(SILENCE)
+    assert detector.step(yes) == YES
+    assert {detector.step(silence) for _ in range(65533)} == {-1}
+    assert [detector.step(yes), detector.step(yes)] == [-1, YES]
 
 
 def test_headers_state_the_limits_that_this_test_uses() -> None:

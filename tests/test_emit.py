@@ -33,12 +33,10 @@ pytest.importorskip("tensorflow", reason="the sample models are made with Tensor
 # Reads features from stdin, writes logits to stdout, one model run each.
 DRIVER = """
 #include <stdio.h>
-#include "kws_model.h"
-void kws_model_invoke(const int8_t *features, int8_t *logits);
 int main(void) {
   static int8_t in[INPUTS], out[OUTPUTS];
   while (fread(in, 1, INPUTS, stdin) == INPUTS) {
-    kws_model_invoke(in, out);
+    network(in, out);
     fwrite(out, 1, OUTPUTS, stdout);
   }
   return 0;
@@ -73,10 +71,9 @@ def run_sanitized(model: bytes, inputs: np.ndarray, folder: Path) -> np.ndarray:
     outputs = graph.output.elements
     network = emit.network_source(graph, "portable")
     folder.mkdir(exist_ok=True)
-    (folder / "model.c").write_text(HEAD + network.text, encoding="ascii")
-    (folder / "driver.c").write_text(DRIVER)
+    (folder / "model.c").write_text(HEAD + network.text + DRIVER, encoding="ascii")
     program = toolbox.host_compile(
-        [folder / "model.c", folder / "driver.c", *sanitized_kernels()],
+        [folder / "model.c", *sanitized_kernels()],
         folder / "run",
         *FLAGS,
         f"-DINPUTS={inputs[0].size}",

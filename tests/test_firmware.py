@@ -7,8 +7,10 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from kws.features import extract
 from kws.paths import FIRMWARE
 
 FAKE = FakeModel()
+MEMORY = FakeModel(memory=True)
 RING = FAKE.ring_samples
 # Five seconds: low, high, low.
 STREAM = np.concatenate([tone(300, 24000), tone(5000, 32000), tone(300, 24000)])
@@ -35,16 +38,27 @@ BAD_AUDIO = Path(__file__).parent / "bad_input" / "data"
 # --- on this machine ----------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """tests/c/loop_harness.c around the loop and the fake model, sanitized."""
-    folder = FAKE.write(tmp_path_factory.mktemp("loop"))
-    names = ("kws.c", "detector.c", "selftest.c", "features.c")
-    sources = [FIRMWARE / "src" / name for name in names]
+def build_harness(model: FakeModel, folder: Path) -> Path:
+    """tests/c/loop_harness.c around the loop and a fake model, sanitized."""
+    model.write(folder)
+    names = ("src/detector.c", "src/selftest.c", "src/features.c")
+    names += ("app/listen.c", "app/print.c")
+    sources = [FIRMWARE / name for name in names]
     sources += [folder / "kws_model.c", Path(__file__).parent / "c" / "loop_harness.c"]
     (folder / "stream.raw").write_bytes(STREAM.tobytes())
     (folder / "clips.raw").write_bytes(CLIPS.tobytes())
-    return host_compile(sources, folder / "harness", *SANITIZE, "-pthread")
+    flags = (*SANITIZE, "-pthread", f"-I{FIRMWARE / 'app'}")
+    return host_compile(sources, folder / "harness", *flags)
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_harness(FAKE, tmp_path_factory.mktemp("loop"))
+
+
+@pytest.fixture(scope="module")
+def memory_harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_harness(MEMORY, tmp_path_factory.mktemp("memory"))
 
 
 def harness_says(harness: Path, file: str, mode: str, number: int) -> list[str]:
@@ -61,12 +75,12 @@ def harness_says(harness: Path, file: str, mode: str, number: int) -> list[str]:
 
 
 @cache
-def expected_stream() -> tuple[tuple[str, ...], int, int]:
-    """Lines that the harness must print for STREAM, from Python alone: events, frames,
-    inferences. The detector here is the plain reading of kws_detector.h."""
+def expected_stream(fake: FakeModel = FAKE) -> tuple[tuple[str, ...], int, int]:
+    """Lines that the harness must print for STREAM, from Python alone: decisions and
+    events, frames, inferences. The detector is the plain reading of kws_detector.h."""
     from test_detector import Model, Settings
 
-    spec, detector = FAKE.features, FAKE.detector
+    spec, detector = fake.features, fake.detector
     frames = extract(STREAM, spec)
     hop_ms = detector.hop_frames * 10
     settings = Settings(
@@ -75,43 +89,120 @@ def expected_stream() -> tuple[tuple[str, ...], int, int]:
         threshold=[detector.threshold] * 4,
         rearm=[detector.rearm] * 4,
     )
-    model, lines, runs = Model(settings), [], 0
-    for end in range(spec.frames, len(frames) + 1, detector.hop_frames):
-        logits = FAKE.logits(frames[end - spec.frames : end])
+    model, lines = Model(settings), []
+    decisions = fake.decisions(frames)
+    for end, logits in decisions.items():
+        lines.append(logits_line(logits))
         label, scores = model.step(logits)
-        runs += 1
         if label >= 0:
             time_ms = (480 + 160 * (end - 1)) // 16
-            lines.append(f"event {label} {time_ms - 1000} {time_ms} {scores[label]}")
-    return tuple(lines), len(frames), runs
+            start_ms = max(0, time_ms - 1000)
+            lines.append(f"event {label} {start_ms} {time_ms} {scores[label]}")
+    return tuple(lines), len(frames), len(decisions)
 
 
-def test_the_stream_gives_the_events_that_python_computes(harness: Path) -> None:
-    events, frames, runs = expected_stream()
+def logits_line(logits: np.ndarray) -> str:
+    return " ".join(map(str, ["logits", *logits.tolist()]))
+
+
+def events_of(lines: Iterable[str]) -> list[str]:
+    return [line for line in lines if line.startswith("event")]
+
+
+@pytest.mark.parametrize("model", [FAKE, MEMORY], ids=["window", "memory"])
+def test_the_stream_gives_what_python_computes_however_it_is_cut(
+    model: FakeModel, request: pytest.FixtureRequest
+) -> None:
+    name = "memory_harness" if model.memory else "harness"
+    harness = request.getfixturevalue(name)
+    expected, frames, runs = expected_stream(model)
+    events = events_of(expected)
     words = [LABELS[int(line.split()[1])] for line in events]
     assert words == [LABELS[2], LABELS[3], LABELS[2]]
     for seed in range(6):
         lines = harness_says(harness, "stream.raw", "chunk", seed)
         stats = f"stats {len(STREAM)} 0 {frames} {runs} {len(events)}"
-        assert lines == [*events, stats]
+        assert lines == [*expected, stats]
 
 
 def test_a_producer_thread_beside_the_polling_one_changes_nothing(
     harness: Path,
 ) -> None:
-    events, frames, runs = expected_stream()
+    expected, frames, runs = expected_stream()
     lines = harness_says(harness, "stream.raw", "thread", 1)
-    assert lines[:-1] == list(events)
+    assert lines[:-1] == list(expected)
     kept, _, *rest = map(int, lines[-1].split()[1:])
-    assert [kept, *rest] == [len(STREAM), frames, runs, len(events)]
+    assert [kept, *rest] == [len(STREAM), frames, runs, len(events_of(expected))]
 
 
-def test_one_clip_is_one_model_run_with_pythons_logits(harness: Path) -> None:
+def clips_say(harness: Path) -> list[str]:
     lines = harness_says(harness, "clips.raw", "clips", 16000)
-    logits = [list(map(int, line.split()[1:])) for line in lines[:-1]]
-    expected = [FAKE.logits(extract(clip, FAKE.features)).tolist() for clip in CLIPS]
-    assert logits == expected
-    assert lines[-1].split()[3:5] == [str(98 * len(CLIPS)), str(len(CLIPS))]
+    return [line for line in lines if line.split()[0] in ("clip", "logits")]
+
+
+def expected_clips(model: FakeModel) -> list[str]:
+    lines = []
+    for clip in CLIPS:
+        decisions = model.decisions(extract(clip, model.features))
+        lines += ["clip", *map(logits_line, decisions.values())]
+    return lines
+
+
+def test_a_clip_is_a_stream_from_reset(harness: Path, memory_harness: Path) -> None:
+    one_each = expected_clips(FAKE)
+    assert len(one_each) == 2 * len(CLIPS)
+    assert clips_say(harness) == one_each
+    several = expected_clips(MEMORY)
+    assert len(several) == 5 * len(CLIPS)
+    assert clips_say(memory_harness) == several
+
+
+def test_a_reset_that_clears_nothing_is_noticed(tmp_path: Path) -> None:
+    """The clips above tell: what the memory holds of one clip matters to the next."""
+    model = dataclasses.replace(MEMORY, keeps_after_reset=True)
+    said, expected = clips_say(build_harness(model, tmp_path)), expected_clips(MEMORY)
+    assert said[:5] == expected[:5]  # the first clip has nothing before it
+    assert said[5:] != expected[5:]
+
+
+# --- clocks and counters ------------------------------------------------------------
+
+YEAR_S = 365 * 24 * 3600
+
+
+@pytest.mark.parametrize(
+    "before",
+    [2**32 - 24000, 2**36 - 24000, 16000 * 10 * YEAR_S],
+    ids=["74 hours", "50 days", "10 years"],
+)
+def test_no_clock_wraps(harness: Path, before: int) -> None:
+    """1.5 s before 2^32 samples, and 2^32 ms; and after ten years."""
+    text = "\n".join(harness_says(harness, "stream.raw", "listen", before))
+    said = monitor.parse(text)
+    assert said.ended and said.selftest
+    expected = [line.split()[1:] for line in events_of(expected_stream()[0])]
+    assert [
+        [str(LABELS.index(event.word)), event.start_ms, event.time_ms]
+        for event in said.events
+    ] == [
+        [label, int(start) + before // 16, int(end) + before // 16]
+        for label, start, end, _ in expected
+    ]
+    times = [beat.time_ms - before // 16 for beat in said.beats]
+    assert times == [10, 1010, 2010, 3010, 4010]
+    assert said.stats["samples"] == before + len(STREAM)
+    messages = monitor.Monitor(float).feed(text.encode())
+    beats = [message for message in messages if message["kind"] == "beat"]
+    assert [beat["time_s"] for beat in beats] == [
+        (before // 16 + time) / 1000 for time in times
+    ]
+
+
+@pytest.mark.parametrize("lost", [2**32 - 1, 2**32 + 5, 10**11])
+def test_lost_samples_are_counted_past_32_bits(harness: Path, lost: int) -> None:
+    assert harness_says(harness, "stream.raw", "overrun", lost) == [
+        f"stats 0 {lost} 0 0 0"
+    ]
 
 
 @pytest.mark.parametrize("chunk", [160, 1000, RING, RING + 1, 50000])
@@ -128,19 +219,22 @@ def test_selftest_passes_and_a_wrong_expectation_fails(
     harness: Path, tmp_path: Path
 ) -> None:
     harness_says(harness, "-", "selftest", 0)
-    folder = dataclasses.replace(FAKE, expected_shift=1).write(tmp_path)
-    names = ("kws.c", "detector.c", "selftest.c", "features.c")
-    wrong = host_compile(
-        [
-            *(FIRMWARE / "src" / name for name in names),
-            folder / "kws_model.c",
-            Path(__file__).parent / "c" / "loop_harness.c",
-        ],
-        tmp_path / "harness",
-        "-pthread",
-    )
+    wrong = build_harness(dataclasses.replace(FAKE, expected_shift=1), tmp_path)
     result = subprocess.run([str(wrong), "-", "selftest", "0"], check=False)
     assert result.returncode == 2  # KWS_ERROR_SELFTEST
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"hop_frames": 99}, {"rearm": 0.0}, {"threshold": 0.3}, {"smoothing": 17}],
+)
+def test_a_model_that_cannot_work_is_refused_at_its_start(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    detector = dataclasses.replace(FAKE.detector, **change)
+    program = build_harness(dataclasses.replace(FAKE, detector=detector), tmp_path)
+    command = [str(program), str(tmp_path / "stream.raw"), "chunk", "0"]
+    assert subprocess.run(command, check=False).returncode == 3  # kws_init
 
 
 # --- on the emulated board ----------------------------------------------------------
@@ -163,7 +257,8 @@ def listen(model: FakeModel, folder: Path, **options: object) -> run.Listened:
 def test_the_board_hears_what_python_computes(tmp_path: Path, pace: bool) -> None:
     listened = listen(FAKE, tmp_path, pace=pace)
     assert listened.problems == ()
-    events, frames, runs = expected_stream()
+    expected, frames, runs = expected_stream()
+    events = events_of(expected)
     said = [
         f"event {LABELS.index(event.word)} {event.start_ms} {event.time_ms}"
         for event in listened.transcript.events
@@ -177,6 +272,23 @@ def test_the_board_hears_what_python_computes(tmp_path: Path, pace: bool) -> Non
     assert stats["overruns"] == 0
     # The paint tells a real depth: more than the features' spectrum, less than all.
     assert 2056 < stats["stack"] < stats["stack_size"]
+
+
+def test_a_board_that_is_too_slow_beats_and_tells_its_growing_overruns(
+    tmp_path: Path,
+) -> None:
+    """No word, no pause: a decision takes 0.7 s, and audio comes every 0.16 s."""
+    deaf = dataclasses.replace(FAKE.detector, threshold=1.0)
+    slow = dataclasses.replace(FAKE, spin=10_000_000, detector=deaf)
+    listened = listen(slow, tmp_path, pcm=tone(1500, 8 * 16000, amplitude=0))
+    assert listened.transcript.events == []
+    beats = listened.transcript.beats
+    times = [beat.time_ms for beat in beats]
+    assert len(times) >= 5 and times[0] < 2500
+    assert max(np.diff(times)) < 2500
+    overruns = [beat.overruns for beat in beats]
+    assert all(np.diff(overruns) > 5_000)
+    assert overruns[-1] <= listened.transcript.stats["overruns"]
 
 
 def test_too_slow_a_model_loses_samples_and_says_so(tmp_path: Path) -> None:

@@ -62,6 +62,56 @@ def test_a_mistake_is_named(text: str, told: str, tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("rearm = 0.0", "0 < rearm"),
+        ("rearm = 0.00001", "steps of 1/32767"),  # rounds to 0 on the board
+        ("rearm = -0.1", "0 < rearm"),
+        ("rearm = nan", "rearm=nan"),
+        ("rearm = inf", "rearm=inf"),
+        ("rearm = 0.5\nthreshold = 0.4", "rearm <= threshold"),
+        ("rearm = 0.0\nthreshold = 0.0", "0 < rearm"),
+        ("threshold = 1.01", "threshold <= 1"),
+        ("threshold = nan", "nan"),
+        ("word_thresholds = [0.9, nan]", "nan"),
+        ("word_thresholds = [0.9, 0.1]", "rearm <= threshold"),
+        ("smoothing = 0", "smoothing must be 1..16"),
+        ("smoothing = 17", "smoothing must be 1..16"),
+        ("hop_frames = 0", "hop_frames must be 1..98"),
+        ("hop_frames = 99", "hop_frames must be 1..98"),
+        ("refractory_ms = -1", "refractory_ms must be 0 or more"),
+        ("refractory_ms = 10485761", "at most 65535 decisions"),
+        (f"refractory_ms = {10**400}", "at most 65535 decisions"),
+    ],
+)
+def test_a_detector_that_can_t_work_is_refused_when_it_is_read(
+    lines: str, told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "deaf.toml"
+    path.write_text(f"[detector]\n{lines}\n")
+    with pytest.raises(KwsError, match=told) as caught:
+        recipe.load(path)
+    assert "Received: " in caught.value.message
+    assert str(path) in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "rearm = 0.00002\nthreshold = 0.00002",
+        "rearm = 1\nthreshold = 1",
+        "smoothing = 1\nhop_frames = 1\nrefractory_ms = 0",
+        "smoothing = 16\nhop_frames = 98",
+        "refractory_ms = 10485600",
+    ],
+)
+def test_the_edges_of_a_detector_are_accepted(lines: str, tmp_path: Path) -> None:
+    path = tmp_path / "edge.toml"
+    path.write_text(f"[detector]\n{lines}\n")
+    recipe.load(path)
+
+
 def test_a_recipe_that_is_its_own_base_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "loop.toml"
     path.write_text(f'base = "{path}"\n')

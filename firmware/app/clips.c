@@ -1,7 +1,7 @@
-/* Evaluation in an emulator: many clips, one model run each, logits to a file.
+/* Evaluation in an emulator: many clips, the last decision of each to a file.
  *
  * Arguments: clips=FILE  concatenated clips of raw int16 samples
- *            samples=N   samples in each clip (at least one feature window)
+ *            samples=N   samples in each clip (enough for one decision)
  *            logits=FILE receives label_count int8 per clip
  *            sent=FILE   receives delta_count uint32 per clip: transmitted elements
  * Every clip goes through the same ring, features and model as live audio.
@@ -34,7 +34,7 @@ static int feed(int clips, uint32_t samples) {
     const size_t n = bytes / sizeof block[0];
     kws_push(block, n);
     kws_event_t event;
-    while (kws_poll(&event)) {
+    while (kws_poll(&event) != KWS_IDLE) {
     }
     samples -= n;
   }

@@ -8,7 +8,7 @@
 
 enum { BEAT_SAMPLES = 16000 };
 
-static uint32_t next_beat;
+static uint64_t next_beat;
 
 int listen_start(const char *app) {
   print_boot(app);
@@ -26,17 +26,25 @@ int listen_start(const char *app) {
   return KWS_EXIT_OK;
 }
 
-void listen_work(void) {
-  kws_event_t event;
-  while (kws_poll(&event)) {
-    kws_board_show_event();
-    print_event(&event);
-  }
+static void beat_if_due(void) {
   kws_stats_t stats;
   kws_stats(&stats);
   /* Dropped samples are time too: a board that is too slow still has a heartbeat. */
-  const uint32_t arrived = stats.samples + stats.overruns;
-  if ((int32_t)(arrived - next_beat) < 0) return;
+  const uint64_t arrived = stats.samples + stats.overruns;
+  if (arrived < next_beat) return;
   next_beat = arrived + BEAT_SAMPLES;
   print_beat(&stats);
+}
+
+void listen_work(void) {
+  kws_event_t event;
+  kws_poll_t done;
+  do { /* a model that is slower than its hop is never idle */
+    done = kws_poll(&event);
+    if (done == KWS_HEARD) {
+      kws_board_show_event();
+      print_event(&event);
+    }
+    beat_if_due();
+  } while (done != KWS_IDLE);
 }

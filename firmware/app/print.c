@@ -81,10 +81,12 @@ void print_event(const kws_event_t *event) {
   print_end();
 }
 
-static kws_stats_t last_beat;
+static struct {
+  uint64_t frames, inferences, feature_ticks, model_ticks;
+} last_beat;
 
 void print_boot(const char *app) {
-  last_beat = (kws_stats_t){0};
+  memset(&last_beat, 0, sizeof last_beat);
   print_begin("boot");
   print_text("name", kws_model_info.name);
   print_text("hash", kws_model_info.hash);
@@ -96,13 +98,13 @@ void print_boot(const char *app) {
   print_end();
 }
 
-static uint64_t mean(uint64_t ticks, uint32_t count) {
+static uint64_t mean(uint64_t ticks, uint64_t count) {
   return count > 0 ? kws_board_ticks_to_cost((ticks + count / 2) / count) : 0;
 }
 
 void print_beat(const kws_stats_t *stats) {
-  const uint32_t frames = stats->frames - last_beat.frames;
-  const uint32_t inferences = stats->inferences - last_beat.inferences;
+  const uint64_t frames = stats->frames - last_beat.frames;
+  const uint64_t inferences = stats->inferences - last_beat.inferences;
   uint64_t macs = 0, macs_dense = 0;
   for (uint32_t i = 0; i < kws_model_info.delta_count; i++) {
     const kws_delta_operator_t *product = &kws_model_info.delta[i];
@@ -112,7 +114,7 @@ void print_beat(const kws_stats_t *stats) {
   print_begin("beat");
   print_text("hash", kws_model_info.hash);
   print_u64("schema", SCHEMA_VERSION);
-  print_u64("time_ms", ((uint64_t)stats->samples + stats->overruns) / 16);
+  print_u64("time_ms", (stats->samples + stats->overruns) / 16);
   print_u64("peak", kws_peak());
   print_u64("overruns", stats->overruns);
   print_u64("inferences", stats->inferences);
@@ -121,7 +123,10 @@ void print_beat(const kws_stats_t *stats) {
   print_u64("macs", macs);
   print_u64("macs_dense", macs_dense);
   print_end();
-  last_beat = *stats;
+  last_beat.frames = stats->frames;
+  last_beat.inferences = stats->inferences;
+  last_beat.feature_ticks = stats->feature_ticks;
+  last_beat.model_ticks = stats->model_ticks;
 }
 
 void print_stats(void) {

@@ -1,8 +1,8 @@
-/* Profiling: the canned clip through the loop, window by window, and what it cost.
+/* Profiling: the canned clip through the loop, piece by piece, and what it cost.
  *
  * Built twice: as it is for the exact total, with -DKWS_PROFILE for the split over the
  * operators (their marks cost a little, and keep the compiler from merging calls).
- * The clip may be several windows long; each is one model run.
+ * A piece is what one decision looks back on, and a stream of its own.
  */
 #include <stddef.h>
 #include <string.h>
@@ -14,7 +14,7 @@
 
 enum { MAX_OPERATORS = 512, MAX_PRODUCTS = 128 };
 
-static uint64_t sent[MAX_PRODUCTS]; /* by the delta products, over all windows */
+static uint64_t sent[MAX_PRODUCTS]; /* by the delta products, over all pieces */
 
 #ifdef KWS_PROFILE
 static uint64_t spent[MAX_OPERATORS]; /* [0]: everything outside the network */
@@ -76,12 +76,11 @@ int main(void) {
   kws_set_counter(kws_board_ticks);
   calibrate();
   const kws_feature_spec_t *features = kws_model_info.features;
-  const uint32_t window =
+  const uint32_t piece =
       features->window + (kws_model_info.frames - 1u) * features->hop;
-  for (uint32_t start = 0; start + window <= kws_selftest_clip_samples;
-       start += window) {
+  for (uint32_t start = 0; start + piece <= kws_selftest_clip_samples; start += piece) {
     kws_reset();
-    kws_selftest_feed(start, window);
+    kws_selftest_feed(start, piece);
     count_sent();
   }
   const int8_t *logits = kws_last_logits();

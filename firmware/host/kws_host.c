@@ -26,7 +26,7 @@ int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t lab
     kws_reset();
     for (size_t done = 0; done < samples;) {
       done += kws_push(pcm + clip * samples + done, samples - done);
-      while (kws_poll(&event)) {
+      while (kws_poll(&event) != KWS_IDLE) {
       }
     }
     const int8_t *logits = kws_last_logits();
@@ -37,10 +37,12 @@ int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t lab
   return 0;
 }
 
-void kws_host_invoke(const int8_t *features, size_t clips, size_t elements,
-                     size_t labels, int8_t *out, uint32_t *sent) {
+void kws_host_step(const int8_t *features, size_t clips, size_t frames, size_t labels,
+                   int8_t *out, uint32_t *sent) {
+  const size_t mel_bins = kws_model_info.mel_bins;
   for (size_t clip = 0; clip < clips; clip++) {
-    kws_model_invoke(features + clip * elements, out + clip * labels);
+    kws_model_reset();
+    kws_model_step(features + clip * frames * mel_bins, frames, out + clip * labels);
     sent += kws_host_sent(sent, kws_model_info.delta_count);
   }
 }
@@ -48,11 +50,13 @@ void kws_host_invoke(const int8_t *features, size_t clips, size_t elements,
 size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
                        size_t room) {
   size_t count = 0;
-  kws_event_t event;
   for (size_t done = 0; done < samples;) {
     const size_t left = samples - done;
     done += kws_push(pcm + done, left < BLOCK_SAMPLES ? left : BLOCK_SAMPLES);
-    while (kws_poll(&event)) {
+    kws_event_t event;
+    kws_poll_t polled;
+    while ((polled = kws_poll(&event)) != KWS_IDLE) {
+      if (polled != KWS_HEARD) continue;
       if (count < room) events[count] = event;
       count++;
     }

@@ -2,12 +2,17 @@
  *
  *   kws_init();                             // once
  *   kws_push(pcm, n);                       // from the microphone's interrupt or task
- *   while (kws_poll(&event)) { ... }        // from the main loop
  *
- * Features are computed once per frame into a window; the model runs every hop. The
- * ring holds what arrives meanwhile: a model that keeps up takes no longer than its
- * hop, so a hop of samples and two half-buffers of the microphone's DMA are enough. The
- * generated model brings the ring and the window (kws_model.h), sized for its hop.
+ *   for (;;) {                              // the main loop
+ *     const kws_poll_t done = kws_poll(&event);
+ *     if (done == KWS_HEARD) ...            // event says what and when
+ *     if (done == KWS_IDLE) ...             // sleep until there is more audio
+ *   }
+ *
+ * Features are computed once per frame and handed to the model, which decides every
+ * hop. The ring holds what arrives meanwhile: a model that keeps up takes no longer
+ * than its hop, so a hop of samples and two half-buffers of the microphone's DMA are
+ * enough. The generated model brings the ring (kws_model.h), sized for its hop.
  * kws_push may be called from an interrupt while kws_poll runs: one producer, one
  * consumer, no lock. Audio that does not fit is dropped and counted, never silent.
  */
@@ -31,20 +36,27 @@ typedef enum {
 typedef struct {
   uint16_t label;    /* index into kws_model_info.labels */
   uint16_t score;    /* smoothed posterior, Q15 */
-  uint32_t start_ms; /* start of the window that fired, since kws_init */
-  uint32_t time_ms;  /* end of that window. Samples that were dropped don't count */
+  uint64_t start_ms; /* start of what the decision looked back on, since kws_init */
+  uint64_t time_ms;  /* its end. Samples that were dropped don't count */
 } kws_event_t;
 
-/* Since kws_init. `samples` wraps after 74 hours, the others later. */
+/* What kws_poll has done. */
+typedef enum {
+  KWS_IDLE = 0,    /* all audio that had arrived is used: wait for more */
+  KWS_DECIDED = 1, /* the model has decided, and no word was heard */
+  KWS_HEARD = 2,   /* the model has decided, and *event is the word that was heard */
+} kws_poll_t;
+
+/* Since kws_init. None of them wraps in a device's life. */
 typedef struct {
-  uint32_t samples;         /* pushed and kept */
-  uint32_t overruns;        /* samples dropped because the ring was full */
-  uint32_t frames;          /* feature frames computed */
-  uint32_t inferences;      /* model runs */
-  uint32_t events;          /* words heard */
+  uint64_t samples;         /* pushed and kept */
+  uint64_t overruns;        /* samples dropped because the ring was full */
+  uint64_t frames;          /* feature frames computed */
+  uint64_t inferences;      /* decisions of the model */
+  uint64_t events;          /* words heard */
   uint64_t feature_ticks;   /* counter ticks spent in all feature frames */
-  uint64_t model_ticks;     /* counter ticks spent in all model runs */
-  uint64_t model_ticks_max; /* counter ticks of the longest model run */
+  uint64_t model_ticks;     /* counter ticks spent in all steps that decided */
+  uint64_t model_ticks_max; /* counter ticks of the longest of those */
 } kws_stats_t;
 
 /* A free-running counter (cycles, instructions, timer ticks). */
@@ -57,9 +69,9 @@ kws_status_t kws_init(void);
  * What reading the counter costs is measured here and taken off. */
 void kws_set_counter(kws_counter_t counter);
 
-/* Forget all audio, features and detector state; counters and the clock stay. Called by
- * the side that polls. The first decision comes again when `frames` frames are
- * complete, so one clip of that length is exactly one model run. */
+/* Forget all audio, and the model's and the detector's state; counters and the clock
+ * stay. Called by the side that polls. The first decision comes again when first_frames
+ * frames are complete (kws_model.h). */
 void kws_reset(void);
 
 /* Hand over n mono samples, 16 kHz. Returns the number kept. Interrupt-safe. */
@@ -69,13 +81,15 @@ size_t kws_push(const int16_t *pcm, size_t n);
  * what nobody had taken. Called by the side that pushes. */
 void kws_lost(size_t n);
 
-/* Work until the ring is empty or a word is heard. Returns 1 and fills *event when
- * a word is heard; 0 when there is no more audio. */
-int kws_poll(kws_event_t *event);
+/* Work on the audio that has arrived, up to the next decision of the model at most: it
+ * returns after each one, so that a caller whose model is slower than its hop, and
+ * never idle, still has its turn. *event is the word after KWS_HEARD, else all zero. */
+kws_poll_t kws_poll(kws_event_t *event);
 
-/* Logits of the last model run (label_count int8); NULL if none since kws_reset. */
+/* Logits of the last decision (label_count int8); NULL if none since kws_reset. */
 const int8_t *kws_last_logits(void);
 
+/* Called by the side that polls. */
 void kws_stats(kws_stats_t *out);
 
 /* The largest magnitude of a sample since the last call (0..32768): a level meter. */
@@ -85,7 +99,7 @@ uint16_t kws_peak(void);
  * expectation. Calls kws_init before and after, so it leaves no trace. At boot only. */
 kws_status_t kws_selftest(void);
 
-/* Feed samples [start, start + n) of the canned clip and poll until they are done. */
+/* Feed samples [start, start + n) of the canned clip and poll until they are used. */
 void kws_selftest_feed(uint32_t start, uint32_t n);
 
 #ifdef __cplusplus

@@ -2,17 +2,19 @@
  *
  * Along the rows of a tensor every element keeps the value that was last transmitted;
  * a row transmits an element where |x - held| > threshold, and only there does the
- * held value move. The first `dense_rows` rows are transmitted whole. A product keeps
- * its 32-bit sums from row to row and adds what was transmitted:
+ * held value move. The first `dense_rows` rows after a reset are transmitted whole. A
+ * product keeps its 32-bit sums from row to row and adds what was transmitted:
  *
  *   sums[o] += (x - held)[i] * weights[i][o]      for each transmitted i
  *
  * Sums are exact, so they equal the dense product of the held row: with threshold 0
  * every result equals kws_kernels.h's, bit for bit.
  *
- * Rows are handed over in order, from row 0, in any number of calls; `state` must not
- * be touched between. Row 0 starts anew. `sent` adds up transmitted elements, rows that
- * are transmitted whole counting whole. Conventions of kws_kernels.h hold.
+ * Rows are handed over in order, in any number of calls; `state` must not be touched
+ * between. A call with `reset` forgets what `state` holds, and its first row is row 0;
+ * `first_row` counts on from there. `sent` adds up transmitted elements, rows that are
+ * transmitted whole counting whole; who reads it sets it to 0. Conventions of
+ * kws_kernels.h hold.
  */
 #ifndef KWS_DELTA_H
 #define KWS_DELTA_H
@@ -75,9 +77,10 @@ typedef struct {
 
 /* Rows first_row .. first_row + rows - 1: x is the first of them, and element (r, o) of
  * them goes to y[r * row_step + o * output_step]; one of the steps is 1, and row_step
- * is otherwise the number of outputs. */
+ * is otherwise the number of outputs. reset: 1 to start anew, else 0. first_row matters
+ * below p->dense_rows only: where rows are endless, any from there on will do. */
 void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const int8_t *x,
-                                  int32_t first_row, int32_t rows, int8_t *y,
+                                  int reset, int32_t first_row, int32_t rows, int8_t *y,
                                   int32_t row_step, int32_t output_step, void *state,
                                   void *scratch, uint32_t *sent);
 
@@ -102,7 +105,7 @@ typedef struct {
 
 /* a [rows, inner] times b [inner, columns], rows `stride` apart and 4-byte aligned,
  * with KWS_DELTA_FLIP applied -> y [rows, columns]. Up to four bytes behind b may be
- * read, and make no difference. What is transmitted is added to *sent. */
+ * read, and make no difference. Row 0 of each call starts anew. */
 void kws_delta_batch_matmul_s8(const kws_delta_batch_matmul_t *p, const int8_t *a,
                                const int8_t *b, int8_t *y, void *state, uint32_t *sent);
 
@@ -137,9 +140,10 @@ typedef struct {
 void kws_delta_attention_prepare(const kws_delta_attention_t *p, int8_t *k_transposed,
                                  int8_t *v, kws_delta_attention_sent_t *sent);
 
-/* Rows first_row .. of Q [rows, width] -> out [rows, width]; out may be q. */
+/* Rows first_row .. of Q [rows, width] -> out [rows, width]; out may be q. reset and
+ * first_row as above. */
 void kws_delta_attention_rows_s8(const kws_delta_attention_t *p, const int8_t *q,
-                                 int32_t first_row, int32_t rows,
+                                 int reset, int32_t first_row, int32_t rows,
                                  const int8_t *k_transposed, const int8_t *v,
                                  int8_t *out, void *state,
                                  kws_delta_attention_sent_t *sent);

@@ -22,30 +22,30 @@ extern "C" {
 typedef struct {
   uint16_t label_count;
   uint16_t first_word;       /* labels below this one (silence, unknown) never fire */
-  uint16_t hop_frames;       /* feature frames between two decisions */
   uint16_t smoothing;        /* decisions averaged, 1..KWS_DETECTOR_MAX_SMOOTHING */
   uint16_t refractory;       /* decisions */
   const uint16_t *threshold; /* label_count, Q15 posterior (32767 = 1) */
-  const uint16_t *rearm;     /* label_count, Q15 posterior */
+  const uint16_t *rearm;     /* label_count, Q15 posterior: 1..threshold of a word */
   const uint16_t
-      *exp_table; /* 256: exp(-scale*d) in Q15 for d = max - logit, int8 steps */
+      *exp_table;    /* 256: exp(-scale*d) in Q15 for d = max - logit, int8 steps */
+  uint16_t *history; /* [smoothing][label_count]: memory for the last posteriors, Q15 */
 } kws_detector_spec_t;
 
 typedef struct {
-  uint16_t history[KWS_DETECTOR_MAX_SMOOTHING][KWS_MAX_LABELS]; /* posteriors, Q15 */
   uint32_t sum[KWS_MAX_LABELS];  /* of the last `smoothing` posteriors */
   uint16_t wait[KWS_MAX_LABELS]; /* decisions left of the refractory time */
   uint8_t disarmed[KWS_MAX_LABELS];
   uint16_t oldest; /* row of history that the next decision replaces */
 } kws_detector_t;
 
-/* 1 if every field of the spec is in its range and no table is missing, else 0. */
+/* 1 if every field of the spec is in its range and no table is missing, else 0. A word
+ * whose rearm is 0 would be heard once and never again. */
 int kws_detector_spec_ok(const kws_detector_spec_t *spec);
 
 /* Every word armed; the decisions before the first count as posterior 0, so a word
  * needs more than one decision to be heard when smoothing is above 1 and its threshold
  * above 1 / smoothing. */
-void kws_detector_init(kws_detector_t *detector);
+void kws_detector_init(kws_detector_t *detector, const kws_detector_spec_t *spec);
 
 /* One decision. logits: label_count int8.
  * Returns the label that is heard, -1 for none. Where several words qualify, the one

@@ -18,7 +18,7 @@ extern "C" {
 /* A microphone's DMA may hand over this many samples at a time. */
 #define KWS_MAX_HALF_BUFFER 320
 
-/* What the ring must hold: what arrives in one hop (samples between two model runs). */
+/* What the ring must hold: what arrives between two decisions (`hop` samples). */
 #define KWS_MIN_RING_SAMPLES(hop) ((hop) + 2 * KWS_MAX_HALF_BUFFER)
 
 /* A product that skips what its delta encoding holds (kws_delta.h). */
@@ -35,13 +35,14 @@ typedef struct {
   const char *hash;          /* first 16 hex digits of the bundle's hash */
   const char *const *labels; /* label_count names, logit order */
   uint16_t label_count;      /* 2..KWS_MAX_LABELS */
-  uint16_t frames;           /* feature frames the model sees */
-  uint16_t mel_bins;         /* elements per frame */
+  uint16_t mel_bins;         /* elements per feature frame */
+  uint16_t frames;           /* feature frames that a decision looks back on */
+  uint16_t first_frames;     /* new ones that the first decision waits for */
+  uint16_t step_frames;      /* new ones that each later decision waits for */
   uint32_t arena_bytes;      /* static working memory of the model */
   uint32_t weights_bytes;    /* constant data of the model */
   int16_t *ring;             /* audio that arrives while the model runs */
   uint32_t ring_samples;     /* a power of two, at least KWS_MIN_RING_SAMPLES(hop) */
-  int8_t *window;            /* [frames][mel_bins]: the features that the model sees */
   const kws_feature_spec_t *features;
   const kws_detector_spec_t *detector;
   uint16_t delta_count; /* 0 where nothing is skipped */
@@ -51,9 +52,20 @@ typedef struct {
 
 extern const kws_model_info_t kws_model_info;
 
-/* Run the model once. features: frames * mel_bins int8, frame-major, oldest first.
- * logits: label_count int8. No error paths, no heap, bounded time. */
-void kws_model_invoke(const int8_t *features, int8_t *logits);
+/* The network takes a stream of feature frames and keeps what it needs of them itself.
+ *
+ * A stream starts with kws_model_reset, which forgets all that lives from one step to
+ * the next: frames, rings, references and sums of delta encodings. It must come before
+ * the first step, and after kws_model_info.init.
+ *
+ * kws_model_step takes the next n frames of the stream, n * mel_bins int8, oldest
+ * first. A decision is complete with the first_frames-th frame since the reset, and
+ * then with every step_frames-th. The call that brings that frame writes logits
+ * (label_count int8). n may be anything: how a stream is cut into calls changes no bit,
+ * a call may complete no decision or several, and logits hold the latest one. Before
+ * the first decision they mean nothing. No error paths, no heap, bounded time. */
+void kws_model_reset(void);
+void kws_model_step(const int8_t *new_frames, uint32_t n, int8_t *logits);
 
 /* Profiling. Generated code says KWS_MARK(n) when its n-th operator is done, and
  * KWS_MARK(0) when it starts. Nothing, unless built with -DKWS_PROFILE (app/profile.c).

@@ -6,15 +6,26 @@
 enum { Q15_ONE = 32767 };
 
 int kws_detector_spec_ok(const kws_detector_spec_t *spec) {
-  return spec->label_count >= 2 && spec->label_count <= KWS_MAX_LABELS &&
-         spec->first_word <= spec->label_count && spec->hop_frames >= 1 &&
-         spec->smoothing >= 1 && spec->smoothing <= KWS_DETECTOR_MAX_SMOOTHING &&
-         spec->threshold != NULL && spec->rearm != NULL && spec->exp_table != NULL &&
-         spec->exp_table[0] >= Q15_ONE;
+  if (spec->label_count < 2 || spec->label_count > KWS_MAX_LABELS ||
+      spec->first_word > spec->label_count || spec->smoothing < 1 ||
+      spec->smoothing > KWS_DETECTOR_MAX_SMOOTHING || spec->threshold == NULL ||
+      spec->rearm == NULL || spec->exp_table == NULL || spec->history == NULL ||
+      spec->exp_table[0] < Q15_ONE) {
+    return 0;
+  }
+  for (int i = spec->first_word; i < spec->label_count; i++) {
+    if (spec->rearm[i] < 1 || spec->rearm[i] > spec->threshold[i] ||
+        spec->threshold[i] > Q15_ONE) {
+      return 0;
+    }
+  }
+  return 1;
 }
 
-void kws_detector_init(kws_detector_t *detector) {
+void kws_detector_init(kws_detector_t *detector, const kws_detector_spec_t *spec) {
   memset(detector, 0, sizeof *detector);
+  memset(spec->history, 0,
+         (size_t)spec->smoothing * spec->label_count * sizeof *spec->history);
 }
 
 /* Integer softmax: exp(-scale * (max - logit)) from the table, over its sum, rounded.
@@ -40,7 +51,7 @@ uint16_t kws_detector_score(const kws_detector_t *detector,
 
 int kws_detector_step(kws_detector_t *detector, const kws_detector_spec_t *spec,
                       const int8_t *logits) {
-  uint16_t *row = detector->history[detector->oldest];
+  uint16_t *row = spec->history + detector->oldest * spec->label_count;
   for (int i = 0; i < spec->label_count; i++) detector->sum[i] -= row[i];
   posteriors(spec, logits, row);
   for (int i = 0; i < spec->label_count; i++) detector->sum[i] += row[i];

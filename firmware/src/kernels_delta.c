@@ -786,15 +786,14 @@ static int32_t sparse_block(const kws_delta_fully_connected_t *p,
 }
 
 void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const int8_t *x,
-                                  int32_t first_row, int32_t rows, int8_t *y,
+                                  int reset, int32_t first_row, int32_t rows, int8_t *y,
                                   int32_t row_step, int32_t output_step, void *state,
                                   void *scratch, uint32_t *sent) {
   const kws_fully_connected_t *product = &p->product;
   const int32_t inputs = product->inputs;
   const int32_t outputs = product->outputs;
   const dense_layer_t layer = dense_layer_of(p, state);
-  if (first_row == 0) {
-    *sent = 0;
+  if (reset) {
     *layer.behind = 0;
     *layer.recent = 64; /* the first rows are transmitted whole */
     memset(layer.held, 0, (size_t)inputs);
@@ -876,7 +875,7 @@ void kws_delta_attention_prepare(const kws_delta_attention_t *p, int8_t *k_trans
   }
   kws_delta_flip(k_transposed, width * stride);
   if (v != NULL) kws_delta_flip(v, tokens * width);
-  sent->key = (uint32_t)count;
+  sent->key += (uint32_t)count;
 }
 
 /* Columns of V that are added at a time: may reach into what follows V; the sums of
@@ -947,7 +946,7 @@ void kws_delta_batch_matmul_s8(const kws_delta_batch_matmul_t *p, const int8_t *
 }
 
 void kws_delta_attention_rows_s8(const kws_delta_attention_t *p, const int8_t *q,
-                                 int32_t first_row, int32_t rows,
+                                 int reset, int32_t first_row, int32_t rows,
                                  const int8_t *k_transposed, const int8_t *v,
                                  int8_t *out, void *state,
                                  kws_delta_attention_sent_t *sent) {
@@ -964,7 +963,6 @@ void kws_delta_attention_rows_s8(const kws_delta_attention_t *p, const int8_t *q
       (int8_t *)list + KWS_DELTA_LIST_BYTES(tokens > head_dim ? tokens : head_dim);
   const finish_t score_finish = finish_of_product(&a->scores);
   const finish_t value_finish = finish_of_product(&a->values);
-  if (first_row == 0) sent->query = sent->share = 0;
   for (int32_t row = first_row; row < first_row + rows; ++row) {
     const int32_t dense = row < p->dense_rows;
     for (int32_t head = 0; head < a->heads; ++head) {
@@ -974,7 +972,7 @@ void kws_delta_attention_rows_s8(const kws_delta_attention_t *p, const int8_t *q
                                (int8_t *)(words + 2 + token_columns + head_columns)};
       const product_t share = {words + 2 + token_columns, words + 1,
                                query.held + head_columns};
-      if (row == 0) {
+      if (reset && row == first_row) {
         start(&query, head_dim, token_columns, a->scores.a_zero_point);
         start(&share, tokens, head_columns, a->values.a_zero_point);
       }

@@ -1,4 +1,4 @@
-/* The always-on loop: audio ring -> frames -> feature window -> model -> detector.
+/* The always-on loop: audio ring -> feature frames -> model -> detector.
  * See kws.h. Everything here is static; nothing here can fail after kws_init. */
 #include "kws.h"
 
@@ -15,6 +15,7 @@
 static volatile uint32_t ring_head;
 static volatile uint32_t ring_tail;
 static volatile uint32_t samples_dropped; /* written by the producer only */
+static uint32_t dropped_seen; /* of these, what the consumer has counted in 64 bits */
 
 static inline uint32_t load_acquire(const volatile uint32_t *index) {
   const uint32_t value = *index;
@@ -27,15 +28,12 @@ static inline void store_release(volatile uint32_t *index, uint32_t value) {
   *index = value;
 }
 
-/* The samples of the frame being filled. */
+/* The samples of the frame being filled, and the features of the last one. */
 static int16_t frame[KWS_FEATURES_MAX_WINDOW];
 static uint32_t frame_fill;
+static int8_t features[KWS_FEATURES_MAX_MEL_BINS];
 
-/* The model's `window` holds the last `window_rows` feature frames, oldest first. After
- * a model run the oldest hop_frames rows are moved out, so that the model always sees
- * one contiguous window. */
-static uint32_t window_rows;
-
+static uint32_t frames_due; /* until the model's next decision */
 static int8_t logits[KWS_MAX_LABELS];
 static int has_logits;
 static kws_detector_t detector;
@@ -43,29 +41,23 @@ static uint64_t samples_consumed; /* the clock: 16 per millisecond */
 
 static uint16_t peak; /* largest magnitude since kws_peak */
 
-static uint32_t frame_count;
-static uint32_t inference_count;
-static uint32_t event_count;
+static kws_stats_t stats;
 static kws_counter_t counter;
 static uint64_t counter_cost; /* ticks between two reads with nothing in between */
-static uint64_t feature_ticks;
-static uint64_t model_ticks;
-static uint64_t model_ticks_max;
 
 static int model_fits(void) {
   const kws_model_info_t *model = &kws_model_info;
-  const kws_feature_spec_t *features = model->features;
+  const kws_feature_spec_t *spec = model->features;
   return kws_detector_spec_ok(model->detector) &&
-         model->detector->label_count == model->label_count && model->frames >= 1 &&
-         model->mel_bins >= 1 && model->mel_bins <= KWS_FEATURES_MAX_MEL_BINS &&
-         features->mel_bins == model->mel_bins && features->hop >= 1 &&
-         features->hop <= features->window &&
-         features->window <= KWS_FEATURES_MAX_WINDOW &&
-         model->detector->hop_frames <= model->frames &&
+         model->detector->label_count == model->label_count && model->mel_bins >= 1 &&
+         model->mel_bins <= KWS_FEATURES_MAX_MEL_BINS &&
+         spec->mel_bins == model->mel_bins && spec->hop >= 1 &&
+         spec->hop <= spec->window && spec->window <= KWS_FEATURES_MAX_WINDOW &&
+         model->first_frames >= 1 && model->step_frames >= 1 &&
+         model->step_frames <= model->frames &&
          (model->ring_samples & (model->ring_samples - 1)) == 0 &&
          model->ring_samples >=
-             KWS_MIN_RING_SAMPLES((uint32_t)model->detector->hop_frames *
-                                  features->hop);
+             KWS_MIN_RING_SAMPLES((uint32_t)model->step_frames * spec->hop);
 }
 
 kws_status_t kws_init(void) {
@@ -74,10 +66,10 @@ kws_status_t kws_init(void) {
   ring_head = 0;
   ring_tail = 0;
   samples_dropped = 0;
+  dropped_seen = 0;
   samples_consumed = 0;
   peak = 0;
-  frame_count = inference_count = event_count = 0;
-  feature_ticks = model_ticks = model_ticks_max = 0;
+  memset(&stats, 0, sizeof stats);
   kws_reset();
   return KWS_OK;
 }
@@ -97,9 +89,10 @@ void kws_reset(void) {
   samples_consumed += head - ring_tail;
   store_release(&ring_tail, head);
   frame_fill = 0;
-  window_rows = 0;
+  frames_due = kws_model_info.first_frames;
   has_logits = 0;
-  kws_detector_init(&detector);
+  kws_model_reset();
+  kws_detector_init(&detector, kws_model_info.detector);
 }
 
 size_t kws_push(const int16_t *pcm, size_t n) {
@@ -147,6 +140,12 @@ static void meter(const int16_t *samples, uint32_t n) {
   }
 }
 
+static void count_dropped(void) {
+  const uint32_t dropped = samples_dropped;
+  stats.overruns += dropped - dropped_seen;
+  dropped_seen = dropped;
+}
+
 static uint64_t ticks(void) {
   return counter != NULL ? counter() : 0;
 }
@@ -157,58 +156,56 @@ static uint64_t ticks_since(uint64_t start) {
   return elapsed > counter_cost ? elapsed - counter_cost : 0;
 }
 
-/* Turn the full frame into the next row of the window and keep the overlap. */
+/* The features of the full frame; its overlap with the next one stays. */
 static void finish_frame(void) {
-  const kws_feature_spec_t *features = kws_model_info.features;
+  const kws_feature_spec_t *spec = kws_model_info.features;
   const uint64_t start = ticks();
-  int8_t *const row = kws_model_info.window + window_rows * kws_model_info.mel_bins;
-  kws_features_frame(features, frame, row);
-  feature_ticks += ticks_since(start);
-  frame_fill = features->window - features->hop;
-  memmove(frame, frame + features->hop, frame_fill * sizeof *frame);
-  window_rows++;
-  frame_count++;
+  kws_features_frame(spec, frame, features);
+  stats.feature_ticks += ticks_since(start);
+  frame_fill = spec->window - spec->hop;
+  memmove(frame, frame + spec->hop, frame_fill * sizeof *frame);
+  stats.frames++;
 }
 
-/* Run the model on the full window and move the oldest hop out. Returns the label that
- * is heard, or -1. */
-static int decide(void) {
+/* The step that a decision is complete with. */
+static kws_poll_t decide(kws_event_t *event) {
   const kws_model_info_t *model = &kws_model_info;
   const uint64_t start = ticks();
-  kws_model_invoke(model->window, logits);
+  kws_model_step(features, 1, logits);
   const uint64_t elapsed = ticks_since(start);
-  model_ticks += elapsed;
-  if (elapsed > model_ticks_max) model_ticks_max = elapsed;
+  stats.model_ticks += elapsed;
+  if (elapsed > stats.model_ticks_max) stats.model_ticks_max = elapsed;
   has_logits = 1;
-  inference_count++;
-  const uint32_t hop = model->detector->hop_frames;
-  window_rows = model->frames - hop;
-  memmove(model->window, model->window + hop * model->mel_bins,
-          window_rows * model->mel_bins);
-  return kws_detector_step(&detector, model->detector, logits);
+  stats.inferences++;
+  const int label = kws_detector_step(&detector, model->detector, logits);
+  if (label < 0) return KWS_DECIDED;
+  const uint32_t length =
+      model->features->window + (model->frames - 1u) * model->features->hop;
+  event->label = (uint16_t)label;
+  event->score = kws_detector_score(&detector, model->detector, label);
+  event->time_ms = samples_consumed / 16;
+  /* A model may decide before it has heard all that it could look back on. */
+  event->start_ms = samples_consumed < length ? 0 : (samples_consumed - length) / 16;
+  stats.events++;
+  return KWS_HEARD;
 }
 
-int kws_poll(kws_event_t *event) {
-  const kws_model_info_t *model = &kws_model_info;
-  const uint32_t window_samples = model->features->window;
+kws_poll_t kws_poll(kws_event_t *event) {
+  const uint32_t window = kws_model_info.features->window;
+  *event = (kws_event_t){0};
+  count_dropped();
   for (;;) {
-    const uint32_t taken = ring_take(frame + frame_fill, window_samples - frame_fill);
+    const uint32_t taken = ring_take(frame + frame_fill, window - frame_fill);
     meter(frame + frame_fill, taken);
     frame_fill += taken;
     samples_consumed += taken;
-    if (frame_fill < window_samples) return 0;
+    if (frame_fill < window) return KWS_IDLE;
     finish_frame();
-    if (window_rows < model->frames) continue;
-    const int label = decide();
-    if (label < 0) continue;
-    const uint32_t length =
-        window_samples + (model->frames - 1u) * model->features->hop;
-    event->label = (uint16_t)label;
-    event->score = kws_detector_score(&detector, model->detector, label);
-    event->time_ms = (uint32_t)(samples_consumed / 16);
-    event->start_ms = (uint32_t)((samples_consumed - length) / 16);
-    event_count++;
-    return 1;
+    if (--frames_due == 0) {
+      frames_due = kws_model_info.step_frames;
+      return decide(event);
+    }
+    kws_model_step(features, 1, logits);
   }
 }
 
@@ -223,12 +220,7 @@ uint16_t kws_peak(void) {
 }
 
 void kws_stats(kws_stats_t *out) {
-  out->samples = ring_head;
-  out->overruns = samples_dropped;
-  out->frames = frame_count;
-  out->inferences = inference_count;
-  out->events = event_count;
-  out->feature_ticks = feature_ticks;
-  out->model_ticks = model_ticks;
-  out->model_ticks_max = model_ticks_max;
+  count_dropped();
+  stats.samples = samples_consumed + (load_acquire(&ring_head) - ring_tail);
+  *out = stats;
 }

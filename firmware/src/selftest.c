@@ -22,7 +22,7 @@ void kws_selftest_feed(uint32_t start, uint32_t n) {
       chunk[i] = mulaw_decode(kws_selftest_clip[start + done + i]);
     }
     kws_push(chunk, some);
-    while (kws_poll(&event)) {
+    while (kws_poll(&event) != KWS_IDLE) {
     }
     done += some;
   }

@@ -98,10 +98,9 @@ class Opened:
         """Run the model alone: int8 [N, frames, mel_bins]; see `clips`."""
         features = np.ascontiguousarray(features, np.int8)
         out, sent = self._results(len(features))
-        self.lib.kws_host_invoke(
+        self.lib.kws_host_step(
             self._pointer("int8_t *", features),
-            len(features),
-            features[0].size,
+            *features.shape[:2],
             self.labels,
             self._pointer("int8_t *", out),
             self._pointer("uint32_t *", sent),

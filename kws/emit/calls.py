@@ -40,7 +40,7 @@ class Constants:
         self.state_bytes = 0
         self.products: list[Product] = []
         self._sent: list[str] = []  # C of each product's counter
-        self._counters: list[str] = []
+        self._counters: dict[str, str] = {}  # symbol -> C type
         self._shared: dict[int, str] = {}  # id(owner) -> counter
         self._symbols: dict[tuple[str, bytes], str] = {}
         self._structs: dict[str, str] = {}
@@ -69,9 +69,13 @@ class Constants:
         """The symbol of a counter of transmitted elements; see `Emitter`."""
         if id(owner) not in self._shared or owner is None:
             symbol = f"delta_sent_{len(self._counters)}"
-            self._counters.append(f"static {ctype} {symbol};")
+            self._counters[symbol] = ctype
             self._shared[id(owner)] = symbol
         return self._shared[id(owner)]
+
+    def clear_counters(self) -> list[str]:
+        """C that starts all counters anew: they count one run."""
+        return [f"{name} = ({ctype}){{0}};" for name, ctype in self._counters.items()]
 
     def count_sent(self, product: Product, counter: str, rows: int) -> None:
         """Enter a product into the table of those that skip; see `Emitter`."""
@@ -83,7 +87,7 @@ class Constants:
         if not self.products:
             return []
         count = len(self.products)
-        lines = [*self._counters]
+        lines = [f"static {c} {name};" for name, c in self._counters.items()]
         if self.state_bytes:
             lines.append(f"static _Alignas(16) int8_t delta_state[{self.state_bytes}];")
         return [
@@ -136,9 +140,9 @@ class Model(Constants):
         return self._step.rows
 
     @property
-    def first_row(self) -> str:
-        """C for the first row that the call at hand computes."""
-        return "row" if self.loop_rows else "0"
+    def first_rows(self) -> tuple[str, str]:
+        """C for whether a call is a run's first, and for the first row it computes."""
+        return ("row == 0", "row") if self.loop_rows else ("1", "0")
 
     def call(self, function: str, *arguments: object) -> list[str]:
         """Lines of one call."""
@@ -315,7 +319,7 @@ def _delta_fully_connected(
         "kws_delta_fully_connected_s8",
         struct,
         model.input(node, 0),
-        model.first_row,
+        *model.first_rows,
         model.rows(rows),
         to,
         row_step,
@@ -356,7 +360,7 @@ def _conv_2d(model: Model, node: Node) -> list[str]:
         "kws_conv_2d_s8",
         struct,
         model.input(node, 0),
-        model.first_row,
+        model.first_rows[1],
         model.rows(y.shape[1]),
         model.output(node),
         model.scratch(node),

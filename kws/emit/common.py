@@ -17,10 +17,10 @@ from kws.graph import cost, weight_layout
 from kws.graph.cost import Count, Sent
 from kws.graph.nodes import Graph, Node
 from kws.graph.products import Product
+from kws.recipe import Q15_ONE, check_detector, decision_ms
 
 MAX_LABELS = 48  # KWS_MAX_LABELS
 MAX_HALF_BUFFER = 320  # KWS_MAX_HALF_BUFFER
-Q15_ONE = 32767
 
 MODEL = "kws_model.c"
 FEATURES = "kws_model_features.c"
@@ -29,7 +29,7 @@ SELFTEST = "kws_model_selftest.c"
 
 @dataclass(frozen=True)
 class Operator:
-    """One kernel call of kws_model_invoke, which ends with KWS_MARK(index).
+    """One kernel call of the network, which ends with KWS_MARK(index).
 
     Args:
         index: From 1.
@@ -162,33 +162,27 @@ def ring_samples(hop: int) -> int:
 
 
 def info_source(
-    bundle: Bundle, network: Network, logit_scale: float, init: str | None = None
+    bundle: Bundle,
+    network: Network,
+    logit_scale: float,
+    init: str | None = None,
+    run: str = "network",
 ) -> str:
-    """kws_model_info, and what it points to.
+    """kws_model_info and what it points to; kws_model_reset and kws_model_step.
 
     Args:
         bundle: Gives the labels, features and detector.
         network: Gives the sizes.
         logit_scale: Of the model's output.
         init: The engine's function that sets it up, if it has one.
+        run: The engine's function of a window of features and the logits.
     """
+    check_detector(bundle.recipe, bundle.path / "recipe.toml")
     features, detector = bundle.recipe.features, bundle.recipe.detector
     count = len(bundle.labels)
     first_word = 0
     while first_word < count and bundle.labels[first_word].startswith("_"):
         first_word += 1
-    decision_ms = 1000.0 * detector.hop_frames * features.hop / features.sample_rate
-    if not 1 <= detector.hop_frames <= features.frames:
-        raise KwsError(
-            f"[detector] hop_frames must be 1..{features.frames}. "
-            f"Received: {detector.hop_frames}",
-            f"Mend it in {bundle.path / 'recipe.toml'}.",
-        )
-    if not 1 <= detector.smoothing <= 16:
-        raise KwsError(
-            f"[detector] smoothing must be 1..16. Received: {detector.smoothing}",
-            f"Mend it in {bundle.path / 'recipe.toml'}.",
-        )
     words = bundle.labels[first_word:]
     own = detector.word_thresholds or (detector.threshold,) * len(words)
     if len(own) != len(words):
@@ -197,14 +191,7 @@ def info_source(
             f"Received: {len(own)}",
             f"Mend it in {bundle.path / 'recipe.toml'}.",
         )
-    if not all(0.0 <= detector.rearm <= threshold <= 1.0 for threshold in own):
-        raise KwsError(
-            "[detector] expected 0 <= rearm <= threshold <= 1 for every word. "
-            f"Received: rearm={detector.rearm}, thresholds {list(own)}",
-            f"Mend it in {bundle.path / 'recipe.toml'}.",
-        )
     thresholds_q15 = np.rint(Q15_ONE * np.array([1.0] * first_word + list(own)))
-    refractory = max(0, math.ceil(detector.refractory_ms / decision_ms))
     exp_table = np.rint(Q15_ONE * np.exp(-logit_scale * np.arange(256)))
     values = {
         "detector_threshold": thresholds_q15,
@@ -217,25 +204,26 @@ def info_source(
     spec = {
         "label_count": count,
         "first_word": first_word,
-        "hop_frames": detector.hop_frames,
         "smoothing": detector.smoothing,
-        "refractory": min(refractory, 65535),
+        "refractory": math.ceil(detector.refractory_ms / decision_ms(bundle.recipe)),
         "threshold": "detector_threshold",
         "rearm": "detector_rearm",
         "exp_table": "detector_exp",
+        "history": "detector_history",
     }
     info = {
         "name": c_text.string(bundle.recipe.name),
         "hash": c_text.string(bundle.hash[:16]),
         "labels": "label_names",
         "label_count": count,
-        "frames": features.frames,
         "mel_bins": features.mel_bins,
+        "frames": features.frames,
+        "first_frames": features.frames,
+        "step_frames": detector.hop_frames,
         "arena_bytes": network.arena_bytes,
         "weights_bytes": network.weights_bytes,
         "ring": "ring",
         "ring_samples": ring,
-        "window": "window",
         "features": "&kws_model_features",
         "detector": "&detector_spec",
     }
@@ -244,17 +232,38 @@ def info_source(
         info["delta"] = "delta_operators"
     if init is not None:
         info["init"] = init
+    window = {
+        "frames": "window_frames",
+        "count": "&window_count",
+        "size": features.frames,
+        "step": detector.hop_frames,
+        "mel_bins": features.mel_bins,
+    }
     return "\n".join(
         [
             f"static const char *const label_names[{count}] = {{\n{labels}\n}};\n",
             *arrays,
+            f"static uint16_t detector_history[{detector.smoothing * count}];",
             c_text.struct("kws_detector_spec_t", "detector_spec", spec),
             "extern const kws_feature_spec_t kws_model_features;",
             f"static int16_t ring[{ring}];",
-            f"static int8_t window[{features.frames * features.mel_bins}];",
             "",
             c_text.struct("kws_model_info_t", "kws_model_info", info).removeprefix(
                 "static "
             ),
+            f"static int8_t window_frames[{features.frames * features.mel_bins}];",
+            "static uint16_t window_count;",
+            c_text.struct("kws_window_t", "window", window),
+            "void kws_model_reset(void) {",
+            "  kws_window_reset(&window);",
+            "}",
+            "",
+            "void kws_model_step(const int8_t *new_frames, uint32_t n,",
+            "                    int8_t *logits) {",
+            "  while (kws_window_fill(&window, &new_frames, &n)) {",
+            f"    {run}(window_frames, logits);",
+            "  }",
+            "}",
+            "",
         ]
     )

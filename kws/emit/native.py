@@ -1,6 +1,6 @@
 """Engine `native`: the network as C, without an interpreter (DESIGN D4).
 
-kws_model.c           the network: constants, one static arena, kws_model_invoke
+kws_model.c           the network: constants, one static arena, kws_model_step
 kws_model_features.c  the feature tables (kws.features.tables)
 """
 
@@ -48,6 +48,7 @@ def _network_head(bundle: Bundle, core: str, model_hash: str) -> str:
             '#include "kws_features.h"',
             '#include "kws_kernels.h"',
             '#include "kws_model.h"',
+            '#include "kws_window.h"',
             "",
             *common.layout_assertion(core),
         ]
@@ -75,7 +76,7 @@ def mark(graph: Graph, bundle: Bundle, core: str) -> Products:
 
 
 def network_source(graph: Graph, core: str, bundle: Bundle | None = None) -> Network:
-    """The arena, the constants and kws_model_invoke of a graph that has just been read.
+    """The arena, the constants and `network` of a graph that has just been read.
 
     Args:
         graph: From the reader; the passes rewrite it.
@@ -129,7 +130,8 @@ def network_source(graph: Graph, core: str, bundle: Bundle | None = None) -> Net
             f"static _Alignas(16) int8_t arena[{arena}];",
             *model.delta_text(),
             "",
-            "void kws_model_invoke(const int8_t *features, int8_t *logits) {",
+            "static void network(const int8_t *features, int8_t *logits) {",
+            *(f"  {line}" for line in model.clear_counters()),
             *body,
             "}",
             "",

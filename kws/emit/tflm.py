@@ -120,6 +120,7 @@ def sources(bundle: Bundle, core: str, arena_bytes: int) -> Sources:
         '#include "kws_delta.h"',
         '#include "kws_model.h"',
         '#include "kws_tflm.h"',
+        '#include "kws_window.h"',
         '#include "model_data.h"',
         "",
     ]
@@ -149,7 +150,9 @@ def sources(bundle: Bundle, core: str, arena_bytes: int) -> Sources:
                 **_table_fields("batch_matmul", lines["BATCH_MATMUL"], skips),
             },
         ).removeprefix("static "),
-        common.info_source(bundle, network, graph.output.scale, "kws_tflm_init"),
+        common.info_source(
+            bundle, network, graph.output.scale, "kws_tflm_init", "kws_tflm_run"
+        ),
     ]
     texts = {
         "model_data.cc": data_source(data),

@@ -15,8 +15,8 @@ import numpy as np
 
 from kws.bundle import Bundle
 from kws.deploy import host
-from kws.emit.common import Q15_ONE
 from kws.engines import common
+from kws.recipe import Q15_ONE
 
 INTEGER = True
 

@@ -48,8 +48,8 @@ class Emitter(Protocol):
         """C for how many rows of `total` the call at hand computes."""
 
     @property
-    def first_row(self) -> str:
-        """C for the first row that the call at hand computes."""
+    def first_rows(self) -> tuple[str, str]:
+        """C for whether a call is a run's first, and for the first row it computes."""
 
     def input(self, node: Node, index: int) -> str:
         """C for the address of an input."""

@@ -83,12 +83,13 @@ static void measure(int32_t inputs, int32_t outputs) {
     const int32_t sent = inputs * eighth / 8;
     uint32_t counted = 0;
     fill_rows(inputs, sent);
-    kws_delta_fully_connected_s8(&p, x, 0, 1, y, outputs, 1, state, scratch, &counted);
+    kws_delta_fully_connected_s8(&p, x, 1, 0, 1, y, outputs, 1, state, scratch,
+                                 &counted);
     begun = COUNTER;
     /* Row 1 is the first; rows begin at an odd one, so every row changes. */
-    kws_delta_fully_connected_s8(&p, x + inputs, 1, ROWS - 1, y, outputs, 1, state,
+    kws_delta_fully_connected_s8(&p, x + inputs, 0, 1, ROWS - 1, y, outputs, 1, state,
                                  scratch, &counted);
-    kws_delta_fully_connected_s8(&p, x, ROWS, 1, y, outputs, 1, state, scratch,
+    kws_delta_fully_connected_s8(&p, x, 0, ROWS, 1, y, outputs, 1, state, scratch,
                                  &counted);
     print_line(inputs, outputs, sent, COUNTER - begun);
   }

@@ -1,6 +1,6 @@
 /* FULLY_CONNECTED by delta against plain loops: extreme values, every kind of
- * threshold, odd sizes, blocks of rows of any length, both kernels. Prints "ok", or
- * what differs. */
+ * threshold, odd sizes, blocks of rows of any length, resets between them, both
+ * kernels. Prints "ok", or what differs. */
 #include "kws_delta.h"
 
 #include <string.h>
@@ -29,6 +29,7 @@ enum { ROWS = 40, MOST = 70 };
 
 static int8_t x[ROWS * MOST];
 static int8_t held[MOST];
+static uint8_t resets[ROWS];
 static int8_t y[ROWS * MOST], expected[ROWS * MOST];
 static int8_t weights[MOST * MOST] __attribute__((aligned(8)));
 static int8_t columns[MOST * KWS_DELTA_COLUMNS(MOST)] __attribute__((aligned(8)));
@@ -65,11 +66,16 @@ static uint32_t reference(const kws_delta_fully_connected_t *p, int32_t row_step
                           int32_t output_step) {
   const int32_t inputs = p->product.inputs;
   uint32_t sent = 0;
-  for (int32_t row = 0; row < ROWS; ++row) {
+  int32_t since_reset = 0;
+  for (int32_t row = 0; row < ROWS; ++row, ++since_reset) {
+    if (resets[row]) {
+      memset(held, 0, sizeof held);
+      since_reset = 0;
+    }
     for (int32_t i = 0; i < inputs; ++i) {
       const int32_t delta = x[row * inputs + i] - held[i];
       const int32_t moves = delta > p->threshold || -delta > p->threshold;
-      if (moves || row < p->dense_rows) {
+      if (moves || since_reset < p->dense_rows) {
         held[i] = x[row * inputs + i];
         ++sent;
       }
@@ -115,13 +121,20 @@ static int check(int32_t inputs, int32_t outputs, int32_t threshold, int32_t den
   const int32_t output_step = transposed ? ROWS : 1;
   memset(y, 0, sizeof y);
   memset(expected, 0, sizeof expected);
-  memset(held, 0, sizeof held);
+  memset(state, 0x55, sizeof state); /* a reset reads nothing of it */
+  memset(resets, 0, sizeof resets);
   uint32_t sent = 0;
-  int32_t block;
+  int32_t block, first_row = 0;
   for (int32_t row = 0; row < ROWS; row += block) {
     block = kws_min(1 + any(20), ROWS - row);
-    kws_delta_fully_connected_s8(&p, x + row * inputs, row, block, y + row * row_step,
-                                 row_step, output_step, state, scratch, &sent);
+    const int reset = row == 0 || any(4) == 0;
+    resets[row] = (uint8_t)reset;
+    /* Endless rows need not be counted. */
+    first_row = reset ? 0 : kws_min(first_row, dense_rows);
+    kws_delta_fully_connected_s8(&p, x + row * inputs, reset, first_row, block,
+                                 y + row * row_step, row_step, output_step, state,
+                                 scratch, &sent);
+    first_row += block;
   }
   return reference(&p, row_step, output_step) != sent ||
          memcmp(y, expected, sizeof y) != 0;

@@ -5,28 +5,44 @@
  *   loop_harness FILE thread SEED  a producer thread beside the polling one
  *   loop_harness FILE flood N      all samples pushed N at a time, polled at the end;
  *                                  7 more are reported as lost
- *   loop_harness - selftest 0
+ *   loop_harness FILE listen N     app/listen.c, which has listened to N samples
+ * already loop_harness FILE overrun N    N samples lost, a gigasample at a time, then
+ * polled loop_harness - selftest 0
  */
+#include <inttypes.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "kws.h"
-#include "kws_model.h"
+#include "../../firmware/src/kws.c" /* so that its clock can be set */
+#include "kws_board.h"
+#include "listen.h"
+#include "print.h"
 
 static int16_t *samples;
 static size_t count;
 static unsigned long number;
 static volatile int producer_done;
 
+void kws_board_write(const char *text) {
+  fputs(text, stdout);
+}
+uint64_t kws_board_ticks(void) {
+  return 0;
+}
+uint64_t kws_board_ticks_to_cost(uint64_t spent) {
+  return spent;
+}
+uint32_t kws_board_stack_used(void) {
+  return 0;
+}
+uint32_t kws_board_stack_size(void) {
+  return 0;
+}
+void kws_board_show_event(void) {}
+
 static void print_logits(void) {
-  static uint32_t printed;
-  kws_stats_t stats;
-  kws_stats(&stats);
-  if (stats.inferences == printed) return;
-  printed = stats.inferences;
   printf("logits");
   for (int i = 0; i < kws_model_info.label_count; i++) {
     printf(" %d", kws_last_logits()[i]);
@@ -34,11 +50,27 @@ static void print_logits(void) {
   printf("\n");
 }
 
+/* kws_poll returns after each decision, and says truly what it has done. */
 static void poll_all(void) {
-  kws_event_t event;
-  while (kws_poll(&event)) {
-    printf("event %u %u %u %u\n", event.label, (unsigned)event.start_ms,
-           (unsigned)event.time_ms, event.score);
+  static const kws_event_t none;
+  for (;;) {
+    const uint64_t decisions = stats.inferences, events = stats.events;
+    kws_event_t event;
+    memset(&event, 0x55, sizeof event);
+    const kws_poll_t done = kws_poll(&event);
+    const int heard = done == KWS_HEARD;
+    if (stats.inferences - decisions != (done != KWS_IDLE)) exit(6);
+    if (stats.events - events != (uint64_t)heard) exit(7);
+    if (!heard && (event.label != none.label || event.score != none.score ||
+                   event.start_ms != none.start_ms || event.time_ms != none.time_ms)) {
+      exit(8);
+    }
+    if (done == KWS_IDLE) return;
+    print_logits();
+    if (heard) {
+      printf("event %u %" PRIu64 " %" PRIu64 " %u\n", event.label, event.start_ms,
+             event.time_ms, event.score);
+    }
   }
 }
 
@@ -65,10 +97,10 @@ static void *produce(void *unused) {
 static int selftest(void) {
   static const kws_stats_t none;
   const kws_status_t status = kws_selftest();
-  kws_stats_t stats;
-  memset(&stats, 0, sizeof stats);
-  kws_stats(&stats);
-  const int trace = memcmp(&stats, &none, sizeof none) != 0 || kws_peak() != 0 ||
+  kws_stats_t found;
+  memset(&found, 0, sizeof found);
+  kws_stats(&found);
+  const int trace = memcmp(&found, &none, sizeof none) != 0 || kws_peak() != 0 ||
                     kws_last_logits() != NULL;
   return status == KWS_OK && trace ? 10 : (int)status;
 }
@@ -102,11 +134,11 @@ int main(int argc, char **argv) {
   } else if (strcmp(argv[2], "clips") == 0) {
     for (size_t done = 0; done + number <= count; done += number) {
       kws_reset();
+      printf("clip\n");
       for (size_t at = 0; at < number; at += 160) {
         kws_push(samples + done + at, number - at < 160 ? number - at : 160);
         poll_all();
       }
-      print_logits();
     }
   } else if (strcmp(argv[2], "thread") == 0) {
     pthread_t producer;
@@ -122,13 +154,30 @@ int main(int argc, char **argv) {
     kws_lost(7);
     poll_all();
     printf("kept %zu\n", kept);
+  } else if (strcmp(argv[2], "listen") == 0) {
+    if (listen_start("listen") != KWS_EXIT_OK) return 5;
+    ring_head = ring_tail = (uint32_t)number;
+    samples_consumed = number;
+    for (size_t done = 0; done < count; done += 160) {
+      kws_push(samples + done, count - done < 160 ? count - done : 160);
+      listen_work();
+    }
+    print_stats();
+    kws_board_write("kws end\n");
+  } else if (strcmp(argv[2], "overrun") == 0) {
+    for (size_t left = number; left > 0;) {
+      const size_t some = left < 1000000000 ? left : 1000000000;
+      kws_lost(some);
+      poll_all();
+      left -= some;
+    }
   } else {
     return 2;
   }
-  kws_stats_t stats;
-  kws_stats(&stats);
-  printf("stats %u %u %u %u %u\n", stats.samples, stats.overruns, stats.frames,
-         stats.inferences, stats.events);
+  kws_stats_t found;
+  kws_stats(&found);
+  printf("stats %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n",
+         found.samples, found.overruns, found.frames, found.inferences, found.events);
   free(samples);
   return 0;
 }

@@ -137,11 +137,12 @@ struct FullyConnected {
 
   static void run(TfLiteContext *context, TfLiteNode *node, const Node<Entry> *made) {
     const Entry &entry = *made->entry;
-    kws_delta_fully_connected_s8(entry.product, input(context, node, 0), 0, entry.rows,
-                                 output(context, node), entry.product->product.outputs,
-                                 1, context->GetScratchBuffer(context, made->state),
-                                 context->GetScratchBuffer(context, made->scratch),
-                                 entry.sent);
+    *entry.sent = 0;
+    kws_delta_fully_connected_s8(
+        entry.product, input(context, node, 0), 1, 0, entry.rows, output(context, node),
+        entry.product->product.outputs, 1,
+        context->GetScratchBuffer(context, made->state),
+        context->GetScratchBuffer(context, made->scratch), entry.sent);
   }
 };
 

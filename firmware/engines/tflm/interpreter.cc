@@ -1,4 +1,4 @@
-/* kws_model.h by TensorFlow Lite Micro's interpreter. See kws_tflm.h. */
+/* The network by TensorFlow Lite Micro's interpreter. See kws_tflm.h. */
 #include <cstring>
 #include <new>
 
@@ -52,7 +52,7 @@ extern "C" int kws_tflm_init(void) {
 }
 
 /* Checked in kws_tflm_init; kernels of a planned int8 graph do not fail. */
-extern "C" void kws_model_invoke(const int8_t *features, int8_t *logits) {
+extern "C" void kws_tflm_run(const int8_t *features, int8_t *logits) {
   std::memcpy(input, features, kws_tflm_model.inputs);
   interpreter->Invoke();
   std::memcpy(logits, output, kws_tflm_model.outputs);

@@ -50,6 +50,10 @@ extern const kws_tflm_model_t kws_tflm_model;
  * model can run; what is wrong otherwise is printed. Called again it does nothing. */
 int kws_tflm_init(void);
 
+/* Run the network once: `inputs` int8 features -> `outputs` int8 logits. The window in
+ * kws_model.c calls it (kws_window.h). */
+void kws_tflm_run(const int8_t *features, int8_t *logits);
+
 #ifdef __cplusplus
 }
 

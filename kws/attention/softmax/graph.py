@@ -434,7 +434,7 @@ def _delta_rows(emitter: Emitter, node: Node) -> list[str]:
         "kws_delta_attention_rows_s8",
         _struct(emitter, node),
         emitter.input(node, 3),
-        emitter.first_row,
+        *emitter.first_rows,
         emitter.rows(rows),
         emitter.input(node, 1),
         emitter.input(node, 2),

@@ -30,7 +30,7 @@ void setup() {
 
 void loop() {
   kws_event_t event;
-  while (kws_poll(&event)) {
+  if (kws_poll(&event) == KWS_HEARD) {
     Serial.print(kws_model_info.labels[event.label]);
     Serial.print(" ");
     Serial.println(event.score / 32767.0);

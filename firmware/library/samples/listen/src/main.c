@@ -70,10 +70,11 @@ int main(void) {
   k_sem_give(&started);
   for (;;) {
     kws_event_t event;
-    while (kws_poll(&event)) {
+    const kws_poll_t done = kws_poll(&event);
+    if (done == KWS_HEARD) {
       printk("%s %u\n", kws_model_info.labels[event.label],
              (unsigned)event.score * 100 / 32767);
     }
-    k_msleep(10);
+    if (done == KWS_IDLE) k_msleep(10);
   }
 }
