@@ -76,7 +76,17 @@ class Operator:
 
 @dataclass(frozen=True)
 class Network:
-    """The network as C text, before it is in a file."""
+    """The network as C text, before it is in a file.
+
+    Args:
+        text: C: `network`, what it needs, and `network_reset` where it keeps something.
+        arena_bytes: Its working memory, what it keeps included.
+        weights_bytes: Its constant data.
+        macs: Multiply-accumulates of a run.
+        products: Those that skip.
+        operators: Its kernel calls.
+        keeps: Whether something lives from one run to the next.
+    """
 
     text: str
     arena_bytes: int
@@ -84,6 +94,7 @@ class Network:
     macs: int
     products: tuple[calls.Product, ...] = ()
     operators: tuple[Operator, ...] = ()
+    keeps: bool = False
 
 
 def emit(
@@ -318,21 +329,24 @@ def network_source(
             *model.text,
             f"static _Alignas(16) int8_t arena[{arena}];",
             *model.delta_text(),
+            *model.persistent_text(),
             "",
             "static void network(const int8_t *features, int8_t *logits) {",
-            *(f"  {line}" for line in model.clear_counters()),
+            *(f"  {line}" for line in model.begin_run()),
             *body,
+            *(f"  {line}" for line in model.end_run()),
             "}",
             "",
         ]
     )
     return Network(
         text,
-        plan.arena_bytes + model.state_bytes,
+        plan.arena_bytes + model.state_bytes + plan.persistent_bytes,
         model.weights_bytes,
         macs,
         tuple(model.products),
         tuple(called),
+        bool(plan.persistent),
     )
 
 
@@ -446,6 +460,7 @@ def info_source(
             c_text.struct("kws_window_t", "window", window),
             "void kws_model_reset(void) {",
             "  kws_window_reset(&window);",
+            *(["  network_reset();"] if network.keeps else []),
             "}",
             "",
             "void kws_model_step(const int8_t *new_frames, uint32_t n,",
