@@ -25,6 +25,7 @@ from kws.deploy import c_text, emit
 from kws.errors import KwsError
 from kws.features import c_source
 from kws.graph import reader
+from kws.graph.nodes import Graph, Node, Quantization, Tensor
 from kws.paths import FIRMWARE
 from kws.recipe import Features
 
@@ -69,21 +70,35 @@ def run_sanitized(model: bytes, inputs: np.ndarray, folder: Path) -> np.ndarray:
     """Logits of the emitted C, compiled with ASan and UBSan."""
     graph = reader.read(model)
     outputs = graph.output.elements
-    network = emit.network_source(graph, "portable")
+    text = emit.network_source(graph, "portable").text
+    found = run_driver(text, DRIVER, inputs, inputs[0].size, folder, outputs)
+    return found.reshape(len(inputs), outputs)
+
+
+def run_driver(
+    text: str,
+    driver: str,
+    inputs: np.ndarray,
+    size: int,
+    folder: Path,
+    outputs: int = 4,
+) -> np.ndarray:
+    """int8: what a driver around a network says to int8 inputs, `size` for each run."""
     folder.mkdir(exist_ok=True)
-    (folder / "model.c").write_text(HEAD + network.text + DRIVER, encoding="ascii")
+    (folder / "model.c").write_text(HEAD + text + driver, encoding="ascii")
     program = toolbox.host_compile(
         [folder / "model.c", *sanitized_kernels()],
         folder / "run",
         *FLAGS,
-        f"-DINPUTS={inputs[0].size}",
+        f"-DINPUTS={size}",
         f"-DOUTPUTS={outputs}",
+        f"-DSTEPS={STEPS}",
     )
     run = subprocess.run(
         [program], input=inputs.tobytes(), capture_output=True, check=False
     )
     assert run.returncode == 0, run.stderr.decode()
-    return np.frombuffer(run.stdout, np.int8).reshape(len(inputs), outputs)
+    return np.frombuffer(run.stdout, np.int8)
 
 
 def assert_equals_tflm(model: bytes, shape: tuple[int, ...], folder: Path) -> None:
@@ -194,6 +209,131 @@ FUNCTIONS: tuple[Callable[[Any], Any], ...] = (
 def test_other_graphs_equal_tflm(body: Callable[[Any], Any], tmp_path: Path) -> None:
     model = sample_models.function(body, (1, 11, 12))
     assert_equals_tflm(model, (11, 12), tmp_path)
+
+
+# --- what a network keeps from step to step ---
+
+STREAM_DRIVER = """
+#include <stdio.h>
+int main(void) {
+  static int8_t in[INPUTS], out[OUTPUTS];
+  for (;;) {
+    network_reset();
+    for (int step = 0; step < STEPS; step++) {
+      if (fread(in, 1, INPUTS, stdin) != INPUTS) return 0;
+      network(in, out);
+      fwrite(out, 1, OUTPUTS, stdout);
+    }
+  }
+}
+"""
+STEPS = 23  # of a stream
+
+
+def _tensor(
+    name: str, shape: tuple[int, ...], scale: float, zero_point: int = 0, **more: Any
+) -> Tensor:
+    return Tensor(name, shape, "int8", Quantization((scale,), (zero_point,)), **more)
+
+
+def _constant(name: str, shape: tuple[int, ...]) -> Tensor:
+    rng = np.random.default_rng(len(name))
+    data = rng.integers(-127, 128, shape).astype(np.int8)
+    return _tensor(name, shape, 0.02, data=data)
+
+
+def _keep(x: Tensor, past: int, ring: bool, reset: int) -> Node:
+    rows, width = x.shape[-2:]
+    out = _tensor("past", (1, past + rows, width), x.scale, x.zero_point, reset=reset)
+    return Node("HISTORY", [x], out, {"rows": rows, "ring": ring})
+
+
+def _head(tokens: Tensor) -> list[Node]:
+    axis = Tensor("axis", (1,), "int32", data=np.array([1], np.int32))
+    width = tokens.shape[-1]
+    mean = _tensor("mean", (1, width), tokens.scale / 2, 2)
+    options = {"FusedActivationFunction": 0, "WeightsFormat": 0, "KeepNumDims": False}
+    logits = _tensor("logits", (1, 4), 0.3, -3)
+    return [
+        Node("MEAN", [tokens, axis], mean, {"KeepDims": False}),
+        Node(
+            "FULLY_CONNECTED", [mean, _constant("dense", (4, width))], logits, options
+        ),
+    ]
+
+
+def convolution_and_ring(streaming: bool) -> Graph:
+    """A token from 5 rows, 2 of them new; the mean of the last 5 tokens."""
+    x = _tensor("x", (1, 2 if streaming else 13, 8), 0.05, 3)
+    nodes = [_keep(x, 3, ring=False, reset=3)] if streaming else []
+    rows = nodes[-1].output if nodes else x
+    count = 1 if streaming else 5
+    image = _tensor("image", (1, rows.shape[1], 8, 1), 0.05, 3)
+    convolved = _tensor("convolved", (1, count, 3, 3), 0.3, -5)
+    tokens = _tensor("tokens", (1, count, 9), 0.3, -5)
+    strides = {"StrideH": 2, "StrideW": 2, "DilationHFactor": 1, "DilationWFactor": 1}
+    nodes += [
+        Node("RESHAPE", [rows], image),
+        Node(
+            "CONV_2D",
+            [image, _constant("filter", (3, 5, 3, 1))],
+            convolved,
+            {"FusedActivationFunction": 0, "Padding": 1, **strides},
+        ),
+        Node("RESHAPE", [convolved], tokens),
+    ]
+    if streaming:
+        nodes.append(_keep(tokens, 4, ring=True, reset=9))
+    nodes += _head(nodes[-1].output)
+    return Graph(nodes, x, nodes[-1].output)
+
+
+def rows_kept_in_a_loop(streaming: bool) -> Graph:
+    """30 rows a step, kept as a loop makes them; the mean of the last 34."""
+    x = _tensor("x", (1, 30 if streaming else 34, 8), 0.05, 3)
+    table = [(37 * i) % 256 - 128 for i in range(256)]
+    made = Node("TABLE", [x], _tensor("made", x.shape, 0.05), {"table": table})
+    nodes = [made]
+    if streaming:
+        nodes.append(_keep(made.output, 4, ring=False, reset=table[128 + 3]))
+    nodes += _head(nodes[-1].output)
+    return Graph(nodes, x, nodes[-1].output)
+
+
+@pytest.mark.parametrize(
+    ("network", "rows", "window", "whole_from"),
+    [(convolution_and_ring, 2, 13, 4), (rows_kept_in_a_loop, 30, 34, 0)],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_stream_equals_its_windows(
+    network: Callable[[bool], Graph],
+    rows: int,
+    window: int,
+    whole_from: int,
+    tmp_path: Path,
+) -> None:
+    """Each step's logits are those of the same network on the rows so far, bit for
+    bit, past several turns of the ring; and a reset forgets the stream before it."""
+    rng = np.random.default_rng(5)
+    streams = rng.integers(-128, 128, (2, STEPS, rows, 8)).astype(np.int8)
+    streams = np.concatenate([streams, streams[:1]])  # the first one again
+    text = emit.network_source(network(True), "portable").text
+    assert ("for (int32_t row" in text) == (network is rows_kept_in_a_loop)
+    said = run_driver(text, STREAM_DRIVER, streams, rows * 8, tmp_path)
+    said = said.reshape(3, STEPS, 4)
+    assert said.std() > 3
+    np.testing.assert_array_equal(said[2], said[0])
+
+    padding = np.full((2, window, 8), 3, np.int8)
+    whole = np.concatenate([padding, streams[:2].reshape(2, -1, 8)], axis=1)
+    windows = np.stack(
+        [whole[:, rows * (i + 1) :][:, :window] for i in range(STEPS)], axis=1
+    )
+    text = emit.network_source(network(False), "portable").text
+    assert "persistent" not in text and "network_reset" not in text
+    expected = run_driver(text, DRIVER, windows, window * 8, tmp_path)
+    expected = expected.reshape(2, STEPS, 4)
+    np.testing.assert_array_equal(said[:2, whole_from:], expected[:, whole_from:])
 
 
 # --- the whole bundle ---

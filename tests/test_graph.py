@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,10 @@ from kernel_support import tflm
 
 from kws.errors import KwsError
 from kws.graph import memory_plan, operators, passes, reader, schedule
+from kws.graph.memory_plan import Plan
+from kws.graph.nodes import Graph, Node, Quantization, Tensor
+from kws.graph.operators import Access, Operator
+from kws.graph.schedule import Schedule
 
 pytest.importorskip("tensorflow", reason="the sample models are made with TensorFlow")
 
@@ -298,3 +303,225 @@ def test_kwt_1_needs_less_than_64_kilobytes() -> None:
     program = schedule.schedule(graph)
     # Two layers and twelve have the same working set.
     assert memory_plan.plan(graph, program).arena_bytes <= 32 * 1024
+
+
+# --- what outlives a step ---
+
+
+def tensor(name: str, *shape: int, reset: int | None = None) -> Tensor:
+    return Tensor(name, shape, "int8", Quantization((0.1,), (0,)), reset=reset)
+
+
+def mean_of_rows(x: Tensor, name: str) -> Node:
+    axis = Tensor("axis", (1,), "int32", data=np.array([1], np.int32))
+    out = tensor(name, 1, x.shape[-1])
+    return Node("MEAN", [x, axis], out, {"KeepDims": False})
+
+
+def history(x: Tensor, past: int, ring: bool, reset: int = 0) -> Node:
+    rows, width = (1, *x.shape)[-2:]
+    out = tensor(f"{x.name}'s past", 1, past + rows, width, reset=reset)
+    return Node("HISTORY", [x], out, {"rows": rows, "ring": ring})
+
+
+@pytest.fixture
+def own_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins for what a streaming pass will make."""
+
+    def like_input(node: Node) -> tuple[int, ...]:
+        return node.output.shape
+
+    def by_row(node: Node, rows: int) -> list[Access] | None:
+        return [Access.PAST] if operators.row_count(node.output) == rows else None
+
+    # Row i of its output needs the kept rows before row i, and row i.
+    monkeypatch.setitem(
+        operators.OWN, "CAUSAL", Operator(like_input, (1, 1), rows=by_row)
+    )
+    # Takes its last row and what it kept of the step before.
+    monkeypatch.setitem(operators.OWN, "HOLD", Operator(like_input, (2, 2)))
+
+
+def streaming_graph() -> Graph:
+    """Two rows a step; rows of a convolution, a ring of tokens, a held reference."""
+    x, logits = tensor("x", 1, 2, 8), tensor("logits", 1, 8)
+    rows = Node("TABLE", [x], tensor("rows", 1, 2, 8), {"table": [0] * 256})
+    window = history(rows.output, 3, ring=False, reset=-5)
+    token = mean_of_rows(window.output, "token")
+    held = tensor("reference", 40, reset=0)
+    hold = Node("HOLD", [token.output, held], tensor("held", 1, 8))
+    ring = history(hold.output, 4, ring=True, reset=7)
+    pooled = mean_of_rows(ring.output, "pooled")
+    add = Node("ADD", [pooled.output, token.output], logits)
+    return Graph([rows, window, token, hold, ring, pooled, add], x, logits)
+
+
+def planned(graph: Graph) -> tuple[Graph, Schedule, Plan]:
+    program = schedule.schedule(graph)
+    return graph, program, memory_plan.plan(graph, program)
+
+
+def persistent(plan: Plan, name: str) -> tuple[int, memory_plan.Storage]:
+    return next((k, s) for k, s in plan.persistent.items() if name in s.names)
+
+
+@pytest.mark.usefixtures("own_operators")
+def test_what_is_kept_has_a_place_of_its_own() -> None:
+    _, _, plan = planned(streaming_graph())
+    sizes = {storage.names[0]: storage.bytes for storage in plan.persistent.values()}
+    assert sizes == {"rows's past": 5 * 8, "reference": 40, "held's past": 5 * 8}
+    assert plan.persistent_bytes == 120
+    values = {offset: (size, value) for offset, size, value in plan.resets}
+    for name, value in (("rows's past", -5), ("reference", 0), ("held's past", 7)):
+        _, storage = persistent(plan, name)
+        assert values[storage.offset] == (storage.bytes, value)
+    # Nothing of it is in the arena, nor was it counted there.
+    assert not set(plan.persistent) & set(plan.tensors)
+    assert plan.arena_bytes <= 64
+
+
+@pytest.mark.usefixtures("own_operators")
+def test_a_graph_that_keeps_nothing_has_no_persistent_area(tiny: bytes) -> None:
+    graph = reader.read(tiny)
+    passes.run(graph)
+    _, _, plan = planned(graph)
+    assert (plan.persistent_bytes, plan.persistent, plan.resets) == (0, {}, [])
+
+
+def in_the_arena(plan: Plan, name: str) -> None:
+    """A persistent tensor is placed among those that live within a step."""
+    key, storage = persistent(plan, name)
+    storage.offset = plan.arena_bytes
+    plan.arena_bytes += storage.bytes
+    plan.tensors[key] = plan.persistent.pop(key)
+
+
+def on_another(plan: Plan, name: str) -> None:
+    _, storage = persistent(plan, name)
+    other = next(s for s in plan.persistent.values() if s is not storage)
+    storage.offset = other.offset
+
+
+def not_reset(plan: Plan, name: str) -> None:
+    _, storage = persistent(plan, name)
+    plan.resets = [fill for fill in plan.resets if fill[0] != storage.offset]
+
+
+def reset_in_part(plan: Plan, name: str) -> None:
+    _, storage = persistent(plan, name)
+    plan.resets = [
+        (at, size - 1 if at == storage.offset else size, value)
+        for at, size, value in plan.resets
+    ]
+
+
+def outside(plan: Plan, name: str) -> None:
+    persistent(plan, name)[1].offset = plan.persistent_bytes - 8
+
+
+@pytest.mark.usefixtures("own_operators")
+@pytest.mark.parametrize("name", ["rows's past", "held's past", "reference"])
+@pytest.mark.parametrize(
+    "spoil",
+    [in_the_arena, on_another, not_reset, reset_in_part, outside],
+    ids=lambda spoil: spoil.__name__,
+)
+def test_the_check_plays_several_steps_and_finds_what_is_wrong(
+    spoil: Callable[[Plan, str], None], name: str
+) -> None:
+    graph, program, plan = planned(streaming_graph())
+    spoil(plan, name)
+    with pytest.raises(AssertionError):
+        memory_plan.check(graph, program, plan)
+
+
+@pytest.mark.usefixtures("own_operators")
+def test_a_row_of_the_past_that_was_overwritten_is_found() -> None:
+    """A ring of four slots where five rows are read: the newest lies on the oldest."""
+    graph, program, plan = planned(streaming_graph())
+    persistent(plan, "held's past")[1].bytes -= 8
+    with pytest.raises(AssertionError, match="which is overwritten"):
+        memory_plan.check(graph, program, plan)
+
+
+@pytest.mark.usefixtures("own_operators")
+def test_the_arena_is_not_read_across_steps() -> None:
+    """In one step each row is read before it is made anew: what is left of the step
+    before would do, if the arena kept it."""
+    graph, program, plan = planned(streaming_graph())
+    kinds = [step.nodes[0].kind for step in program.steps]
+    step = program.steps.pop(kinds.index("TABLE"))
+    program.steps.append(step)
+    with pytest.raises(AssertionError, match="of another step"):
+        memory_plan.check(graph, program, plan)
+
+
+def causal_graph(rows: int, past: int) -> Graph:
+    x = tensor("x", 1, rows, 8)
+    made = Node("TABLE", [x], tensor("rows", 1, rows, 8), {"table": [0] * 256})
+    kept = history(made.output, past, ring=False)
+    causal = Node("CAUSAL", [kept.output], tensor("causal", 1, rows, 2))
+    pooled = mean_of_rows(causal.output, "logits")
+    return Graph([made, kept, causal, pooled], x, pooled.output)
+
+
+@pytest.mark.usefixtures("own_operators")
+def test_rows_of_the_past_are_read_within_a_loop() -> None:
+    """Access.PAST: a loop makes rows, keeps them and reads those before them."""
+    graph = causal_graph(30, 4)
+    program = schedule.schedule(graph)
+    step = schedule._step(graph.nodes[:3], 30, program)
+    assert step is not None
+    assert step.access[1:] == [[Access.ROW], [Access.PAST]]
+    program.steps = [step, schedule.Step(graph.nodes[3:])]
+    plan = memory_plan.plan(graph, program)
+    # What is made exists for one block only; the past is all there.
+    made, kept = (node.output for node in step.nodes[:2])
+    assert plan.tensors[id(made)].bytes == schedule.BLOCK_ROWS * 8
+    assert plan.persistent[id(kept)].bytes == (4 + 30) * 8
+    # A reader that comes before this step's rows are there finds the last step's.
+    step.nodes[1:3] = step.nodes[2:0:-1]
+    step.access[1:3] = step.access[2:0:-1]
+    with pytest.raises(AssertionError, match="of another step"):
+        memory_plan.check(graph, program, plan)
+
+
+@pytest.mark.usefixtures("own_operators")
+def test_random_streams_are_planned_and_proved() -> None:
+    rng = np.random.default_rng(4)
+    rings = loops = 0
+    for _ in range(40):
+        rows, width = int(rng.integers(1, 30)), int(rng.integers(1, 20))
+        x = tensor("x", 1, rows, width)
+        nodes, now = [], x
+        for number in range(int(rng.integers(1, 7))):
+            ring = now.shape[-2] == 1 and rng.random() < 0.5
+            past = int(rng.integers(1, 12))
+            out = tensor(f"t{number}", *now.shape)
+            made = Node("TABLE", [now], out, {"table": [0] * 256})
+            kept = history(out, past, ring)
+            nodes += [made, kept]
+            if ring or rng.random() < 0.3:
+                pooled = mean_of_rows(kept.output, f"p{number}")
+                state = tensor(f"s{number}", int(rng.integers(1, 50)), reset=1)
+                now = tensor(f"h{number}", 1, 1, width)
+                nodes += [pooled, Node("HOLD", [pooled.output, state], now)]
+                rings += ring
+            else:
+                now = tensor(f"c{number}", *now.shape)
+                nodes.append(Node("CAUSAL", [kept.output], now))
+        logits = tensor("logits", *now.shape)
+        nodes.append(Node("TABLE", [now], logits, {"table": [0] * 256}))
+        graph, program, plan = planned(Graph(nodes, x, logits))
+        loops += any(step.rows for step in program.steps)
+        for storage in plan.persistent.values():
+            right = storage.offset
+            for other in plan.persistent.values():
+                if other is storage:
+                    continue
+                storage.offset = other.offset
+                with pytest.raises(AssertionError):
+                    memory_plan.check(graph, program, plan)
+            storage.offset = right
+        memory_plan.check(graph, program, plan)
+    assert min(rings, loops) > 10

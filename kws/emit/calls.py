@@ -119,6 +119,11 @@ class Model(Constants):
         self._step_state = 0
         self._step: Step | None = None
         self._access: list[Access] = []
+        self._histories = {
+            id(node.output): operators.history(node)
+            for node in program.nodes
+            if node.kind == "HISTORY"
+        }
 
     def begin(self, step: Step, position: int) -> None:
         """Say which node the following addresses are for."""
@@ -158,12 +163,65 @@ class Model(Constants):
     def input(self, node: Node, index: int) -> str:
         """C for the address of an input."""
         tensor = node.input(index)
-        by_row = bool(self._access) and self._access[index] is Access.ROW
-        return self._address(tensor, tensor.elements if by_row else 0)
+        access = self._access[index] if self._access else Access.WHOLE
+        if access is Access.PAST:
+            kept = self._histories[id(self.program.root(tensor))]
+            return self._address(tensor, kept.rows * kept.width)
+        return self._address(tensor, tensor.elements if access is Access.ROW else 0)
 
     def output(self, node: Node) -> str:
         """C for the address of the output."""
         return self._address(node.output, node.output.elements if self.loop_rows else 0)
+
+    def history(self, node: Node) -> str:
+        """C for where a HISTORY's new rows go."""
+        kept, base = self._histories[id(node.output)], self._address(node.output, 0)
+        if kept.ring:
+            slots = kept.past // kept.rows + 1
+            return f"{base} + slot_{slots} * {kept.rows * kept.width}"
+        to = _offset(base, kept.past * kept.width)
+        return f"{to} + row * {kept.width}" if self.loop_rows else to
+
+    def _slots(self) -> list[int]:
+        """Sizes of the rings, in steps: rings of one size go round together."""
+        rings = [kept for kept in self._histories.values() if kept.ring]
+        return sorted({kept.past // kept.rows + 1 for kept in rings})
+
+    def begin_run(self) -> list[str]:
+        """C before a run: counters start anew, rows that are kept in order move up."""
+        lines = self.clear_counters()
+        for node in self.program.nodes:
+            kept = self._histories.get(id(node.output))
+            if kept is not None and kept.past and not kept.ring:
+                base = self._address(node.output, 0)
+                moved, size = kept.rows * kept.width, kept.past * kept.width
+                lines += c_text.call("memmove", base, f"{base} + {moved}", size)
+        return lines
+
+    def end_run(self) -> list[str]:
+        """C after a run: the rings go on."""
+        return [
+            f"slot_{n} = (uint16_t)(slot_{n} + 1 == {n} ? 0 : slot_{n} + 1);"
+            for n in self._slots()
+        ]
+
+    def persistent_text(self) -> list[str]:
+        """C of what lives from one step to the next, and of network_reset."""
+        if not self.plan.persistent:
+            return []
+        size = self.plan.persistent_bytes
+        return [
+            f"static _Alignas(16) int8_t persistent[{size}];",
+            *(f"static uint16_t slot_{n};" for n in self._slots()),
+            "",
+            "static void network_reset(void) {",
+            *(
+                f"  memset({_offset('persistent', offset)}, {value}, {count});"
+                for offset, count, value in self.plan.resets
+            ),
+            *(f"  slot_{n} = 0;" for n in self._slots()),
+            "}",
+        ]
 
     def scratch(self, node: Node) -> str:
         """C for the address of the node's scratch."""
@@ -177,6 +235,8 @@ class Model(Constants):
             base = "features"
         elif root is self.program.root(self.graph.output):
             base = "logits"
+        elif id(root) in self.plan.persistent:
+            base = _offset("persistent", self.plan.persistent[id(root)].offset)
         else:
             base = _offset("arena", self.plan.tensors[id(root)].offset)
         if not elements_by_row or id(root) in self.plan.blocks:
@@ -589,6 +649,13 @@ def _strided_slice(model: Model, node: Node) -> list[str]:
     )
 
 
+def _history(model: Model, node: Node) -> list[str]:
+    size = node.input(0).elements // node.options["rows"]
+    rows = model.rows(node.options["rows"])
+    bytes_ = f"{rows} * {size}" if model.loop_rows else node.input(0).elements
+    return c_text.call("memcpy", model.history(node), model.input(node, 0), bytes_)
+
+
 def _pad(model: Model, node: Node) -> list[str]:
     x, y = node.input(0), node.output
     y_steps = _steps(y.shape)
@@ -656,6 +723,7 @@ CALLS: dict[str, Callable[[Model, Node], list[str]]] = {
     "TRANSPOSE": _transpose,
     "STRIDED_SLICE": _strided_slice,
     "PAD": _pad,
+    "HISTORY": _history,
     "CONCATENATION": _concatenation,
 }
 

@@ -49,12 +49,13 @@ class Network:
     """The network as C text, before it is in a file.
 
     Args:
-        text: The C.
-        arena_bytes: Its static working memory.
+        text: C: `network`, what it needs, and `network_reset` where it keeps something.
+        arena_bytes: Its static working memory, what it keeps included.
         weights_bytes: Its constants.
         nodes: What runs, for kws.graph.cost.
         products: Those that skip, in the order of the model's table of them.
         operators: In the order in which they run.
+        keeps: Whether something lives from one run to the next.
     """
 
     text: str
@@ -63,6 +64,7 @@ class Network:
     nodes: tuple[Node, ...]
     products: tuple[Product, ...] = ()
     operators: tuple[Operator, ...] = ()
+    keeps: bool = False
 
     @property
     def dense(self) -> Count:
@@ -256,6 +258,7 @@ def info_source(
             c_text.struct("kws_window_t", "window", window),
             "void kws_model_reset(void) {",
             "  kws_window_reset(&window);",
+            *(["  network_reset();"] if network.keeps else []),
             "}",
             "",
             "void kws_model_step(const int8_t *new_frames, uint32_t n,",

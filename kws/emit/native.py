@@ -129,19 +129,22 @@ def network_source(graph: Graph, core: str, bundle: Bundle | None = None) -> Net
             *model.text,
             f"static _Alignas(16) int8_t arena[{arena}];",
             *model.delta_text(),
+            *model.persistent_text(),
             "",
             "static void network(const int8_t *features, int8_t *logits) {",
-            *(f"  {line}" for line in model.clear_counters()),
+            *(f"  {line}" for line in model.begin_run()),
             *body,
+            *(f"  {line}" for line in model.end_run()),
             "}",
             "",
         ]
     )
     return Network(
         text,
-        plan.arena_bytes + model.state_bytes,
+        plan.arena_bytes + model.state_bytes + plan.persistent_bytes,
         model.weights_bytes,
         tuple(program.nodes),
         tuple(model.products),
         tuple(called),
+        bool(plan.persistent),
     )

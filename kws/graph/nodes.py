@@ -47,6 +47,10 @@ class Quantization:
 class Tensor:
     """A value: a constant where `data` is set, else something a node computes.
 
+    Where `reset` is set it is kept from one step of a stream to the next. A node that
+    makes it adds to it (HISTORY); one that no node makes is a state, which every node
+    that takes it reads and rewrites in place.
+
     Args:
         name: As in the file; for messages and comments only.
         shape: Dimensions, each at least 1.
@@ -54,6 +58,8 @@ class Tensor:
         quantization: Absent for shape operands.
         data: The constant's values in `shape`, or None.
         reserve: Bytes to keep for it where a kernel wants more than the elements.
+        reset: What kws_model_reset sets each byte of it to, -128..127; None: it lives
+            within one step.
     """
 
     name: str
@@ -62,6 +68,7 @@ class Tensor:
     quantization: Quantization | None = None
     data: np.ndarray | None = None
     reserve: int = 0
+    reset: int | None = None
 
     @property
     def elements(self) -> int:

@@ -34,6 +34,9 @@ class Access(Enum):
 
     ROW = "row"  # only the rows that it computes
     WHOLE = "whole"  # any of it: must be complete before the loop starts
+    PAST = (
+        "past"  # of a HISTORY: the rows that it computes, and all that are kept before
+    )
 
 
 @dataclass(frozen=True)
@@ -488,6 +491,46 @@ def _rows_conv(node: Node, rows: int) -> list[Access] | None:
     return [Access.WHOLE] * len(node.inputs)
 
 
+def _rows_history(node: Node, rows: int) -> list[Access] | None:
+    """Rows of the step; a ring's don't lie one behind another."""
+    kept = history(node)
+    return [Access.ROW] if rows == kept.rows and not kept.ring else None
+
+
+# --- the past -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class History:
+    """What a HISTORY node keeps of its input, a tensor of rows.
+
+    Its output is the last `past + rows` rows: those of earlier steps, then this step's.
+    They lie in order, oldest first; in a ring each step's rows replace the oldest ones
+    where they are, so that nothing moves and the order is no reader's business.
+
+    Args:
+        rows: That a step adds.
+        past: That are kept of earlier steps; of a ring a multiple of `rows`.
+        width: Bytes of a row.
+        ring: Whether it is one.
+    """
+
+    rows: int
+    past: int
+    width: int
+    ring: bool
+
+
+def history(node: Node) -> History:
+    """What a HISTORY node keeps, by its shapes and its options `rows` and `ring`."""
+    assert node.kind == "HISTORY" and node.output.reset is not None
+    rows, ring = node.options["rows"], node.options["ring"]
+    width, rest = divmod(node.input(0).bytes, rows)
+    past, more = divmod(node.output.bytes - node.input(0).bytes, width)
+    assert past >= 0 and not rest and not more and not (ring and past % rows)
+    return History(rows, past, width, ring)
+
+
 # --- scratch --------------------------------------------------------------------
 
 
@@ -628,6 +671,7 @@ OWN: dict[str, Operator] = {
         any_shape, (2, 3), rows=_rows_transposed, scratch=_scratch_fully_connected
     ),
     "TRANSPOSE_TOKENS": Operator(any_shape, (1, 1)),
+    "HISTORY": Operator(any_shape, (1, 1), rows=_rows_history),
 }
 
 

@@ -73,6 +73,8 @@ def schedule(graph: Graph) -> Schedule:
     # live[i]: (last reader, tensor) of what lies in the arena when node i starts.
     live: list[list[tuple[int, Tensor]]] = [[] for _ in nodes]
     for node in nodes:
+        if node.output.reset is not None:
+            continue  # not in the arena
         made, last = program.spans[id(node.output)]
         for index in range(made + 1, min(last + 1, len(nodes))):
             live[index].append((last, node.output))
@@ -142,7 +144,8 @@ def _spans(
     for index, node in enumerate(nodes):
         for tensor in node.variables:
             root = id(program.root(tensor))
-            spans[root] = (spans[root][0], index)
+            made = spans[root][0] if root in spans else -1  # a state: nobody makes it
+            spans[root] = (made, index)
         spans[id(node.output)] = (index, index)
     root = id(program.root(graph.output))
     spans[root] = (spans[root][0], len(nodes))
@@ -191,7 +194,7 @@ def _peak(
     worst = 0
     for index, node in enumerate(step.nodes):
         last = program.spans[id(node.output)][1]
-        if last >= end:
+        if last >= end and node.output.reset is None:
             in_place = step.rows or operators.operator(node).in_place
             if in_place and node.output.bytes in dying:
                 dying.remove(node.output.bytes)
@@ -201,7 +204,7 @@ def _peak(
         if step.rows:
             for other in step.nodes[: index + 1]:
                 last = program.spans[id(other.output)][1]
-                if start + index <= last < end:
+                if start + index <= last < end and other.output.reset is None:
                     now += other.output.bytes // step.rows * step.block_rows
         worst = max(worst, now)
     return across + worst
