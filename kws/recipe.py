@@ -123,11 +123,19 @@ class Model:
             kernels), `attention`, `mlp`, or `factor` (the first of each two factors).
         groups: Distinct blocks where they share: block i uses block i % groups'.
         attention: A variant of `kws/attention/` for all blocks, or a list with one
-            for each.
+            for each; `none` for a block without.
         norm: `dyt`, `batch`, `layer` (DESIGN D5).
         norm_position: `pre` or `post`.
         activation: `relu`, `hard_swish`, `gelu` (x * sigmoid(1.702 x)) or `gelu_tanh`
             (of imported weights: the tanh approximation, `gelu` once quantized).
+        causal: Every layer sees what is past and nothing that is to come, so that the
+            network can run on a stream, each token computed once (docs/streaming.md).
+        token_kernel: Tokens that a depthwise convolution in front of each block's
+            attention spans, the token itself and those before it; 0 = none.
+        readout: `mean` over the tokens (or the class token), or `pool`: learned queries
+            over the tokens, then a small MLP, beside the mean of linear logits.
+        queries: Learned queries of the `pool` read-out.
+        readout_dim: Hidden width of its MLP.
         positions: Learned position table added to the tokens.
         class_token: Classify a learned extra token; otherwise the mean of all.
         dropout: Share of activations dropped in training.
@@ -151,6 +159,11 @@ class Model:
     norm: str = "dyt"
     norm_position: str = "pre"
     activation: str = "relu"
+    causal: bool = False
+    token_kernel: int = 0
+    readout: str = "mean"
+    queries: int = 4
+    readout_dim: int = 48
     positions: bool = False
     class_token: bool = False
     dropout: float = 0.0

@@ -260,8 +260,23 @@ class Dense(Kernel):
         return outputs if bias is None else outputs + bias
 
 
+def past_rows(rows: int, size: int, stride: int) -> int:
+    """Rows of padding in front of a causal convolution: all of `SAME`'s.
+
+    The last window then ends at the last row, whatever the number of rows.
+
+    Example:
+        >>> past_rows(98, size=5, stride=2), past_rows(198, size=5, stride=2)
+        (3, 3)
+    """
+    return (-(-rows // stride) - 1) * stride + size - rows
+
+
 class Convolution(Kernel):
     """2-D convolution, `SAME` padding (CONV_2D).
+
+    Args:
+        causal: All padding of the first axis, time, is in front (PAD, CONV_2D).
 
     Shapes: (B, frames, bins, 1) -> (B, frames/stride, bins/stride, units).
     """
@@ -274,10 +289,12 @@ class Convolution(Kernel):
         strides: tuple[int, int],
         use_bias: bool,
         size: int = 5,
+        causal: bool = False,
     ) -> None:
         super().__init__(mode, name, units, use_bias)
         self.strides = strides
         self.size = size
+        self.causal = causal
 
     def build(self, input_shape: Any) -> None:
         self.make((self.size, self.size, int(input_shape[-1]), self.units))
@@ -285,8 +302,45 @@ class Convolution(Kernel):
 
     def call(self, inputs: Any) -> Any:
         kernel, bias = self.weights_now()
-        outputs = tf.nn.conv2d(inputs, kernel, self.strides, "SAME")
+        padding = "SAME"
+        if self.causal:
+            padding = "VALID"
+            _, frames, bins, _ = inputs.shape
+            past = past_rows(frames, self.size, self.strides[0])
+            beside = max(0, past_rows(bins, self.size, self.strides[1]))
+            sides = (beside // 2, beside - beside // 2)
+            inputs = tf.pad(inputs, ((0, 0), (past, 0), sides, (0, 0)))
+        outputs = tf.nn.conv2d(inputs, kernel, self.strides, padding)
         return outputs if bias is None else outputs + bias
+
+
+class TokenConvolution(Kernel):
+    """Depthwise convolution over tokens that sees what is past (DEPTHWISE_CONV_2D).
+
+    Args:
+        units: Width of a token.
+        size: Tokens that it spans: the token itself and those before it.
+
+    Shapes: (B, size - 1 + T, units) -> (B, T, units).
+    """
+
+    def __init__(self, mode: str, name: str, units: int, size: int) -> None:
+        super().__init__(mode, name, units)
+        self.size = size
+
+    def build(self, input_shape: Any) -> None:
+        self.make((self.size, 1, self.units))
+        super().build(input_shape)
+
+    def call(self, inputs: Any) -> Any:
+        kernel, bias = self.weights_now()
+        rows = 1 if self.mode == "export" else -1
+        tokens = inputs.shape[1] - self.size + 1
+        image = tf.reshape(inputs, (rows, inputs.shape[1], 1, self.units))
+        outputs = tf.nn.depthwise_conv2d(
+            image, tf.expand_dims(kernel, -1), (1, 1, 1, 1), "VALID"
+        )
+        return tf.reshape(outputs + bias, (rows, tokens, self.units))
 
 
 class Norm(KwsLayer):

@@ -13,12 +13,15 @@ from kws import attention, layers
 from kws.bundle import Bundle
 from kws.errors import KwsError
 from kws.layers import (
+    UNIT_RANGE,
     Activation,
     Convolution,
     Dense,
     KwsLayer,
     Norm,
     Quantizer,
+    TokenConvolution,
+    pass_on,
     value,
 )
 from kws.layers.keras import tf, tf_keras
@@ -69,7 +72,8 @@ class ConvStem(KwsLayer):
     """5x5 convolution, batch norm, ReLU, then a dense layer over all bins and filters.
 
     Where the recipe asks for it, a second convolution in between: 3x3, stride 2 both
-    ways, batch norm, ReLU. It halves the tokens.
+    ways, batch norm, ReLU. It halves the tokens. A causal one ends its last token at
+    the last frame.
 
     Shapes: (B, frames, mel) -> (B, ceil(frames / stride), dim).
     """
@@ -78,14 +82,25 @@ class ConvStem(KwsLayer):
         super().__init__(mode, name)
         strides = (model.stem_stride[0], model.stem_stride[1])
         self.convolution = Convolution(
-            mode, "conv", model.stem_channels, strides, use_bias=mode != "float"
+            mode,
+            "conv",
+            model.stem_channels,
+            strides,
+            use_bias=mode != "float",
+            causal=model.causal,
         )
         self.norm = layers.BatchNorm(mode, "norm", folded=True)
         self.activation = Activation(mode, "activation", "relu")
         self.second: Convolution | None = None
         if model.stem_second_channels:
             self.second = Convolution(
-                mode, "conv2", model.stem_second_channels, (2, 2), mode != "float", 3
+                mode,
+                "conv2",
+                model.stem_second_channels,
+                (2, 2),
+                mode != "float",
+                3,
+                model.causal,
             )
             self.norm2 = layers.BatchNorm(mode, "norm2", folded=True)
             self.activation2 = Activation(mode, "activation2", "relu")
@@ -218,13 +233,46 @@ class Dropout(KwsLayer):
         return tf.where(kept, inputs / (1.0 - self.rate), tf.zeros_like(inputs))
 
 
+class TokenMix(KwsLayer):
+    """x + a causal depthwise convolution of norm(x) over tokens.
+
+    What lies before the first token is 0, in front of the norm: so a stream that
+    begins is a clip.
+
+    Shapes: (B, T, dim) -> (B, T, dim).
+    """
+
+    def __init__(self, mode: str, name: str, model: Model) -> None:
+        super().__init__(mode, name)
+        self.norm = layers.NORMS[model.norm](mode, "norm", folded=True)
+        self.convolution = TokenConvolution(mode, "conv", model.dim, model.token_kernel)
+        self.outputs_range = Quantizer(mode, "outputs")
+        self.residual = Quantizer(mode, "residual")
+
+    def call(self, inputs: Any, training: Any = False) -> Any:
+        past = self.convolution.size - 1
+        x = tf.pad(inputs, ((0, 0), (past, 0), (0, 0)))
+        y = self.convolution(self.norm(x, training=training))
+        y = self.outputs_range(y, training=training)
+        return self.residual(inputs + y, training=training)
+
+    def fold(self, source: TokenMix) -> None:
+        gamma, shift = source.norm.fold_terms()
+        kernel = source.convolution.kernel.numpy()
+        bias = source.convolution.bias.numpy()
+        self.convolution.kernel.assign(kernel * gamma)
+        self.convolution.bias.assign(bias + shift * kernel.sum(axis=(0, 1)))
+        fold_norm(self.norm, source.norm)
+
+
 class Block(KwsLayer):
     """One Transformer block: attention and MLP, each with a norm and a residual.
 
-    Pre-norm: x + f(norm(x)). Post-norm: norm(x + f(x)).
+    Pre-norm: x + f(norm(x)). Post-norm: norm(x + f(x)). Where the recipe asks for it, a
+    convolution over tokens comes first.
 
     Args:
-        variant: Of the attention (kws/attention).
+        variant: Of the attention (kws/attention), or `none`.
 
     Shapes: (B, T, dim) -> (B, T, dim). Takes what the blocks before it carry, and hands
     it on with what its attention adds: a dict of tensors, empty for most variants.
@@ -234,9 +282,14 @@ class Block(KwsLayer):
         super().__init__(mode, name)
         self.pre = model.norm_position == "pre"
         make_norm = layers.NORMS[model.norm]
-        self.norm1 = make_norm(mode, "norm1", folded=self.pre)
-        self.attention = attention.layer(variant)(mode, "attention", model)
-        self.residual1 = Quantizer(mode, "residual1")
+        self.mix: TokenMix | None = None
+        if model.token_kernel:
+            self.mix = TokenMix(mode, "mix", model)
+        self.attention: Any = None
+        if variant != NO_ATTENTION:
+            self.norm1 = make_norm(mode, "norm1", folded=self.pre)
+            self.attention = attention.layer(variant)(mode, "attention", model)
+            self.residual1 = Quantizer(mode, "residual1")
         self.norm2 = make_norm(mode, "norm2", folded=self.pre)
         self.expand = lowrank.projection(mode, "expand", model.mlp_dim, model.mlp_rank)
         self.activation = Activation(mode, "activation", model.activation)
@@ -248,15 +301,16 @@ class Block(KwsLayer):
             self.dropout = Dropout(mode, "dropout", model.dropout)
 
     def call(self, inputs: Any, carry: Any, training: Any = False) -> Any:
-        x = inputs
-        y = self.norm1(x, training=training) if self.pre else x
-        y, carry = self.attention(y, carry, training=training)
-        x = self.residual1(x + self.drop(y, training), training=training)
-        if not self.pre:
-            x = self.norm1(x, training=training)
+        x = inputs if self.mix is None else self.mix(inputs, training=training)
+        if self.attention is not None:
+            y = self.norm1(x, training=training) if self.pre else x
+            y, carry = self.attention(y, carry, training=training)
+            x = self.residual1(x + self.drop(y, training), training=training)
+            if not self.pre:
+                x = self.norm1(x, training=training)
         y = self.norm2(x, training=training) if self.pre else x
         # The MLP's tensors are delta-encoded like the attention's, by the same rule.
-        hold = self.attention.hold
+        hold = pass_on if self.attention is None else self.attention.hold
         y = self.expand(hold("M", y), training=training)
         y = hold("H", self.activation(y, training=training))
         y = self.contract(y, training=training)
@@ -266,19 +320,24 @@ class Block(KwsLayer):
 
     def modules(self) -> dict[str, tuple[Norm, list[KwsLayer]]]:
         """What may be shared as one: name -> (norm, layers with kernels)."""
-        return {
-            "attention": (self.norm1, [self.attention]),
-            "mlp": (self.norm2, [self.expand, self.contract]),
-        }
+        found = {"mlp": (self.norm2, [self.expand, self.contract])}
+        if self.attention is not None:
+            found["attention"] = (self.norm1, [self.attention])
+        if self.mix is not None:
+            found["mix"] = (self.mix.norm, [self.mix.convolution])
+        return found
 
     def drop(self, x: Any, training: Any) -> Any:
         return x if self.dropout is None else self.dropout(x, training=training)
 
     def fold(self, source: Block) -> None:
-        self.attention.fold(source.attention, source.norm1 if self.pre else None)
+        if self.mix is not None and source.mix is not None:
+            self.mix.fold(source.mix)
+        if self.attention is not None:
+            self.attention.fold(source.attention, source.norm1 if self.pre else None)
+            fold_norm(self.norm1, source.norm1)
         fold_dense(self.expand, source.expand, source.norm2 if self.pre else None)
         fold_dense(self.contract, source.contract, None)
-        fold_norm(self.norm1, source.norm1)
         fold_norm(self.norm2, source.norm2)
 
 
@@ -310,6 +369,62 @@ class Head(KwsLayer):
         fold_dense(self.dense, source.dense, source.norm)
         if self.norm is not None and source.norm is not None:
             fold_norm(self.norm, source.norm)
+
+
+class PoolHead(KwsLayer):
+    """Attention of learned queries over the tokens, a small MLP; beside it the mean of
+    linear logits.
+
+    Each query takes a softmax over the tokens and the mean of them that it weighs. What
+    is computed for each token (scores, linear logits) is computed once in a stream; the
+    rest is small.
+
+    Shapes: (B, T, dim) -> (B, labels).
+    """
+
+    def __init__(self, mode: str, name: str, model: Model, labels: int) -> None:
+        super().__init__(mode, name)
+        self.norm = layers.NORMS[model.norm](mode, "norm", folded=True)
+        # A bias would add the same to all tokens, which softmax takes out again.
+        self.scores = Dense(mode, "scores", model.queries, use_bias=False)
+        self.scores_range = Quantizer(mode, "scores_range")
+        self.shares_range = Quantizer(mode, "shares", fixed=UNIT_RANGE)
+        self.pooled = Quantizer(mode, "pooled")
+        self.expand = Dense(mode, "expand", model.readout_dim)
+        self.activation = Activation(mode, "activation", "relu")
+        self.dense = Dense(mode, "logits", labels)
+        self.dense_range = Quantizer(mode, "dense_range")
+        self.linear = Dense(mode, "linear", labels)
+        self.linear_range = Quantizer(mode, "linear_range")
+        self.mean_range = Quantizer(mode, "mean_range")
+        self.logits_range = Quantizer(mode, "logits_range")
+
+    def call(self, inputs: Any, training: Any = False) -> Any:
+        rows = 1 if self.mode == "export" else -1
+        x = self.norm(inputs, training=training)
+        scores = self.scores_range(self.scores(x), training=training)
+        shares = tf.nn.softmax(tf.transpose(scores, (0, 2, 1)))
+        shares = self.shares_range(shares, training=training)
+        pooled = self.pooled(tf.matmul(shares, x), training=training)
+        pooled = tf.reshape(pooled, (rows, pooled.shape[1] * pooled.shape[2]))
+        y = self.activation(self.expand(pooled), training=training)
+        y = self.dense_range(self.dense(y), training=training)
+        linear = self.linear_range(self.linear(x), training=training)
+        mean = self.mean_range(tf.reduce_mean(linear, axis=1), training=training)
+        return self.logits_range(y + mean, training=training)
+
+    def fold(self, source: PoolHead) -> None:
+        gamma, shift = source.norm.fold_terms()
+        self.scores.kernel.assign(source.scores.kernel.numpy() * gamma[:, None])
+        queries = source.scores.units
+        kernel, bias = source.expand.kernel.numpy(), source.expand.bias.numpy()
+        # A query's shares add up to 1, so that its mean of the shift is the shift.
+        bias = bias + np.tile(shift, queries) @ kernel
+        self.expand.kernel.assign(kernel * np.tile(gamma, queries)[:, None])
+        self.expand.bias.assign(bias)
+        fold_dense(self.linear, source.linear, source.norm)
+        fold_dense(self.dense, source.dense, None)
+        fold_norm(self.norm, source.norm)
 
 
 def fold_dense(
@@ -375,7 +490,8 @@ def build(recipe: Recipe, labels: int, mode: str = "float") -> Any:
     carry: Any = {}
     for block in blocks:
         x, carry = block(x, carry)
-    logits = Head(mode, "head", model, labels)(x)
+    head = PoolHead if model.readout == "pool" else Head
+    logits = head(mode, "head", model, labels)(x)
     return tf_keras.Model(inputs, logits, name="kwt")
 
 
@@ -486,7 +602,9 @@ CHOICES = {
     "norm_position": ("pre", "post"),
     "activation": ("relu", "hard_swish", "gelu", "gelu_tanh"),
     "share": lowrank.SHARES,
+    "readout": ("mean", "pool"),
 }
+NO_ATTENTION = "none"
 
 
 def check(recipe: Recipe) -> None:
@@ -531,7 +649,26 @@ def check(recipe: Recipe) -> None:
     if len(model.variants) != model.layers:
         refuse("attention", f"a variant, or a list of {model.layers}: one a block")
     for variant in model.variants:
-        attention.graph(variant)
+        if variant != NO_ATTENTION:
+            attention.graph(variant)
+    if not 0 <= model.token_kernel <= 31 or model.token_kernel == 1:
+        refuse("token_kernel", "0 (none), or 2 to 31 tokens")
+    if not 1 <= model.queries <= 64:
+        refuse("queries", "1 to 64")
+    if not 1 <= model.readout_dim <= 4096:
+        refuse("readout_dim", "1 to 4096")
+    pooled = model.readout == "pool"
+    if (pooled or model.token_kernel) and model.norm_position != "pre":
+        refuse("norm_position", "pre, with a token_kernel or the read-out pool")
+    if (pooled or model.causal or model.token_kernel) and model.class_token:
+        refuse("class_token", "false: the read-out sees all tokens")
+    if model.causal:
+        if model.stem != "conv" or model.positions:
+            refuse("causal", "false with patches or positions: no place in a stream")
+        if model.norm == "layer":
+            refuse("norm", "dyt or batch in a causal network")
+        if any(variant != NO_ATTENTION for variant in model.variants):
+            refuse("attention", "none in a causal network: attention sees the clip")
 
 
 def predictor(network: Any, recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:
