@@ -26,7 +26,8 @@ BATCH = 256
 
 def tokens(network: Any, real: Any, training: Any = False) -> Any:
     """Everything in front of the head: (B, frames, mel_bins) -> (B, tokens, dim)."""
-    x, carry = real, {}
+    x = real
+    carry: dict[str, Any] = {}
     for layer in network.layers[1:]:
         if layer.name.startswith("block"):
             x, carry = layer(x, carry, training=training)
