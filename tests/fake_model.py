@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from kws.deploy.emit import ring_samples
 
 from kws import features
+from kws.emit.common import ring_samples
 from kws.features.tables import c_source
 from kws.recipe import Detector, Features
 
@@ -65,7 +65,7 @@ class FakeModel:
 
     @property
     def ring_samples(self) -> int:
-        """Of the audio ring; see kws.deploy.emit.ring_samples."""
+        """Of the audio ring; see kws.emit.common.ring_samples."""
         return ring_samples(self.detector.hop_frames * self.features.hop)
 
     @property

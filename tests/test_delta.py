@@ -9,23 +9,26 @@ import functools
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
+import by_hand
 import numpy as np
 import pytest
 import sample_models
 import toolbox
 from kernel_support import image
-from kws.simulate.cost import KINDS
 
 from kws.bundle import Bundle
-from kws.deploy import boards, emit, flash, run, thresholds, toolchain
+from kws.deploy import boards, emission, flash, run, toolchain
+from kws.emit import native
 from kws.engines import common, device
 from kws.errors import KwsError
 from kws.graph import reader, weight_layout
 from kws.paths import FIRMWARE
+from kws.simulate import Run
 from kws.simulate.integer import IntegerSimulator
-from kws.simulate.simulator import Run, Thresholds
+from kws.thresholds import Thresholds
 
 pytest.importorskip("tensorflow", reason="the sample models are made with TensorFlow")
 
@@ -65,12 +68,23 @@ SPECS = {
     "class_token": sample_models.recipe("kwt-1", frames=30, layers=2),
 }
 
+KINDS = ("X", "Q", "K", "P", "O", "M", "H")
 ZERO = dict.fromkeys(KINDS, 0)
 STEPS = [
     {"X": 6, "Q": 5, "K": 4, "P": 2, "O": 7},
     {"X": 12, "0.X": 3, "1.K": 9, "1.P": 1},
     {"0.Q": 255, "O": 126, "1.X": 127},
 ]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Of a model's table of products that skip; sent: int64 [runs]."""
+
+    layer: int
+    kind: str
+    elements: int
+    sent: np.ndarray
 
 
 @functools.cache
@@ -109,17 +123,17 @@ def inputs(name: str) -> np.ndarray:
 
 
 def simulate(name: str, steps: dict[str, int], features: np.ndarray) -> Run:
-    whole = Thresholds.from_dict(steps, SPECS[name].model.layers).values
+    whole = Thresholds.from_dict(steps, simulator(name).slots)
     return simulator(name).run(features, simulator(name).thresholds(whole))
 
 
 def run_sanitized(
     name: str, steps: dict[str, int], features: np.ndarray
-) -> tuple[np.ndarray, list[device.Product]]:
+) -> tuple[np.ndarray, list[Row]]:
     """Logits and counts of the emitted C, compiled with ASan and UBSan."""
     bundle = dataclasses.replace(sample(name), thresholds=steps)
     graph = reader.read(bundle.model_bytes())
-    network = emit.network_source(graph, "portable", thresholds.of_bundle(bundle))
+    network = native.network_source(graph, "portable", bundle)
     source = folder() / "model.c"
     source.write_text(HEAD + network.text + DRIVER, encoding="ascii")
     program = toolbox.host_compile(
@@ -139,34 +153,32 @@ def run_sanitized(
     for lines in zip(*runs, strict=True):
         layer, kind, elements, _ = lines[0].split()
         sent = np.array([int(line.split()[3]) for line in lines])
-        products.append(device.Product(int(layer), kind, 0, int(elements), sent))
+        products.append(Row(int(layer), kind, int(elements), sent))
     logits = np.frombuffer(result.stdout, np.int8).reshape(len(features), -1)
     return logits, products
 
 
-def assert_counts(name: str, products: list[device.Product], expected: Run) -> int:
+def assert_counts(name: str, products: list[Row], expected: Run) -> int:
     """Compare counts where the emitted C runs all rows; returns how many it did.
 
     X is encoded by each of its products for itself; heads are products of their own.
     """
-    shape = simulator(name).shape
+    shape, slots = simulator(name).shape, simulator(name).slots
+    assert list(slots) == [(i, kind) for i in range(shape.layers) for kind in KINDS]
     compared = 0
-    for layer in range(shape.layers):
-        for kind in KINDS:
-            found = [p for p in products if (p.layer, p.kind) == (layer, kind)]
-            whole = shape.tokens * shape.columns(kind)
-            sent = expected.counts.sent[kind][:, layer]
-            if kind == "X":
-                for product in found:
-                    assert product.elements == whole
-                    np.testing.assert_array_equal(product.sent, sent)
-                compared += len(found)
-            elif (
-                kind in expected.counts.encoded[layer]
-                and sum(p.elements for p in found) == whole
-            ):
-                np.testing.assert_array_equal(sum(p.sent for p in found), sent)
-                compared += 1
+    for slot, sent in zip(slots, expected.counts.sent.T, strict=True):
+        found = [p for p in products if (p.layer, p.kind) == slot]
+        whole = shape.tokens * by_hand.columns(shape, slot[1])
+        if slot[1] == "X":
+            for product in found:
+                assert product.elements == whole
+                np.testing.assert_array_equal(product.sent, sent)
+            compared += len(found)
+        elif (
+            slot in expected.counts.encoded and sum(p.elements for p in found) == whole
+        ):
+            np.testing.assert_array_equal(sum(p.sent for p in found), sent)
+            compared += 1
     return compared
 
 
@@ -231,33 +243,38 @@ def test_boards_equal_the_simulator(name: str, board: str) -> None:
     pcm = pcm.astype(np.int16)
     features = common.features(bundle, pcm)
     expected = simulate(name, STEPS[0], features)
-    logits, products = device.invoke_counted(bundle, features)
+    logits, sent = device.invoke(bundle, features)
     np.testing.assert_array_equal(logits, expected.logits)
+    products = [
+        Row(product.layer, product.kind, product.elements, column)
+        for product, column in zip(emission.products(bundle), sent.T, strict=True)
+    ]
     assert assert_counts(name, products, expected) >= 6
 
     target = boards.load(board)
     image = flash.emit_and_build(bundle, target, folder() / board / name, app="clips")
     result = run.clips(image.elf, target, pcm, len(bundle.labels), jobs=1)
     np.testing.assert_array_equal(result.logits, expected.logits)
-    sent = np.stack([product.sent for product in products], axis=1)
     np.testing.assert_array_equal(result.sent, sent)
 
 
 def test_without_thresholds_nothing_changes() -> None:
     name = "heads"
     graph = reader.read(sample(name).model_bytes())
-    text = emit.network_source(graph, "dsp").text
+    text = native.network_source(graph, "dsp").text
     assert "delta" not in text
-    assert thresholds.of_bundle(sample(name)) is None
-    _, products = device.invoke_counted(sample(name), inputs(name)[:1])
-    assert products == []
+    graph = reader.read(sample(name).model_bytes())
+    assert native.network_source(graph, "dsp", sample(name)).text == text
+    _, sent = device.invoke(sample(name), inputs(name)[:1])
+    assert sent.shape == (1, 0)
+    assert emission.products(sample(name)) == ()
 
 
 @pytest.mark.parametrize("steps", [{"V": 1}, {"2.X": 1}, {"X.1": 1}])
 def test_refuses_unknown_tensors(steps: dict[str, int]) -> None:
     bundle = dataclasses.replace(sample("heads"), thresholds=steps)
     with pytest.raises(KwsError, match="Received: '"):
-        emit.model_sources(bundle, "portable")
+        native.sources(bundle, "portable")
 
 
 def test_sizes_are_the_header_s() -> None:

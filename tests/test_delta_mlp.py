@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import by_hand
 import numpy as np
 import pytest
 import sample_models
@@ -16,13 +17,14 @@ import toolbox
 
 pytest.importorskip("tensorflow", reason="the sample models are made with TensorFlow")
 
-from kws.simulate.cost import MLP_KINDS
 
 from kws.bundle import Bundle
-from kws.deploy import boards, emit, flash, run
+from kws.deploy import boards, emission, flash, run
 from kws.engines import common, device
-from kws.simulate import KINDS, Run, Thresholds
+from kws.graph.products import MLP_KINDS, Product
+from kws.simulate import Run
 from kws.simulate.integer import IntegerSimulator
+from kws.thresholds import Thresholds
 
 # ReLU; GELU as a table between two dense rows and a class token; two factors each.
 SPECS = {
@@ -64,21 +66,33 @@ def inputs(name: str) -> np.ndarray:
 
 
 def simulate(name: str, steps: dict[str, int], features: np.ndarray) -> Run:
-    whole = Thresholds.from_dict(steps, SPECS[name].model.layers).values.astype(int)
+    whole = Thresholds.from_dict(steps, simulator(name).slots)
     return simulator(name).run(features, simulator(name).thresholds(whole))
 
 
-def assert_mlp_counts(products: list[device.Product], expected: Run) -> int:
+def invoke(
+    bundle: Bundle, features: np.ndarray
+) -> tuple[np.ndarray, list[tuple[Product, np.ndarray]]]:
+    """Logits of the emitted C, and what each product that skips transmitted, [N]."""
+    logits, sent = device.invoke(bundle, features)
+    return logits, list(zip(emission.products(bundle), sent.T, strict=True))
+
+
+def assert_mlp_counts(
+    name: str, products: list[tuple[Product, np.ndarray]], expected: Run
+) -> int:
     """Compare what the MLPs transmitted where the C runs all rows; how many those are.
 
     Of a last layer only the class token's row is run.
     """
+    shape, slots = simulator(name).shape, simulator(name).slots
     compared = 0
-    for product in products:
+    for product, sent in products:
         if product.kind in MLP_KINDS:
-            shape, sent = expected.shape, expected.counts.sent[product.kind]
-            assert product.elements == shape.tokens * shape.columns(product.kind)
-            np.testing.assert_array_equal(product.sent, sent[:, product.layer])
+            whole = shape.tokens * by_hand.columns(shape, product.kind)
+            assert product.elements == whole
+            place = slots.index(product.slot)
+            np.testing.assert_array_equal(sent, expected.counts.sent[:, place])
             compared += 1
     return compared
 
@@ -89,11 +103,11 @@ def test_threshold_0_equals_tflm_and_skips_zeros(name: str) -> None:
     expected = sample_models.tflm_logits(sample(name).model_bytes(), features)
     assert expected.std() > 3  # not stuck: the comparison means something
     bundle = dataclasses.replace(sample(name), thresholds=ZERO)
-    logits, products = device.invoke_counted(bundle, features)
+    logits, products = invoke(bundle, features)
     np.testing.assert_array_equal(logits, expected)
     run = simulate(name, ZERO, features)
     np.testing.assert_array_equal(run.logits, expected)
-    assert assert_mlp_counts(products, run) == 2 if name == "gelu" else 4
+    assert assert_mlp_counts(name, products, run) == 2 if name == "gelu" else 4
     cost = run.cost()
     assert cost["mhsa_mac_cut"] == 0.0
     if name != "gelu":  # ReLU: what was zero and is zero costs nothing
@@ -109,9 +123,9 @@ def test_equals_the_simulator(name: str, steps: dict[str, int]) -> None:
     dense = sample_models.tflm_logits(sample(name).model_bytes(), features)
     assert (expected.logits != dense).any()
     bundle = dataclasses.replace(sample(name), thresholds=steps)
-    logits, products = device.invoke_counted(bundle, features)
+    logits, products = invoke(bundle, features)
     np.testing.assert_array_equal(logits, expected.logits)
-    assert assert_mlp_counts(products, expected) >= 2
+    assert assert_mlp_counts(name, products, expected) >= 2
 
 
 @pytest.mark.parametrize("board", ["qemu-m4", "qemu-m55"])
@@ -129,7 +143,7 @@ def test_boards_equal_the_simulator(board: str) -> None:
     result = run.clips(image.elf, target, pcm, len(bundle.labels), jobs=1)
     np.testing.assert_array_equal(result.logits, expected.logits)
     sent = result.sent.sum(axis=1)
-    counts = sum(expected.counts.sent[kind].sum(axis=1) for kind in MLP_KINDS)
+    counts = expected.counts.sent[:, simulator("relu").slots.of(MLP_KINDS)].sum(axis=1)
     np.testing.assert_array_equal(sent, counts)
 
 
@@ -138,14 +152,14 @@ def test_repeats_alone_are_skipped_only_where_that_is_cheaper() -> None:
     zero = dataclasses.replace(sample("relu"), thresholds={"H": 0})
     dense = dataclasses.replace(sample("relu"), thresholds={})
     for core in ("portable", "dsp"):
-        assert [row.kind for row in emit.products(zero, core)] == ["H", "H"]
-    assert emit.products(zero, "mve") == ()
+        assert [row.kind for row in emission.products(zero, core)] == ["H", "H"]
+    assert emission.products(zero, "mve") == ()
     # In one layer it changes something, and is done on every core.
     mixed = dataclasses.replace(sample("relu"), thresholds={"H": 0, "1.H": 3})
-    assert [row.layer for row in emit.products(mixed, "mve")] == [1]
+    assert [row.layer for row in emission.products(mixed, "mve")] == [1]
     names = [f"{folder()}/mve-{k}" for k in range(2)]
     for bundle, name in zip((zero, dense), names, strict=True):
-        emit.emit(bundle, Path(name), "mve")
+        emission.emit_bundle(bundle, Path(name), "mve")
     texts = [(Path(name) / "kws_model.c").read_text() for name in names]
     zeros, denses = (
         [x for x in t.split("\n") if " Bundle " not in x and ".hash" not in x]
@@ -158,16 +172,18 @@ def test_holding_everything_leaves_the_dense_rows() -> None:
     for name in SPECS:
         steps = {"M": 255, "H": 255}
         found = simulate(name, steps, inputs(name))
-        shape = found.shape
-        for kind in KINDS:
+        shape = simulator(name).shape
+        assert shape.layers == SPECS[name].model.layers
+        for place, (_, kind) in enumerate(simulator(name).slots):
             rows = shape.dense_rows if kind in MLP_KINDS else shape.tokens
-            sent = found.counts.sent[kind]
-            np.testing.assert_array_equal(sent, rows * shape.columns(kind))
+            sent = found.counts.sent[:, place]
+            whole = rows * by_hand.columns(shape, kind)
+            np.testing.assert_array_equal(sent, whole)
         # The whole model is cut, MHSA is not, and second factors stay dense.
         cost = found.cost()
         assert cost["mhsa_mac_cut"] == 0.0
         share = shape.dense_rows / shape.tokens
-        first = shape.layers * shape.mlp_macs
+        first = shape.layers * sum(by_hand.mlp_macs(shape).values())
         if shape.mlp_rank:
             first -= (
                 shape.layers
@@ -175,5 +191,6 @@ def test_holding_everything_leaves_the_dense_rows() -> None:
                 * shape.mlp_rank
                 * (shape.dim + shape.mlp_dim)
             )
-        expected = (1 - share) * first / shape.macs
-        assert cost["mac_cut"] == pytest.approx(expected, rel=1e-9)
+        dense = by_hand.macs(SPECS[name], shape)
+        assert cost["macs_dense"] == dense
+        assert cost["mac_cut"] == pytest.approx((1 - share) * first / dense, rel=1e-9)

@@ -8,11 +8,13 @@ import functools
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cffi
 import numpy as np
 import pytest
 import sample_models
@@ -20,8 +22,10 @@ import toolbox
 from click.testing import CliRunner
 
 from kws import bundle as bundles
+from kws import emit
 from kws.cli.emit import command
-from kws.deploy import c_text, emit
+from kws.deploy import emission, host
+from kws.emit import c_text, common, native, selftest
 from kws.errors import KwsError
 from kws.features import c_source
 from kws.graph import reader
@@ -70,7 +74,7 @@ def run_sanitized(model: bytes, inputs: np.ndarray, folder: Path) -> np.ndarray:
     """Logits of the emitted C, compiled with ASan and UBSan."""
     graph = reader.read(model)
     outputs = graph.output.elements
-    text = emit.network_source(graph, "portable").text
+    text = native.network_source(graph, "portable").text
     found = run_driver(text, DRIVER, inputs, inputs[0].size, folder, outputs)
     return found.reshape(len(inputs), outputs)
 
@@ -317,7 +321,7 @@ def test_a_stream_equals_its_windows(
     rng = np.random.default_rng(5)
     streams = rng.integers(-128, 128, (2, STEPS, rows, 8)).astype(np.int8)
     streams = np.concatenate([streams, streams[:1]])  # the first one again
-    text = emit.network_source(network(True), "portable").text
+    text = native.network_source(network(True), "portable").text
     assert ("for (int32_t row" in text) == (network is rows_kept_in_a_loop)
     said = run_driver(text, STREAM_DRIVER, streams, rows * 8, tmp_path)
     said = said.reshape(3, STEPS, 4)
@@ -329,7 +333,7 @@ def test_a_stream_equals_its_windows(
     windows = np.stack(
         [whole[:, rows * (i + 1) :][:, :window] for i in range(STEPS)], axis=1
     )
-    text = emit.network_source(network(False), "portable").text
+    text = native.network_source(network(False), "portable").text
     assert "persistent" not in text and "network_reset" not in text
     expected = run_driver(text, DRIVER, windows, window * 8, tmp_path)
     expected = expected.reshape(2, STEPS, 4)
@@ -350,8 +354,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_emitting_twice_gives_the_same_files(
     bundle: Any, core: str, tmp_path: Path
 ) -> None:
-    first = emit.emit(bundle, tmp_path / "a", core)
-    second = emit.emit(bundle, tmp_path / "b", core)
+    first = emission.emit_bundle(bundle, tmp_path / "a", core)
+    second = emission.emit_bundle(bundle, tmp_path / "b", core)
     assert [p.read_bytes() for p in first.files] == [
         p.read_bytes() for p in second.files
     ]
@@ -364,7 +368,7 @@ def test_emitting_twice_gives_the_same_files(
 def test_the_self_test_passes_where_the_clip_was_run(
     bundle: Any, tmp_path: Path
 ) -> None:
-    emitted = emit.emit(bundle, tmp_path, "portable")
+    emitted = emission.emit_bundle(bundle, tmp_path, "portable")
     main = tmp_path / "main_test.c"
     main.write_text(
         '#include <stdio.h>\n#include "kws.h"\n#include "kws_model.h"\n'
@@ -395,7 +399,7 @@ def test_shared_weights_are_emitted_once() -> None:
         return tf.matmul(tf.reduce_mean(y, 1), _weights(12, 5))
 
     graph = reader.read(sample_models.function(body, (1, 11, 12)))
-    text = emit.network_source(graph, "portable").text
+    text = native.network_source(graph, "portable").text
     assert text.count("[144] = {") == 1
     assert text.count("kws_fully_connected_s8(") == 3
 
@@ -425,6 +429,7 @@ def test_refusals(bundle: Any, tmp_path: Path) -> None:
     short = dataclasses.replace(
         recipe, detector=dataclasses.replace(recipe.detector, word_thresholds=(0.5,))
     )
+    logits = np.zeros(len(bundle.labels), np.int8)
     for change, words in [
         ({"recipe": short}, "one for each of"),
         ({"recipe": narrow}, "input does not fit"),
@@ -433,11 +438,89 @@ def test_refusals(bundle: Any, tmp_path: Path) -> None:
         ({"labels": bundle.labels[:3]}, "does not fit the labels"),
         ({"thresholds": {"blk0/X": 2}}, "Bad threshold"),
     ]:
+        changed = dataclasses.replace(bundle, **change)
         with pytest.raises(KwsError, match=words):
-            emit.emit(dataclasses.replace(bundle, **change), tmp_path / "out")
+            emission.emit_bundle(changed, tmp_path / "out")
+        for engine in emit.ENGINES:
+            with pytest.raises(KwsError, match=words):
+                emit.emit(changed, tmp_path / "out", logits, "dsp", engine)
     with pytest.raises(KwsError, match="No such core"):
-        emit.emit(bundle, tmp_path / "out", "m7")
+        emit.emit(bundle, tmp_path / "out", logits, "m7")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_is_refused_before_anything_runs(
+    bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(_: Any) -> None:
+        pytest.fail("the self-test's clip was run")
+
+    monkeypatch.setattr(host, "selftest_run", run)
+    with pytest.raises(KwsError, match="No such core"):
+        emission.emit_bundle(bundle, tmp_path / "out", "m7")
+    with pytest.raises(KwsError, match="No such core"):
+        emission.export_library(bundle, tmp_path / "out", "m7")
+    with pytest.raises(KwsError, match="No such engine"):
+        emission.emit_bundle(bundle, tmp_path / "out", "dsp", "tensorrt")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(KwsError, match="holds something else"):
+        emission.export_library(bundle, tmp_path / "mine")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("engine", emit.ENGINES)
+def test_emitting_runs_nothing(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a process nor C in this one: what a run tells is given."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        pytest.fail("something was run")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)  # and so subprocess.run
+    monkeypatch.setattr(cffi.FFI, "dlopen", refused)
+    bundle = bundles.load("kwt-tiny")
+    logits = np.arange(len(bundle.labels), dtype=np.int8) - 3
+    arena = 40_000 if engine == "tflm" else 0
+    emitted = emit.emit(bundle, tmp_path, logits, "dsp", engine, arena)
+    assert {tmp_path / name for name in emit.FILES} <= set(emitted.files)
+    text = (tmp_path / emit.SELFTEST).read_text()
+    table = text.split("kws_selftest_logits[")[1].split("{")[1].split("}")[0]
+    assert [int(number) for number in table.split(",")[:-1]] == logits.tolist()
+    if engine == "tflm":  # a tenth more than what was measured
+        assert 44_000 <= emitted.arena_bytes <= 44_016
+    with pytest.raises(pytest.fail.Exception, match="something was run"):
+        host.selftest_run(bundle)
+
+
+LISTING = """
+import dataclasses, sys, tempfile
+from pathlib import Path
+import numpy as np
+from kws import bundle, emit
+run = dataclasses.replace(bundle.load("kwt-tiny"), thresholds={})
+with tempfile.TemporaryDirectory() as folder:
+    for core in ("portable", "dsp", "mve"):
+        emit.emit(run, Path(folder), np.zeros(len(run.labels), np.int8), core)
+for name, module in sorted(sys.modules.items()):
+    print(name, getattr(module, "__file__", None))
+"""
+
+
+def test_emitting_loads_nothing_that_runs() -> None:
+    """Arrows run down (DESIGN D19). What is loaded is in the caches' fingerprint."""
+    run = subprocess.run(
+        [sys.executable, "-c", LISTING], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    loaded = dict(line.split(" ", 1) for line in run.stdout.splitlines())
+    assert {"kws.emit.native", "kws.graph.products"} <= set(loaded)
+    above = ("simulate", "engines", "deploy", "model", "layers", "train", "evaluate")
+    for name in (*(f"kws.{part}" for part in above), "tensorflow", "tf_keras"):
+        assert name not in loaded
+    own = {Path(p) for name, p in loaded.items() if name.startswith("kws.")}
+    assert own <= set(host.emitter_files())
 
 
 @pytest.mark.parametrize(
@@ -454,8 +537,9 @@ def test_600_ms_of_refractory_time_in_decisions(
             bundle.recipe.detector, hop_frames=hop_frames, refractory_ms=600
         ),
     )
+    network = native.sources(bundle, "portable").network
     bundle = dataclasses.replace(bundle, recipe=recipe)
-    text = emit.info_source(bundle, emit.Network("", 0, 0, 0), 0.1)
+    text = common.info_source(bundle, network, 0.1)
     assert f"  .refractory = {decisions},\n" in text
 
 
@@ -463,7 +547,7 @@ def test_every_word_may_have_its_own_threshold(bundle: Any, tmp_path: Path) -> N
     own = tuple(0.5 + 0.1 * i for i in range(len(bundle.labels) - 2))
     detector = dataclasses.replace(bundle.recipe.detector, word_thresholds=own)
     recipe = dataclasses.replace(bundle.recipe, detector=detector)
-    emit.emit(dataclasses.replace(bundle, recipe=recipe), tmp_path)
+    emission.emit_bundle(dataclasses.replace(bundle, recipe=recipe), tmp_path)
     text = (tmp_path / "kws_model.c").read_text()
     table = text.split("detector_threshold[")[1].split("{")[1].split("}")[0]
     numbers = [int(number) for number in table.split(",") if number.strip()]
@@ -491,14 +575,15 @@ def test_no_text_breaks_out_of_c(text: str, tmp_path: Path) -> None:
 
 def test_mulaw_is_the_nearest_code() -> None:
     pcm = np.arange(-32768, 32768, 7).astype(np.int16)
-    levels = emit.mulaw_decode(np.arange(256, dtype=np.uint8)).astype(np.int64)
-    error = np.abs(emit.mulaw_decode(emit.mulaw_encode(pcm)).astype(np.int64) - pcm)
+    levels = selftest.mulaw_decode(np.arange(256, dtype=np.uint8)).astype(np.int64)
+    decoded = selftest.mulaw_decode(selftest.mulaw_encode(pcm))
+    error = np.abs(decoded.astype(np.int64) - pcm)
     best = np.abs(levels[None, :] - pcm[:, None].astype(np.int64)).min(axis=1)
     np.testing.assert_array_equal(error, best)
 
 
 def test_the_self_test_clip_is_loud_and_varied() -> None:
-    pcm = emit.mulaw_decode(emit.selftest_clip(16000)).astype(np.int64)
+    pcm = selftest.mulaw_decode(selftest.clip(16000)).astype(np.int64)
     assert np.abs(pcm).max() > 8000
     loudness = [np.abs(part).mean() for part in np.array_split(pcm, 100)]
     assert max(loudness) > 4 * min(loudness)

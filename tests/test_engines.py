@@ -20,7 +20,8 @@ from kws.bundle import Bundle
 from kws.cli.eval import command
 from kws.data import ClipSet
 from kws.data.tape import Tape, Window
-from kws.deploy import toolchain
+from kws.deploy import host, toolchain
+from kws.emit import native
 from kws.engines import device
 from kws.errors import KwsError
 
@@ -122,17 +123,33 @@ def test_broken_model_is_refused_by_every_engine_that_reads_it(
 
 
 def test_library_is_built_once(bundle: Bundle) -> None:
-    first = device.library(bundle)
+    first = host.library(bundle)
     made = first.stat().st_mtime_ns
-    assert device.library(bundle) == first
+    assert host.library(bundle) == first
     assert first.stat().st_mtime_ns == made
+
+
+def test_a_library_that_is_there_is_found_without_emitting(
+    bundle: Bundle, pcm: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = device.logits(bundle, pcm)
+
+    def emitted(*_: Any) -> None:
+        pytest.fail("emitted again")
+
+    monkeypatch.setattr(native, "sources", emitted)
+    np.testing.assert_array_equal(device.logits(bundle, pcm), expected)
+    # What would run on a board is another thing with other thresholds.
+    other = dataclasses.replace(bundle, thresholds={"X": 1})
+    with pytest.raises(pytest.fail.Exception, match="emitted again"):
+        host.library(other)
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain.shutil, "which", lambda name: None)
     monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(KwsError, match="no C compiler"):
-        device.build({"never.c": "seen before"})
+        host.build({"never.c": "seen before"})
     assert not doctor._host_compiler().ok  # and says so, by the same rule
 
 

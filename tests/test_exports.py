@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from kws import bundle as bundles
 from kws.cli.emit import command
-from kws.deploy import library
+from kws.deploy import emission
+from kws.emit import library
 from kws.errors import KwsError
 
 STRICT = ("-Wall", "-Wextra", "-Werror")
@@ -94,7 +95,7 @@ int dmic_read(const struct device *, uint8_t, void **, size_t *, int32_t);
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """kwt-tiny as a library for any core."""
     folder = tmp_path_factory.mktemp("exports") / "kws-tiny"
-    library.export(bundles.load("kwt-tiny"), folder, "portable")
+    emission.export_library(bundles.load("kwt-tiny"), folder, "portable")
     return folder
 
 
@@ -184,7 +185,7 @@ def test_the_library_passes_its_self_test_here(exported: Path, tmp_path: Path) -
 @pytest.mark.parametrize("core", FLAGS)
 def test_sources_compile_for_each_core(core: str, tmp_path: Path) -> None:
     toolbox.need_compiler("gcc")
-    library.export(bundles.load("kwt-tiny"), tmp_path, core)
+    emission.export_library(bundles.load("kwt-tiny"), tmp_path, core)
     sources = sorted((tmp_path / "src").glob("*.c"))
     assert len(sources) >= 10
     compiler = ["arm-none-eabi-gcc", *FLAGS[core], "-mthumb", *STRICT, "-std=gnu11"]
@@ -227,16 +228,16 @@ def test_the_zephyr_sample_compiles(exported: Path, tmp_path: Path) -> None:
 
 def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     bundle = bundles.load("kwt-tiny")
-    library.export(bundle, tmp_path / "lib", "portable")
+    emission.export_library(bundle, tmp_path / "lib", "portable")
     (tmp_path / "lib" / "src" / "old.c").write_text("")
-    emitted = library.export(bundle, tmp_path / "lib", "dsp")
+    emitted = emission.export_library(bundle, tmp_path / "lib", "dsp")
     assert tmp_path / "lib" / "src" / "kws_model.c" in emitted.files
     assert not (tmp_path / "lib" / "src" / "old.c").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["lib"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(KwsError, match="holds something else"):
-        library.export(bundle, tmp_path / "mine", "dsp")
+        emission.export_library(bundle, tmp_path / "mine", "dsp")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 

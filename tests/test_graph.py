@@ -10,8 +10,9 @@ import pytest
 import sample_models
 from kernel_support import tflm
 
+from kws import attention
 from kws.errors import KwsError
-from kws.graph import memory_plan, operators, passes, reader, schedule
+from kws.graph import cost, memory_plan, operators, passes, reader, schedule
 from kws.graph.memory_plan import Plan
 from kws.graph.nodes import Graph, Node, Quantization, Tensor
 from kws.graph.operators import Access, Operator
@@ -23,6 +24,11 @@ pytest.importorskip("tensorflow", reason="the sample models are made with Tensor
 @pytest.fixture(scope="module")
 def tiny() -> bytes:
     return sample_models.network(sample_models.recipe(layers=1, frames=26))
+
+
+def rewrite(graph: Graph) -> dict[str, int]:
+    """Every pass, as the native engine applies them; how often each matched."""
+    return passes.prepare(graph) | passes.finish(graph, attention.fusions())
 
 
 def test_reads_the_whole_graph(tiny: bytes) -> None:
@@ -41,27 +47,47 @@ def test_reads_the_whole_graph(tiny: bytes) -> None:
 
 def test_counts_multiply_accumulates(tiny: bytes) -> None:
     graph = reader.read(tiny)
-    before = sum(operators.macs(node) for node in graph.nodes)
+    before = cost.total(graph.nodes).macs
     convolution = 13 * 10 * 16 * 25
     dense = 13 * (160 * 48 + 4 * 48 * 48 + 2 * 48 * 96)
     attention = 2 * 13 * 13 * 48
     assert before == convolution + dense + attention + 48 * len(sample_models.LABELS)
-    passes.run(graph)
-    assert sum(operators.macs(node) for node in graph.nodes) == before
+    rewrite(graph)
+    assert cost.total(graph.nodes).macs == before
+
+
+def test_what_pads_rows_is_not_counted() -> None:
+    """K with thresholds and V without are padded to different widths."""
+    tokens = Tensor("k", (1, 25, 32), "int8")
+    for stride in (28, 32):
+        padded = Tensor("k transposed", (32, stride), "int8")
+        node = Node("TRANSPOSE_TOKENS", [tokens], padded, {"stride": stride})
+        assert cost.count(node).bytes == {cost.READ: 800, cost.WRITE: 800}
 
 
 def test_attention_and_tables_are_fused(tiny: bytes) -> None:
     graph = reader.read(tiny)
-    found = passes.run(graph)
+    found = rewrite(graph)
     kinds = {node.kind for node in graph.nodes}
-    assert found["fuse_attention"] == 1
+    assert found["fuse"] == 1
     assert {"ATTENTION", "TABLE", "FULLY_CONNECTED_TRANSPOSED"} <= kinds
     assert not kinds & {"BATCH_MATMUL", "SOFTMAX", "TANH", "MUL"}
 
 
+def test_fusions_of_one_name_are_added_up(tiny: bytes) -> None:
+    """Every attention variant's pass is called `fuse`."""
+
+    def fuse(graph: Graph) -> int:
+        return 10
+
+    graph = reader.read(tiny)
+    passes.prepare(graph)
+    assert passes.finish(graph, [*attention.fusions(), fuse])["fuse"] == 11
+
+
 def test_hidden_layer_of_the_mlp_never_exists_whole(tiny: bytes) -> None:
     graph = reader.read(tiny)
-    passes.run(graph)
+    rewrite(graph)
     program = schedule.schedule(graph)
     plan = memory_plan.plan(graph, program)
     hidden = [n.output for n in program.nodes if n.output.shape == (1, 26 // 2, 96)]
@@ -112,7 +138,7 @@ def test_mangled_files_give_a_message_or_a_sound_graph(tiny: bytes) -> None:
         data[places] = rng.integers(0, 256, len(places))
         try:
             graph = reader.read(data.tobytes())
-            passes.run(graph)
+            rewrite(graph)
         except KwsError:
             refused += 1
             continue
@@ -275,7 +301,7 @@ def test_placed_storages_never_overlap_while_both_live() -> None:
 
 def test_the_check_finds_a_wrong_plan(tiny: bytes) -> None:
     graph = reader.read(tiny)
-    passes.run(graph)
+    rewrite(graph)
     program = schedule.schedule(graph)
     plan = memory_plan.plan(graph, program)
     caught = 0
@@ -299,7 +325,7 @@ def test_kwt_1_needs_less_than_64_kilobytes() -> None:
     """12 layers, 99 tokens: TFLM's arena for this shape is 216 KB."""
     spec = sample_models.recipe("kwt-1", layers=2, activation="relu")
     graph = reader.read(sample_models.network(spec))
-    passes.run(graph)
+    rewrite(graph)
     program = schedule.schedule(graph)
     # Two layers and twelve have the same working set.
     assert memory_plan.plan(graph, program).arena_bytes <= 32 * 1024

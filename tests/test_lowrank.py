@@ -23,14 +23,14 @@ from kws import bundle as bundles
 from kws import engines
 from kws.bundle import Bundle
 from kws.cli.tune import command as tune_command
-from kws.deploy import emit, thresholds
+from kws.emit import native
 from kws.errors import KwsError
 from kws.graph import reader
 from kws.layers.keras import tf, tf_keras
 from kws.model import lowrank, network
 from kws.recipe import Recipe
 from kws.simulate.integer import IntegerSimulator
-from kws.simulate.simulator import Thresholds
+from kws.thresholds import Thresholds
 
 LABELS = len(samples.LABELS)
 DIM, HEAD, MLP, RANK, LAYERS = 16, 8, 24, 8, 4
@@ -106,7 +106,7 @@ def test_a_shared_kernel_is_there_once(case: str, tmp_path: Path) -> None:
     assert sum(map(len, inside)) == expected
 
     for core in ("portable", "dsp"):
-        text = emit.model_sources(bundle_of(case, tmp_path), core).texts["kws_model.c"]
+        text = native.sources(bundle_of(case, tmp_path), core).texts["kws_model.c"]
         sizes = re.findall(r"int8_t weights_\d+\[(\d+)\]", text)
         extra = sum(map(len, outside)) + 25 * 4  # the stem's convolution
         padding = 2 * 14 if core == "dsp" else 0  # 25 inputs of 4 filters: 28
@@ -191,9 +191,9 @@ def test_the_board_equals_tflm_and_the_simulator(case: str, tmp_path: Path) -> N
     from kws import features
 
     simulator = IntegerSimulator(bundle)
-    steps = np.full(simulator.scales.shape, 6)
-    table = Thresholds(steps.astype(float)).to_dict()
-    pruned = dataclasses.replace(bundle, thresholds=table)
+    steps = Thresholds(simulator.slots, np.full(len(simulator.slots), 6))
+    pruned = dataclasses.replace(bundle, thresholds=steps.to_steps())
+    assert set(pruned.thresholds) == set("XQKPOMH")
     bundles.save(pruned)
     run = simulator.run(
         features.extract(pcm, bundle.recipe.features), simulator.thresholds(steps)
@@ -202,7 +202,7 @@ def test_the_board_equals_tflm_and_the_simulator(case: str, tmp_path: Path) -> N
     np.testing.assert_array_equal(engines.get("device").logits(pruned, pcm), run.logits)
     # Columns for the delta kernels are stored once too.
     graph = reader.read(bundle.model_bytes(), "model.tflite")
-    text = emit.network_source(graph, "portable", thresholds.of_bundle(pruned)).text
+    text = native.network_source(graph, "portable", pruned).text
     sizes = [int(size) for size in re.findall(r"int8_t columns_\d+\[(\d+)\]", text)]
     plain = [int(size) for size in re.findall(r"int8_t weights_\d+\[(\d+)\]", text)]
     outside = 100 + DIM * LABELS + 10 * 4 * DIM

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import by_hand
 import numpy as np
 import pytest
+import sample_models
 import soundfile
 from click.testing import CliRunner
 from fake_model import tone
@@ -16,13 +20,16 @@ from toolbox import need_compiler, need_qemu
 from kws import bundle as bundles
 from kws import features
 from kws.cli.profile import command
-from kws.deploy import boards, emit, profile
+from kws.deploy import boards, emission, profile
+from kws.emit import selftest
 from kws.engines import device
 from kws.errors import KwsError
 from kws.graph.nodes import Node, Tensor
-from kws.simulate import cost
+from kws.shape import Shape, shape_of
+from kws.simulate.integer import IntegerSimulator
+from kws.thresholds import Slot, Thresholds
 
-# Delta in every layer, and K of one of them not encoded.
+# Delta in every layer, and X of one of them repeats alone.
 STEPS = {"X": 2, "Q": 1, "K": 1, "P": 1, "O": 2, "2.X": 0}
 
 
@@ -60,10 +67,12 @@ def test_layers_add_up_to_the_exact_total(
         assert found.energy.inference_uj > power.active_mw * found.time_ms
         assert 0 < found.energy.average_mw <= power.active_mw
         assert found.as_dict()["energy_estimate"]["source"] == power.source
-    shape = cost.shape_of(bundle.recipe, len(bundle.labels))
+    shape = shape_of(bundle.recipe, len(bundle.labels))
+    mhsa, mlp = by_hand.mhsa_macs(shape), sum(by_hand.mlp_macs(shape).values())
+    stem = by_hand.stem_macs(bundle.recipe)
     total = found.total
     assert (found.unit, found.windows) == ("instructions", 2)
-    assert total.macs_dense == shape.macs
+    assert total.dense.macs == by_hand.macs(bundle.recipe, shape)
     assert total.cost is not None
     # The marks' own cost is taken off; what is left is how the compiler places calls.
     assert abs(total.cost - found.cost) < 0.005 * found.cost
@@ -71,9 +80,9 @@ def test_layers_add_up_to_the_exact_total(
     halves = [f"block{i}.{half}" for i in range(4) for half in ("attention", "mlp")]
     assert names == ["stem", *halves, "head"]
     by_name = {layer.total.name: layer.total for layer in found.layers}
-    assert by_name["block1.attention"].macs_dense == sum(shape.dense_macs().values())
-    assert by_name["block1.mlp"].macs_executed == shape.mlp_macs
-    assert by_name["stem"].macs_dense == shape.stem_macs
+    assert by_name["block1.attention"].dense.macs == sum(mhsa.values())
+    assert by_name["block1.mlp"].executed.macs == mlp
+    assert by_name["stem"].dense.macs == stem
 
     # Memory: the linker's figures, and the constants' own sum.
     assert found.fit is not None
@@ -82,56 +91,182 @@ def test_layers_add_up_to_the_exact_total(
     assert 0 < (found.stack_bytes or 0) <= boards.load(board).stack_bytes
 
     # Executed: what the same C transmits on this machine for the same (mu-law) audio.
-    heard = emit.mulaw_decode(emit.mulaw_encode(audio))
+    heard = selftest.mulaw_decode(selftest.mulaw_encode(audio))
     inputs = features.extract(heard, bundle.recipe.features)
-    _, products = device.invoke_counted(bundle, inputs)
+    _, sent = device.invoke(bundle, inputs)
+    products = emission.products(bundle)
     if not steps:
-        assert products == []
-        assert total.macs_executed == total.macs_dense
-        assert total.bytes_state == 0
+        assert products == ()
+        assert total.executed.macs == total.dense.macs
+        assert total.bytes("state") == 0
         return
-    sent = sum(product.macs * product.sent.mean() for product in products)
-    expected = sent + shape.other_macs
-    assert total.macs_executed == pytest.approx(expected, abs=len(products))
-    assert total.macs_executed < 0.9 * total.macs_dense
-    assert total.bytes_weights < sum(
-        part.macs_dense for layer in found.layers for part in layer.operators
+    means = zip(products, sent.mean(axis=0), strict=True)
+    skipping = sum(product.macs * mean for product, mean in means)
+    expected = skipping + stem + shape.layers * mlp + shape.dim * shape.labels
+    assert total.executed.macs == pytest.approx(expected, abs=len(products))
+    assert total.executed.macs < 0.9 * total.dense.macs
+    assert total.bytes("weights") < sum(
+        part.dense.macs for layer in found.layers for part in layer.operators
     )
-    assert total.bytes_state > 0
+    assert total.bytes("state") > 0
 
 
-def test_bytes_are_the_simulator_s() -> None:
-    """State, weights and activations of the attention, against kws/simulate/cost.py."""
-    bundle = tiny({"X": 1, "Q": 1, "K": 1, "P": 1, "O": 1})
-    shape = cost.shape_of(bundle.recipe, len(bundle.labels))
-    audio = windows(bundle, 1)
-    found = profile.on_host(bundle, audio)
+def both(
+    bundle: bundles.Bundle, count: int
+) -> tuple[dict[str, Any], dict[str, Any], dict[Slot, float]]:
+    """The same windows through `kws profile` and `kws simulate`, for JSON.
+
+    And what every slot with a threshold transmitted by the C's counters, per product.
+    """
+    audio = windows(bundle, count)
     inputs = features.extract(audio, bundle.recipe.features)
-    _, products = device.invoke_counted(bundle, inputs)
-    sent = {kind: np.zeros((1, shape.layers), np.int64) for kind in cost.KINDS}
-    for product in products:
-        # X is read by three products (q, k, v): each counts it, D8 counts it once.
-        sent[product.kind][0, product.layer] = product.sent[0]
-    counts = cost.Counts(
-        sent,
-        np.zeros((1, shape.layers), np.int64),
-        (frozenset(cost.KINDS),) * shape.layers,
+    simulator = IntegerSimulator(bundle)
+    steps = Thresholds.from_dict(bundle.thresholds, simulator.slots)
+    simulated = simulator.run(inputs, simulator.thresholds(steps)).cost()
+    _, sent = device.invoke(bundle, inputs)
+    counted = {
+        product.slot: float(mean)
+        for product, mean in zip(
+            emission.products(bundle), sent.mean(axis=0), strict=True
+        )
+        if product.slot in steps.encoded
+    }
+    assert set(counted) == steps.encoded
+    return profile.on_host(bundle, audio).as_dict(), simulated, counted
+
+
+def assert_same_counts(profiled: dict[str, Any], simulated: dict[str, Any]) -> None:
+    assert profiled["bytes"] == simulated["bytes"]
+    assert profiled["macs_executed"] == round(simulated["macs_rows"]["mean"])
+    for key in ("macs_dense", "comparisons", "exponentials"):
+        assert profiled[key] == simulated[key]
+
+
+SETTINGS: list[dict[str, int]] = [
+    {},
+    dict.fromkeys("XQKPOMH", 1),
+    STEPS | {"1.M": 2},
+    {"X": 3, "0.Q": 1, "1.K": 2, "2.P": 1, "3.H": 0},
+]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("steps", SETTINGS, ids=str)
+def test_bytes_are_the_simulator_s(steps: dict[str, int], count: int) -> None:
+    """By memory, purpose and direction; and both are the rule's, by hand."""
+    bundle = tiny(steps)
+    profiled, simulated, sent = both(bundle, count)
+    assert_same_counts(profiled, simulated)
+    assert bool(steps) == (profiled["bytes"]["ram"]["state"]["write"] > 0)
+    expected = kwt_tiny_by_hand(shape_of(bundle.recipe, len(bundle.labels)), sent)
+    for name in ("macs", "comparisons"):
+        found = profiled["macs_executed" if name == "macs" else name]
+        assert found == pytest.approx(expected.pop(name), abs=0.5)
+    found = {
+        (memory, purpose, direction): number
+        for memory, purposes in profiled["bytes"].items()
+        for purpose, directions in purposes.items()
+        for direction, number in directions.items()
+    }
+    assert found == pytest.approx(dict(expected), abs=0.5)
+
+
+@pytest.mark.parametrize("steps", SETTINGS[:2], ids=str)
+def test_bytes_are_the_simulator_s_with_heads_and_factors(
+    steps: dict[str, int], tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorflow", reason="the sample model is made with it")
+    spec = sample_models.recipe(layers=2, heads=2, head_dim=20, mlp_rank=12)
+    model = sample_models.network(spec)
+    bundle = sample_models.bundle(tmp_path / "run", spec, model)
+    profiled, simulated, _ = both(dataclasses.replace(bundle, thresholds=steps), 1)
+    assert_same_counts(profiled, simulated)
+
+
+def kwt_tiny_by_hand(shape: Shape, sent: dict[Slot, float]) -> Counter[Any]:
+    """kwt-tiny's counts by the rule in kws/graph/cost.py, operator by operator.
+
+    Args:
+        shape: Its sizes.
+        sent: What slots with a threshold transmitted; the others are dense.
+    """
+    count: Counter[Any] = Counter(
+        {
+            (memory, purpose, direction): 0
+            for memory, purpose, directions in (
+                ("flash", "weights", ("read",)),
+                ("ram", "activations", ("read", "write")),
+                ("ram", "state", ("read", "write")),
+                ("ram", "scratch", ("read", "write")),
+            )
+            for direction in directions
+        }
     )
-    expected = cost.traffic(shape, counts)
-    parts = [
-        part
-        for layer in found.layers
-        if layer.total.name.endswith(".attention")
-        for part in layer.operators
-        if part.kind.startswith("FULLY_CONNECTED") or part.kind == "ATTENTION"
-    ]
-    assert sum(part.bytes_weights for part in parts) == expected["weights"][0]
-    # Three separate projections read X and keep its references three times.
-    again = 2 * shape.layers * shape.tokens * shape.dim
-    activations = sum(part.bytes_activations for part in parts)
-    assert activations == expected["activations"][0] + again
-    state = sum(part.bytes_state for part in parts)
-    assert state == expected["state"][0] + again + 2 * sent["X"].sum()
+    count["macs"] = count["comparisons"] = 0
+    tokens, dim, inner = shape.tokens, shape.dim, shape.inner
+
+    def moved(read: float, written: float) -> None:
+        count["ram", "activations", "read"] += read
+        count["ram", "activations", "write"] += written
+
+    def scratch(bytes_: int) -> None:
+        count["ram", "scratch", "read"] += bytes_
+        count["ram", "scratch", "write"] += bytes_
+
+    def product(
+        rows: int,
+        inputs: int,
+        outputs: int,
+        of: Slot = (-1, ""),
+        macs_each: int = 0,
+        weights: bool = True,
+    ) -> None:
+        """A left side [rows, inputs]: what is transmitted of it, and its encoding."""
+        elements: float = rows * inputs
+        if of in sent:
+            elements = sent[of]
+            count["comparisons"] += (rows - 1) * inputs
+            count["ram", "state", "read"] += rows * inputs + 4 * rows * outputs
+            count["ram", "state", "write"] += elements + 4 * rows * outputs
+        macs = elements * (macs_each or outputs)
+        count["macs"] += macs
+        place = ("flash", "weights", "read")
+        count[place if weights else ("ram", "activations", "read")] += macs
+
+    def dense_layer(inputs: int, outputs: int, of: Slot = (-1, "")) -> None:
+        product(tokens, inputs, outputs, of)
+        moved(tokens * inputs, tokens * outputs)
+
+    # 98 frames of 40 bins, strides (2, 4) and (2, 2), 16 and 24 channels.
+    for pixels, patch, channels in ((49 * 10, 25, 16), (25 * 5, 9 * 16, 24)):
+        product(pixels, patch, channels)
+        moved(pixels * patch, pixels * channels)
+        scratch(pixels * patch)
+    dense_layer(5 * 24, dim)
+    for layer in range(shape.layers):
+        moved(tokens * dim, tokens * dim)  # norm1, a table
+        for _ in "qkv":
+            dense_layer(dim, inner, (layer, "X"))
+        # Once over keys and values.
+        moved(2 * tokens * inner, 0)
+        if (layer, "K") in sent:  # what was held is written in place
+            count["comparisons"] += (tokens - 1) * inner
+            moved(0, tokens * inner - sent[layer, "K"])
+        product(tokens, inner, tokens, (layer, "Q"), tokens, weights=False)
+        product(tokens, tokens, inner, (layer, "P"), inner, weights=False)
+        moved(tokens * inner, tokens * inner)
+        scratch(2 * tokens * tokens)  # scores, and then shares
+        dense_layer(inner, dim, (layer, "O"))
+        moved(2 * tokens * dim, tokens * dim)  # add
+        moved(tokens * dim, tokens * dim)  # norm2
+        dense_layer(dim, shape.mlp_dim, (layer, "M"))
+        dense_layer(shape.mlp_dim, dim, (layer, "H"))
+        moved(2 * tokens * dim, tokens * dim)  # add
+    moved(tokens * dim, tokens * dim)  # norm
+    moved(tokens * dim, dim)  # mean
+    product(1, dim, shape.labels)
+    moved(dim, shape.labels)
+    return count
 
 
 def test_on_this_machine(tmp_path: Path) -> None:

@@ -24,10 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import sample_models  # noqa: E402
-from kws.deploy.emit import emit  # noqa: E402
 
 from kws import engines  # noqa: E402
-from kws.deploy import boards, build, run  # noqa: E402
+from kws.deploy import boards, build, emission, run  # noqa: E402
 
 BASELINE = ROOT / "tests" / "baselines" / "models.json"
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -73,7 +72,7 @@ def measure(
         expected = engines.get("tflm").logits(bundle, clips)
         for name in board_names:
             board, out = boards.load(name), Path(folder) / name
-            emitted = emit(bundle, out / "model", board.core)
+            emitted = emission.emit_bundle(bundle, out / "model", board.core)
             image = build.build(out / "model", board, out, "clips")
             result = run.clips(image.elf, board, clips, len(bundle.labels))
             assert np.array_equal(result.logits, expected), f"{model} on {name}"

@@ -62,16 +62,15 @@ def cost(spec: Recipe) -> dict[str, int]:
     """Instructions on BOARD and bytes of weights of a network with random weights."""
     import numpy as np
     import sample_models
-    from kws.deploy.emit import emit
 
-    from kws.deploy import boards, build, run
+    from kws.deploy import boards, build, emission, run
 
     board = boards.load(BOARD)
     clips = np.random.default_rng(0).integers(-3000, 3000, (1, 16000), dtype=np.int16)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         bundle = sample_models.bundle(out / "run", spec, sample_models.network(spec))
-        emitted = emit(bundle, out / "model", board.core)
+        emitted = emission.emit_bundle(bundle, out / "model", board.core)
         image = build.build(out / "model", board, out, "clips")
         result = run.clips(image.elf, board, clips, len(bundle.labels))
     return {

@@ -32,6 +32,7 @@ def emit_bundle(
         >>> emitted.dense.macs
         2060400
     """
+    emit.check_target(core, engine)  # before time is spent
     logits, _ = host.selftest_run(bundle)
     arena = tflm_arena.measure(bundle.model_bytes()) if engine == "tflm" else 0
     return emit.emit(bundle, out_dir, logits, core, engine, arena)
@@ -39,6 +40,8 @@ def emit_bundle(
 
 def export_library(bundle: Bundle, out_dir: Path, core: str = "portable") -> Emitted:
     """Write the bundle as a library of the user's own; see `kws.emit.library`."""
+    emit.check_target(core)
+    library.check_folder(out_dir)
     return library.export(bundle, out_dir, host.selftest_run(bundle)[0], core)
 
 

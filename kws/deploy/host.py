@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -31,8 +32,9 @@ from kws.paths import FIRMWARE, user_cache
 FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
 HOST = FIRMWARE / "host"
 MAX_EVENTS = 1 << 20
-# What the emitted C depends on besides the bundle.
+# What the emitted C depends on besides the bundle: folders and files of the package.
 _EMITTERS = ("emit", "graph", "attention", "features")
+_WORDS = ("bundle.py", "errors.py", "recipe.py", "shape.py", "thresholds.py")
 
 
 class Opened:
@@ -196,14 +198,19 @@ def sources(bundle: Bundle, expected: np.ndarray | None = None) -> dict[str, str
     return {**texts, SELFTEST: selftest.source(expected, codes)}
 
 
+def emitter_files() -> list[Path]:
+    """The code that emits, with all that it is made from."""
+    package = Path(kws.__file__).parent
+    folders = [sorted((package / name).rglob("*.py")) for name in _EMITTERS]
+    return [*(package / name for name in _WORDS), *itertools.chain(*folders)]
+
+
 @functools.cache
 def emitter_fingerprint() -> str:
     """Hash of the code that emits, so that a changed one finds no old library."""
-    package = Path(kws.__file__).parent
     digest = hashlib.sha256(kws.__version__.encode())
-    for name in _EMITTERS:
-        for path in sorted((package / name).rglob("*.py")):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in emitter_files():
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

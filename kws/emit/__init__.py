@@ -105,14 +105,21 @@ def engine_sources(
     Raises:
         KwsError: no such engine, or what it can't do with the bundle.
     """
+    check_target(core, engine)
     if engine == "native":
         return native.sources(bundle, core)
-    if engine == "tflm":
-        return tflm.sources(bundle, core, arena_bytes)
-    raise KwsError(
-        f"No such engine. Expected one of {', '.join(ENGINES)}. Received: {engine!r}",
-        "kws emit RUN --engine native --out DIR",
-    )
+    return tflm.sources(bundle, core, arena_bytes)
+
+
+def check_target(core: str, engine: str = "native") -> None:
+    """Raises KwsError where there is no such core or engine."""
+    common.check_core(core)
+    if engine not in ENGINES:
+        raise KwsError(
+            f"No such engine. Expected one of {', '.join(ENGINES)}. "
+            f"Received: {engine!r}",
+            "kws emit RUN --engine native --out DIR",
+        )
 
 
 __all__ = [
@@ -120,6 +127,7 @@ __all__ = [
     "FILES",
     "Emitted",
     "Sources",
+    "check_target",
     "common",
     "emit",
     "engine_sources",

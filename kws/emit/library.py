@@ -50,13 +50,7 @@ def export(
     Raises:
         KwsError: the model can't be emitted, or the folder holds something else.
     """
-    occupied = out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir()))
-    if occupied and not _is_export(out_dir):
-        raise KwsError(
-            "The folder holds something else. Expected a new or empty one, or an "
-            f"earlier export. Received: {out_dir}",
-            "kws emit RUN --format library --out kws-library",
-        )
+    check_folder(out_dir)
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
@@ -74,6 +68,17 @@ def export(
         ) from None
     files = tuple(path for path in sorted(out_dir.rglob("*")) if path.is_file())
     return dataclasses.replace(result, files=files)
+
+
+def check_folder(out_dir: Path) -> None:
+    """Raises KwsError where a folder holds something else than an earlier export."""
+    occupied = out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir()))
+    if occupied and not _is_export(out_dir):
+        raise KwsError(
+            "The folder holds something else. Expected a new or empty one, or an "
+            f"earlier export. Received: {out_dir}",
+            "kws emit RUN --format library --out kws-library",
+        )
 
 
 def _is_export(folder: Path) -> bool:

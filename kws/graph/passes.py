@@ -43,7 +43,11 @@ def finish(
 
 
 def _apply(graph: Graph, passes: Sequence[Pass]) -> dict[str, int]:
-    return {rewrite.__name__: rewrite(graph) for rewrite in passes}
+    found: dict[str, int] = {}
+    for rewrite in passes:
+        name = rewrite.__name__
+        found[name] = found.get(name, 0) + rewrite(graph)
+    return found
 
 
 def drop_identities(graph: Graph) -> int:
