@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from kws import recipe
-from kws.model import layers, network
+from kws import layers, recipe
 from kws.layers.keras import tf, tf_keras
+from kws.model import network
 from kws.recipe import Recipe
 
 VARIANTS: dict[str, dict[str, Any]] = {
