@@ -20,6 +20,9 @@ from kws.errors import KwsError
 from kws.features import log_mel
 from kws.graph.cost import (
     READ,
+    SCRATCH_READ,
+    SCRATCH_WRITE,
+    STATE_READ,
     STATE_WRITE,
     WEIGHTS,
     WRITE,
@@ -263,6 +266,46 @@ def test_the_mean_and_the_percentile_are_over_clips():
     assert table["mhsa_bytes_weights"]["mean"] == pytest.approx(
         0.5 * 2 * 99 * 4 * 64 * 64, rel=1e-4
     )
+
+
+def test_dense_bytes_are_each_row_times_each_weight():
+    of = counted("kwt-1", 2)
+    dense = of.network.count(everything_sent(of, ()), mhsa=True)
+    token = 2 * 99 * 64  # 2 layers x 99 rows
+    assert dense.bytes[WEIGHTS] == 4 * token * 64
+    assert dense.total(purpose="state") == 0
+    # X by each of Q, K and V; keys and values once to prepare them; queries; O. And a
+    # key or value for each MAC with them.
+    assert dense.bytes[READ] == token * (3 + 2 + 1 + 1) + 2 * token * 99
+    # Q, K, V; what attention makes; what its dense layer makes.
+    assert dense.bytes[WRITE] == token * (3 + 1 + 1)
+    # Scores are written and read, and so are shares.
+    scratch = 2 * 2 * 99 * 99
+    assert dense.bytes[SCRATCH_READ] == dense.bytes[SCRATCH_WRITE] == scratch
+
+    encoded = of.network.count(everything_sent(of), mhsa=True)
+    for place in (WEIGHTS, READ, WRITE, SCRATCH_READ, SCRATCH_WRITE):
+        np.testing.assert_array_equal(encoded.bytes[place], dense.bytes[place])
+    # References read and written, accumulators both (4 bytes).
+    inputs = 3 * 64 + 64 + 99 + 64
+    outputs = 3 * 64 + 99 + 64 + 64
+    expected = 2 * 99 * (inputs + 4 * outputs)
+    assert encoded.bytes[STATE_READ] == encoded.bytes[STATE_WRITE] == expected
+    assert encoded.total(memory="flash") == encoded.bytes[WEIGHTS]
+
+
+def test_what_fills_up_a_transposed_tensor_is_not_touched():
+    from kws.graph.cost import count
+    from kws.graph.nodes import Node, Tensor
+
+    tokens_, transposed = (99, 64), (64, 100)
+    node = Node(
+        "TRANSPOSE_TOKENS",
+        [Tensor("v", tokens_, "int8")],
+        Tensor("v transposed", transposed, "int8"),
+        {"stride": 100},
+    )
+    assert count(node).bytes == {READ: 99 * 64, WRITE: 99 * 64}
 
 
 def test_bytes_follow_what_is_transmitted():

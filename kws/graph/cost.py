@@ -283,10 +283,17 @@ def _moved(node: Node, sent: Sent | None) -> Count:
     return Count(bytes=places)
 
 
+def _transpose_tokens(node: Node, sent: Sent | None) -> Count:
+    """Rows of the output are filled up; that isn't written."""
+    elements = node.input(0).elements
+    return Count(bytes={READ: elements, WRITE: elements})
+
+
 RULES: dict[str, Callable[[Node, Sent | None], Count]] = {
     "FULLY_CONNECTED": _fully_connected,
     "FULLY_CONNECTED_TRANSPOSED": _fully_connected,
     "CONV_2D": _conv_2d,
     "BATCH_MATMUL": _batch_matmul,
     "SOFTMAX": _softmax,
+    "TRANSPOSE_TOKENS": _transpose_tokens,
 }

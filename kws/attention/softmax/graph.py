@@ -321,8 +321,13 @@ def _of_kind(node: Node, kind: str) -> Product | None:
 
 
 def _count_prepare(node: Node, sent: Sent | None) -> Count:
-    """Keys and values are read once; keys that are held are replaced in place."""
-    count = Count(bytes={cost.READ: sum(t.elements for t in node.variables)})
+    """Keys and values are read once; keys that are held are replaced in place.
+
+    What fills the rows of a transposed tensor up is no element of it.
+    """
+    options = node.options
+    elements = options["tokens"] * options["heads"] * options["head_dim"]
+    count = Count(bytes={cost.READ: 2 * elements})
     keys = _of_kind(node, "K")
     found = None if sent is None or keys is None else sent(keys)
     if keys is None or found is None:
