@@ -93,6 +93,19 @@ def test_steps_and_real_thresholds_are_one(simulator):
     np.testing.assert_array_equal(nudged.values, flat)
 
 
+def test_a_step_is_the_tensors_scale(simulator):
+    """In the units of thresholds: Q's is meant before the 1 / sqrt(head_dim) that is
+    folded into its projection. Heads have scales of their own: no head's elements may
+    move further from what they are than the threshold."""
+    slots, shape = simulator.slots, simulator.shape
+    for slot in slots:
+        scales = [tensor.scale for tensor in simulator.products.tensors(slot)]
+        assert len(scales) == (shape.heads if slot[1] in "QKP" else 1)
+        factor = shape.head_dim**0.5 if slot[1] == "Q" else 1.0
+        found = simulator.scales[slots.index(slot)]
+        assert found == pytest.approx(max(scales) * factor, rel=1e-9)
+
+
 def test_a_prefix_spares_work_and_changes_nothing(simulator):
     inputs = features(simulator)
     base = np.full((2, len(KINDS)), 3)
