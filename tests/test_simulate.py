@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -12,12 +13,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kws import attention, recipe
 from kws import bundle as bundles
-from kws import recipe
 from kws.bundle import Bundle
 from kws.errors import KwsError
+from kws.features import log_mel
+from kws.graph.cost import (
+    READ,
+    SCRATCH_READ,
+    SCRATCH_WRITE,
+    STATE_READ,
+    STATE_WRITE,
+    WEIGHTS,
+    WRITE,
+)
 from kws.recipe import Features
-from kws.simulate import KINDS, Thresholds, cost, delta, log_mel
+from kws.shape import Shape, shape_of
+from kws.simulate import delta
+from kws.simulate.counts import Counts, Network, summary
+from kws.thresholds import Slots, Thresholds
 
 LABELS = ("_silence_", "_unknown_", "yes", "no")
 
@@ -134,97 +148,286 @@ def test_encoding_refuses(values, threshold, dense_rows):
 # ---- what is counted -------------------------------------------------------------
 
 
-def everything_sent(shape):
-    """The counts of a network where every element was transmitted."""
-    sent = {
-        kind: np.full((1, shape.layers), shape.tokens * shape.columns(kind))
-        for kind in KINDS
+def columns(shape: Shape) -> dict[str, int]:
+    """Width of a layer's tensor of each kind, all heads together."""
+    return {
+        "X": shape.dim,
+        "Q": shape.inner,
+        "K": shape.inner,
+        "P": shape.heads * shape.tokens,
+        "O": shape.inner,
+        "M": shape.dim,
+        "H": shape.mlp_dim,
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """A network of a preset's real shape, converted, with fewer layers."""
+
+    recipe: recipe.Recipe
+    shape: Shape
+    network: Network
+
+    @property
+    def slots(self) -> Slots:
+        return self.network.slots
+
+
+@functools.cache
+def counted(preset: str, layers: int) -> Counted:
+    pytest.importorskip("tf_keras")
+    import sample_models as samples
+
+    spec = samples.recipe(preset, layers=layers)
+    labels = len(samples.LABELS)
+    network = Network(samples.network(spec), spec, labels)
+    return Counted(spec, shape_of(spec, labels), network)
+
+
+def everything_sent(of: Counted, encoded=None) -> Counts:
+    """The counts of a network where every element was transmitted."""
+    shape, width = of.shape, columns(of.shape)
+    sent = np.array([[shape.tokens * width[kind] for _, kind in of.slots]])
     pairs = np.full((1, shape.layers), shape.tokens**2 * shape.inner)
-    return cost.Counts(sent, pairs, (frozenset(KINDS),) * shape.layers)
+    return Counts(sent, pairs, frozenset(of.slots if encoded is None else encoded))
 
 
 @pytest.mark.parametrize(
-    ("preset", "mhsa_layer", "mlp_layer", "total", "overhead_layer"),
+    ("preset", "layers", "mhsa_layer", "mlp_layer", "total", "overhead_layer"),
     [  # Jelcicova and Verhelst's baseline, computed by hand for the published shapes
-        ("kwt-1", 2_876_544, 3_244_032, 73.7e6, 35_145),
-        ("kwt-2", 8_997_120, 12_976_128, 264.2e6, None),
-        ("kwt-3", 18_361_728, 29_196_288, 571.5e6, 105_435),
+        ("kwt-1", 2, 2_876_544, 3_244_032, 73.7e6, 35_145),
+        ("kwt-2", 1, 8_997_120, 12_976_128, 264.2e6, None),
+        ("kwt-3", 1, 18_361_728, 29_196_288, 571.5e6, 105_435),
     ],
 )
 def test_dense_macs_of_the_published_networks(
-    preset, mhsa_layer, mlp_layer, total, overhead_layer
+    preset, layers, mhsa_layer, mlp_layer, total, overhead_layer
 ):
-    shape = cost.shape_of(recipe.load(preset), 12)
-    assert shape.tokens == 99
-    assert shape.mhsa_macs == 12 * mhsa_layer
-    assert shape.mlp_macs == mlp_layer
+    """Layers are alike: a few of them tell what all twelve take."""
+    of = counted(preset, layers)
+    shape, network = of.shape, of.network
+    assert (shape.tokens, recipe.load(preset).model.layers) == (99, 12)
+    for layer in range(layers):
+        assert sum(network.dense_macs(layer).values()) == mhsa_layer
+        assert sum(network.dense_macs(layer, mlp=True).values()) == mlp_layer
+    assert sum(network.dense_macs().values()) == layers * mhsa_layer
+    stem, head = 98 * 80 * shape.dim, shape.labels * shape.dim
+    assert network.dense.macs == layers * (mhsa_layer + mlp_layer) + stem + head
     # The papers count 40 cepstra into the dense layer; here 80 mel bins go in.
-    macs = shape.macs - 98 * 40 * shape.dim
+    macs = network.dense.macs + (12 - layers) * (mhsa_layer + mlp_layer)
+    macs += (12 - shape.labels) * shape.dim - 98 * 40 * shape.dim
     assert macs == pytest.approx(total, rel=1e-3)
+    squares = layers * shape.heads * 99 * 99
+    assert network.dense.exponentials == squares
     if overhead_layer is not None:
-        every_row = dataclasses.replace(shape, dense_rows=0)
-        attention = (frozenset(cost.ATTENTION_KINDS),) * shape.layers  # not the MLP
-        counts = dataclasses.replace(everything_sent(shape), encoded=attention)
-        spent = cost.overhead(every_row, counts)
-        assert spent["comparisons"] == spent["subtractions"] == 12 * overhead_layer
+        # The papers compare every row, and X once; the engine's first two rows are
+        # transmitted whole, and each of a head's Q, K and V compares X by itself.
+        per_row = overhead_layer // 99 + (3 * shape.heads - 1) * shape.dim
+        alone = [slot for slot in of.slots if slot[1] not in "MH"]
+        table = summary(network, everything_sent(of, alone))
+        assert table["comparisons"] == table["subtractions"] == layers * 97 * per_row
+        assert table["additions"] == 2 * squares
 
 
-@pytest.mark.parametrize("preset", ["kwt-1", "kwt-3", "kwt-tiny"])
-def test_with_everything_sent_nothing_is_cut(preset):
-    shape = cost.shape_of(recipe.load(preset), 10)
-    table = cost.summary(shape, everything_sent(shape))
+@pytest.mark.parametrize(("preset", "layers"), [("kwt-1", 2), ("kwt-3", 1)])
+def test_with_everything_sent_nothing_is_cut(preset, layers):
+    of = counted(preset, layers)
+    table = summary(of.network, everything_sent(of))
     assert table["mhsa_mac_cut"] == table["mac_cut_rows"] == 0.0
-    assert table["macs"]["mean"] == table["macs"]["p95"] == shape.macs
+    assert table["mhsa_mac_cut_rows"] == table["mac_cut"] == 0.0
+    assert table["macs"]["mean"] == table["macs"]["p95"] == of.network.dense.macs
     assert set(table["cut"].values()) == {0.0}
+    assert set(table["cut"]) == {
+        *("qkv", "scores", "scores_rows", "mix", "out"),
+        *("expand", "contract"),
+    }
+    assert table["layer_cut"] == [0.0] * layers
+    assert set(table["sent"].values()) == {1.0}
     assert json.loads(json.dumps(table)) == table
 
 
+def test_elements_are_those_of_the_shape():
+    for preset, layers in (("kwt-1", 2), ("kwt-3", 1)):  # one head, and three
+        of = counted(preset, layers)
+        expected = [99 * columns(of.shape)[kind] for _, kind in of.slots]
+        np.testing.assert_array_equal(of.network.elements(), expected)
+
+
 def test_the_mean_and_the_percentile_are_over_clips():
-    shape = cost.shape_of(recipe.load("kwt-1"), 12)
-    whole = everything_sent(shape)
+    of = counted("kwt-1", 2)
+    whole = everything_sent(of)
     share = np.linspace(0, 1, 21)[:, None]
-    sent = {k: np.rint(share * v).astype(int) for k, v in whole.sent.items()}
-    counts = cost.Counts(sent, np.rint(share * whole.pairs).astype(int), whole.encoded)
-    table = cost.summary(shape, counts)
+    sent, pairs = (np.rint(share * v).astype(int) for v in (whole.sent, whole.pairs))
+    table = summary(of.network, Counts(sent, pairs, whole.encoded))
     assert table["mhsa_mac_cut"] == pytest.approx(0.5, abs=1e-4)
-    assert table["mhsa_macs"]["p95"] == pytest.approx(0.95 * shape.mhsa_macs, rel=1e-4)
+    expected = 0.95 * 2 * 2_876_544
+    assert table["mhsa_macs"]["p95"] == pytest.approx(expected, rel=1e-4)
+    assert table["mhsa_bytes_weights"]["mean"] == pytest.approx(
+        0.5 * 2 * 99 * 4 * 64 * 64, rel=1e-4
+    )
 
 
 def test_dense_bytes_are_each_row_times_each_weight():
-    shape = cost.shape_of(recipe.load("kwt-1"), 12)
-    dense = dataclasses.replace(
-        everything_sent(shape), encoded=(frozenset(),) * shape.layers
-    )
-    bytes_ = cost.traffic(shape, dense)
-    assert bytes_["weights"] == 12 * 99 * 4 * 64 * 64
-    assert bytes_["state"] == 0
-    delta_bytes = cost.traffic(shape, everything_sent(shape))
-    assert delta_bytes["weights"] == bytes_["weights"]
-    # 12 layers x 99 rows: references read and written, accumulators both (4 bytes).
-    columns = 64 + 64 + 99 + 64
+    of = counted("kwt-1", 2)
+    dense = of.network.count(everything_sent(of, ()), mhsa=True)
+    token = 2 * 99 * 64  # 2 layers x 99 rows
+    assert dense.bytes[WEIGHTS] == 4 * token * 64
+    assert dense.total(purpose="state") == 0
+    # X by each of Q, K and V; keys and values once to prepare them; queries; O. And a
+    # key or value for each MAC with them.
+    assert dense.bytes[READ] == token * (3 + 2 + 1 + 1) + 2 * token * 99
+    # Q, K, V; what attention makes; what its dense layer makes.
+    assert dense.bytes[WRITE] == token * (3 + 1 + 1)
+    # Scores are written and read, and so are shares.
+    scratch = 2 * 2 * 99 * 99
+    assert dense.bytes[SCRATCH_READ] == dense.bytes[SCRATCH_WRITE] == scratch
+
+    encoded = of.network.count(everything_sent(of), mhsa=True)
+    for place in (WEIGHTS, READ, WRITE, SCRATCH_READ, SCRATCH_WRITE):
+        np.testing.assert_array_equal(encoded.bytes[place], dense.bytes[place])
+    # References read and written, accumulators both (4 bytes).
+    inputs = 3 * 64 + 64 + 99 + 64
     outputs = 3 * 64 + 99 + 64 + 64
-    assert delta_bytes["state"] == 12 * 99 * (2 * columns + 8 * outputs)
+    expected = 2 * 99 * (inputs + 4 * outputs)
+    assert encoded.bytes[STATE_READ] == encoded.bytes[STATE_WRITE] == expected
+    assert encoded.total(memory="flash") == encoded.bytes[WEIGHTS]
+
+
+def test_what_fills_up_a_transposed_tensor_is_not_touched():
+    from kws.graph.cost import count
+    from kws.graph.nodes import Node, Tensor
+
+    tokens_, transposed = (99, 64), (64, 100)
+    node = Node(
+        "TRANSPOSE_TOKENS",
+        [Tensor("v", tokens_, "int8")],
+        Tensor("v transposed", transposed, "int8"),
+        {"stride": 100},
+    )
+    assert count(node).bytes == {READ: 99 * 64, WRITE: 99 * 64}
+
+
+def test_bytes_follow_what_is_transmitted():
+    """Each kind in its place: all sent but for some elements of one kind in layer 1."""
+    of = counted("kwt-1", 2)
+    whole = everything_sent(of)
+    before = of.network.count(whole, mhsa=False)
+    fewer = 640
+    for kind, place, per_element in (
+        ("X", WEIGHTS, 3 * 64),
+        ("O", WEIGHTS, 64),
+        ("M", WEIGHTS, 256),
+        ("H", WEIGHTS, 64),
+        ("Q", READ, 99),
+        ("P", READ, 64),
+    ):
+        sent = whole.sent.copy()
+        sent[0, of.slots.index((1, kind))] -= fewer
+        counts = dataclasses.replace(whole, sent=sent)
+        after = of.network.count(counts)
+        saved = {p: before.bytes[p] - after.bytes[p] for p in before.bytes}
+        # References are written where transmitted: X's once for each of Q, K and V.
+        expected = dict.fromkeys(saved, 0) | {
+            place: fewer * per_element,
+            STATE_WRITE: fewer * (3 if kind == "X" else 1),
+        }
+        assert {p: float(np.mean(v)) for p, v in saved.items()} == expected, kind
+        assert before.macs - after.macs == fewer * per_element
+        roles = of.network.macs(counts)
+        spent = sum(macs.sum() for role, macs in roles.items() if role != "scores")
+        assert spent == 2 * (2_876_544 + 3_244_032) - fewer * per_element
+    # Keys that are held are replaced in place, by what was transmitted before.
+    sent = whole.sent.copy()
+    sent[0, of.slots.index((1, "K"))] -= fewer
+    after = of.network.count(dataclasses.replace(whole, sent=sent))
+    assert after.bytes[WRITE] - before.bytes[WRITE] == fewer
+    assert after.macs == before.macs
 
 
 # ---- thresholds as text ----------------------------------------------------------
 
+KINDS = ("X", "Q", "K", "P", "O", "M", "H")
+FOUR = Slots((KINDS,) * 4)
+UNEVEN = Slots((("X", "Q", "M"), ("C", "M"), ("X", "M", "H")))
+
 
 def test_thresholds_are_read_and_written():
-    thresholds = Thresholds.parse("3.X=0.25, X=0.3,P=5e-3", layers=4)
-    assert thresholds["X", 0] == 0.3
-    assert thresholds["X", 3] == 0.25
-    assert thresholds["P", 2] == 0.005
-    assert thresholds["Q", 0] < 0
-    assert thresholds.encoded() == (frozenset("XP"),) * 4
-    again = Thresholds.from_dict(thresholds.to_dict(), layers=4)
+    thresholds = Thresholds.parse("3.X=0.25, X=0.3,P=5e-3", FOUR)
+    assert thresholds[0, "X"] == 0.3
+    assert thresholds[3, "X"] == 0.25
+    assert thresholds[2, "P"] == 0.005
+    assert thresholds[0, "Q"] < 0
+    assert thresholds.encoded == {(layer, kind) for layer in range(4) for kind in "XP"}
+    again = Thresholds.from_dict(thresholds.to_dict(), FOUR)
     np.testing.assert_array_equal(again.values, thresholds.values)
-    assert Thresholds.parse("", layers=2).encoded() == (frozenset(),) * 2
+    assert Thresholds.parse("", FOUR).encoded == frozenset()
 
 
 def test_a_kind_that_one_layer_leaves_out_stays_left_out():
-    thresholds = Thresholds.parse("0.Q=1,2.Q=1", layers=3)
+    thresholds = Thresholds.parse("0.Q=1,2.Q=1", Slots((KINDS,) * 3))
     assert thresholds.to_dict() == {"0.Q": 1.0, "2.Q": 1.0}
+
+
+def test_layers_may_have_different_kinds():
+    assert UNEVEN.kinds == ("X", "Q", "M", "C", "H")
+    assert (UNEVEN.layers, len(UNEVEN)) == (3, 8)
+    assert list(UNEVEN.layer) == [0, 0, 0, 1, 1, 2, 2, 2]
+    assert (0, "C") not in UNEVEN and (1, "C") in UNEVEN
+    assert [UNEVEN.index(slot) for slot in UNEVEN] == list(range(8))
+    assert np.flatnonzero(UNEVEN.of(["X", "C"])).tolist() == [0, 3, 5]
+    assert not UNEVEN.of([]).any()
+    # A kind means the layers that have it.
+    thresholds = Thresholds.parse("X=0.3,C=2,2.X=0.1,1.M=0", UNEVEN)
+    assert thresholds.encoded == {(0, "X"), (1, "C"), (1, "M"), (2, "X")}
+    assert thresholds[2, "X"] == 0.1
+    with pytest.raises(KeyError):
+        thresholds[1, "X"]
+    assert thresholds.to_dict() == {"0.X": 0.3, "2.X": 0.1, "C": 2.0, "1.M": 0.0}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {},
+        {"X": 0.3},  # in two layers of three, equal in both
+        {"C": 2.0, "H": 0.0},
+        {"X": 1.0, "Q": 1.0, "M": 1.0, "C": 1.0, "H": 1.0},
+        {"0.X": 0.5, "0.M": 4.0, "2.M": 3.0},
+    ],
+)
+def test_uneven_thresholds_survive_a_round_trip(table):
+    thresholds = Thresholds.from_dict(table, UNEVEN)
+    assert thresholds.to_dict() == table
+    text = ",".join(f"{key}={value}" for key, value in table.items())
+    np.testing.assert_array_equal(
+        Thresholds.parse(text, UNEVEN).values, thresholds.values
+    )
+    whole = Thresholds(UNEVEN, np.floor(thresholds.values)).to_steps()
+    assert all(type(step) is int for step in whole.values())
+
+
+@pytest.mark.parametrize("key", ["1.X", "0.C", "0.H", "2.Q", "3.M", "O", "1.O"])
+def test_a_kind_that_the_layer_has_not_is_refused(key):
+    with pytest.raises(KwsError, match="Bad threshold") as caught:
+        Thresholds.from_dict({"M": 1, key: 2}, UNEVEN)
+    assert f"Received: '{key}=2'" in caught.value.message
+    assert "X, Q, M, C, H that the layer has, LAYER 0 to 2" in caught.value.message
+    theta = caught.value.hint.removeprefix("--theta ")  # what it proposes works
+    assert Thresholds.parse(theta, UNEVEN).encoded
+    with pytest.raises(KwsError, match="Bad threshold"):
+        Thresholds.parse(f"{key}=2", UNEVEN)
+
+
+def test_thresholds_are_one_for_each_slot():
+    with pytest.raises(ValueError, match=r"Expected \[8\]"):
+        Thresholds(UNEVEN, np.zeros((3, 3)))
+
+
+def test_every_layer_of_a_preset_has_its_variants_kinds():
+    for preset in recipe.presets():
+        model = recipe.load(preset).model
+        assert attention.slots(model) == Slots((KINDS,) * model.layers)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +447,7 @@ def test_a_kind_that_one_layer_leaves_out_stays_left_out():
 )
 def test_bad_thresholds_are_refused(text):
     with pytest.raises(KwsError, match="Bad threshold"):
-        Thresholds.parse(text, layers=4)
+        Thresholds.parse(text, FOUR)
 
 
 @pytest.mark.parametrize(
@@ -263,12 +466,12 @@ def test_bad_threshold_files_are_refused(tmp_path, text):
     path = tmp_path / "thresholds.json"
     path.write_text(text)
     with pytest.raises(KwsError):
-        Thresholds.read(f"@{path}", layers=4)
+        Thresholds.read(f"@{path}", FOUR)
 
 
 def test_a_missing_threshold_file_is_refused(tmp_path):
     with pytest.raises(KwsError, match="No such file"):
-        Thresholds.read(f"@{tmp_path / 'none.json'}", layers=4)
+        Thresholds.read(f"@{tmp_path / 'none.json'}", FOUR)
 
 
 # ---- float features --------------------------------------------------------------
@@ -333,35 +536,38 @@ def test_simulated_networks(tmp_path, variant):
 
     bundle = small_bundle(tmp_path / "run", variant)
     simulator = Simulator(bundle)
-    shape = simulator.shape
+    shape, slots = simulator.shape, simulator.slots
+    assert slots == Slots((KINDS,) * 2) == simulator.counted.slots
     features = some_features(bundle.recipe.features, 5)
     expected = model.restore(bundle)(features, training=False).numpy()
 
-    dense = simulator.run(features, Thresholds.dense(2))
+    dense = simulator.run(features, Thresholds.dense(slots))
     np.testing.assert_allclose(dense.logits, expected, atol=2e-5)
     assert dense.cost()["mhsa_mac_cut"] == 0.0
     assert dense.cost()["subtractions"] == 0
 
-    zero = simulator.run(features, Thresholds.parse("X=0,Q=0,K=0,P=0,O=0,M=0,H=0", 2))
+    zero = simulator.run(
+        features, Thresholds.parse("X=0,Q=0,K=0,P=0,O=0,M=0,H=0", slots)
+    )
     np.testing.assert_array_equal(zero.logits, dense.logits)
     assert zero.cost()["mhsa_mac_cut"] < 0.05
 
     held = simulator.run(
-        features, Thresholds.parse("X=9e9,Q=9e9,K=9e9,P=9e9,O=9e9,M=9e9,H=9e9", 2)
+        features, Thresholds.parse("X=9e9,Q=9e9,K=9e9,P=9e9,O=9e9,M=9e9,H=9e9", slots)
     )
-    for kind in KINDS:  # the dense rows, and nothing else
-        rows = shape.dense_rows * shape.columns(kind)
-        np.testing.assert_array_equal(held.counts.sent[kind], rows)
+    # The dense rows, and nothing else.
+    rows = [shape.dense_rows * columns(shape)[kind] for _, kind in slots]
+    np.testing.assert_array_equal(held.counts.sent, [rows] * 5)
     np.testing.assert_array_equal(held.counts.pairs, shape.dense_rows**2 * shape.inner)
     assert np.abs(held.logits - dense.logits).max() > 1e-3
 
     # One threshold in one layer: that tensor alone, and only from that layer on.
     for kind in KINDS:
-        one = simulator.run(features, Thresholds.parse(f"1.{kind}=0.05", 2))
-        for other in KINDS:
-            sent, whole = one.counts.sent[other], dense.counts.sent[other]
-            np.testing.assert_array_equal(sent[:, 0], whole[:, 0])
-            assert (sent[:, 1] < whole[:, 1]).any() == (kind == other)
+        one = simulator.run(features, Thresholds.parse(f"1.{kind}=0.05", slots))
+        assert one.counts.encoded == {(1, kind)}
+        fewer = (one.counts.sent < dense.counts.sent).any(axis=0)
+        np.testing.assert_array_equal(fewer, [slot == (1, kind) for slot in slots])
+        assert (one.counts.sent <= dense.counts.sent).all()
 
 
 def test_a_prefix_spares_work_and_changes_nothing(tmp_path):
@@ -370,18 +576,16 @@ def test_a_prefix_spares_work_and_changes_nothing(tmp_path):
     bundle = small_bundle(tmp_path / "run", "published")
     simulator = Simulator(bundle)
     features = some_features(bundle.recipe.features, 5)
-    base = Thresholds.parse("X=0.1,K=0.2", 2)
+    base = Thresholds.parse("X=0.1,K=0.2", simulator.slots)
     prefix = simulator.prefix(features, base)
     for text in ("X=0.1,K=0.2", "X=0.1,K=0.2,1.Q=0.1", "X=0.1,K=0.2,0.Q=0.1"):
-        thresholds = Thresholds.parse(text, 2)
+        thresholds = Thresholds.parse(text, simulator.slots)
         plain = simulator.run(features, thresholds)
         spared = simulator.run(features, thresholds, prefix=prefix)
         np.testing.assert_array_equal(spared.logits, plain.logits)
         np.testing.assert_array_equal(spared.counts.pairs, plain.counts.pairs)
-        for kind in KINDS:
-            np.testing.assert_array_equal(
-                spared.counts.sent[kind], plain.counts.sent[kind]
-            )
+        np.testing.assert_array_equal(spared.counts.sent, plain.counts.sent)
+        assert spared.counts.encoded == plain.counts.encoded
 
 
 def test_ladders_are_quantiles_of_the_change_from_row_to_row(tmp_path):
@@ -391,13 +595,16 @@ def test_ladders_are_quantiles_of_the_change_from_row_to_row(tmp_path):
     simulator = Simulator(bundle)
     features = some_features(bundle.recipe.features, 8)
     rungs = simulator.changes(features, (0.25, 0.5, 0.9))
-    assert rungs.shape == (3, 2, len(KINDS))
+    slots = simulator.slots
+    assert rungs.shape == (3, 2 * len(KINDS))
     assert (np.diff(rungs, axis=0) > 0).all()
     # In the units of thresholds: a threshold at the median holds about half or more.
-    for kind, value in zip(KINDS, rungs[1, 0], strict=True):
-        run = simulator.run(features, Thresholds.parse(f"0.{kind}={value}", 2))
-        whole = simulator.shape.tokens * simulator.shape.columns(kind)
-        assert 0.1 < run.counts.sent[kind][:, 0].mean() / whole < 0.6
+    for kind in KINDS:
+        value = rungs[1, slots.index((0, kind))]
+        run = simulator.run(features, Thresholds.parse(f"0.{kind}={value}", slots))
+        whole = simulator.shape.tokens * columns(simulator.shape)[kind]
+        sent = run.counts.sent[:, slots.index((0, kind))]
+        assert 0.1 < sent.mean() / whole < 0.6
 
 
 def test_a_run_without_keras_weights_is_refused(tmp_path):
@@ -452,13 +659,13 @@ def test_the_published_network_gives_the_table(published, row):
     simulator, features, label = published
     theta, accuracy, *cuts, total = row
     start = time.monotonic()
-    run = simulator.run(features, Thresholds.parse(theta, 12))
+    run = simulator.run(features, Thresholds.parse(theta, simulator.slots))
     spoken = label != 0
     right = int((run.logits.argmax(axis=1) == label)[spoken].sum())
     table = run.cost()
     print(theta, right, table["cut"], f"{500 / (time.monotonic() - start):.0f} clips/s")
     assert spoken.sum() == 457
     assert abs(right - 4.57 * accuracy) <= 1.25  # one clip, and the table's rounding
-    for name, expected in zip(cost.PRODUCTS, cuts, strict=True):
+    for name, expected in zip(("qkv", "scores", "mix", "out"), cuts, strict=True):
         assert 100 * table["cut"][name] == pytest.approx(expected, abs=0.5)
     assert 100 * table["mhsa_mac_cut"] == pytest.approx(total, abs=0.5)

@@ -21,6 +21,7 @@ from kws.bundle import Bundle
 from kws.cli import eval as eval_verb
 from kws.cli import simulate as simulate_verb
 from kws.data import ClipSet
+from kws.deploy import emission
 from kws.engines import device
 from kws.errors import CheckFailed, KwsError
 
@@ -102,7 +103,7 @@ def test_a_boards_cut_is_what_that_board_skips(bundle: Bundle, clips: ClipSet) -
 
 def test_a_wrong_count_or_logit_is_told(bundle: Bundle, clips: ClipSet) -> None:
     logits, sent = device.counted(bundle, clips.pcm)
-    products = device.products(bundle, sent)
+    products = emission.products(bundle)
     whole = [p.kind == "X" and p.layer == 0 for p in products].index(True)
     wrong = sent.copy()
     wrong[3, whole] += 1

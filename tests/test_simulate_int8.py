@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -14,12 +15,16 @@ pytest.importorskip("tf_keras")
 import networks_for_tests as networks
 import sample_models as samples
 
+from kws import attention
 from kws import bundle as bundles
 from kws.errors import KwsError
+from kws.graph import passes, reader
 from kws.graph import quantized_math as qm
-from kws.graph import reader
-from kws.simulate import KINDS, Thresholds, delta, operators
-from kws.simulate.integer import IntegerSimulator, find_holds
+from kws.simulate import delta, operators
+from kws.simulate.integer import IntegerSimulator
+from kws.thresholds import Slots, Thresholds
+
+KINDS = ("X", "Q", "K", "P", "O", "M", "H")
 
 VARIANTS = ["tiny", "published", "two heads, hard swish", "batch norm, patches"]
 
@@ -32,6 +37,20 @@ def simulator(request, tmp_path_factory):
     return IntegerSimulator(samples.bundle(folder, spec, samples.network(spec)))
 
 
+def of_steps(simulator, steps):
+    """Real thresholds that stand for int8 steps, [layers][kinds] or one for all."""
+    slots = simulator.slots
+    values = np.broadcast_to(steps, (slots.layers, len(KINDS))).reshape(-1)
+    return simulator.thresholds(Thresholds(slots, values))
+
+
+def width(shape, kind):
+    """Of a layer's tensor of a kind, all heads together."""
+    widths = {"X": shape.dim, "M": shape.dim, "H": shape.mlp_dim}
+    widths["P"] = shape.heads * shape.tokens
+    return widths.get(kind, shape.heads * shape.head_dim)
+
+
 def features(simulator, count=20, seed=1):
     spec = simulator.bundle.recipe.features
     return samples.features(count, (spec.frames, spec.mel_bins), seed)
@@ -39,7 +58,8 @@ def features(simulator, count=20, seed=1):
 
 def test_dense_logits_are_tflms(simulator):
     inputs = features(simulator)
-    run = simulator.run(inputs, Thresholds.dense(2))
+    assert simulator.slots == Slots((KINDS,) * 2) == simulator.counted.slots
+    run = simulator.run(inputs, Thresholds.dense(simulator.slots))
     expected = samples.tflm_logits(simulator.bundle.model_bytes(), inputs)
     assert run.logits.dtype == np.int8
     np.testing.assert_array_equal(run.logits, expected)
@@ -48,61 +68,75 @@ def test_dense_logits_are_tflms(simulator):
 
 def test_threshold_zero_changes_no_bit_and_skips_repeats(simulator):
     inputs = features(simulator)
-    dense = simulator.run(inputs, Thresholds.dense(2))
-    zero = simulator.run(inputs, simulator.thresholds(np.zeros((2, len(KINDS)), int)))
+    dense = simulator.run(inputs, Thresholds.dense(simulator.slots))
+    zero = simulator.run(inputs, of_steps(simulator, 0))
     np.testing.assert_array_equal(zero.logits, dense.logits)
     assert zero.cost()["mhsa_mac_cut"] > 0.01  # int8 tensors do repeat
 
 
 def test_holding_everything_leaves_the_dense_rows(simulator):
-    held = simulator.run(features(simulator), Thresholds(np.full((2, len(KINDS)), 1e9)))
-    shape = simulator.shape
-    for kind in KINDS:
-        rows = shape.dense_rows * shape.columns(kind)
-        np.testing.assert_array_equal(held.counts.sent[kind], rows)
+    slots, shape = simulator.slots, simulator.shape
+    everything = Thresholds(slots, np.full(len(slots), 1e9))
+    held = simulator.run(features(simulator), everything)
+    rows = [shape.dense_rows * width(shape, kind) for _, kind in slots]
+    np.testing.assert_array_equal(held.counts.sent, [rows] * 20)
     np.testing.assert_array_equal(held.counts.pairs, shape.dense_rows**2 * shape.inner)
 
 
 def test_steps_and_real_thresholds_are_one(simulator):
     steps = np.random.default_rng(0).integers(-1, 256, (2, len(KINDS)))
-    thresholds = simulator.thresholds(steps)
-    np.testing.assert_array_equal(simulator.steps(thresholds), steps)
+    thresholds, flat = of_steps(simulator, steps), steps.reshape(-1)
+    np.testing.assert_array_equal(simulator.steps(thresholds).values, flat)
     # Rounded down: what is above the real threshold is above the steps, and no more.
-    nudged = Thresholds(np.where(steps < 0, -1, thresholds.values * (1 + 1e-3)))
-    np.testing.assert_array_equal(simulator.steps(nudged), steps)
+    nudged = np.where(flat < 0, -1, thresholds.values * (1 + 1e-3))
+    nudged = simulator.steps(Thresholds(simulator.slots, nudged))
+    np.testing.assert_array_equal(nudged.values, flat)
+
+
+def test_a_step_is_the_tensors_scale(simulator):
+    """In the units of thresholds: Q's is meant before the 1 / sqrt(head_dim) that is
+    folded into its projection. Heads have scales of their own: no head's elements may
+    move further from what they are than the threshold."""
+    slots, shape = simulator.slots, simulator.shape
+    for slot in slots:
+        scales = [tensor.scale for tensor in simulator.products.tensors(slot)]
+        assert len(scales) == (shape.heads if slot[1] in "QKP" else 1)
+        factor = shape.head_dim**0.5 if slot[1] == "Q" else 1.0
+        found = simulator.scales[slots.index(slot)]
+        assert found == pytest.approx(max(scales) * factor, rel=1e-9)
 
 
 def test_a_prefix_spares_work_and_changes_nothing(simulator):
     inputs = features(simulator)
     base = np.full((2, len(KINDS)), 3)
-    prefix = simulator.prefix(inputs, simulator.thresholds(base))
+    prefix = simulator.prefix(inputs, of_steps(simulator, base))
     for layer in (None, 1, 0):
         steps = base.copy()
         if layer is not None:
             steps[layer] += 2
-        thresholds = simulator.thresholds(steps)
+        thresholds = of_steps(simulator, steps)
         plain = simulator.run(inputs, thresholds)
         spared = simulator.run(inputs, thresholds, prefix=prefix)
         np.testing.assert_array_equal(spared.logits, plain.logits)
         np.testing.assert_array_equal(spared.counts.pairs, plain.counts.pairs)
-        for kind in KINDS:
-            np.testing.assert_array_equal(
-                spared.counts.sent[kind], plain.counts.sent[kind]
-            )
+        np.testing.assert_array_equal(spared.counts.sent, plain.counts.sent)
 
 
 def test_ladders_are_whole_steps_and_quantiles(simulator):
     inputs = features(simulator)
     ladder = simulator.changes(inputs, (0.5, 0.9))
-    steps = [simulator.steps(Thresholds(rung)) for rung in ladder]
-    assert (steps[1] >= steps[0]).all()
+    slots = simulator.slots
+    steps = [simulator.steps(Thresholds(slots, rung)) for rung in ladder]
+    assert (steps[1].values >= steps[0].values).all()
     # At the median of the changes, about half and more of a tensor is held.
-    for column, kind in enumerate(KINDS):
-        alone = np.full((2, len(KINDS)), -1)
-        alone[0, column] = steps[0][0, column]
+    for kind in KINDS:
+        slot = slots.index((0, kind))
+        alone = np.full(len(slots), -1.0)
+        alone[slot] = steps[0].values[slot]
+        alone = Thresholds(slots, alone)
         run = simulator.run(inputs, simulator.thresholds(alone))
-        whole = simulator.shape.tokens * simulator.shape.columns(kind)
-        assert run.counts.sent[kind][:, 0].mean() / whole < 0.75
+        whole = simulator.shape.tokens * width(simulator.shape, kind)
+        assert run.counts.sent[:, slot].mean() / whole < 0.75
 
 
 def plain_logits(simulator, clip, steps):
@@ -115,9 +149,9 @@ def plain_logits(simulator, clip, steps):
         inputs = []
         for tensor in node.variables:
             value = values[id(tensor)]
-            hold = simulator.holds.get((id(node), id(tensor)))
-            if hold is not None:
-                layer, kind, _ = hold
+            product = simulator.products.at(node, tensor)
+            if product is not None:
+                layer, kind = product.slot
                 column = KINDS.index(kind)
                 rows = value.reshape(shape.tokens, -1).copy()
                 count = rows.size
@@ -143,12 +177,11 @@ def test_held_tensors_are_what_products_read(simulator):
     """Against the definition, an element at a time."""
     inputs = features(simulator, count=2, seed=3)
     steps = np.array([[9, 7, 5, 2, 6, 4, 3], [4, 8, 3, 1, 12, 9, 2]])
-    run = simulator.run(inputs, simulator.thresholds(steps))
+    run = simulator.run(inputs, of_steps(simulator, steps))
     for index, clip in enumerate(inputs):
         logits, sent = plain_logits(simulator, clip, steps)
         np.testing.assert_array_equal(run.logits[index], logits)
-        for column, kind in enumerate(KINDS):
-            np.testing.assert_array_equal(run.counts.sent[kind][index], sent[:, column])
+        np.testing.assert_array_equal(run.counts.sent[index], sent.reshape(-1))
     assert 0.05 < run.cost()["mhsa_mac_cut"] < 0.99
 
 
@@ -265,28 +298,43 @@ def product_by_tflm(name, scales, left, right):
 # ---- which product reads which tensor --------------------------------------------
 
 
-def test_holds_are_found_by_structure(simulator):
-    shape = simulator.shape
-    holds, scales = simulator.holds, simulator.scales
-    assert (scales > 0).all()
-    assert (scales[:, KINDS.index("P")] == 1 / 256).all()
-    per_layer = {kind: 0 for kind in KINDS}
-    for _, kind, _ in holds.values():
-        per_layer[kind] += 1
-    heads = shape.layers * shape.heads
-    assert per_layer["Q"] == per_layer["K"] == per_layer["P"] == heads
-    assert per_layer["X"] == 3 * heads
-    assert per_layer["O"] == shape.layers
+def test_products_are_found_by_structure(simulator):
+    shape, slots = simulator.shape, simulator.slots
+    assert (simulator.scales > 0).all()
+    assert (simulator.scales[slots.of(["P"])] == 1 / 256).all()
+    every = simulator.products.every
+    for layer in range(shape.layers):
+        found = [product.kind for product in every if product.layer == layer]
+        per_layer = {kind: found.count(kind) for kind in KINDS}
+        assert per_layer["Q"] == per_layer["K"] == per_layer["P"] == shape.heads
+        assert per_layer["X"] == 3 * shape.heads
+        assert per_layer["O"] == per_layer["M"] == per_layer["H"] == 1
+        assert len(found) == sum(per_layer.values())
+    assert len({(id(p.node), id(p.tensor)) for p in every}) == len(every)
+    for product in every:
+        assert simulator.products.at(product.node, product.tensor) is product
+        assert product in simulator.products.of(product.node)
+        assert product.dense_rows == shape.dense_rows
+        # Several heads have a tensor of Q, K and P each.
+        share = shape.heads if product.kind in "QKP" else 1
+        assert product.elements == shape.tokens * width(shape, product.kind) // share
 
 
 def test_another_networks_graph_is_refused(simulator):
-    graph = reader.read(simulator.bundle.model_bytes())
-    deeper = dataclasses.replace(simulator.shape, layers=3)
-    with pytest.raises(KwsError, match="not the recipe's"):
-        find_holds(graph, deeper)
-    shallower = dataclasses.replace(simulator.shape, layers=1)
-    with pytest.raises(KwsError, match="can't be told"):
-        find_holds(graph, shallower)
+    def find(**changes):
+        graph = reader.read(simulator.bundle.model_bytes())
+        passes.prepare(graph)
+        spec = simulator.bundle.recipe
+        spec = dataclasses.replace(
+            spec, model=dataclasses.replace(spec.model, **changes)
+        )
+        return attention.find_products(graph, spec, len(simulator.bundle.labels))
+
+    assert len(find().every) == len(simulator.products.every)
+    for changes in ({"layers": 3}, {"layers": 1}, {"heads": 5}, {"mlp_rank": 2}):
+        with pytest.raises(KwsError, match="not the recipe's") as caught:
+            find(**changes)
+        assert caught.value.hint
 
 
 # ---- the whole way ---------------------------------------------------------------
@@ -296,7 +344,7 @@ def test_thresholds_go_into_the_bundle(simulator):
     from kws.simulate.measure import keep_thresholds, read_thresholds
 
     steps = np.array([[3, 2, 2, 1, -1, -1, 5], [4, 2, 0, 1, -1, -1, -1]])
-    assert keep_thresholds(simulator, simulator.thresholds(steps).to_dict())
+    assert keep_thresholds(simulator, of_steps(simulator, steps).to_dict())
     bundle = bundles.load(simulator.bundle.path)
     assert bundle.thresholds == {
         "0.X": 3,
@@ -308,9 +356,29 @@ def test_thresholds_go_into_the_bundle(simulator):
         "0.H": 5,
     }
     again = IntegerSimulator(bundle)
-    np.testing.assert_array_equal(again.steps(read_thresholds(again, "bundle")), steps)
+    found = again.steps(read_thresholds(again, "bundle"))
+    np.testing.assert_array_equal(found.values, steps.reshape(-1))
     with pytest.raises(KwsError, match="Bad threshold"):
         read_thresholds(again, "bundles")
+
+
+def test_thresholds_of_older_bundles_are_read(simulator):
+    """As they were written before kinds became the variants': the file is the same."""
+    from kws.simulate.measure import read_thresholds
+
+    path = simulator.bundle.path / "bundle.json"
+    before = path.read_text()
+    table = json.loads(before)
+    try:
+        table["thresholds"] = {"0.X": 3, "1.X": 4, "Q": 2, "P": 1, "1.K": 0, "0.H": 5}
+        path.write_text(json.dumps(table))
+        again = IntegerSimulator(bundles.load(path.parent))
+    finally:
+        path.write_text(before)
+    steps = [[3, 2, -1, 1, -1, -1, 5], [4, 2, 0, 1, -1, -1, -1]]
+    found = again.steps(read_thresholds(again, "bundle"))
+    np.testing.assert_array_equal(found.values, np.reshape(steps, -1))
+    assert found.to_steps() == table["thresholds"]
 
 
 def test_encoding_is_shared_by_both_simulators():

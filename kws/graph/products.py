@@ -108,6 +108,9 @@ class Products:
     Args:
         every: Layer by layer, in the order in which they run.
         slots: The network's.
+
+    `scales` has the step of each slot: the largest of its tensors' (heads have scales
+    of their own), so that a threshold in steps is none's further than meant.
     """
 
     def __init__(self, every: Sequence[Product], slots: Slots) -> None:
@@ -117,7 +120,8 @@ class Products:
         self.scales: dict[Slot, float] = {}
         for product in self.every:
             if product.kind:
-                self.scales[product.slot] = product.tensor.scale
+                scale = max(product.tensor.scale, self.scales.get(product.slot, 0.0))
+                self.scales[product.slot] = scale
 
     def at(self, node: Node, tensor: Tensor) -> Product | None:
         """The product that reads a tensor at a node; None where nothing is held."""
