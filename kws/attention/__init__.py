@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kws.errors import no_such
+from kws.errors import KwsError, no_such
 from kws.graph import products
 from kws.graph.products import MLP_KINDS, Products
 from kws.recipe import Model, Recipe
@@ -48,6 +48,9 @@ from kws.thresholds import Slots
 if TYPE_CHECKING:
     from kws.graph.nodes import Graph
     from kws.graph.passes import Pass
+
+
+NONE = "none"  # of a block without attention
 
 
 def names() -> list[str]:
@@ -74,6 +77,12 @@ def graph(name: str) -> ModuleType:
 
 
 def _module(name: str, half: str) -> ModuleType:
+    if name == NONE:
+        raise KwsError(
+            "Delta thresholds are for networks with attention in every block. "
+            'Received: attention = "none"',
+            "Leave the thresholds out: the network runs dense.",
+        )
     if name not in names():
         raise no_such(
             "attention variant",

@@ -331,7 +331,9 @@ def on_board(
     cost = exact.stats["instructions_per_inference"]
     feature_cost = exact.stats["instructions_per_frame"]
     cycles_each = board.cycles_per_instruction if unit == "instructions" else 1.0
-    costs = {i: round(value / windows) for i, value in split.operators.items()}
+    # A network for streams runs once for each token of a window, and decides at the end.
+    runs = windows * (network.stream.tokens if network.stream else 1)
+    costs = {i: round(value / runs) for i, value in split.operators.items()}
     sent = [split.sent.get(i, 0) / windows for i in range(len(network.products))]
     return Profile(
         board=board.name,
@@ -424,8 +426,9 @@ def on_host(
             spent = copy.lib.kws_profile_spent()
             once = [int(spent[i]) for i in range(1, count + 1)]
             best = min(best or once, once, key=sum)
-    costs = {i + 1: round(value / len(inputs)) for i, value in enumerate(best)}
-    total = round(sum(best) / len(inputs))
+    runs = len(inputs) * (network.stream.tokens if network.stream else 1)
+    costs = {i + 1: round(value / runs) for i, value in enumerate(best)}
+    total = round(sum(best) / runs)
     return Profile(
         board=HOST,
         model=bundle.recipe.name,

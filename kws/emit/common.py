@@ -17,6 +17,7 @@ from kws.graph import cost, weight_layout
 from kws.graph.cost import Count, Sent
 from kws.graph.nodes import Graph, Node
 from kws.graph.products import Product
+from kws.graph.stream import Stream
 from kws.recipe import Q15_ONE, check_detector, decision_ms
 
 MAX_LABELS = 48  # KWS_MAX_LABELS
@@ -56,6 +57,7 @@ class Network:
         products: Those that skip, in the order of the model's table of them.
         operators: In the order in which they run.
         keeps: Whether something lives from one run to the next.
+        stream: What a run is a step of; None: a run sees the whole clip.
     """
 
     text: str
@@ -65,6 +67,7 @@ class Network:
     products: tuple[Product, ...] = ()
     operators: tuple[Operator, ...] = ()
     keeps: bool = False
+    stream: Stream | None = None
 
     @property
     def dense(self) -> Count:
@@ -234,11 +237,20 @@ def info_source(
         info["delta"] = "delta_operators"
     if init is not None:
         info["init"] = init
+    size, step = features.frames, detector.hop_frames
+    if network.stream is not None:
+        size = step = network.stream.step_frames
+        if detector.hop_frames % step:
+            raise KwsError(
+                "A network for streams decides with its tokens: expected [detector] "
+                f"hop_frames a multiple of {step}. Received: {detector.hop_frames}",
+                f"[detector] hop_frames = {step} in {bundle.path / 'recipe.toml'}",
+            )
     window = {
         "frames": "window_frames",
         "count": "&window_count",
-        "size": features.frames,
-        "step": detector.hop_frames,
+        "size": size,
+        "step": step,
         "mel_bins": features.mel_bins,
     }
     return "\n".join(
@@ -253,7 +265,7 @@ def info_source(
             c_text.struct("kws_model_info_t", "kws_model_info", info).removeprefix(
                 "static "
             ),
-            f"static int8_t window_frames[{features.frames * features.mel_bins}];",
+            f"static int8_t window_frames[{size * features.mel_bins}];",
             "static uint16_t window_count;",
             c_text.struct("kws_window_t", "window", window),
             "void kws_model_reset(void) {",

@@ -12,7 +12,7 @@ from kws import __version__, attention
 from kws.bundle import Bundle
 from kws.emit import c_text, calls, common
 from kws.emit.common import Network, Operator, Sources
-from kws.graph import memory_plan, passes, products, reader, schedule
+from kws.graph import memory_plan, passes, products, reader, schedule, stream
 from kws.graph.nodes import Graph
 from kws.graph.products import Products
 from kws.thresholds import Thresholds
@@ -88,6 +88,9 @@ def network_source(graph: Graph, core: str, bundle: Bundle | None = None) -> Net
             are none of the network's, or of products that don't skip.
     """
     passes.prepare(graph)
+    steps = None
+    if bundle is not None and bundle.recipe.model.causal:
+        steps = stream.derive(graph)
     if bundle is not None and bundle.thresholds:
         mark(graph, bundle, core)
     passes.finish(graph, attention.fusions())
@@ -147,4 +150,5 @@ def network_source(graph: Graph, core: str, bundle: Bundle | None = None) -> Net
         tuple(model.products),
         tuple(called),
         bool(plan.persistent),
+        steps,
     )

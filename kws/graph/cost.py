@@ -16,7 +16,8 @@ s * m MACs. Bytes are those that the operator touches by itself, without a cache
     activations   RAM: the n inputs read and m outputs written; keys and values read
                   once for each MAC with them
     state         RAM, of a delta encoding: n references read, s of them written; m
-                  32-bit accumulators read and written
+                  32-bit accumulators read and written. Of a stream: rows that are kept
+                  for later steps
     scratch       RAM, of the kernel itself: the patches that a convolution gathers,
                   attention's rows of scores and shares
 
@@ -289,11 +290,22 @@ def _transposed(node: Node, sent: Sent | None) -> Count:
     return Count(bytes={READ: elements, WRITE: elements})
 
 
+def _history(node: Node, sent: Sent | None) -> Count:
+    """A step's rows go to the others; those that are kept in order move up first."""
+    kept = operators.history(node)
+    moved = 0 if kept.ring else kept.past * kept.width
+    added = node.input(0).elements
+    return Count(
+        bytes={READ: added, STATE_READ: moved, STATE_WRITE: moved + added},
+    )
+
+
 RULES: dict[str, Callable[[Node, Sent | None], Count]] = {
     "FULLY_CONNECTED": _fully_connected,
     "FULLY_CONNECTED_TRANSPOSED": _fully_connected,
     "CONV_2D": _conv_2d,
     "BATCH_MATMUL": _batch_matmul,
     "SOFTMAX": _softmax,
+    "HISTORY": _history,
     "TRANSPOSE_TOKENS": _transposed,
 }

@@ -286,7 +286,7 @@ class Block(KwsLayer):
         if model.token_kernel:
             self.mix = TokenMix(mode, "mix", model)
         self.attention: Any = None
-        if variant != NO_ATTENTION:
+        if variant != attention.NONE:
             self.norm1 = make_norm(mode, "norm1", folded=self.pre)
             self.attention = attention.layer(variant)(mode, "attention", model)
             self.residual1 = Quantizer(mode, "residual1")
@@ -604,7 +604,6 @@ CHOICES = {
     "share": lowrank.SHARES,
     "readout": ("mean", "pool"),
 }
-NO_ATTENTION = "none"
 
 
 def check(recipe: Recipe) -> None:
@@ -649,7 +648,7 @@ def check(recipe: Recipe) -> None:
     if len(model.variants) != model.layers:
         refuse("attention", f"a variant, or a list of {model.layers}: one a block")
     for variant in model.variants:
-        if variant != NO_ATTENTION:
+        if variant != attention.NONE:
             attention.graph(variant)
     if not 0 <= model.token_kernel <= 31 or model.token_kernel == 1:
         refuse("token_kernel", "0 (none), or 2 to 31 tokens")
@@ -667,7 +666,7 @@ def check(recipe: Recipe) -> None:
             refuse("causal", "false with patches or positions: no place in a stream")
         if model.norm == "layer":
             refuse("norm", "dyt or batch in a causal network")
-        if any(variant != NO_ATTENTION for variant in model.variants):
+        if any(variant != attention.NONE for variant in model.variants):
             refuse("attention", "none in a causal network: attention sees the clip")
 
 

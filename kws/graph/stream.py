@@ -1,0 +1,345 @@
+"""From a network on clips to one step of it on a stream (DESIGN D15).
+
+The .tflite is the clip form: 96 frames in, a decision out. Where its layers see what is
+past and nothing that is to come, the same decision comes from computing each token once
+and keeping what later tokens need. `derive` finds that form in the graph: for each
+tensor, which of its axes is time and how many rows of it a step adds; for each operator
+that looks back, a HISTORY of its input; and it refuses, by name, what sees the whole
+clip or the future. Bits don't change: a clip is a stream from a reset.
+
+    PAD in time, CONV       rows of the past instead of the padding; before the first
+                            frame they hold what the padding holds
+    softmax, mean over all  a ring of the last tokens, in no order: sums and softmax
+    tokens (the read-out)   don't ask for one
+    everything else         row by row, on the rows of the step
+
+Elsewhere: sonos/tract's `pulse` derives such a form from any graph, by axis and delay.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kws.errors import KwsError
+from kws.graph import operators
+from kws.graph.nodes import Graph, Node, Tensor
+
+POINTWISE = (
+    "TABLE",
+    "TANH",
+    "LOGISTIC",
+    "HARD_SWISH",
+    "RELU",
+    "RELU6",
+    "RSQRT",
+    "QUANTIZE",
+)
+TWO_SIDED = ("ADD", "SUB", "MUL", "SQUARED_DIFFERENCE")
+CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+# What may weigh the tokens of the whole clip against one another, once.
+OVER_TOKENS = ("MEAN", "TRANSPOSE", "SOFTMAX", "BATCH_MATMUL")
+
+
+@dataclass(frozen=True)
+class Time:
+    """Where time is in a tensor of the clip form.
+
+    Args:
+        axis: The dimension that is time.
+        rows: Of it, in the clip, without padding.
+        frames: Feature frames that one row stands for.
+        pad: Rows of padding in front.
+        value: What they hold.
+    """
+
+    axis: int
+    rows: int
+    frames: int
+    pad: int = 0
+    value: int = 0
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a derived step is.
+
+    Args:
+        step_frames: New feature frames that it takes.
+        clip_frames: Frames of a clip: the first decision comes with so many.
+        tokens: Steps in a clip.
+    """
+
+    step_frames: int
+    clip_frames: int
+    tokens: int
+
+
+def derive(graph: Graph) -> Stream:
+    """Turn a graph of the clip into one of a step, in place.
+
+    Args:
+        graph: After `passes.prepare`: input [1, frames, mel_bins].
+
+    Raises:
+        KwsError: an operator sees what is to come, or the whole clip where later ones
+            need its tokens; or frames and strides don't fit.
+    """
+    return _Derivation(graph).run()
+
+
+class _Derivation:
+    """One derivation: the facts of every tensor, and the nodes of the step.
+
+    Args:
+        graph: Of the clip.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.time: dict[int, Time] = {}  # tensors with rows that a step adds to
+        self.whole: dict[int, Node] = {}  # whole clips, and what made them so
+        self.rings: dict[int, Tensor] = {}
+        self.nodes: list[Node] = []
+        self.step_frames = 0
+
+    def run(self) -> Stream:
+        """See `derive`."""
+        source = self.graph.input
+        if len(source.shape) != 3 or source.shape[0] != 1:
+            raise KwsError(
+                "A stream's network takes [1, frames, mel_bins] features. "
+                f"Received: {source}",
+                "kws convert RUN",
+            )
+        frames = source.shape[1]
+        self.step_frames = self._stride()
+        if frames % self.step_frames:
+            raise KwsError(
+                f"A clip has to be whole steps of {self.step_frames} frames. "
+                f"Received: {frames} frames",
+                f"[features] frames = {frames - frames % self.step_frames}",
+            )
+        self.time[id(source)] = Time(1, frames, 1)
+        for node in self.graph.nodes:
+            self._node(node)
+        if id(self.graph.output) in self.time:
+            raise KwsError(
+                "The network decides for every token, not for the clip. Expected a "
+                f"read-out over tokens. Received: {self.graph.output}",
+                'readout = "pool" in the recipe',
+            )
+        source.shape = (1, self.step_frames, source.shape[2])
+        for node in self.nodes:
+            self._shrink(node)
+        self.graph.nodes = self.nodes
+        return Stream(self.step_frames, frames, frames // self.step_frames)
+
+    def _stride(self) -> int:
+        """Frames that one token stands for: the strides in time, multiplied."""
+        strides = [
+            node.options["StrideH"]
+            for node in self.graph.nodes
+            if node.kind in CONVOLUTIONS
+        ]
+        return math.prod(strides)
+
+    def _node(self, node: Node) -> None:
+        times = [
+            None if t is None or t.is_constant else self.time.get(id(t))
+            for t in node.inputs
+        ]
+        if not any(times):
+            self._timeless(node)
+        elif node.kind in operators.VIEWS:
+            self._view(node, times[0])
+        elif node.kind == "PAD":
+            self._pad(node, times[0])
+        elif node.kind in POINTWISE:
+            self._keep(node, self._mapped(node, times[0]))
+        elif node.kind in TWO_SIDED:
+            self._two_sided(node, times)
+        elif node.kind == "FULLY_CONNECTED":
+            self._fully_connected(node, times[0])
+        elif node.kind in CONVOLUTIONS:
+            self._convolution(node, times[0])
+        elif node.kind in OVER_TOKENS:
+            self._over_tokens(node, times)
+        else:
+            raise self._refuse(node, "has no form for streams")
+
+    def _refuse(self, node: Node, why: str) -> KwsError:
+        return KwsError(
+            f"The network can't run on a stream: {node.kind} at {node.name!r} {why}.",
+            "Train a causal network: kws train --preset kwt-stream-tiny",
+        )
+
+    def _rows(self, time: Time) -> int:
+        """New rows in a step."""
+        return self.step_frames // time.frames
+
+    def _keep(self, node: Node, time: Time | None) -> None:
+        assert time is not None
+        self.time[id(node.output)] = time
+        self.nodes.append(node)
+
+    def _timeless(self, node: Node) -> None:
+        """Of nothing that changes with time, or of the whole clip."""
+        spread = [self.whole[id(t)] for t in node.variables if id(t) in self.whole]
+        if spread and node.kind not in (*OVER_TOKENS, *operators.VIEWS, *POINTWISE):
+            raise self._refuse(
+                node,
+                f"needs each token of what {spread[0].kind} at {spread[0].name!r} "
+                "makes of the whole clip",
+            )
+        contracted = node.kind in ("BATCH_MATMUL", "MEAN")
+        if spread and not contracted:
+            self.whole[id(node.output)] = spread[0]
+        self.nodes.append(node)
+
+    def _view(self, node: Node, time: Time | None) -> None:
+        assert time is not None
+        before, after = node.input(0).shape, node.output.shape
+        front = math.prod(before[: time.axis])
+        rows = time.rows + time.pad
+        for axis, size in enumerate(after):
+            if size == rows and math.prod(after[:axis]) == front:
+                self._keep(node, replace(time, axis=axis))
+                return
+        raise self._refuse(node, "takes time apart")
+
+    def _pad(self, node: Node, time: Time | None) -> None:
+        assert time is not None
+        pads = operators.pads_of(node)
+        before, behind = pads[time.axis]
+        if behind or (before and time.pad):
+            raise self._refuse(node, "pads what is to come")
+        if before:
+            pads[time.axis] = (0, 0)
+            time = replace(time, pad=before, value=node.output.zero_point)
+        flat = np.array(pads, np.int32)
+        constant = node.input(1)
+        node.inputs[1] = Tensor(constant.name, flat.shape, "int32", None, flat)
+        if not flat.any():
+            node.kind, node.inputs, node.options = "RESHAPE", [node.input(0)], {}
+        self._keep(node, time)
+
+    def _mapped(self, node: Node, time: Time | None) -> Time:
+        """What an element-wise function makes of the padding."""
+        from kws.graph import passes
+
+        assert time is not None
+        if not time.pad:
+            return time
+        table = node.options.get("table")
+        if table is None:
+            table = passes.element_table(node, [list(range(-128, 128))])
+        return replace(time, value=int(table[time.value + 128]))
+
+    def _two_sided(self, node: Node, times: list[Time | None]) -> None:
+        known = [time for time in times if time is not None]
+        if any(time.pad or time != known[0] for time in known):
+            raise self._refuse(node, "adds tensors of different times")
+        for tensor, time in zip(node.inputs, times, strict=True):
+            assert tensor is not None
+            own = tensor.elements not in (1, tensor.shape[-1] if tensor.shape else 1)
+            if time is None and own:
+                raise self._refuse(node, "has a value of its own for every moment")
+        self._keep(node, known[0])
+
+    def _fully_connected(self, node: Node, time: Time | None) -> None:
+        assert time is not None
+        x, y = node.input(0), node.output
+        if time.pad or time.axis >= len(x.shape) - 1:
+            raise self._refuse(node, "sees the whole clip")
+        # [1, rows, n] may become [rows, m].
+        axis = time.axis - (len(x.shape) - len(y.shape))
+        if axis < 0 or y.shape[axis] != time.rows:
+            raise self._refuse(node, "sees the whole clip")
+        self._keep(node, replace(time, axis=axis))
+
+    def _convolution(self, node: Node, time: Time | None) -> None:
+        assert time is not None
+        shape = node.input(1).shape
+        height, stride = shape[1], node.options["StrideH"]
+        if time.axis != 1:
+            raise self._refuse(node, "doesn't slide over time")
+        if node.options["Padding"] != 1 and height > 1:  # SAME
+            raise self._refuse(node, "is padded on both sides: it sees what is to come")
+        if height - stride != time.pad:
+            raise self._refuse(
+                node,
+                f"spans {height} rows and moves by {stride}: expected "
+                f"{height - stride} rows of padding in front, not {time.pad}",
+            )
+        if self._rows(time) % stride:
+            raise self._refuse(node, f"moves by {stride} rows, more than a step adds")
+        if time.pad:
+            node.inputs[0] = self._history(
+                node.input(0), time, self._rows(time), time.pad, time.value, ring=False
+            )
+        rows = (time.rows + time.pad - height) // stride + 1
+        self._keep(node, Time(1, rows, time.frames * stride))
+
+    def _over_tokens(self, node: Node, times: list[Time | None]) -> None:
+        """The read-out: it takes the last tokens of the clip's length, in a ring."""
+        for index, time in enumerate(times):
+            if time is None:
+                continue
+            tensor = node.input(index)
+            if time.pad or time.frames != self.step_frames:
+                raise self._refuse(node, "sees the whole clip, and not by tokens")
+            if id(tensor) not in self.rings:
+                self.rings[id(tensor)] = self._history(
+                    tensor, time, 1, time.rows - 1, tensor.zero_point, ring=True
+                )
+            node.inputs[index] = self.rings[id(tensor)]
+        if node.kind not in ("BATCH_MATMUL", "MEAN"):
+            self.whole[id(node.output)] = node
+        elif node.kind == "MEAN":
+            time = times[0]
+            assert time is not None
+            if time.axis not in operators.mean_axes(node):
+                raise self._refuse(node, "averages each token of the whole clip")
+        elif not self._contracts(node, times):
+            raise self._refuse(node, "compares each token with the whole clip")
+        self.nodes.append(node)
+
+    def _contracts(self, node: Node, times: list[Time | None]) -> bool:
+        """Whether a product adds over the tokens."""
+        for index, time in enumerate(times):
+            if time is None:
+                continue
+            adjoint = node.options["AdjX" if index == 0 else "AdjY"]
+            rank = len(node.input(index).shape)
+            inner = rank - 1 if (index == 0) != adjoint else rank - 2
+            if time.axis != inner:
+                return False
+        return True
+
+    def _history(
+        self, tensor: Tensor, time: Time, rows: int, past: int, value: int, ring: bool
+    ) -> Tensor:
+        """The last rows of a tensor: `past` of earlier steps, and this step's."""
+        shape = list(tensor.shape)
+        shape[time.axis] = past + rows
+        kept = Tensor(
+            f"past of {tensor.name}"[:200],
+            tuple(shape),
+            "int8",
+            tensor.quantization,
+            reset=value,
+        )
+        self.nodes.append(Node("HISTORY", [tensor], kept, {"rows": rows, "ring": ring}))
+        return kept
+
+    def _shrink(self, node: Node) -> None:
+        """Give a node's output the rows of a step."""
+        time = self.time.get(id(node.output))
+        if time is None:
+            return
+        shape = list(node.output.shape)
+        shape[time.axis] = self._rows(time)
+        node.output.shape = tuple(shape)
