@@ -64,7 +64,7 @@ def harness_says(harness: Path, file: str, mode: str, number: int) -> list[str]:
 def expected_stream() -> tuple[tuple[str, ...], int, int]:
     """Lines that the harness must print for STREAM, from Python alone: events, frames,
     inferences. The detector here is the plain reading of kws_detector.h."""
-    from test_detector import Model, Settings
+    from reference_detector import Model, Settings
 
     spec, detector = FAKE.features, FAKE.detector
     frames = extract(STREAM, spec)
