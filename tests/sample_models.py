@@ -90,6 +90,15 @@ def bundle(folder: Path, spec: Recipe, model: bytes) -> Bundle:
     return bundles.load(folder)
 
 
+def logit_scale(model: bytes) -> float:
+    """Of the output's quantization, as TFLM reads it."""
+    from tflite_micro.python.tflite_micro import runtime
+
+    interpreter = runtime.Interpreter.from_bytes(model)
+    output = interpreter.get_output_details(0)
+    return float(output["quantization_parameters"]["scales"][0])
+
+
 def tflm_logits(model: bytes, inputs: np.ndarray) -> np.ndarray:
     """What TFLM's own interpreter gives: int8 [N, outputs]."""
     from tflite_micro.python.tflite_micro import runtime

@@ -229,10 +229,13 @@ def test_archives_load_like_folders_and_are_decoded_once(archive, cache):
     task = Task("custom", words=("yes", "no"), silence_percent=0, unknown_percent=100)
     first = data.load("train", task, archive)
     assert Counter(first.label.tolist()) == {2: 2, 3: 2, 1: 4}
-    assert len(list((cache / "decoded").glob("*.npy"))) >= 2
-    assert not list((cache / "decoded").glob("*.part"))
+    decoded = {p: p.stat().st_mtime_ns for p in (cache / "decoded").iterdir()}
+    assert len(decoded) >= 2 and {path.suffix for path in decoded} == {".npy"}
+    assert np.array_equal(data.load("train", task, archive).pcm, first.pcm)
+    assert decoded == {p: p.stat().st_mtime_ns for p in (cache / "decoded").iterdir()}
     (archive / "train" / "yes.flac").touch()  # changed: decoded again, same samples
     assert np.array_equal(data.load("train", task, archive).pcm, first.pcm)
+    assert len(set((cache / "decoded").iterdir()) - set(decoded)) == 1
 
 
 def test_a_cached_file_that_was_cut_off_is_decoded_again(archive, cache):

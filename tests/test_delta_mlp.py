@@ -107,7 +107,7 @@ def test_threshold_0_equals_tflm_and_skips_zeros(name: str) -> None:
     np.testing.assert_array_equal(logits, expected)
     run = simulate(name, ZERO, features)
     np.testing.assert_array_equal(run.logits, expected)
-    assert assert_mlp_counts(name, products, run) == 2 if name == "gelu" else 4
+    assert assert_mlp_counts(name, products, run) == (2 if name == "gelu" else 4)
     cost = run.cost()
     assert cost["mhsa_mac_cut"] == 0.0
     if name != "gelu":  # ReLU: what was zero and is zero costs nothing

@@ -300,6 +300,9 @@ def test_a_killed_tuning_ends_like_one_that_was_not(tmp_path):
     for name, stops in (("whole", (2,)), ("killed", (1, 2))):
         for stop in stops:
             tuned = qat_network(spec)
+            if (name, stop) == ("killed", 2):  # another start: the checkpoint counts
+                kernel = tuned.get_layer("head").dense.kernel
+                kernel.assign_add(tf.ones_like(kernel))
             with hold.holding(tuned, spec, len(LABELS)) as whole:
                 schedule = train.Schedule(train.QAT, 2, 1e-3)
                 loop = train.Loop(

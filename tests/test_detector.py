@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+from reference_detector import ONE, Model, Settings
 from toolbox import host_compile
 
 from kws.paths import FIRMWARE
 
-ONE = 32767
 MAX_SMOOTHING, MAX_LABELS = 16, 48
-SCALE = 0.1
-EXP_TABLE = np.rint(ONE * np.exp(-SCALE * np.arange(256))).astype(np.uint16)
 
 SILENCE, UNKNOWN, YES, NO = range(4)
 
@@ -40,16 +37,6 @@ class State(ctypes.Structure):
         ("disarmed", ctypes.c_uint8 * MAX_LABELS),
         ("oldest", ctypes.c_uint16),
     ]
-
-
-@dataclass
-class Settings:
-    labels: int = 4
-    first_word: int = 2
-    smoothing: int = 1
-    refractory: int = 0
-    threshold: list[float] = field(default_factory=lambda: [0.7] * 4)
-    rearm: list[float] = field(default_factory=lambda: [0.4] * 4)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +73,7 @@ class Detector:
             settings.refractory,
             array(settings.threshold),
             array(settings.rearm),
-            (ctypes.c_uint16 * 256)(*EXP_TABLE.tolist()),
+            (ctypes.c_uint16 * 256)(*settings.exponentials.tolist()),
             (ctypes.c_uint16 * (settings.smoothing * settings.labels))(),
         )
         self.state = State()
@@ -103,42 +90,6 @@ class Detector:
         return self.library.kws_detector_score(
             ctypes.byref(self.state), ctypes.byref(self.spec), label
         )
-
-
-class Model:
-    """The same rules, written from kws_detector.h in plain Python integers."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.past = [[0] * settings.labels for _ in range(settings.smoothing)]
-        self.armed = [True] * settings.labels
-        self.last_heard = [-(10**9)] * settings.labels
-        self.decision = 0
-
-    def step(self, logits: np.ndarray) -> tuple[int, list[int]]:
-        settings = self.settings
-        weights = [int(EXP_TABLE[int(logits.max()) - int(logit)]) for logit in logits]
-        total = sum(weights)
-        posterior = [(weight * ONE + total // 2) // total for weight in weights]
-        self.past = [*self.past[1:], posterior]
-        scores = [
-            (sum(column) + settings.smoothing // 2) // settings.smoothing
-            for column in zip(*self.past, strict=True)
-        ]
-        ready = []
-        for label in range(settings.first_word, settings.labels):
-            if scores[label] < round(settings.rearm[label] * ONE):
-                self.armed[label] = True
-            rested = self.decision - self.last_heard[label] >= settings.refractory
-            loud = scores[label] >= round(settings.threshold[label] * ONE)
-            if self.armed[label] and rested and loud:
-                ready.append(label)
-        heard = max(ready, key=lambda label: (scores[label], -label), default=-1)
-        if heard >= 0:
-            self.armed[heard] = False
-            self.last_heard[heard] = self.decision
-        self.decision += 1
-        return heard, scores
 
 
 def sure_of(label: int, labels: int = 4) -> np.ndarray:

@@ -78,7 +78,7 @@ def harness_says(harness: Path, file: str, mode: str, number: int) -> list[str]:
 def expected_stream(fake: FakeModel = FAKE) -> tuple[tuple[str, ...], int, int]:
     """Lines that the harness must print for STREAM, from Python alone: decisions and
     events, frames, inferences. The detector is the plain reading of kws_detector.h."""
-    from test_detector import Model, Settings
+    from reference_detector import Model, Settings
 
     spec, detector = fake.features, fake.detector
     frames = extract(STREAM, spec)

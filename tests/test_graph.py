@@ -321,14 +321,16 @@ def test_the_check_finds_a_wrong_plan(tiny: bytes) -> None:
     assert caught > len(plan.storages)
 
 
-def test_kwt_1_needs_less_than_64_kilobytes() -> None:
-    """12 layers, 99 tokens: TFLM's arena for this shape is 216 KB."""
-    spec = sample_models.recipe("kwt-1", layers=2, activation="relu")
+def test_kwt_1_needs_less_than_24_kilobytes() -> None:
+    """The published shape, GELU and all: TFLM's arena for it is 257 KB."""
+    spec = sample_models.recipe("kwt-1")
     graph = reader.read(sample_models.network(spec))
     rewrite(graph)
+    attention = [node.output.shape for node in graph.nodes if node.kind == "ATTENTION"]
+    # 12 layers, 99 tokens, one head of 64; of the last, the class token is read alone.
+    assert attention == [(1, 99, 64)] * 11 + [(1, 1, 64)]
     program = schedule.schedule(graph)
-    # Two layers and twelve have the same working set.
-    assert memory_plan.plan(graph, program).arena_bytes <= 32 * 1024
+    assert memory_plan.plan(graph, program).arena_bytes <= 24 * 1024
 
 
 # --- what outlives a step ---

@@ -90,8 +90,6 @@ def test_a_shared_kernel_is_there_once(case: str, tmp_path: Path) -> None:
     blocks = [layer for layer in net.layers if layer.name.startswith("block")]
     kernels = [w for b in blocks for w in b.trainable_weights if len(w.shape) == 2]
     assert sum(int(np.prod(w.shape)) for w in kernels) == expected
-    names = [weight.ref() for weight in net.trainable_weights]
-    assert len(names) == len(set(names))
 
     graph = reader.read(model_of(case), "model.tflite")
     outside = {  # stem and logits
