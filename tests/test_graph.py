@@ -411,7 +411,7 @@ def test_what_is_kept_has_a_place_of_its_own() -> None:
 @pytest.mark.usefixtures("own_operators")
 def test_a_graph_that_keeps_nothing_has_no_persistent_area(tiny: bytes) -> None:
     graph = reader.read(tiny)
-    passes.run(graph)
+    rewrite(graph)
     _, _, plan = planned(graph)
     assert (plan.persistent_bytes, plan.persistent, plan.resets) == (0, {}, [])
 

@@ -331,7 +331,7 @@ def on_board(
     cost = exact.stats["instructions_per_inference"]
     feature_cost = exact.stats["instructions_per_frame"]
     cycles_each = board.cycles_per_instruction if unit == "instructions" else 1.0
-    # A network for streams runs once for each token of a window, and decides at the end.
+    # A network for streams runs once a token, and decides at the window's end.
     runs = windows * (network.stream.tokens if network.stream else 1)
     costs = {i: round(value / runs) for i, value in split.operators.items()}
     sent = [split.sent.get(i, 0) / windows for i in range(len(network.products))]
