@@ -9,6 +9,7 @@ from kws.data.speech_commands import (
     load,
     noise_bank,
     open_corpus,
+    overview,
 )
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "load",
     "noise_bank",
     "open_corpus",
+    "overview",
     "user_cache",
 ]
