@@ -345,10 +345,10 @@ def evaluate_tape(bundle: Bundle, tape: Tape, engine: str = "device") -> TapeRes
     Args:
         bundle: The run.
         tape: Recording and truth. Windows of words that are none of the bundle's are
-            left out: the network was not asked for them.
+            left out (kws.data.tape.asked_for).
         engine: One that can stream (`device`).
     """
-    from kws.data.tape import score
+    from kws.data.tape import asked_for, score
 
     module = engines.get(engine)
     if not hasattr(module, "detect"):
@@ -364,5 +364,5 @@ def evaluate_tape(bundle: Bundle, tape: Tape, engine: str = "device") -> TapeRes
         (event.word, event.time_s, event.score)
         for event in module.detect(bundle, tape.pcm)
     ]
-    words = [window for window in tape.windows if window.word in bundle.labels]
+    words = asked_for(tape.windows, bundle.labels)
     return TapeResult(score([e[:2] for e in events], words, tape.hours), events)

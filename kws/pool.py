@@ -64,7 +64,12 @@ def build(
 
     Returns:
         The pool, read-only.
+
+    Raises:
+        KwsError: a teacher that knows nothing of these clips.
     """
+    if teacher is not None:
+        teacher.try_on(clips)
     key = _key(clips, recipe, teacher)
     folder = folder / key[:16]
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,22 +1,33 @@
-"""Distillation: the logits of a .tflite teacher on the training pool."""
+"""Distillation: the logits of a .tflite teacher on the training pool.
+
+A teacher is tried on clips whose label is known before it teaches: what it gives may
+be logits or probabilities, its labels may be in another order, and its features may not
+be ours. None of that shows in the student's training, only in the student.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kws import data
+from kws import data, features
+from kws.data import ClipSet
 from kws.errors import KwsError
+from kws.intervals import wilson_interval
 from kws.progress import Progress
-from kws.recipe import Recipe, Task
+from kws.recipe import SILENCE, UNKNOWN, Recipe, Task
 
 MAX_TEACHER_BYTES = 1 << 30
 THREADS = 2
+TRIAL_CLIPS = 300
+LOGITS, PROBABILITIES, SIGMOIDS = "logits", "probabilities", "sigmoids"
+_SMALLEST = 1e-7  # a probability of 0 in float32 is one that was rounded
 
 
 class Teacher:
@@ -24,7 +35,8 @@ class Teacher:
 
     Args:
         path: The .tflite: float or int8; input 16,000 samples in [-1, 1), or the
-            recipe's features (frames x mel_bins); one output, a logit per label.
+            recipe's features (frames x mel_bins, in that order); one output, a logit or
+            a probability per label.
         recipe: The student's recipe.
         labels: The student's labels.
         teacher_labels: Names of the teacher's logits in order. None: the student's
@@ -46,39 +58,132 @@ class Teacher:
         self.interpreters = [_interpreter(blob, path) for _ in range(THREADS)]
         self.input = self.interpreters[0].get_input_details()[0]
         self.output = self.interpreters[0].get_output_details()[0]
-        inputs = math.prod(int(size) for size in self.input["shape"])
-        spec = recipe.features
-        self.takes_audio = inputs == spec.sample_rate
-        if not self.takes_audio and inputs != spec.frames * spec.mel_bins:
-            raise KwsError(
-                f"The teacher's input fits neither audio ({spec.sample_rate} samples) "
-                f"nor the recipe's features ({spec.frames} x {spec.mel_bins}). "
-                f"Received: {list(self.input['shape'])} in {path}",
-                "Use a teacher trained with the same [features], or one on audio.",
-            )
+        self.takes_audio = _takes_audio(self.input, recipe, path)
         count = math.prod(int(size) for size in self.output["shape"])
         self.columns = _columns(count, labels, teacher_labels, path)
+        self.labels, self.path = labels, path
+        self.gives = LOGITS
         names = ",".join(labels) + "|" + ",".join(teacher_labels or ())
-        self.key = hashlib.sha256(blob + names.encode()).hexdigest()
+        self._digest = hashlib.sha256(blob + names.encode())
 
-    def logits(self, pcm: np.ndarray, features: np.ndarray, bar: Progress) -> Any:
+    @property
+    def key(self) -> str:
+        """Equal keys, equal logits."""
+        digest = self._digest.copy()
+        if self.gives != LOGITS:
+            digest.update(self.gives.encode())
+        return digest.hexdigest()
+
+    def try_on(self, clips: ClipSet) -> None:
+        """Find out what the teacher gives, and whether it knows these clips.
+
+        Args:
+            clips: Training clips; some hundred of them are tried, as many of each label
+                as there are, without silence: a teacher's silence is not ours.
+
+        Raises:
+            KwsError: it is no better than chance, or takes one label for another.
+        """
+        chosen = _evenly(clips)
+        if not len(chosen):
+            return
+        pcm, truth = clips.pcm[chosen], clips.label[chosen]
+        bar = Progress("trying the teacher", len(chosen))
+        raw = self._run(pcm, features.extract(pcm, self.recipe.features), bar)
+        bar.end()
+        if not np.isfinite(raw).all():
+            raise KwsError(
+                "The teacher's output is not finite. Expected a number for each label. "
+                f"Received: {np.unique(raw[~np.isfinite(raw)])[:3]} from {self.path}",
+                "Check the file with another TFLite tool.",
+            )
+        self.gives = _kind_of(raw, float(self.output["quantization"][0]))
+        heard = self._as_logits(raw)[:, self.columns].argmax(axis=1)
+        right = int((heard == truth).sum())
+        note = ""
+        if self.gives != LOGITS:
+            note = f"; it gives {self.gives}, of which logits are made"
+        print(
+            f"The teacher hears {right} of {len(truth)} training clips right "
+            f"({100 * right / len(truth):.1f} %){note}",
+            file=sys.stderr,
+            flush=True,
+        )
+        self._check_trial(truth, heard)
+
+    def _check_trial(self, truth: np.ndarray, heard: np.ndarray) -> None:
+        known = np.unique(truth)
+        hint = (
+            "Name its outputs in their order: --teacher-labels name1,name2,...   (or "
+            "it needs other features or levels than ours)"
+        )
+        # One answer to everything is no order.
+        always = np.bincount(heard).max() > 0.6 * len(heard)
+        for label in known if not always else []:
+            here = heard[truth == label]
+            other = int(np.bincount(here, minlength=len(self.labels)).argmax())
+            name = self.labels[other]
+            if (
+                len(here) >= 10
+                and (here == label).mean() < 0.1
+                and (here == other).mean() > 0.6
+                and name not in (SILENCE, UNKNOWN)
+            ):
+                raise KwsError(
+                    f"The teacher takes {self.labels[label]} for {name}, in "
+                    f"{int((here == other).sum())} of {len(here)} clips. Expected its "
+                    f"outputs in the order {', '.join(self.labels)}. "
+                    f"Received: {self.path}",
+                    hint,
+                )
+        right, tried = int((heard == truth).sum()), len(truth)
+        chance = 1 / len(known)
+        if (
+            len(known) > 1
+            and tried >= 20
+            and chance >= wilson_interval(right, tried)[0]
+        ):
+            raise KwsError(
+                f"The teacher knows nothing of these clips: it hears {right} of "
+                f"{tried} right; guessing gives {100 * chance:.0f} %. Expected a "
+                "teacher of these labels, on audio in -1..1 or on the recipe's own "
+                f"features (log-mel, frames first). Received: {self.path}",
+                hint,
+            )
+
+    def logits(self, pcm: np.ndarray, frames: np.ndarray, bar: Progress) -> np.ndarray:
         """Logits of a chunk of clips, in the order of the student's labels.
 
         Args:
             pcm: int16 [N, 16000].
-            features: int8 [N, frames, mel_bins] of the same clips.
+            frames: Features of the same clips, int8 [N, frames, mel_bins].
             bar: Told as clips are done.
 
         Returns:
             float32 [N, labels].
         """
+        return self._as_logits(self._run(pcm, frames, bar))[:, self.columns]
+
+    def _as_logits(self, raw: np.ndarray) -> np.ndarray:
+        """The logarithm of probabilities: softmax gives them back."""
+        if self.gives == LOGITS:
+            return raw
+        least = max(_SMALLEST, float(self.output["quantization"][0]) / 2)
+        sure = np.log(np.maximum(raw, least))
+        if self.gives == SIGMOIDS:
+            sure -= np.log(np.maximum(1 - raw, least))
+        return sure
+
+    def _run(self, pcm: np.ndarray, frames: np.ndarray, bar: Progress) -> np.ndarray:
+        """float32 [N, outputs] as the file gives them."""
         start = bar.done
-        out = np.empty((len(pcm), len(self.columns)), np.float32)
+        count = math.prod(int(size) for size in self.output["shape"])
+        out = np.empty((len(pcm), count), np.float32)
 
         def work(worker: int) -> None:
             interpreter = self.interpreters[worker]
             for row in range(worker, len(pcm), THREADS):
-                out[row] = self._one(interpreter, pcm[row], features[row])
+                out[row] = self._one(interpreter, pcm[row], frames[row])
                 if worker == 0:
                     bar.at(start + row)
 
@@ -86,12 +191,12 @@ class Teacher:
             list(threads.map(work, range(THREADS)))
         return out
 
-    def _one(self, interpreter: Any, pcm: np.ndarray, features: np.ndarray) -> Any:
+    def _one(self, interpreter: Any, pcm: np.ndarray, frames: np.ndarray) -> Any:
         spec = self.recipe.features
         if self.takes_audio:
             real = pcm.astype(np.float32) / 32768.0
         else:
-            real = spec.scale * (features.astype(np.float32) - spec.zero_point)
+            real = spec.scale * (frames.astype(np.float32) - spec.zero_point)
         scale, zero_point = self.input["quantization"]
         if self.input["dtype"] != np.float32:
             limits = np.iinfo(self.input["dtype"])
@@ -105,7 +210,54 @@ class Teacher:
         scale, zero_point = self.output["quantization"]
         if scale:
             out = scale * (out - zero_point)
-        return out[self.columns]
+        return out
+
+
+def _takes_audio(taken: dict[str, Any], recipe: Recipe, path: Path) -> bool:
+    """Whether a teacher takes samples, not features; axis by axis."""
+    spec = recipe.features
+    shape = [int(size) for size in taken["shape"]]
+    sizes = [size for size in shape if size != 1]
+    if sizes not in ([spec.sample_rate], [spec.frames, spec.mel_bins]):
+        order = ""
+        if sizes == [spec.mel_bins, spec.frames]:
+            order = ": mel bands come first, ours are frames x mel bands"
+        raise KwsError(
+            f"The teacher's input fits neither audio ({spec.sample_rate} samples) "
+            f"nor the recipe's features ({spec.frames} x {spec.mel_bins}){order}. "
+            f"Received: {shape} in {path}",
+            "Use a teacher trained with the same [features], or one on audio.",
+        )
+    if taken["dtype"] != np.float32 and not taken["quantization"][0]:
+        raise KwsError(
+            "The teacher's input is integers without a scale. Expected float32, or "
+            f"integers with the scale of their quantization. Received: "
+            f"{np.dtype(taken['dtype']).name} in {path}",
+            "Convert it with a float32 input (inference_input_type=tf.float32).",
+        )
+    return sizes == [spec.sample_rate]
+
+
+def _evenly(clips: ClipSet) -> np.ndarray:
+    """Rows of clips to try: as many of each label, silence left out, spread evenly."""
+    labels = [k for k, name in enumerate(clips.labels) if name != SILENCE]
+    each = max(1, TRIAL_CLIPS // max(1, len(labels)))
+    chosen = []
+    for label in labels:
+        rows = np.flatnonzero(clips.label == label)
+        places = np.linspace(0, len(rows) - 1, min(each, len(rows)))
+        chosen.append(rows[places.astype(int)])
+    return np.sort(np.concatenate(chosen))
+
+
+def _kind_of(raw: np.ndarray, step: float) -> str:
+    """What outputs are: [N, outputs] of real clips, and their step of quantization."""
+    slack = 0.01 + raw.shape[1] * step
+    if raw.min() < -1e-6 or raw.max() > 1 + slack:
+        return LOGITS
+    if np.abs(raw.sum(axis=1) - 1).max() <= slack:
+        return PROBABILITIES
+    return SIGMOIDS
 
 
 def _read(path: Path) -> bytes:
@@ -134,9 +286,11 @@ def _interpreter(blob: bytes, path: Path) -> Any:
             f"TensorFlow Lite can't run the teacher: {error}. Received: {path}",
             "Check the file with another TFLite tool.",
         ) from None
-    if len(interpreter.get_input_details()) != 1:
+    ins, outs = interpreter.get_input_details(), interpreter.get_output_details()
+    if len(ins) != 1 or len(outs) != 1:
         raise KwsError(
-            f"The teacher needs more than one input. Received: {path}",
+            f"The teacher needs one input and one output. Received: {len(ins)} and "
+            f"{len(outs)} in {path}",
             "Use a model that takes one clip and keeps no state outside.",
         )
     return interpreter

@@ -556,6 +556,8 @@ def gather(
     print(
         f"{len(training)} training clips, {len(validation)} for validation, "
         f"{len(labels)} labels",
+        data.overview(training, validation, recipe.task, audio, also),
+        sep="\n",
         file=sys.stderr,
     )
     mentor = None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kws.data.archives import wav_bytes
+from kws.data.audio import wav_bytes
 
 SPEAKERS = {  # by the SHA-1 rule
     "train": ["00000001", "00000003", "00000004", "00000005"],

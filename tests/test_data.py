@@ -14,7 +14,8 @@ import small_corpus
 import soundfile
 
 from kws import data
-from kws.data import archives, speech_commands
+from kws.data import archives, splits
+from kws.data.audio import say, wav_bytes
 from kws.errors import KwsError
 from kws.recipe import SILENCE, UNKNOWN, Task
 
@@ -99,7 +100,7 @@ def test_an_unknown_task_is_refused():
 
 
 def test_the_split_rule_on_names_of_the_official_lists():
-    split_of = speech_commands.split_of
+    split_of = splits.split_of
     assert split_of("right/a69b9b3e_nohash_0.wav") == "val"
     assert split_of("right/439c84f4_nohash_1.wav") == "val"
     assert split_of("right/bb05582b_nohash_3.wav") == "test"
@@ -114,7 +115,7 @@ def test_the_split_rule_gives_the_official_lists():
             pytest.skip(f"no {path.name}")
         names = path.read_text().split()
         assert len(names) > 9000
-        wrong = [n for n in names if speech_commands.split_of(n) != split]
+        wrong = [n for n in names if splits.split_of(n) != split]
         assert wrong == []
 
 
@@ -147,9 +148,12 @@ def test_audio_is_what_the_file_holds(folder):
     assert clips.labels[clips.label[row]] == "no"
 
 
-def test_short_clips_end_in_zeros_and_long_ones_are_cut():
-    assert archives.clip(np.ones(10, np.int16)).tolist() == [1] * 10 + [0] * 15990
-    assert archives.clip(np.arange(17000, dtype=np.int16))[-1] == 15999
+def test_short_clips_end_in_zeros():
+    made, problem = archives.clip(np.ones(10, np.int16))
+    assert made.tolist() == [1] * 10 + [0] * 15990 and problem is None
+    # Less than a hop of the features is no word: cut at the end, without a word.
+    made, problem = archives.clip(np.arange(16100, dtype=np.int16))
+    assert made[-1] == 15999 and problem is None
 
 
 def test_a_word_of_two_words_is_a_folder_with_an_underscore(tmp_path, cache):
@@ -273,7 +277,9 @@ def test_official_test_files_may_be_twelve_folders(tmp_path, cache):
 
 def test_hidden_files_are_not_clips(folder):
     (folder / "yes" / "._00000001_nohash_0.wav").write_bytes(b"not audio")
+    (folder / "yes" / "Thumbs.db").write_bytes(b"not audio")
     (folder / ".git").mkdir()
+    (folder / "__MACOSX" / "yes").mkdir(parents=True)
     assert len(data.open_corpus(folder).recordings("train")) == 4 * 4
 
 
@@ -361,3 +367,220 @@ def test_a_word_without_recordings_may_come_from_a_second_folder(
     # The second folder's other words are drawn too: where everything synthetic were a
     # keyword, sounding synthetic would be one.
     assert {name.split("/")[0] for name in unknown} == {"cat", "dog"}
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    text = capsys.readouterr().err
+    say.cache_clear()
+    return text
+
+
+def long_clip(seconds: float, *words: tuple[float, float]) -> np.ndarray:
+    """Faint noise with tones from .. to."""
+    rng = np.random.default_rng(3)
+    clip = rng.normal(0, 20, int(seconds * 16000))
+    for start, stop in words:
+        first, last = int(start * 16000), int(stop * 16000)
+        clip[first:last] += small_corpus.tone(440, last - first, 8000)
+    return np.rint(clip).astype(np.int16)
+
+
+def test_of_a_longer_clip_the_second_around_its_word_is_taken(folder, capsys):
+    """Recorders wait before and after the word: the first second may hold nothing."""
+    clip = long_clip(3, (1.9, 2.4))
+    for name in ("00000001", "00000003"):
+        (folder / "yes" / f"{name}_nohash_0.wav").write_bytes(wav_bytes(clip))
+    say.cache_clear()
+    clips = data.load("train", WORDS, folder)
+    row = clips.pcm[clips.names.index("yes/00000001_nohash_0.wav")].astype(float)
+    energy = np.cumsum(row**2) / np.sum(row**2)
+    assert abs(np.searchsorted(energy, 0.5) - 8000) < 500
+    loud = np.abs(row) > 4000
+    assert loud.sum() > 0.6 * 8000 and not loud[:2000].any() and not loud[-2000:].any()
+    text = said(capsys)
+    assert "train: longer than a second, the second around the word was taken" in text
+    assert "yes 2" in text
+
+
+@pytest.mark.parametrize(
+    ("clip", "why"),
+    [
+        (long_clip(3, (0.5, 0.9), (1.9, 2.4)), "2 words"),
+        (long_clip(3, (0.5, 2.4)), "s of sound without a pause"),
+        (long_clip(3), "no word stands out"),
+    ],
+)
+def test_a_longer_clip_that_is_no_one_word_is_refused(clip, why, folder, capsys):
+    file = folder / "yes" / "00000001_nohash_0.wav"
+    file.write_bytes(wav_bytes(clip))
+    with pytest.raises(KwsError, match=why) as error:
+        data.load("train", WORDS, folder)
+    assert "yes/00000001_nohash_0.wav" in error.value.message
+    assert f"kws data import {folder}" in error.value.hint
+    # Of another word any second will do; that it is one of several is said.
+    file.rename(folder / "cat" / "00000001_nohash_0.wav")
+    task = Task("custom", words=("no",), unknown_percent=1000)
+    said(capsys)
+    data.load("train", task, folder)
+    assert "cat 1" in said(capsys)
+
+
+def by_one_speaker(root: Path, count: int = 30, speaker: str = "anna") -> Path:
+    for w, word in enumerate(("yes", "no")):
+        (root / word).mkdir(parents=True)
+        for n in range(count):
+            pcm = small_corpus.tone(300 + 100 * w + n)
+            (root / word / f"{speaker}_nohash_{n}.wav").write_bytes(wav_bytes(pcm))
+    return root
+
+
+@pytest.mark.parametrize("speaker", ["anna", "ben", "a69b9b3e", "bb05582b"])
+def test_the_recordings_of_one_speaker_are_split_by_clip(
+    speaker, tmp_path, cache, capsys
+):
+    """By the rule they would all be in one split: nothing to train or to test on."""
+    root = by_one_speaker(tmp_path / "c", speaker=speaker)
+    task = Task("custom", words=("yes", "no"), silence_percent=0)
+    say.cache_clear()
+    names = {}
+    for split in ("train", "val", "test"):
+        clips = data.load(split, task, root)
+        names[split] = set(clips.names)
+        count = Counter(clips.labels[i] for i in clips.label)
+        expected = 24 if split == "train" else 3
+        assert count["yes"] == count["no"] == expected
+    assert len(set.union(*names.values())) == 60
+    text = said(capsys)
+    assert "split by clip: no (1 speaker), yes (1 speaker)" in text
+
+
+def test_speakers_are_kept_apart_where_there_are_some(tmp_path, cache, capsys):
+    """Six whom the rule puts into train: one each for val and test."""
+    speakers = [f"{n:08x}" for n in range(40) if splits.split_of(f"{n:08x}") == "train"]
+    clips = [f"yes/{s}_nohash_{n}.wav" for s in speakers[:6] for n in range(5)]
+    shared, by_clip = splits.shared_out(clips)
+    assert by_clip == "" and Counter(shared.values()) == {"train": 20, "val": 5} | {
+        "test": 5
+    }
+    where = {splits.speaker_of(name): set() for name in clips}
+    for name, split in shared.items():
+        where[splits.speaker_of(name)].add(split)
+    assert all(len(found) == 1 for found in where.values())
+
+
+def test_a_word_with_too_few_clips_says_why(tmp_path, cache):
+    root = by_one_speaker(tmp_path / "c")
+    for file in sorted((root / "no").iterdir())[2:]:
+        file.unlink()
+    task = Task("custom", words=("yes", "no"))
+    with pytest.raises(KwsError, match="it has 2 clips; 3 are needed"):
+        for split in ("train", "val", "test"):
+            data.load(split, task, root)
+    for file in (root / "no").iterdir():
+        file.unlink()
+    with pytest.raises(KwsError, match="the folder no holds no recording"):
+        data.load("train", task, root)
+    (root / "no").rmdir()
+    with pytest.raises(KwsError, match="no folder of that name among yes"):
+        data.load("train", task, root)
+    (root / "validation_list.txt").write_text("yes/anna_nohash_1.wav\n")
+    with pytest.raises(KwsError, match="validation_list.txt put its 30 clips so"):
+        data.load("test", Task("custom", words=("yes",)), root)
+
+
+def test_the_table_counts_what_was_taken(folder, tmp_path):
+    also = small_corpus.make(tmp_path / "spoken", ("yes", "no", "dog"))
+    loaded = [data.load(s, WORDS, folder, also=(also,)) for s in ("train", "val")]
+    table = data.overview(*loaded, WORDS, folder, (also,)).splitlines()
+    assert table[0].split() == ["clips", "taken", "train", "val", "test"]
+    assert [line.strip() for line in table if line.endswith(("corpus", "spoken"))] == [
+        str(folder),
+        str(also),
+    ]
+    yes = [line.split() for line in table if line.startswith("  yes")]
+    assert yes == [["yes", "4", "2", "2"]] * 2
+    silence = [line.split() for line in table if SILENCE in line]
+    assert silence == [[SILENCE, "8", "4", "4"]]  # drawn: of no folder's clips
+    (folder / "validation_list.txt").write_text("yes/00000001_nohash_0.wav\n")
+    table = data.overview(*loaded, WORDS, folder).splitlines()
+    assert "No test clips: No clips of yes, no in the test split" in table[-1]
+
+
+def test_a_suffix_in_capitals_is_a_clip(folder):
+    """Windows recorders and cameras write x.WAV."""
+    (folder / "yes" / "00000001_nohash_0.wav").rename(
+        folder / "yes" / "00000001_nohash_0.WAV"
+    )
+    assert "yes/00000001_nohash_0.WAV" in data.load("train", WORDS, folder).names
+
+
+def test_a_flac_among_the_clips_is_one(folder):
+    file = folder / "yes" / "00000001_nohash_0.wav"
+    pcm, rate = soundfile.read(file, dtype="int16")
+    soundfile.write(file.with_suffix(".flac"), pcm, rate)
+    file.unlink()
+    clips = data.load("train", WORDS, folder)
+    assert np.array_equal(
+        clips.pcm[clips.names.index("yes/" + file.stem + ".flac")], pcm
+    )
+
+
+@pytest.mark.parametrize(
+    ("spelled", "word"),
+    [
+        ("f\u00fcr", "fu\u0308r"),  # macOS stores letters and marks apart
+        ("fu\u0308r", "f\u00fcr"),
+        ("Hey Robot", "hey robot"),
+        ("hey-robot", "hey robot"),
+        ("HEY_ROBOT", "hey robot"),
+        (
+            "\u0928\u092e\u0938\u094d\u0924\u0947",
+            "\u0928\u092e\u0938\u094d\u0924\u0947",
+        ),
+        ("don\u2019t", "don't"),
+    ],
+)
+def test_a_folder_in_another_spelling_is_that_word_s(spelled, word, tmp_path, cache):
+    """It was taken for other words: the keyword's own clips were trained as unknown."""
+    root = small_corpus.make(tmp_path / "c", (spelled, "cat"))
+    task = Task("custom", words=(word,), silence_percent=0, unknown_percent=0)
+    clips = data.load("train", task, root)
+    assert clips.label.tolist() == [2] * 4
+
+
+def test_folders_of_one_word_are_one_and_that_is_said(tmp_path, cache, capsys):
+    root = small_corpus.make(tmp_path / "c", ("Yes", "yes", "no"))
+    say.cache_clear()
+    clips = data.load("train", WORDS, root)
+    assert (clips.label == 2).sum() == 8
+    assert "folders of one word are one: Yes + yes" in said(capsys)
+
+
+def test_names_without_a_speaker_and_files_that_are_no_clips_are_said(folder, capsys):
+    (folder / "yes" / "00000001_nohash_0.wav").rename(folder / "yes" / "take 1.wav")
+    (folder / "yes" / "notes.docx").write_text("?")
+    say.cache_clear()
+    data.load("train", WORDS, folder)
+    text = said(capsys)
+    assert "1 of 32 names tell no speaker" in text and "yes/take 1.wav" in text
+    assert "not read, for they are no audio: yes/notes.docx" in text
+
+
+def test_words_of_one_s_own_beside_the_official_test_files(folder):
+    """`kws data fetch` brings test files that have only the official words."""
+    words = data.labels(Task("gsc12"))[2:]
+    small_corpus.make(folder / "test_v0.02", (*words, UNKNOWN))
+    shutil.rmtree(folder / "test_v0.02" / "_background_noise_")
+    small_corpus.make(folder / "new", ("hey_robot",))
+    shutil.move(folder / "new" / "hey_robot", folder / "hey_robot")
+    shutil.rmtree(folder / "new")
+    clips = data.load("test", Task("custom", words=("yes", "hey robot")), folder)
+    count = Counter(clips.labels[i] for i in clips.label)
+    assert count["yes"] == 8 and count["hey robot"] == 2
+
+
+def test_a_folder_of_recordings_alone_says_what_is_missing(tmp_path, cache):
+    root = small_corpus.make(tmp_path / "c", ("yes",))
+    with pytest.raises(KwsError, match="holds recordings itself") as error:
+        data.open_corpus(root / "yes")
+    assert "kws data import" in error.value.hint

@@ -520,8 +520,6 @@ def test_build_prints_what_it_takes(bundle: Path, tmp_path: Path) -> None:
     ("file", "message"),
     [
         ("not_audio.wav", "can't be read as audio"),
-        ("wrong_rate.wav", "expected 16000 Hz"),
-        ("stereo.wav", "expected one channel"),
         ("empty.wav", "Not a usable recording"),
         ("absent.wav", "no such recording"),
     ],

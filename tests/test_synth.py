@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from kws import data
 from kws.cli import data as verb
-from kws.data import speakers, synth, tape
+from kws.data import audio, speakers, splits, synth, tape
 from kws.data.verify import verify
 from kws.errors import KwsError
 from kws.recipe import Task
@@ -77,7 +77,7 @@ def test_another_seed_gives_other_voices_and_samples(corpus, tmp_path):
 
 def test_the_lists_are_those_of_the_split_rule(corpus):
     listed = [
-        data.speech_commands.split_of(name)
+        splits.split_of(name)
         for file in ("validation", "testing")
         for name in (corpus / f"{file}_list.txt").read_text().split()
     ]
@@ -90,7 +90,7 @@ def test_every_voice_is_in_one_split_in_every_corpus():
     assert len({v.id for v in voices}) == len({v.name for v in voices}) == len(voices)
     share = Counter(v.split for v in voices)
     assert min(share["val"], share["test"]) >= 30
-    assert all(data.speech_commands.split_of(v.id) == v.split for v in voices)
+    assert all(splits.split_of(v.id) == v.split for v in voices)
 
 
 def test_every_voice_says_the_same_each_time():
@@ -107,7 +107,7 @@ def test_words_differ_from_each_other_and_stand_out_of_the_noise(corpus):
     spectra = {}
     for word in ("yes", "no"):
         files = sorted((corpus / word).glob("*.wav"))
-        pcm = np.stack([data.archives.read_audio(f) for f in files]).astype(float)
+        pcm = np.stack([audio.read(f).pcm for f in files]).astype(float)
         frames = pcm.reshape(len(files), 50, 320)
         loudness = 10 * np.log10(1 + (frames**2).mean(axis=2))
         assert np.median(loudness.max(axis=1) - loudness.min(axis=1)) > 12
@@ -285,9 +285,7 @@ def test_flite_speaks_half_of_the_training_clips(tmp_path):
     assert synth.make(plan, tmp_path / "both") == 100
     ids = {}
     for voice, _ in zip(synth.flite_voices(), range(100), strict=False):
-        assert (
-            voice.id not in ids and data.speech_commands.split_of(voice.id) == "train"
-        )
+        assert voice.id not in ids and splits.split_of(voice.id) == "train"
         ids[voice.id] = voice
     by_flite = {}
     for split in ("train", "val", "test"):
@@ -351,3 +349,136 @@ def test_a_word_that_is_over_too_soon_is_said_slower():
     said = synth._utterance(Hasty(), "up", synth.voices()[0], rng)
     assert len(said) >= 800 and len(Hasty.rates) > 1
     assert Hasty.rates == sorted(Hasty.rates, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("language", "voices", "first"),
+    [
+        ("de", 1, "de"),
+        ("DE", 1, "de"),
+        ("es", 2, "es"),
+        ("fr", 3, "fr"),
+        ("zh", 1, "cmn"),  # Mandarin; Cantonese has other words
+        ("pt-br", 1, "pt-br"),
+    ],
+)
+def test_a_language_has_its_own_voices_in_every_split(speaker, language, voices, first):
+    accents = speakers.accents(speaker, language)
+    assert accents[0] == first and len(accents) == voices
+    share = Counter(voice.split for voice in synth.voices(accents))
+    assert min(share.values()) >= 5 and share["train"] > 0.75 * sum(share.values())
+    for voice in synth.voices(accents):
+        assert splits.split_of(voice.id) == voice.split
+
+
+def test_an_unknown_language_is_named_with_those_there_are(speaker, tmp_path):
+    with pytest.raises(KwsError, match="No such language.*de, el, en.*'german'"):
+        synth.make(synth.Plan(("ja",), 10, 0, language="german"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "language", "why"),
+    [
+        ("你好", "en", "does not know the script"),  # "Chinese letter Chinese letter"
+        ("こんにちは", "en", "does not know the script"),
+        ("今日", "ja", "lets the voice of 'en' say it"),
+        ("안녕", "en", "lets the voice of 'ko' say it"),
+        ("नमस्ते", "en", "lets the voice of 'hi' say it"),
+        ("привет", "en", "spells it"),
+        ("مرحبا", "en", "spells it"),
+        ("שלום", "de", "voice of"),
+        ("สวัสดี", "en", "does not know the script"),
+        ("hello", "ru", "lets the voice of 'en' say it"),
+        ("hey 你好", "cmn", "lets the voice of 'en' say it"),
+        ("tv", "en", "spells it"),
+        ("brr", "de", "spells it"),
+    ],
+)
+def test_words_that_a_voice_spells_or_cannot_say_are_refused(
+    word, language, why, tmp_path
+):
+    plan = synth.Plan((word,), 10, 0, language=language)
+    with pytest.raises(KwsError, match=f"Received: {word} .*{why}") as error:
+        synth.make(plan, tmp_path / "out")
+    assert "--language" in error.value.hint
+    with pytest.raises(KwsError, match=why):
+        synth.spoken_stream([word], language=language)
+    assert list(tmp_path.iterdir()) == []
+
+
+NATIVE = {
+    "ar": "مرحبا نعم",
+    "cmn": "你好 再见 女儿",
+    "cs": "děkuji ano",
+    "de": "über licht stopp nein",
+    "el": "γεια όχι",
+    "en": "yes hey_robot für naïve a 42 o'clock",
+    "es": "hola sí luz",
+    "fa": "سلام بله",
+    "fi": "kyllä ei yö",
+    "fr": "oui eau bonjour",
+    "he": "שלום כן",
+    "hi": "नमस्ते हाँ",
+    "ja": "こんにちは はい カメラ",
+    "ko": "안녕 네",
+    "pl": "cześć światło",
+    "ru": "привет свет да",
+    "ta": "வணக்கம்",
+    "th": "สวัสดี ใช่ ไม่",
+    "tr": "hayır ışık",
+    "vi": "xin_chào vâng",
+}
+
+
+@pytest.mark.parametrize("language", NATIVE)
+def test_words_of_its_language_a_voice_can_say(speaker, language):
+    for word in NATIVE[language].split():
+        word = word.replace("_", " ")
+        assert speakers.cannot_say(speaker, word, language) == "", word
+
+
+def test_a_corpus_in_another_language(tmp_path):
+    plan = synth.Plan(("你好", "再见"), 40, 30, seed=2, language="cmn")
+    out = tmp_path / "corpus"
+    assert synth.make(plan, out) == 110
+    assert verify(out)[1] == []
+    words = {folder.name for folder in out.iterdir() if folder.is_dir()}
+    # Its unknown words are the numbers of that language, not English.
+    assert words >= {"你好", "再见", "_background_noise_", "7", "10"}
+    assert all(word.isdecimal() for word in words if word.isascii() and word[0] != "_")
+    task = Task("custom", words=plan.words)
+    for split, each in (("train", 32), ("val", 4), ("test", 4)):
+        clips = data.load(split, task, out)
+        count = Counter(clips.labels[i] for i in clips.label)
+        assert count["你好"] == count["再见"] == each and count["_unknown_"]
+    assert json.loads((out / "corpus.json").read_text())["language"] == "cmn"
+    assert synth.make(plan, out) == 0
+    with pytest.raises(KwsError, match="in use"):  # the same words by other voices
+        synth.make(synth.Plan(plan.words, 40, 30, seed=2, language="yue"), out)
+
+
+def test_no_other_word_sounds_like_a_keyword(tmp_path):
+    """Else the same sound would be a word and no word: fünf is 5, too is two."""
+    _, others = synth._language(("fünf",), "de")
+    assert "5" not in others and "6" in others
+    _, others = synth._language(("too",), "en")
+    assert "two" not in others and "nine" in others
+
+
+def test_a_stream_in_another_language_is_the_language_s_voices(tmp_path):
+    out = tmp_path / "stream.wav"
+    arguments = ["synth", "--words", "licht,nein", "--language", "de"]
+    result = CliRunner().invoke(
+        verb.command, [*arguments, "--stream", str(out)], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    assert [w.word for w in tape.open_tape(out).windows] == ["licht", "nein"]
+    english, _ = synth.spoken_stream(["licht", "nein"])
+    assert not np.array_equal(tape.open_tape(out).pcm, english)
+
+
+def test_flite_speaks_english_alone(tmp_path):
+    plan = synth.Plan(("nein",), 10, 0, voices=("espeak", "flite"), language="de")
+    with pytest.raises(KwsError, match="Flite speaks English alone"):
+        synth.make(plan, tmp_path / "out")

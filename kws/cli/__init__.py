@@ -66,6 +66,9 @@ def main() -> None:
     Exit codes: 0; 1 ran, but a check failed; 2 bad input.
     """
     wants_json = "--json" in sys.argv
+    for stream in (sys.stdout, sys.stderr):
+        # A name on disk need not be text, and a terminal need not know its letters.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     debug = "--debug" in sys.argv
     try:
         sys.exit(cli.main(standalone_mode=False))

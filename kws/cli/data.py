@@ -94,6 +94,12 @@ def fetch(
 @click.option("--unknown", type=int, help="Clips of other words [2 x clips-per-word].")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
 @click.option(
+    "--language",
+    default="en",
+    show_default=True,
+    help="A code that eSpeak NG knows, such as de, pt-br or cmn.",
+)
+@click.option(
     "--voices",
     type=click.Choice(["espeak", "espeak,flite"]),
     help="Who speaks the corpus [default: eSpeak NG, and Flite where it is installed].",
@@ -111,6 +117,7 @@ def synth(
     clips_per_word: int,
     unknown: int | None,
     seed: int,
+    language: str,
     voices: str | None,
     stream: Path | None,
     as_json: bool,
@@ -120,9 +127,11 @@ def synth(
     The folder has the Speech Commands layout, with lists for validation and test.
     Equal options and synthesizers give equal files; a corpus that is there is not made
     again. Flite's voices come from recordings of people: with them half of the training
-    clips are nearer to what a board will hear.
+    clips are nearer to what a board will hear. They speak English alone.
 
     Example: kws data synth --words "yes,no,hey robot" --out corpus
+
+    Example: kws data synth --words "licht,stopp" --language de --out corpus
     """
     from kws.data import speakers
     from kws.data import synth as speech
@@ -136,7 +145,7 @@ def synth(
             'kws data synth --words "yes,no" --out corpus',
         )
     if stream is not None:
-        windows = speech.write_stream(stream, spoken, seed)
+        windows = speech.write_stream(stream, spoken, seed, language=language)
         if as_json:
             rows = [vars(window) for window in windows]
             click.echo(json.dumps({"out": str(stream), "windows": rows}))
@@ -146,19 +155,22 @@ def synth(
     assert out is not None
     others = 2 * clips_per_word if unknown is None else unknown
     if voices is None:
-        voices = "espeak,flite" if speakers.flite_command() else "espeak"
-        if voices == "espeak":
+        english = language == speech.ENGLISH
+        both = english and speakers.flite_command()
+        voices = "espeak,flite" if both else "espeak"
+        if english and not both:
             click.echo(
                 "eSpeak NG speaks alone: Flite, whose voices are nearer to people's, "
                 "is not installed.\n  apt-get install flite",
                 err=True,
             )
     engines = tuple(voices.split(","))
-    plan = speech.Plan(tuple(spoken), clips_per_word, others, seed, engines)
+    plan = speech.Plan(tuple(spoken), clips_per_word, others, seed, engines, language)
     made = speech.make(plan, out, counting("clips"))
     if as_json:
         record = {"out": str(out), "made": made, "words": spoken, "seed": seed}
-        click.echo(json.dumps(record | {"voices": list(engines)}))
+        record |= {"voices": list(engines), "language": language}
+        click.echo(json.dumps(record))
     elif made:
         by = " and ".join(speakers.NAMES[name] for name in engines)
         click.echo(f"{made} clips of {', '.join(spoken)} and others by {by}: {out}")
@@ -171,16 +183,16 @@ def synth(
 @click.option("--data", type=click.Path(path_type=Path), help="The same as FOLDER.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(folder: Path | None, data: Path | None, as_json: bool) -> None:
-    """Count clips by word and split.
-
-    Hours are taken from the index of an archive, and from the sizes of .wav files
-    (16 bits, 16 kHz).
+    """Count clips by word and split, and tell how the folder was read.
 
     Example: kws data info --data data/speech_commands
     """
+    from kws.data import audio
     from kws.data.speech_commands import SPLITS, open_corpus
 
     corpus = open_corpus(data or folder)
+    for note in corpus.notes:
+        audio.say(note)
     counts: dict[str, dict[str, int]] = {}
     hours = {}
     for split in SPLITS:
@@ -188,15 +200,13 @@ def info(folder: Path | None, data: Path | None, as_json: bool) -> None:
             recordings = corpus.recordings(split)
         except KwsError:
             continue  # an archive without this split
-        samples = 0
+        seconds = 0.0
         for item in recordings:
             row = counts.setdefault(item.word, {})
             row[split] = row.get(split, 0) + 1
-            length = item.length
-            if length < 0:
-                length = max(0, item.file.stat().st_size - 44) // 2
-            samples += length
-        hours[split] = round(samples / 16000 / 3600, 3)
+            whole = item.length < 0
+            seconds += audio.seconds(item.file) if whole else item.length / 16000
+        hours[split] = round(seconds / 3600, 3)
     official = corpus.test_set is not None
     noises = sorted(corpus.noises("train"))
     if as_json:

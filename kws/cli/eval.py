@@ -43,7 +43,7 @@ Examples:
 @click.option(
     "--tape",
     type=click.Path(path_type=Path),
-    help="Measure on a long recording instead (WAV or FLAC, 16 kHz, mono).",
+    help="Measure on a long recording instead (WAV, FLAC, MP3 and more).",
 )
 @click.option(
     "--truth",

@@ -20,7 +20,7 @@ from kws.cli import _options
 @click.option(
     "--audio",
     type=click.Path(path_type=Path),
-    help="Recording that an emulated board hears: 16 kHz, mono (WAV or FLAC).",
+    help="Recording that an emulated board hears (WAV, FLAC, MP3 and more).",
 )
 @click.option("--probe", help="Id of the debug probe, or a part of it.")
 @click.option("--port", help="Serial port, where several could be the board's.")

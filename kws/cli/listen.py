@@ -17,7 +17,7 @@ import click
     "--file",
     "file",
     type=click.Path(path_type=Path),
-    help="Recording instead of the microphone: 16 kHz, mono (WAV or FLAC).",
+    help="Recording instead of the microphone (WAV, FLAC, MP3 and more).",
 )
 @click.option("--seconds", type=click.FloatRange(0.1), help="Stop after SECONDS.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")

@@ -19,7 +19,7 @@ import click
 @click.option(
     "--audio",
     type=click.Path(path_type=Path),
-    help="Recording that an emulated board hears: 16 kHz, mono (WAV or FLAC).",
+    help="Recording that an emulated board hears (WAV, FLAC, MP3 and more).",
 )
 @click.option(
     "--seconds", type=click.FloatRange(0.1), help="Stop after SECONDS of its audio."

@@ -30,7 +30,7 @@ import click
 @click.option(
     "--audio",
     type=click.Path(path_type=Path),
-    help="Recording to run, window by window (at most 8): 16 kHz, mono. What delta "
+    help="Recording to run, window by window (at most 8). What delta "
     "pruning skips depends on it [default: the self-test's synthetic clip].",
 )
 @click.option("--operators", is_flag=True, help="A line for every operator too.")

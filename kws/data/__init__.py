@@ -8,6 +8,7 @@ from kws.data.speech_commands import (
     load,
     noise_bank,
     open_corpus,
+    overview,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "load",
     "noise_bank",
     "open_corpus",
+    "overview",
 ]

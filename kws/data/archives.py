@@ -13,21 +13,24 @@ and mapped into memory after that.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import tempfile
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from kws.data import audio, cut, names
+from kws.data.audio import SAMPLE_RATE
 from kws.errors import KwsError
 from kws.paths import user_cache
 
-SAMPLE_RATE = 16000
 MAX_INDEX_BYTES = 64 * 1024 * 1024
-MAX_SAMPLES = 4 * 3600 * SAMPLE_RATE  # four hours in one file
+MAX_SAMPLES = int(audio.MAX_SECONDS * SAMPLE_RATE)  # in one file
+# A clip that is longer by less than a hop of the features holds nothing more.
+LONG_CLIP = SAMPLE_RATE + 160
 SUFFIXES = (".flac", ".opus", ".wav")
 
 
@@ -66,8 +69,8 @@ def read_index(folder: Path) -> list[Recording]:
     if path.stat().st_size > MAX_INDEX_BYTES:
         raise _broken(folder, f"index.tsv is larger than {MAX_INDEX_BYTES} bytes")
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
+        text = names.read_text(path)
+    except KwsError:
         raise _broken(folder, "index.tsv is not text") from None
     files: dict[str, Path] = {}
     recordings = []
@@ -110,7 +113,7 @@ def decoded(file: Path) -> np.ndarray:
     can't be written the samples are returned all the same.
 
     Raises:
-        KwsError: not audio, not 16 kHz, not mono, longer than four hours.
+        KwsError: not a usable recording, not 16 kHz, not mono.
     """
     cached = user_cache() / "decoded" / f"{file.stem}-{_key(file)}.npy"
     if cached.is_file():
@@ -118,7 +121,7 @@ def decoded(file: Path) -> np.ndarray:
             return np.load(cached, mmap_mode="r")
         except (ValueError, OSError, EOFError):
             cached.unlink(missing_ok=True)  # cut off by a full disk: decode again
-    samples = read_audio(file)
+    samples = audio.read(file, convert=False).pcm
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=cached.parent, suffix=".part")
@@ -136,46 +139,46 @@ def decoded(file: Path) -> np.ndarray:
     return samples
 
 
-def read_audio(file: Path, max_samples: int = MAX_SAMPLES) -> np.ndarray:
-    """Decode a 16 kHz mono file to int16 [samples].
+@dataclass
+class Clips:
+    """Recordings, each as one second.
 
-    Raises:
-        KwsError: not audio, empty, another rate, not mono, too long.
+    Args:
+        pcm: int16 [N, 16000].
+        cut: Rows that were longer: the second around the word was taken.
+        unclear: row -> why a longer recording is no one word; its loudest second was
+            taken.
+        converted: What it was (`24-bit`) -> how many.
     """
-    import soundfile
 
-    try:
-        with soundfile.SoundFile(str(file)) as audio:
-            if audio.samplerate != SAMPLE_RATE:
-                problem = f"expected 16000 Hz, received {audio.samplerate} Hz"
-            elif audio.channels != 1:
-                problem = f"expected one channel, received {audio.channels}"
-            elif audio.frames > max_samples:
-                problem = f"expected at most {max_samples} samples"
-            else:
-                samples = audio.read(dtype="int16")
-                if len(samples):
-                    return samples
-                problem = "it holds no samples"
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        problem = f"it can't be read as audio ({error})"
-    raise KwsError(
-        f"Not a usable recording: {problem}. Received: {file}",
-        f"kws data verify {file.parent.parent}",
-    )
+    pcm: np.ndarray
+    cut: list[int] = field(default_factory=list)
+    unclear: dict[int, str] = field(default_factory=dict)
+    converted: Counter[str] = field(default_factory=Counter)
 
 
-def clip(samples: np.ndarray, size: int = SAMPLE_RATE) -> np.ndarray:
-    """The first `size` samples, zeros after the end: what the official reader does."""
-    if len(samples) == size:
-        return np.asarray(samples)
-    out = np.zeros(size, dtype=np.int16)
-    out[: min(size, len(samples))] = samples[:size]
-    return out
+def clip(samples: np.ndarray) -> tuple[np.ndarray, str | None]:
+    """One second of a recording: int16 [16000].
+
+    Shorter ones get zeros at their end, as the official reader does; of longer ones the
+    second around the word is taken.
+
+    Returns:
+        The second, and None where nothing but zeros was added, '' where the word was
+        cut out, else why it is no one word.
+    """
+    if len(samples) == SAMPLE_RATE:
+        return np.asarray(samples), None
+    if len(samples) <= LONG_CLIP:
+        out = np.zeros(SAMPLE_RATE, dtype=np.int16)
+        out[: min(SAMPLE_RATE, len(samples))] = samples[:SAMPLE_RATE]
+        return out, None
+    start, problem = cut.a_second(samples)
+    return np.asarray(samples[start : start + SAMPLE_RATE]), problem
 
 
-def read_clips(recordings: list[Recording], threads: int = 2) -> np.ndarray:
-    """The recordings as int16 [N, 16000], in the order given.
+def read_clips(recordings: list[Recording], threads: int = 2) -> Clips:
+    """The recordings in the order given.
 
     Raises:
         KwsError: a file can't be used, or ends before a clip that the index names.
@@ -183,14 +186,15 @@ def read_clips(recordings: list[Recording], threads: int = 2) -> np.ndarray:
     from concurrent.futures import ThreadPoolExecutor
 
     packed = sorted({item.file for item in recordings if item.length >= 0})
-    out = np.zeros((len(recordings), SAMPLE_RATE), dtype=np.int16)
+    out = Clips(np.zeros((len(recordings), SAMPLE_RATE), dtype=np.int16))
     with ThreadPoolExecutor(threads) as pool:  # libsndfile runs without the GIL
         sources = dict(zip(packed, pool.map(decoded, packed), strict=True))
 
-        def fill(row: int) -> None:
-            item = recordings[row]
+        def fill(row: int) -> tuple[int, str, str | None]:
+            item, source = recordings[row], ""
             if item.length < 0:
-                samples = read_audio(item.file)
+                sound = audio.read(item.file, convert=False)
+                samples, source = sound.pcm, sound.source
             else:
                 samples = sources[item.file][item.start : item.start + item.length]
                 if len(samples) != item.length:
@@ -198,16 +202,34 @@ def read_clips(recordings: list[Recording], threads: int = 2) -> np.ndarray:
                         item.file.parent,
                         f"{item.file.name} ends before {item.name}",
                     )
-            out[row] = clip(samples)
+            if item.word == "_silence_":  # any second of it will do
+                samples = samples[:SAMPLE_RATE]
+            out.pcm[row], problem = clip(samples)
+            return row, source, problem
 
-        for _ in pool.map(fill, range(len(recordings)), chunksize=64):
-            pass
+        try:
+            for row, source, problem in pool.map(
+                fill, range(len(recordings)), chunksize=64
+            ):
+                if source:
+                    out.converted[source] += 1
+                if problem == "":
+                    out.cut.append(row)
+                elif problem is not None:
+                    out.unclear[row] = problem
+        except audio.NotUsable as error:
+            if error.fault not in ("wrong_rate", "stereo"):
+                corpus = Path(error.path).parents[1]
+                error.hint = f"kws data verify {corpus}   (names every bad file)"
+            raise
     return out
 
 
 def _key(file: Path) -> str:
     status = file.stat()
-    digest = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}".encode())
+    # Float WAV files were once cached as zeros.
+    again = " scaled" if file.suffix == ".wav" else ""
+    digest = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}{again}".encode())
     with file.open("rb") as data:
         digest.update(data.read(1 << 16))
         data.seek(max(0, status.st_size - (1 << 16)))
@@ -220,12 +242,3 @@ def _broken(folder: Path, problem: str) -> KwsError:
         f"The archive folder is broken: {problem}. Received: {folder}",
         "Copy the folder again, or fetch the data set: kws data fetch",
     )
-
-
-def wav_bytes(pcm: np.ndarray) -> bytes:
-    """int16 samples as a 16 kHz mono WAV file."""
-    import soundfile
-
-    out = io.BytesIO()
-    soundfile.write(out, pcm, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    return out.getvalue()

@@ -9,7 +9,7 @@ import multiprocessing
 
 import numpy as np
 
-from kws.data.archives import SAMPLE_RATE
+from kws.data.audio import SAMPLE_RATE
 from kws.features.tables import mel_centres_hz
 from kws.recipe import Augment, Features
 

@@ -1,24 +1,27 @@
 """Who speaks: eSpeak NG and Flite, programs that turn text into samples.
 
-eSpeak NG has hundreds of voices, all from one formant synthesizer; Flite has a few,
-from recordings of people and therefore nearer to them. They get other throats by being
-played slower or faster (`flite:slt*0.93`).
+eSpeak NG has hundreds of voices in over a hundred languages, all from one formant
+synthesizer; Flite has a few, of English, from recordings of people and therefore nearer
+to them. They get other throats by being played slower or faster (`flite:slt*0.93`).
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import tempfile
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from kws.data.archives import SAMPLE_RATE
-from kws.errors import KwsError
+from kws.data.audio import SAMPLE_RATE
+from kws.errors import KwsError, no_such
 
 NAMES = {"espeak": "eSpeak NG", "flite": "Flite"}
 # Flite's speakers and the mean of their pitch in Hz: two men, a woman, and a man whose
@@ -26,6 +29,11 @@ NAMES = {"espeak": "eSpeak NG", "flite": "Flite"}
 FLITE_PITCH = {"rms": 100.0, "awb": 130.0, "slt": 175.0, "kal16": 105.0}
 FLITE_RATE = 190  # words a minute at which Flite's durations are left as they are
 LIMIT_S = 30  # a program that takes longer for a few words will not end at all
+# Alphabets in which a word can be spelled, and letters whose name is their sound.
+_ALPHABETS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW")
+_VOWELS = frozenset("aeiouyıаеёиоуыэюяіїєәөүұαεηιουω")
+_OTHER_LETTERS = {"CJK": "大一", "HIRAGANA": "かま", "KATAKANA": "カマ"}
+_UNREADABLE = "\U00012000"  # a letter of cuneiform: no voice reads it
 
 
 class Speaker(Protocol):
@@ -42,7 +50,20 @@ class Speaker(Protocol):
         ...
 
 
-def espeak() -> Speaker:
+class Linguist(Speaker, Protocol):
+    """A speaker that also tells what it would say."""
+
+    def phonemes(self, text: str, voice: str) -> str:
+        """What it would say, in eSpeak NG's names of sounds; `(en)` where it takes
+        another language's voice."""
+        ...
+
+    def languages(self) -> list[tuple[str, ...]]:
+        """The codes of each language that it speaks, its own first: `("de",)`."""
+        ...
+
+
+def espeak() -> Linguist:
     """eSpeak NG: espeakng-loader's library, else the `espeak-ng` command.
 
     Raises:
@@ -117,6 +138,33 @@ class _Library:
         samples = np.frombuffer(b"".join(self._chunks), dtype=np.int16)
         return _to_16k(samples, self._rate)
 
+    def phonemes(self, text: str, voice: str) -> str:
+        if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise OSError(f"no voice {voice}")
+        self._lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
+        buffer = ctypes.create_string_buffer(text.encode())
+        at = ctypes.c_void_p(ctypes.addressof(buffer))
+        clauses = []
+        while at.value:
+            said = self._lib.espeak_TextToPhonemes(ctypes.byref(at), self._UTF8, 0)
+            clauses.append((said or b"").decode(errors="replace"))
+        return " ".join(clauses)
+
+    def languages(self) -> list[tuple[str, ...]]:
+        self._lib.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
+        voices = self._lib.espeak_ListVoices(None)
+        found = []
+        for voice in _pointers(voices):
+            # A byte of priority, the code, a zero, ... and a zero.
+            codes, at = [], voice.languages
+            while at and ctypes.string_at(at, 1) != b"\0":
+                code = ctypes.string_at(at + 1)
+                codes.append(code.decode(errors="replace"))
+                at += len(code) + 2
+            if not (voice.identifier or b"").startswith(b"!v"):  # a variant
+                found.append(tuple(codes))
+        return found
+
 
 class _Command:
     """The espeak-ng command, a process for every utterance."""
@@ -134,6 +182,171 @@ class _Command:
         if run.returncode != 0 or len(run.stdout) < 46:
             raise _no_audio(run)
         return _samples_of(run.stdout)
+
+    def phonemes(self, text: str, voice: str) -> str:
+        run = _run([self._command, "-q", "-x", "-v", voice, "--", text])
+        if run.returncode != 0:
+            raise _no_audio(run)
+        return " ".join(run.stdout.decode(errors="replace").split())
+
+    def languages(self) -> list[tuple[str, ...]]:
+        # Pty Language Age/Gender VoiceName File Other Languages
+        lines = _run([self._command, "--voices"]).stdout.decode(errors="replace")
+        found = []
+        for line in lines.splitlines()[1:]:
+            others = re.findall(r"\(([\w-]+) \d+\)", line)
+            found.append((line.split()[1], *others))
+        return found
+
+
+def accents(speaker: Linguist, language: str) -> tuple[str, ...]:
+    """The voices of a language: its own and those of its regions.
+
+    Args:
+        speaker: eSpeak NG.
+        language: A code, such as `de`, `pt-br` or `cmn`.
+
+    Raises:
+        KwsError: no such language.
+
+    Example:
+        >>> accents(espeak(), "es")  # doctest: +SKIP
+        ('es', 'es-419')
+    """
+    wanted = language.lower().replace("_", "-")
+    # The same words in another script: no other voice (en-shaw, cmn-latn-pinyin).
+    spoken = [
+        codes
+        for codes in speaker.languages()
+        if codes and not re.search(r"(?i)-(latn|shaw)\b", codes[0])
+    ]
+    named = [c for c in spoken if any(_within(code, wanted) for code in c)]
+    if not named:
+        raise no_such(
+            "language",
+            language,
+            sorted({codes[0] for codes in spoken}),
+            "kws data synth --language de ...",
+        )
+    usable = {codes: _usable(speaker, codes) for codes in named}
+    found = sorted(
+        code
+        for codes, code in usable.items()
+        if code and (_within(codes[0], wanted) or _within(code, wanted))
+    )
+    if not found:
+        # zh is Mandarin and Cantonese: the one that names it first.
+        ranked = sorted((c.index(wanted), usable[c]) for c in named if wanted in c)
+        found = [code for _, code in ranked if code][:1]
+    if not found:
+        raise KwsError(
+            f"eSpeak NG knows the language but can't speak it: its dictionary is "
+            f"missing. Received: {language}, {speaker.version}",
+            "apt-get install espeak-ng   (another version of it)",
+        )
+    return tuple(found)
+
+
+def _within(code: str, wanted: str) -> bool:
+    """Whether a language's code is the wanted one, or that of a region of it."""
+    return f"{code}-".lower().startswith(f"{wanted}-")
+
+
+def _usable(speaker: Linguist, codes: tuple[str, ...]) -> str:
+    """The first of a voice's codes that it can be had by; '' where there is none."""
+    for code in codes:
+        try:
+            if speaker.phonemes("a", code):
+                return code
+        except OSError:
+            continue
+    return ""
+
+
+def cannot_say(speaker: Linguist, word: str, voice: str) -> str:
+    """Why a voice can't say a word; '' if it can.
+
+    A voice that does not know a script says `Chinese letter`, names letters one by one,
+    or lets another language's voice speak: nobody would say the word so.
+    """
+    for part in re.split(r"[ '-]", word):
+        said = speaker.phonemes(part, voice)
+        if not _sounds(said):
+            return "it says nothing"
+        if other := re.search(r"\(([a-z-]+)\)", said):
+            return f"it lets the voice of {other[1]!r} say it"
+        if not part.isascii():
+            letter = _sounds(speaker.phonemes(_UNREADABLE, voice).split("_|")[0])
+            if len(letter) > 2 and letter in _sounds(said):
+                return "it does not know the script"
+        if _unread(speaker, part, voice):
+            return "it does not know the script"
+        if _spelled(speaker, part, voice, said):
+            return "it spells it, letter by letter"
+    return ""
+
+
+def same_sound(speaker: Linguist, one: str, other: str, voice: str) -> bool:
+    """Whether two words sound alike."""
+    return _sounds(speaker.phonemes(one, voice)) == _sounds(
+        speaker.phonemes(other, voice)
+    )
+
+
+def _unread(speaker: Linguist, part: str, voice: str) -> bool:
+    """Whether letters of a script without an alphabet all sound alike."""
+    for letter in part:
+        for script, others in _OTHER_LETTERS.items():
+            if unicodedata.name(letter, "").startswith(script) and all(
+                same_sound(speaker, letter, other, voice)
+                for other in others
+                if other != letter
+            ):
+                return True
+    return False
+
+
+def _spelled(speaker: Linguist, part: str, voice: str, said: str) -> bool:
+    if len(part) < 2 or not all(
+        unicodedata.name(letter, "").startswith(_ALPHABETS) for letter in part
+    ):
+        return False
+    plain = [unicodedata.normalize("NFD", letter)[0] for letter in part]
+    if all(letter.lower() in _VOWELS for letter in plain):
+        return False
+    return any(
+        _sounds("".join(speaker.phonemes(x, voice) for x in letters)) == _sounds(said)
+        for letters in (part, plain)
+    )
+
+
+def _sounds(phonemes: str) -> str:
+    """Phonemes without stress, tone, length, pauses and fine shades of sound."""
+    return re.sub(r"[',%=_|:!#;\s\d]", "", phonemes).casefold()
+
+
+class _Voice(ctypes.Structure):
+    """espeak_VOICE of speak_lib.h."""
+
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("languages", ctypes.c_void_p),
+        ("identifier", ctypes.c_char_p),
+        ("gender", ctypes.c_ubyte),
+        ("age", ctypes.c_ubyte),
+        ("variant", ctypes.c_ubyte),
+        ("unused", ctypes.c_ubyte),
+        ("score", ctypes.c_int),
+        ("spare", ctypes.c_void_p),
+    ]
+
+
+def _pointers(array: Any) -> Iterator[Any]:
+    """What a C array of pointers that ends in a null points to."""
+    place = 0
+    while array[place]:
+        yield array[place].contents
+        place += 1
 
 
 def _to_16k(samples: np.ndarray, rate: int) -> np.ndarray:

@@ -17,8 +17,9 @@ import hashlib
 import json
 import math
 import os
-import re
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,14 @@ from typing import Any
 import numpy as np
 
 from kws.bundle import write_atomic
-from kws.data import archives
-from kws.data.archives import SAMPLE_RATE, Recording
+from kws.data import archives, audio, names
+from kws.data.archives import Recording
+from kws.data.audio import SAMPLE_RATE
+from kws.data.splits import SPLITS, Lists, read_lists, shared_out, some
 from kws.errors import KwsError
 from kws.paths import CHECKOUT, user_cache
 from kws.recipe import SILENCE, UNKNOWN, Task
 
-SPLITS = ("train", "val", "test")
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 _OTHER = (
     "backward bed bird cat dog eight five follow forward four happy house learn "
@@ -41,7 +43,6 @@ _OTHER = (
 OTHER_WORDS = tuple(_OTHER.split())
 TEST_FOLDERS = ("test_v0.02", "speech_commands_test_set_v0.02", "test")
 NOISE_FOLDERS = ("_background_noise_", "background_noise")
-LIST_FILES = {"val": "validation_list.txt", "test": "testing_list.txt"}
 
 # Parts of every noise recording, so that no silence clip of one split overlaps one
 # of another.
@@ -52,8 +53,6 @@ NOISE_SHARE = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 SILENCE_RMS_LOG10 = (0.3, 4.1)
 ZERO_SILENCE_SHARE = 0.05
 MANIFEST_VERSION = 1
-
-_MAX_WAVS_PER_CLASS = 2**27 - 1  # of the published rule
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,7 @@ class ClipSet:
         labels: Label names in logit order.
         split: `train`, `val` or `test`.
         manifest: What was drawn: task, seed and a record per clip.
+        taken: (folder, label) -> clips; the folder of silence that was drawn is ''.
     """
 
     pcm: np.ndarray
@@ -76,6 +76,7 @@ class ClipSet:
     labels: tuple[str, ...]
     split: str
     manifest: dict[str, Any]
+    taken: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -131,7 +132,7 @@ def labels(task: Task) -> tuple[str, ...]:
 
 
 def check_words(words: tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    """The words as given, if each can be a folder's name and none comes twice.
+    """The words, letters composed, if each can be a folder's name and none comes twice.
 
     Raises:
         KwsError: none, one twice, or one with other than letters, digits, spaces,
@@ -140,43 +141,25 @@ def check_words(words: tuple[str, ...] | list[str]) -> tuple[str, ...]:
     hint = 'A list of words, such as: words = ["yes", "hey robot"]'
     if not words:
         raise KwsError("A custom task needs at least one word. Received: none", hint)
-    for word in words:
-        if not re.fullmatch(r"[^\W_]+([ '-][^\W_]+)*", word) or len(word) > 40:
+    spelled = tuple(names.composed(word) for word in words)
+    for word in spelled:
+        if not names.is_word(word):
             raise KwsError(
                 "A word may have letters and digits, with single spaces, hyphens or "
                 f"apostrophes between them, 40 at most. Received: {word!r}",
                 hint,
             )
-    folders = [folder_of(word) for word in words]
-    if len(set(folders)) != len(folders):
+    if len({names.key(word) for word in spelled}) != len(spelled):
         raise KwsError(f"A word is named twice. Received: {list(words)!r}", hint)
-    return tuple(words)
+    return spelled
 
 
 def folder_of(word: str) -> str:
-    """The folder that holds a word's clips: `hey robot` -> `hey_robot`."""
-    return word.replace(" ", "_")
+    """The folder that holds a word's clips: `hey robot` -> `hey_robot`.
 
-
-def split_of(name: str, val_percent: float = 10.0, test_percent: float = 10.0) -> str:
-    """The split of a file by the data set's published rule.
-
-    SHA-1 over the file name up to `_nohash_` (the speaker), so that all recordings of
-    one speaker fall into one split, whatever is added later.
-
-    Example:
-        >>> split_of("right/a69b9b3e_nohash_0.wav")
-        'val'
+    Folders are found in other spellings too (kws.data.names.key).
     """
-    speaker = re.sub(r"_nohash_.*$", "", name.rsplit("/", 1)[-1])
-    # Not security: the published rule of the data set.
-    digest = hashlib.sha1(speaker.encode(), usedforsecurity=False).hexdigest()
-    percent = (int(digest, 16) % (_MAX_WAVS_PER_CLASS + 1)) * (
-        100.0 / _MAX_WAVS_PER_CLASS
-    )
-    if percent < val_percent:
-        return "val"
-    return "test" if percent < val_percent + test_percent else "train"
+    return word.replace(" ", "_")
 
 
 def find_data(explicit: Path | None = None) -> Path:
@@ -227,25 +210,20 @@ class Corpus:
         """All clips of a split, with the word each says, in a fixed order.
 
         Raises:
-            KwsError: no such split here.
+            KwsError: no such split here, or lists that contradict themselves.
         """
         test_set = self.test_set if split == "test" else None
         if test_set is not None:
             if (test_set / "index.tsv").is_file():
                 return archives.read_index(test_set)
             return _test_folder(test_set)
+        return self._own(split)
+
+    def _own(self, split: str) -> list[Recording]:
+        """The clips of a split, the official test files left aside."""
         if self.layout == "archives":
             return archives.read_index(self.path / split)
-        listed = _read_lists(self.path)
-        found = []
-        for recording in self._all:
-            if listed is None:
-                here = split_of(recording.name)
-            else:
-                here = listed.get(recording.name, "train")
-            if here == split:
-                found.append(recording)
-        return found
+        return [item for item in self._all if self._splits[item.name] == split]
 
     @cached_property
     def test_set(self) -> Path | None:
@@ -257,10 +235,98 @@ class Corpus:
     def _all(self) -> list[Recording]:
         found = []
         for folder in _word_folders(self.path):
-            for file in sorted(folder.glob("[!.]*.wav")):
+            for file in clips_in(folder):
                 name = f"{folder.name}/{file.name}"
                 found.append(Recording(folder.name, name, file))
         return found
+
+    @cached_property
+    def lists(self) -> Lists | None:
+        """What validation_list.txt and testing_list.txt say, where there is one."""
+        return read_lists(self.path, [item.name for item in self._all])
+
+    @cached_property
+    def _splits(self) -> dict[str, str]:
+        """Name of a clip -> its split, for a folder."""
+        if self.lists is not None:
+            self.lists.check(self.path)
+            return {r.name: self.lists.split.get(r.name, "train") for r in self._all}
+        out: dict[str, str] = {}
+        for clips in self._words.values():
+            out |= shared_out(clips)[0]
+        return out
+
+    @cached_property
+    def _words(self) -> dict[str, list[str]]:
+        """A word's key -> names of its clips."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for item in self._all:
+            found[names.key(item.word)].append(item.name)
+        return found
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What a user should know of how this folder was read: a line each."""
+        if self.layout == "archives":
+            return []
+        notes = []
+        if self.lists is not None:
+            notes += self.lists.notes()
+        else:
+            by_clip = []
+            for word, clips in sorted(self._words.items()):
+                how = shared_out(clips)[1]
+                if how:
+                    by_clip.append(f"{word} ({how})")
+            if by_clip:
+                notes.append(
+                    "too few speakers to keep those of validation and test apart from "
+                    f"those of training, so split by clip: {some(by_clip)}"
+                )
+            anonymous = [r.name for r in self._all if "_nohash_" not in r.name]
+            if anonymous:
+                notes.append(
+                    f"{len(anonymous)} of {len(self._all)} names tell no speaker "
+                    "(<speaker>_nohash_<number>.wav): each counts as one of its own: "
+                    f"{some(anonymous)}"
+                )
+        spellings = defaultdict(set)
+        for item in self._all:
+            spellings[names.key(item.word)].add(item.word)
+        several = [" + ".join(sorted(s)) for s in spellings.values() if len(s) > 1]
+        if several:
+            notes.append(f"folders of one word are one: {some(several)}")
+        strays = [
+            f"{folder.name}/{file.name}"
+            for folder in _word_folders(self.path)
+            for file in sorted(folder.iterdir())
+            if is_stray(file)
+        ]
+        if strays:
+            notes.append(f"not read, for they are no audio: {some(strays)}")
+        return [f"{self.path}: {note}" for note in notes]
+
+    def why_none(self, word: str, split: str) -> str:
+        """Why there is no clip of a word in a split."""
+        if self.layout == "archives" or (split == "test" and self.test_set):
+            place = self.test_set if split == "test" else self.path / split
+            return f"{place} has none"
+        clips = self._words.get(names.key(word), [])
+        folders = [f for f in _word_folders(self.path) if _is_of(f, word)]
+        if not folders:
+            there = sorted(f.name for f in _word_folders(self.path))
+            return f"there is no folder of that name among {some(there, 8)}"
+        if not clips:
+            return f"the folder {folders[0].name} holds no recording"
+        where = Counter(self._splits[name] for name in clips)
+        said = ", ".join(f"{where[s]} {s}" for s in SPLITS if where[s])
+        if self.lists is not None:
+            files = " and ".join(sorted(self.lists.files.values()))
+            return f"{files} put its {len(clips)} clips so: {said}"
+        return (
+            f"it has {len(clips)} clips; 3 are needed at least, one for each of train, "
+            "val and test"
+        )
 
     def noises(self, split: str) -> dict[str, tuple[int, np.ndarray]]:
         """Background noise of a split: name -> (first sample, int16 [samples]).
@@ -273,8 +339,7 @@ class Corpus:
             folder = self.path / name
             if not folder.is_dir():
                 continue
-            files = [f for s in archives.SUFFIXES for f in folder.glob(f"*{s}")]
-            for file in sorted(files):
+            for file in clips_in(folder):
                 samples = archives.decoded(file)
                 start, end = int(low * len(samples)), int(high * len(samples))
                 if end - start >= SAMPLE_RATE:
@@ -297,14 +362,19 @@ def open_corpus(data: Path | None = None) -> Corpus:
     if path.is_dir():
         if any((path / s / "index.tsv").is_file() for s in ("train", *TEST_FOLDERS)):
             return Corpus(path, "archives")
-        if any(next(f.glob("*.wav"), None) for f in _word_folders(path)):
+        if any(clips_in(folder) for folder in _word_folders(path)):
             return Corpus(path, "folder")
         if any(_is_test_set(path / name) for name in TEST_FOLDERS):
             return Corpus(path, "folder")
+    hint = f"kws data verify {path}"
+    inside = ""
+    if path.is_dir() and clips_in(path):
+        inside = ", which holds recordings itself: one folder of them for each word?"
+        hint = f"kws data import {path} --out CORPUS   (makes such folders)"
     raise KwsError(
         "No clips found. Expected word/speaker_nohash_n.wav folders, or archives with "
-        f"index.tsv. Received: {str(path)!r}",
-        f"kws data verify {path}",
+        f"index.tsv. Received: {str(path)!r}{inside}",
+        hint,
     )
 
 
@@ -344,10 +414,13 @@ def load(
             unknown ones. Silence comes from `data` alone.
 
     Returns:
-        The clips, padded with zeros or cut at the end to 16,000 samples.
+        The clips, each a second: shorter ones end in zeros; of longer ones, the second
+        around the word is taken, which is said on stderr, as is all else that is cut,
+        converted or left out.
 
     Raises:
-        KwsError: no audio, a word without clips, a file that can't be used.
+        KwsError: no audio, a word without clips, a file that can't be used, a long clip
+            of a word that holds more than the word.
 
     Example:
         >>> clips = load("test", Task("gsc10"))  # doctest: +SKIP
@@ -360,9 +433,8 @@ def load(
             "kws eval RUN --split test",
         )
     corpus = open_corpus(data)
-    names = labels(task)
     more = [open_corpus(folder) for folder in also]
-    clips = _draw(corpus, more, split, task, names, seed)
+    clips = _draw(corpus, more, split, task, seed)
     if limit is not None:
         if limit < 1:
             raise KwsError(
@@ -370,11 +442,14 @@ def load(
             )
         order = np.random.Generator(np.random.PCG64(0)).permutation(len(clips))
         clips = [clips[i] for i in order[:limit]]
+    for opened in (corpus, *more):
+        for note in opened.notes:
+            audio.say(note)
     spoken = [i for i, clip in enumerate(clips) if clip.recording is not None]
     pcm = np.zeros((len(clips), SAMPLE_RATE), dtype=np.int16)
-    pcm[spoken] = archives.read_clips(
-        [r for c in clips if (r := c.recording) is not None]
-    )
+    read = archives.read_clips([r for c in clips if (r := c.recording) is not None])
+    pcm[spoken] = read.pcm
+    _check_cut([clips[row] for row in spoken], read, labels(task), split)
     noises = corpus.noises(split) if len(spoken) < len(clips) else {}
     for row, clip in enumerate(clips):
         if clip.recording is None and clip.gain > 0:
@@ -383,7 +458,7 @@ def load(
             pcm[row] = np.rint(samples[start : start + SAMPLE_RATE] * clip.gain)
     manifest = {
         "version": MANIFEST_VERSION,
-        "task": {"name": task.name, "labels": list(names)},
+        "task": {"name": task.name, "labels": list(labels(task))},
         "split": split,
         "seed": seed,
         "limit": limit,
@@ -393,10 +468,85 @@ def load(
         pcm=pcm,
         label=np.array([clip.label for clip in clips], dtype=np.int32),
         names=[clip.name for clip in clips],
-        labels=names,
+        labels=labels(task),
         split=split,
         manifest=manifest,
+        taken=_taken(clips, labels(task)),
     )
+
+
+def _check_cut(
+    clips: list[_Clip], read: archives.Clips, label_names: Sequence[str], split: str
+) -> None:
+    """Say what was cut and converted; refuse what is not one word."""
+    bad = [row for row in read.unclear if label_names[clips[row].label] != UNKNOWN]
+    if bad:
+        shown = [f"{clips[row].name} ({read.unclear[row]})" for row in bad]
+        folder = clips[bad[0]].folder
+        raise KwsError(
+            f"Clips of the {split} split are longer than a second and hold more or "
+            f"less than one word. Expected one word each. Received: {some(shown)} in "
+            f"{folder}",
+            f"kws data import {folder} --out {folder}-cut   (cuts takes into clips)",
+        )
+    folders = Counter(clips[row].name.split("/")[0] for row in read.cut)
+    folders += Counter(clips[row].name.split("/")[0] for row in read.unclear)
+    if folders:
+        each = [f"{name} {count}" for name, count in sorted(folders.items())]
+        audio.say(
+            f"{split}: longer than a second, the second around the word was taken: "
+            f"{', '.join(each)}"
+        )
+    for source, count in sorted(read.converted.items()):
+        audio.say(f"{split}: converted from {source}: {count}")
+
+
+def _taken(
+    clips: list[_Clip], label_names: Sequence[str]
+) -> dict[tuple[str, str], int]:
+    return dict(Counter((clip.folder, label_names[clip.label]) for clip in clips))
+
+
+def overview(
+    training: ClipSet,
+    validation: ClipSet,
+    task: Task,
+    data: Path | None = None,
+    also: tuple[Path, ...] = (),
+) -> str:
+    """A table of the clips that were taken, by folder and label, for each split.
+
+    Of the test split it counts what `kws eval` will take; a word without test clips
+    is told below the table.
+
+    Args:
+        training: The clips of `train`.
+        validation: The clips of `val`.
+        task: What is to be heard.
+        data: As for `load`.
+        also: As for `load`.
+    """
+    corpus = open_corpus(data)
+    more = [open_corpus(folder) for folder in also]
+    problem = ""
+    try:
+        test = _taken(_draw(corpus, more, "test", task, 1), training.labels)
+    except KwsError as error:
+        test, problem = {}, error.message
+    columns = [training.taken, validation.taken, test]
+    keys = dict.fromkeys(key for column in columns for key in column)
+    place = {label: number for number, label in enumerate(training.labels)}
+    lines = [f"{'clips taken':<30}" + "".join(f"{split:>8}" for split in SPLITS)]
+    for folder in dict.fromkeys(folder for folder, _ in keys):
+        rows = sorted((place[label], label) for f, label in keys if f == folder)
+        if folder:
+            lines.append(folder)
+        for _, label in rows:
+            counts = [column.get((folder, label), 0) for column in columns]
+            lines.append(f"  {label:<28}" + "".join(f"{n or '-':>8}" for n in counts))
+    if problem:
+        lines.append(f"No test clips: {problem}")
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -408,6 +558,7 @@ class _Clip:
     noise: str = ""
     start: int = 0
     gain: float = 1.0
+    folder: str = ""  # the corpus it is from
 
     @property
     def name(self) -> str:
@@ -425,43 +576,53 @@ class _Clip:
 
 
 def _draw(
-    corpus: Corpus,
-    more: list[Corpus],
-    split: str,
-    task: Task,
-    names: tuple[str, ...],
-    seed: int,
+    corpus: Corpus, more: list[Corpus], split: str, task: Task, seed: int
 ) -> list[_Clip]:
     """Choose the clips of a split: words, then unknown, then silence."""
     rng = np.random.Generator(np.random.PCG64([seed, SPLITS.index(split)]))
-    index = {folder_of(name): label for label, name in enumerate(names)}
+    label_names = labels(task)
+    index = {names.key(name): label for label, name in enumerate(label_names)}
     left_out = {"on", "off"} if task.name == "gsc10" else set()
     words: list[_Clip] = []
-    unknown: list[Recording] = []
+    unknown: list[tuple[str, Recording]] = []
     silence: list[Recording] = []
-    recordings = list(corpus.recordings(split))
-    if not (split == "test" and corpus.test_set is not None):
-        for other in more:
-            recordings += [r for r in other.recordings(split) if r.word != SILENCE]
-    for recording in recordings:
+    recordings = [(str(corpus.path), item) for item in corpus.recordings(split)]
+    official = split == "test" and corpus.test_set is not None
+    if official and task.name == "custom" and corpus.layout == "folder":
+        # The official test files don't have words of one's own; their folders do.
+        tested = {names.key(item.word) for _, item in recordings}
+        recordings += [
+            (str(corpus.path), item)
+            for item in corpus._own(split)
+            if names.key(item.word) in index.keys() - tested
+        ]
+    for other in more if not official else []:
+        recordings += [
+            (str(other.path), item)
+            for item in other.recordings(split)
+            if item.word != SILENCE
+        ]
+    for folder, recording in recordings:
+        word = names.key(recording.word)
         if recording.word == SILENCE:
             silence.append(recording)
-        elif recording.word in index and recording.word != UNKNOWN:
-            words.append(_Clip(index[recording.word], recording))
-        elif recording.word not in left_out:
-            unknown.append(recording)
-    _check_present(words, names, corpus, split)
-    if UNKNOWN not in names:  # gsc35: words alone
+        elif word in index and recording.word != UNKNOWN:
+            words.append(_Clip(index[word], recording, folder=folder))
+        elif word not in left_out:
+            unknown.append((folder, recording))
+    _check_present(words, label_names, [corpus, *more], split)
+    if UNKNOWN not in label_names:  # gsc35: words alone
         return words
-    whole = split == "test" and corpus.test_set is not None and task.name != "custom"
+    whole = official and task.name != "custom"
     if not whole:
         unknown = _take(unknown, round(len(words) * task.unknown_percent / 100), rng)
-    clips = words + [_Clip(names.index(UNKNOWN), item) for item in unknown]
+    label = label_names.index(UNKNOWN)
+    clips = words + [_Clip(label, item, folder=folder) for folder, item in unknown]
     wanted = round(len(words) * task.silence_percent / 100)
-    label = names.index(SILENCE)
+    label = label_names.index(SILENCE)
     if silence:
         taken = silence if whole else _take(silence, wanted, rng)
-        return clips + [_Clip(label, item) for item in taken]
+        return clips + [_Clip(label, item, folder=str(corpus.path)) for item in taken]
     noises = corpus.noises(split) if wanted else {}
     keys = list(noises)
     for _ in range(wanted):
@@ -488,25 +649,48 @@ def _gain_to(loudness: float, samples: np.ndarray) -> float:
     return math.floor(1e6 * min(loudness / rms, 32767 / peak)) / 1e6
 
 
-def _take(
-    items: list[Recording], count: int, rng: np.random.Generator
-) -> list[Recording]:
+def _take(items: list[Any], count: int, rng: np.random.Generator) -> list[Any]:
     """`count` of the items, in their order, all where there are fewer."""
     order = rng.permutation(len(items))[:count]
     return [items[i] for i in sorted(order)]
 
 
 def _check_present(
-    words: list[_Clip], names: tuple[str, ...], corpus: Corpus, split: str
+    words: list[_Clip], label_names: Sequence[str], corpora: list[Corpus], split: str
 ) -> None:
-    have = {names[clip.label] for clip in words}
-    missing = [name for name in names if name not in (SILENCE, UNKNOWN, *have)]
+    have = {label_names[clip.label] for clip in words}
+    missing = [name for name in label_names if name not in (SILENCE, UNKNOWN, *have)]
     if missing:
+        reasons = [
+            f"{word}: {corpus.why_none(word, split)}"
+            for word in missing[:3]
+            for corpus in corpora
+        ]
         raise KwsError(
             f"No clips of {', '.join(missing)} in the {split} split. Expected a folder "
-            f"of clips for every word. Received: {corpus.path}",
-            f"kws data info --data {corpus.path}   (lists what there is)",
+            f"of clips for every word. Received: {corpora[0].path} ("
+            f"{'; '.join(reasons)})",
+            f"kws data info --data {corpora[0].path}   (lists what there is)",
         )
+
+
+def clips_in(folder: Path) -> list[Path]:
+    """The recordings of a folder, in order of name."""
+    return sorted(f for f in folder.iterdir() if audio.is_audio(f) and f.is_file())
+
+
+def is_stray(file: Path) -> bool:
+    """Whether a file among clips is nothing that belongs there."""
+    name = file.name.lower()
+    return not (
+        name.startswith((".", "readme", "license"))
+        or name in names.LEFT_BY_SYSTEMS
+        or (audio.is_audio(file) and file.is_file())
+    )
+
+
+def _is_of(folder: Path, word: str) -> bool:
+    return names.key(folder.name) == names.key(word)
 
 
 def _word_folders(path: Path) -> list[Path]:
@@ -517,6 +701,7 @@ def _word_folders(path: Path) -> list[Path]:
         if folder.is_dir()
         and folder.name not in NOISE_FOLDERS
         and not folder.name.startswith(".")
+        and folder.name.lower() not in names.LEFT_BY_SYSTEMS
         and not (folder.name in TEST_FOLDERS and _is_test_set(folder))
     )
 
@@ -529,22 +714,9 @@ def _test_folder(folder: Path) -> list[Recording]:
     """The official test files as 12 folders of .wav."""
     found = []
     for label in _word_folders(folder):
-        for file in sorted(label.glob("[!.]*.wav")):
+        for file in clips_in(label):
             word = label.name
             if word == UNKNOWN and "_nohash_" in file.name:
                 word = file.name.split("_", 1)[0]  # cat_<speaker>_nohash_0.wav.wav
             found.append(Recording(word, f"{label.name}/{file.name}", file))
     return found
-
-
-def _read_lists(path: Path) -> dict[str, str] | None:
-    """name -> split from the official lists; None where there are none."""
-    listed: dict[str, str] = {}
-    present = False
-    for split, file_name in LIST_FILES.items():
-        file = path / file_name
-        if file.is_file():
-            present = True
-            text = file.read_text(encoding="utf-8", errors="replace")
-            listed.update((line.strip(), split) for line in text.splitlines())
-    return listed if present else None

@@ -1,6 +1,6 @@
 """Spoken corpora out of text: many voices, rooms and noises.
 
-A voice is an accent of English and a variant of eSpeak NG's speaker (`en-us+f3`), or
+A voice is an accent of a language and a variant of eSpeak NG's speaker (`en-us+f3`), or
 one of Flite's speakers with another throat (`flite:slt*0.93`). Its speaker id is a hash
 of that name, so the data set's SHA-1 rule puts a voice into the same split in every
 corpus: what is tested was never heard in training. Flite's few speakers are training's.
@@ -19,19 +19,21 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from kws.bundle import write_atomic
-from kws.data import speakers
-from kws.data.archives import SAMPLE_RATE, wav_bytes
+from kws.data import audio, names, speakers
+from kws.data.audio import SAMPLE_RATE, wav_bytes
 from kws.data.speakers import FLITE_PITCH, Speaker
-from kws.data.speech_commands import NOISE_SHARE, check_words, folder_of, split_of
+from kws.data.speech_commands import NOISE_SHARE, check_words, folder_of
+from kws.data.splits import split_of
 from kws.data.tape import Window, write_windows
 from kws.errors import KwsError
 
+ENGLISH = "en"
 ACCENTS = (
     "en-us",
     "en",  # of Great Britain
@@ -57,6 +59,8 @@ _UNKNOWN_WORDS = (
     "nine summer letter wow zero"
 )
 UNKNOWN_WORDS = tuple(_UNKNOWN_WORDS.split())
+# Words that eSpeak NG has in every language.
+NUMBERS = tuple(str(n) for n in [*range(21), *range(30, 101, 10)])
 SENTENCES = (
     "the weather will be fine again tomorrow afternoon",
     "she bought three loaves of bread and some cheese",
@@ -105,6 +109,7 @@ class Plan:
         unknown: Clips of other words, altogether.
         seed: Of everything that is drawn.
         voices: `espeak`, and `flite` where half of the training voices are to be its.
+        language: A code that eSpeak NG knows (`de`, `pt-br`, `cmn`); Flite knows `en`.
     """
 
     words: tuple[str, ...]
@@ -112,18 +117,29 @@ class Plan:
     unknown: int = 600
     seed: int = 1
     voices: tuple[str, ...] = ("espeak",)
+    language: str = ENGLISH
 
 
 @functools.cache
-def voices() -> tuple[Voice, ...]:
+def voices(accents: tuple[str, ...] = ACCENTS) -> tuple[Voice, ...]:
     """All of eSpeak NG's, in a fixed order that mixes accents and variants."""
     found = []
-    for accent in ACCENTS:
-        for variant in VARIANTS:
-            name = f"{accent}+{variant}"
-            identity = hashlib.sha256(name.encode()).hexdigest()[:8]
+    for accent in accents:
+        named = [(_identity(f"{accent}+{v}"), f"{accent}+{v}") for v in VARIANTS]
+        for number, (identity, name) in enumerate(sorted(named)):
+            # One accent alone has too few voices for the rule to share them out: there
+            # the id is drawn until the rule agrees.
+            wanted = SPLIT_CYCLE[number % len(SPLIT_CYCLE)]
+            draw = 0
+            while accent not in ACCENTS and split_of(identity) != wanted:
+                draw += 1
+                identity = _identity(f"{name} {draw}")
             found.append(Voice(name, identity, split_of(identity)))
     return tuple(sorted(found, key=lambda voice: voice.id))
+
+
+def _identity(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def flite_voices() -> Iterator[Voice]:
@@ -134,7 +150,7 @@ def flite_voices() -> Iterator[Voice]:
         factor = low + (high - low) * (number * 0.6180339887 % 1)
         for speaker in FLITE_PITCH:
             name = f"flite:{speaker}*{factor:.4f}"
-            identity = hashlib.sha256(name.encode()).hexdigest()[:8]
+            identity = _identity(name)
             if split_of(identity) == "train":
                 yield Voice(name, identity, "train")
 
@@ -155,15 +171,21 @@ def make(
         Clips written; 0 where the corpus was there.
 
     Raises:
-        KwsError: unusable words or voices, too few clips, a folder in use, no
-            synthesizer, or a word that comes out silent.
+        KwsError: unusable words, voices or language, too few clips, a folder in use, no
+            synthesizer, or a word that the language's voice spells or can't say.
     """
-    check_words(plan.words)
+    plan = replace(plan, words=check_words(plan.words))
     if plan.voices not in VOICES:
         raise KwsError(
             "No such voices. Expected espeak, or espeak,flite (validation and test "
             f"voices are eSpeak's). Received: {','.join(plan.voices)}",
             "kws data synth --voices espeak,flite ...",
+        )
+    if plan.language != ENGLISH and "flite" in plan.voices:
+        raise KwsError(
+            f"Flite speaks English alone. Expected --language {ENGLISH} with it. "
+            f"Received: {plan.language}",
+            f"kws data synth --language {plan.language} --voices espeak ...",
         )
     foreign = [word for word in plan.words if not word.isascii()]
     if foreign and "flite" in plan.voices:
@@ -189,13 +211,20 @@ def make(
             f"Received: {str(out)!r}",
             f"kws data synth --words ... --out {out}-new",
         )
-    cast = {"espeak": speakers.espeak()}
+    accents, others = _language(plan.words, plan.language)
+    if plan.unknown and not others:
+        audio.say(
+            f"eSpeak NG has no other words in {plan.language}: the corpus will have no "
+            "unknown ones. Add recordings of some (--also)."
+        )
+    cast: dict[str, Speaker] = {"espeak": speakers.espeak()}
     if "flite" in plan.voices:
         cast["flite"] = speakers.Flite()
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        count = _make(plan, cast, building, progress)
+        jobs = list(_jobs(plan, accents, others))
+        count = _make(plan, cast, jobs, building, progress)
         building.chmod(0o755)
         if out.is_dir():
             out.rmdir()  # empty
@@ -213,6 +242,7 @@ def spoken_stream(
     snr_db: float = 25.0,
     gap_s: tuple[float, float] = (1.0, 2.0),
     speaker: Speaker | None = None,
+    language: str = ENGLISH,
 ) -> tuple[np.ndarray, list[Window]]:
     """Words spoken one after another by changing voices, over steady pink noise.
 
@@ -224,6 +254,7 @@ def spoken_stream(
         gap_s: Shortest and longest pause before each word, in seconds.
         speaker: Who speaks; None opens eSpeak NG anew, which makes the result a
             function of the other arguments.
+        language: As in a Plan.
 
     Returns:
         int16 [n] at 16 kHz, and where each word is.
@@ -233,15 +264,16 @@ def spoken_stream(
         >>> windows[0].word
         'yes'
     """
-    check_words(sorted(set(words)))
+    said_once = check_words(sorted({names.composed(word) for word in words}))
+    accents, _ = _language(said_once, language)
     speaker = speaker or speakers.espeak()
     rng = np.random.Generator(np.random.PCG64([seed, 3]))
-    here = [voice for voice in voices() if voice.split == split]
+    here = [voice for voice in voices(accents) if voice.split == split]
     order = rng.permutation(len(here))
     pieces: list[np.ndarray] = []
     windows = []
     position = 0
-    for number, word in enumerate(words):
+    for number, word in enumerate(map(names.composed, words)):
         gap = int(rng.uniform(*gap_s) * SAMPLE_RATE)
         voice = here[order[number % len(here)]]
         said = _utterance(speaker, word, voice, rng) * np.float32(0.1)
@@ -256,13 +288,54 @@ def spoken_stream(
 
 
 def write_stream(
-    path: Path, words: list[str], seed: int = 1, split: str = "test"
+    path: Path,
+    words: list[str],
+    seed: int = 1,
+    split: str = "test",
+    language: str = ENGLISH,
 ) -> list[Window]:
     """`spoken_stream` to a .wav, its truth windows to a .tsv beside it."""
-    pcm, windows = spoken_stream(words, seed, split)
+    pcm, windows = spoken_stream(words, seed, split, language=language)
     write_atomic(path, wav_bytes(pcm))
     write_windows(path.with_suffix(".tsv"), windows)
     return windows
+
+
+def _language(
+    words: tuple[str, ...], language: str
+) -> tuple[tuple[str, ...], list[str]]:
+    """The accents of a language, and other words to say in it.
+
+    Raises:
+        KwsError: no such language, or a word that its voice spells or can't say.
+    """
+    # Asked of an instance of its own: what one says depends on what it did before.
+    linguist = speakers.espeak()
+    accents: tuple[str, ...] = ACCENTS
+    if language != ENGLISH:
+        accents = speakers.accents(linguist, language)
+    voice = accents[0]
+    try:
+        wrong = {word: speakers.cannot_say(linguist, word, voice) for word in words}
+        wrong = {word: why for word, why in wrong.items() if why}
+        if wrong:
+            said = ", ".join(f"{word} ({why})" for word, why in wrong.items())
+            raise KwsError(
+                f"The voice {voice} can't say these words as people do. Expected words "
+                f"in the letters of its language. Received: {said}",
+                "The language's code, as in --language cmn   (or spell them as they "
+                'sound: "tee vee")',
+            )
+        others = [
+            word
+            for word in unknown_words(words, language)
+            if not any(speakers.same_sound(linguist, word, w, voice) for w in words)
+            and (language == ENGLISH or not speakers.cannot_say(linguist, word, voice))
+        ]
+    except OSError:
+        # It can't tell; when it is to speak, it says why.
+        others = unknown_words(words, language)
+    return accents, others
 
 
 def _utterance(
@@ -289,8 +362,8 @@ def _utterance(
     power = float(np.sqrt(np.mean(said**2))) if len(said) else 0.0
     if len(said) < shortest or power < 1e-4:
         raise KwsError(
-            f"The word comes out silent: expected something that English can say. "
-            f"Received: {text!r}",
+            f"The word comes out silent: expected something that the voice can say. "
+            f"Received: {text!r} by {voice.name}",
             'Spell it as it sounds, for example --words "hey robot".',
         )
     return said / np.float32(power)
@@ -347,6 +420,7 @@ def _clip(
 def _make(
     plan: Plan,
     cast: dict[str, Speaker],
+    jobs: list[tuple[str, Voice, int]],
     out: Path,
     progress: Callable[[int, int], None] | None,
 ) -> int:
@@ -360,7 +434,6 @@ def _make(
         for split, (a, b) in NOISE_SHARE.items()
     }
     lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    jobs = list(_jobs(plan))
     for done, (word, voice, take) in enumerate(jobs):
         name = f"{folder_of(word)}/{voice.id}_nohash_{take}.wav"
         seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
@@ -382,17 +455,18 @@ def _make(
     return len(jobs)
 
 
-def _jobs(plan: Plan) -> Iterator[tuple[str, Voice, int]]:
+def _jobs(
+    plan: Plan, accents: tuple[str, ...], others: list[str]
+) -> Iterator[tuple[str, Voice, int]]:
     """(word, voice, take), voice by voice."""
-    cast = _cast(plan)
-    others = unknown_words(plan.words)
+    cast = _cast(plan, accents)
     for place, voice in enumerate(cast):
         for word in plan.words:
             for take in range(_share(plan.clips_per_word, place, len(cast))):
                 yield word, voice, take
         takes: dict[str, int] = {}
         before = sum(_share(plan.unknown, p, len(cast)) for p in range(place))
-        for k in range(_share(plan.unknown, place, len(cast))):
+        for k in range(_share(plan.unknown, place, len(cast)) if others else 0):
             word = others[(before + k) % len(others)]
             yield word, voice, takes.setdefault(word, 0)
             takes[word] += 1
@@ -402,21 +476,23 @@ def _share(total: int, place: int, places: int) -> int:
     return total // places + (place < total % places)
 
 
-def unknown_words(words: tuple[str, ...]) -> list[str]:
-    """Words spoken as `_unknown_`: the built-in list and the parts of keywords of
-    several words (`hey` and `robot` alone are not `hey robot`)."""
+def unknown_words(words: tuple[str, ...], language: str = ENGLISH) -> list[str]:
+    """Words spoken as `_unknown_`: the built-in list, in other languages the numbers,
+    and the parts of keywords of several words (`hey` and `robot` alone are not
+    `hey robot`)."""
     keywords = {word.casefold() for word in words}
     parts = [part for word in words for part in word.split(" ")]
-    chosen = dict.fromkeys([*parts, *UNKNOWN_WORDS])
+    others = UNKNOWN_WORDS if language == ENGLISH else NUMBERS
+    chosen = dict.fromkeys([*parts, *others])
     return [word for word in chosen if word.casefold() not in keywords]
 
 
-def _cast(plan: Plan) -> list[Voice]:
+def _cast(plan: Plan, accents: tuple[str, ...]) -> list[Voice]:
     """Voices of a corpus: eight in ten from train, one from val, one from test."""
     rng = np.random.Generator(np.random.PCG64([plan.seed, 1]))
     pools = {}
     for split in ("train", "val", "test"):
-        pool = [voice for voice in voices() if voice.split == split]
+        pool = [voice for voice in voices(accents) if voice.split == split]
         pools[split] = [pool[i] for i in rng.permutation(len(pool))]
     # Two clips of a word by each voice, where there are voices enough; whole cycles,
     # so that the shares of the splits hold.
@@ -492,6 +568,7 @@ def _same_corpus(out: Path, plan: Plan) -> bool:
     try:
         record = json.loads((out / "corpus.json").read_text(encoding="utf-8"))
         record.setdefault("voices", ["espeak"])  # none spoke beside it at first
+        record.setdefault("language", ENGLISH)
         return record.get("version") == CORPUS_VERSION and all(
             record.get(key) == (list(value) if isinstance(value, tuple) else value)
             for key, value in asdict(plan).items()

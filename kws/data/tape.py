@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +15,19 @@ from typing import Any
 import numpy as np
 
 from kws.bundle import write_atomic
-from kws.data.archives import SAMPLE_RATE, wav_bytes
+from kws.data import audio, names
+from kws.data.audio import SAMPLE_RATE, wav_bytes
 from kws.errors import KwsError
 from kws.intervals import poisson_interval
 from kws.recipe import SILENCE, UNKNOWN
 
 MAX_TSV_BYTES = 16 * 1024 * 1024
+# What the columns of a truth are called in tables of label editors.
+_COLUMNS = {
+    "start": {"start", "begin", "onset", "tmin", "from"},
+    "end": {"end", "stop", "tmax", "to"},
+    "word": {"word", "label", "text", "name", "annotation", "keyword", "class"},
+}
 
 
 @dataclass(frozen=True)
@@ -225,8 +235,12 @@ def write_windows(path: Path, windows: Sequence[Window]) -> None:
 
 
 def read_windows(path: Path) -> list[Window]:
-    """Truth from TSV (as written above) or JSON (a list of objects with word,
-    start_s, end_s).
+    """Truth from a table (start and end in seconds, word) or JSON (a list of objects
+    with word, start_s, end_s).
+
+    Tables may have tabs, semicolons or commas between their columns, decimal commas,
+    and a header that names the columns in any order; Audacity's label tracks are such
+    tables.
 
     Raises:
         KwsError: no such file, too large, a broken line.
@@ -234,32 +248,106 @@ def read_windows(path: Path) -> list[Window]:
     hint = "A line per word: start_s <TAB> end_s <TAB> word"
     if not path.is_file() or path.stat().st_size > MAX_TSV_BYTES:
         raise KwsError(
-            f"No truth file for the tape. Expected {path.name} (.tsv or .json, at most "
-            f"{MAX_TSV_BYTES} bytes). Received: {path}",
+            f"No truth file for the tape. Expected {path.name} (a table or .json, at "
+            f"most {MAX_TSV_BYTES} bytes). Received: {path}",
             hint,
         )
+    text = names.read_text(path, MAX_TSV_BYTES)
     windows: list[Window] = []
     try:
-        text = path.read_text(encoding="utf-8")
-        rows: list[list[Any]]
-        if path.suffix == ".json":
-            rows = [[r["start_s"], r["end_s"], r["word"]] for r in json.loads(text)]
+        if path.suffix.lower() == ".json":
+            rows = _json_rows(json.loads(text))
         else:
-            lines = [line for line in text.splitlines() if line.strip()]
-            first = 1 if lines and lines[0].startswith("start_s") else 0
-            rows = [line.split("\t") for line in lines[first:]]
-        for start, end, word in rows:
-            window = Window(str(word), float(start), float(end))
-            if not (0 <= window.start_s <= window.end_s < math.inf and window.word):
-                raise ValueError(f"{start}..{end} {word!r}")
-            windows.append(window)
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+            rows = _table_rows(names.table(text))
+        for row in rows:
+            windows.append(_window(row))
+    except (ValueError, KeyError, TypeError) as error:
         raise KwsError(
             f"The truth file is broken at entry {len(windows) + 1}: {error}. "
             f"Received: {path}",
             hint,
         ) from None
     return sorted(windows, key=lambda window: window.start_s)
+
+
+def _json_rows(said: Any) -> list[list[str]]:
+    if isinstance(said, dict):  # as `kws data synth --stream --json` prints it
+        said = said["windows"]
+    return [[str(row[k]) for k in ("start_s", "end_s", "word")] for row in said]
+
+
+def _table_rows(rows: list[list[str]]) -> list[list[str]]:
+    """Rows of start, end, word, out of a table with a header or without one."""
+    if not rows or any(names.number(cell) is not None for cell in rows[0]):
+        return rows
+    columns: dict[str, int] = {}
+    scale = 1.0
+    for place, cell in enumerate(rows[0]):
+        words = set(re.sub(r"[^a-z0-9]+", " ", cell.lower()).split())
+        for name, spellings in _COLUMNS.items():
+            if words & spellings:
+                columns.setdefault(name, place)
+        if words & {"ms", "msec", "milliseconds"}:
+            scale = 1000.0
+        elif words & {"sample", "samples", "frame", "frames"}:
+            raise ValueError(f"times in seconds were expected, not {cell!r}")
+    if set(columns) != set(_COLUMNS):
+        # A header in another language: the order is then the usual one.
+        columns = {"start": 0, "end": 1, "word": 2}
+    out = []
+    for row in rows[1:]:
+        if len(row) <= max(columns.values()):
+            out.append(row)  # named as broken
+            continue
+        cells = [row[columns[name]] for name in ("start", "end", "word")]
+        times = [names.number(cell) for cell in cells[:2]]
+        if scale != 1 and None not in times:
+            cells[:2] = [repr(t / scale) for t in times if t is not None]
+        out.append(cells)
+    return out
+
+
+def _window(row: list[str]) -> Window:
+    if len(row) != 3:
+        commas = ", decimal commas and commas between the fields?" * (len(row) == 5)
+        raise ValueError(f"3 fields were expected, not {len(row)}{commas}: {row!r}")
+    start, end, word = names.number(row[0]), names.number(row[1]), row[2]
+    if start is None or end is None or not 0 <= start <= end < math.inf:
+        raise ValueError(f"{row[0]}..{row[1]} are no times in seconds, in order")
+    if not word.strip():
+        raise ValueError(f"no word from {start:g} to {end:g} s")
+    return Window(names.composed(word), start, end)
+
+
+def asked_for(windows: Sequence[Window], labels: Sequence[str]) -> list[Window]:
+    """The windows of words that a network knows, each spelled as its label.
+
+    `Yes`, `hey_robot` and a letter with its mark apart are the labels `yes`,
+    `hey robot` and the composed letter. Words that the network was not asked for are
+    left out, and said on stderr.
+    """
+    keywords = [label for label in labels if label not in (SILENCE, UNKNOWN)]
+    label_of = {names.key(label): label for label in keywords}
+    known, others = [], Counter[str]()
+    for window in windows:
+        label = label_of.get(names.key(window.word))
+        if label is not None:
+            known.append(Window(label, window.start_s, window.end_s))
+        elif window.word not in (SILENCE, UNKNOWN):
+            others[window.word] += 1
+    if others:
+        shown = ", ".join(
+            f"{word!r} ({count}{_close(word, keywords)})"
+            for word, count in others.most_common(5)
+        )
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        audio.say(f"The truth has words that the network does not know: {shown}{more}")
+    return known
+
+
+def _close(word: str, labels: Sequence[str]) -> str:
+    near = difflib.get_close_matches(names.key(word), labels, 1, 0.8)
+    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def save(tape: Tape, path: Path) -> None:
@@ -270,21 +358,37 @@ def save(tape: Tape, path: Path) -> None:
 
 
 def open_tape(path: Path, truth: Path | None = None) -> Tape:
-    """Read a recording and its truth (.tsv or .json beside it, or `truth`)."""
-    from kws.data.archives import read_audio
+    """Read a recording of any format, and its truth: `truth`, or the .tsv, .csv, .txt
+    or .json of the same name beside it.
 
+    Raises:
+        KwsError: no such recording, no truth, or a truth of another recording.
+    """
     if not path.is_file():
         raise KwsError(
-            f"No such recording. Expected a 16 kHz mono .wav or .flac. "
+            f"No such recording. Expected a recording (.wav, .flac, .mp3 and more). "
             f"Received: {str(path)!r}",
             'kws data synth --words "yes,no,yes" --stream tape.wav',
         )
-    beside = path.with_suffix(".tsv")
-    if truth is None and not beside.is_file() and path.with_suffix(".json").is_file():
-        beside = path.with_suffix(".json")
-    return Tape(
-        read_audio(path, 48 * 3600 * SAMPLE_RATE), read_windows(truth or beside)
-    )
+    if truth is None:
+        beside = [path.with_suffix(s) for s in (".tsv", ".csv", ".txt", ".json")]
+        there = [file for file in beside if file.is_file()] or beside[:1]
+        truth = there[0]
+        if len(there) > 1:
+            rest = ", ".join(file.name for file in there[1:])
+            audio.say(f"The truth is taken from {truth.name}, not from {rest}")
+    windows = read_windows(truth)
+    pcm = audio.samples(path, 48 * 3600.0)
+    seconds = len(pcm) / SAMPLE_RATE
+    late = [window for window in windows if window.start_s >= seconds]
+    if late:
+        raise KwsError(
+            f"The truth goes on after the recording: expected words within its "
+            f"{seconds:.1f} s. Received: {late[0].word!r} at {late[0].start_s:.1f} s, "
+            f"and {len(late) - 1} more in {truth}",
+            "Check that it is the truth of this recording, in seconds.",
+        )
+    return Tape(pcm, windows)
 
 
 def _spoken_part(clip: np.ndarray) -> tuple[int, int]:

@@ -10,30 +10,35 @@ from pathlib import Path
 
 import numpy as np
 
-from kws.data import archives, speech_commands
-from kws.data.archives import SAMPLE_RATE
+from kws.data import archives, audio, cut, names, speech_commands
+from kws.data.audio import SAMPLE_RATE
+from kws.data.splits import some, speaker_of
 from kws.errors import KwsError
 
 CLIPPED_SHARE = 0.02
 NEAR_SILENT_RMS = 20.0
-MAX_CLIP_SECONDS = 3.0
 
 KINDS = {
     "not_audio": "can't be read as audio",
-    "truncated": "ends before its header says",
+    "truncated": "ends before its header says, or goes on after it",
     "empty": "holds no samples",
+    "not_finite": "holds samples that are no numbers",
+    "scale": "its samples are in other units than its format says",
+    "cancelled": "its channels cancel each other",
     "wrong_rate": "is not sampled at 16,000 Hz",
     "stereo": "has more than one channel",
-    "too_long": f"is longer than {MAX_CLIP_SECONDS:g} s",
+    "too_long": "is longer than a second",
     "clipped": f"more than {CLIPPED_SHARE:.0%} of its samples are at full scale",
     "near_silent": f"its root mean square is below {NEAR_SILENT_RMS:g} of 32768",
     "label_name": "a folder whose name is no word (letters and digits, lower case)",
     "label_empty": "a folder of a label without a clip",
-    "speaker_name": "is not named <speaker>_nohash_<number>.wav, so its speaker is "
+    "speaker_name": "is not named <speaker>_nohash_<number>, so its speaker is "
     "unknown to the split rule",
     "duplicate": "the same audio under two labels",
-    "stray": "a file that is no .wav among the clips",
+    "stray": "a file that is no recording among the clips",
     "listed_missing": "named in a list of a split, but not there",
+    "listed_twice": "named in both lists",
+    "listed_unclear": "an entry of a list that may be more than one clip",
     "split_leak": "a speaker who is in more than one split",
     "index": "the archive's index and its audio disagree",
 }
@@ -77,45 +82,30 @@ def verify(
         checked, faults = _verify_folder(folder, progress)
     if not checked and not faults:
         raise KwsError(
-            "Nothing to check: expected folders of .wav files, or archives with "
+            "Nothing to check: expected folders of recordings, or archives with "
             f"index.tsv. Received: {str(folder)!r}",
             'kws data synth --words "yes,no" --out corpus   (makes one)',
         )
     return checked, sorted(faults, key=lambda fault: (fault.path, fault.kind))
 
 
-def check_wav(path: Path) -> tuple[np.ndarray | None, str, str]:
-    """Read one file: (samples or None, kind of fault or '', detail)."""
-    size = path.stat().st_size
-    if size == 0:
-        return None, "empty", "0 bytes"
-    short = _riff_shortage(path) if path.suffix == ".wav" else 0
+def check_clip(path: Path) -> tuple[np.ndarray | None, str, str]:
+    """Read one clip: (samples or None, kind of fault or '', detail)."""
     try:
-        import soundfile
-
-        with soundfile.SoundFile(str(path)) as audio:
-            rate, channels, frames = audio.samplerate, audio.channels, audio.frames
-            if short:
-                return None, "truncated", f"{short} bytes are missing"
-            if frames == 0:
-                return None, "empty", "a header without samples"
-            if channels != 1:
-                return None, "stereo", f"{channels} channels"
-            if rate != SAMPLE_RATE:
-                return None, "wrong_rate", f"{rate} Hz"
-            if frames > MAX_CLIP_SECONDS * SAMPLE_RATE:
-                return None, "too_long", f"{frames / SAMPLE_RATE:.1f} s"
-            samples = audio.read(dtype="int16")
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        return None, "truncated" if short else "not_audio", str(error)[:120]
-    if len(samples) < frames:
-        return None, "truncated", f"{len(samples)} of {frames} samples"
-    kind, detail = _loudness(samples)
-    return samples, kind, detail
+        pcm = audio.read(path, convert=False).pcm
+    except audio.NotUsable as error:
+        return None, error.fault, error.problem
+    kind, detail = loudness_fault(pcm)
+    if not kind and len(pcm) > archives.LONG_CLIP:
+        start, problem = cut.a_second(pcm)
+        where = problem or f"the second from {start / SAMPLE_RATE:.2f} s is taken"
+        return pcm, "too_long", f"{len(pcm) / SAMPLE_RATE:.2f} s: {where}"
+    return pcm, kind, detail
 
 
-def _loudness(samples: np.ndarray) -> tuple[str, str]:
-    wide = samples.astype(np.int32)
+def loudness_fault(pcm: np.ndarray) -> tuple[str, str]:
+    """`clipped` or `near_silent` with a detail, else two empty strings."""
+    wide = pcm.astype(np.int32)
     clipped = float(np.mean(np.abs(wide) >= 32767))
     if clipped > CLIPPED_SHARE:
         return "clipped", f"{clipped:.1%} of the samples"
@@ -125,25 +115,6 @@ def _loudness(samples: np.ndarray) -> tuple[str, str]:
     return "", ""
 
 
-def _riff_shortage(path: Path) -> int:
-    """Bytes that the data chunk promises and the file does not have; 0 if none, or
-    if this is no RIFF file at all."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(12)
-        if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-            return 0
-        for _ in range(1000):
-            chunk = file.read(8)
-            if len(chunk) < 8:
-                return 0
-            length = int.from_bytes(chunk[4:8], "little")
-            if chunk[:4] == b"data":
-                return max(0, length - (size - file.tell()))
-            file.seek(length + length % 2, 1)
-    return 0
-
-
 def _verify_folder(
     folder: Path, progress: Callable[[int, int], None] | None
 ) -> tuple[int, list[Fault]]:
@@ -151,7 +122,9 @@ def _verify_folder(
     labels = [
         path
         for path in sorted(folder.iterdir())
-        if path.is_dir() and not path.name.startswith(".")
+        if path.is_dir()
+        and not path.name.startswith(".")
+        and path.name.lower() not in names.LEFT_BY_SYSTEMS
     ]
     files: list[tuple[Path, str]] = []
     for label in labels:
@@ -160,30 +133,29 @@ def _verify_folder(
             and (label / "_unknown_").is_dir()
         ):
             checked = [p for p in sorted(label.iterdir()) if p.is_dir()]
-            files += [(f, p.name) for p in checked for f in sorted(p.glob("*.wav"))]
+            files += [(f, p.name) for p in checked for f in speech_commands.clips_in(p)]
             continue
         name = label.name
         special = name in ("_silence_", "_unknown_", *speech_commands.NOISE_FOLDERS)
-        if not special and not re.fullmatch(r"[^\W_]+([_'-][^\W_]+)*", name):
+        spelled = names.composed(name.replace("_", " "))
+        if not special and not names.is_word(spelled):
             faults.append(Fault("label_name", name, repr(name)))
         elif not special and name != name.lower():
             faults.append(Fault("label_name", name, f"expected {name.lower()!r}"))
-        clips = []
-        for path in sorted(label.iterdir()):
-            if path.name.startswith("."):
-                continue
-            if path.suffix == ".wav" and path.is_file():
-                clips.append(path)
-            elif not (special and path.name == "README.md"):
-                faults.append(Fault("stray", f"{name}/{path.name}", "not a .wav file"))
+        clips = speech_commands.clips_in(label)
+        faults += [
+            Fault("stray", f"{name}/{path.name}", "no recording")
+            for path in sorted(label.iterdir())
+            if speech_commands.is_stray(path)
+        ]
         if not clips:
-            faults.append(Fault("label_empty", name, "no .wav file"))
+            faults.append(Fault("label_empty", name, "no recording"))
         files += [(path, name) for path in clips]
         if not special:
             faults += [
                 Fault("speaker_name", f"{name}/{path.name}", path.name)
                 for path in clips
-                if not re.fullmatch(r"[A-Za-z0-9-]+_nohash_\d+\.wav", path.name)
+                if not re.fullmatch(r"[^_].*_nohash_\d+", path.stem)
             ]
     seen = _Duplicates()
     for number, (path, label_name) in enumerate(files, 1):
@@ -191,7 +163,7 @@ def _verify_folder(
         if label_name in speech_commands.NOISE_FOLDERS:
             kind, detail = _check_noise(path)
         else:
-            samples, kind, detail = check_wav(path)
+            samples, kind, detail = check_clip(path)
             if kind == "near_silent" and label_name == "_silence_":
                 kind = ""
             if samples is not None and label_name not in ("_silence_", "_unknown_"):
@@ -205,34 +177,28 @@ def _verify_folder(
 
 def _check_noise(path: Path) -> tuple[str, str]:
     try:
-        archives.read_audio(path)
-    except KwsError as error:
-        if path.stat().st_size == 0:
-            return "empty", "0 bytes"
-        for kind, sign in (
-            ("wrong_rate", "16000 Hz"),
-            ("stereo", "one channel"),
-            ("empty", "no samples"),
-        ):
-            if sign in error.message:
-                return kind, error.message.split(": ", 1)[1].split(". ")[0]
-        return "not_audio", error.message.split(": ", 1)[1].split(". ")[0]
-    return ("truncated", "bytes are missing") if _riff_shortage(path) else ("", "")
+        audio.read(path, convert=False)
+    except audio.NotUsable as error:
+        return error.fault, error.problem
+    return "", ""
 
 
 def _check_lists(folder: Path) -> Iterator[Fault]:
-    """Lists that name files which are not there, and speakers in two splits."""
-    listed = speech_commands._read_lists(folder)
-    if listed is None:
+    """Entries that are no clip or several, and speakers in two splits."""
+    lists = speech_commands.Corpus(folder, "folder").lists
+    if lists is None:
         return
-    for name, split in sorted(listed.items()):
-        if name and (".." in name or not (folder / name).is_file()):
-            yield Fault("listed_missing", name, f"in the list of {split}")
+    for split, entry in sorted(lists.missing):
+        yield Fault("listed_missing", entry, f"in the list of {split}")
+    for name in sorted(lists.twice):
+        yield Fault("listed_twice", name, "in the lists of val and test")
+    for _, entry, maybe in lists.unclear:
+        yield Fault("listed_unclear", entry, some(maybe))
     where: dict[str, dict[str, str]] = {}
-    for path in sorted(folder.glob("*/*_nohash_*.wav")):
+    for path in sorted(folder.glob("*/*_nohash_*")):
         name = path.relative_to(folder).as_posix()
-        speaker = path.name.split("_nohash_")[0]
-        where.setdefault(speaker, {}).setdefault(listed.get(name, "train"), name)
+        speaker = speaker_of(name)
+        where.setdefault(speaker, {}).setdefault(lists.split.get(name, "train"), name)
     for speaker, splits in sorted(where.items()):
         if len(splits) > 1:
             places = ", ".join(f"{s}: {n}" for s, n in sorted(splits.items()))
@@ -274,7 +240,7 @@ def _verify_archives(
                 faults.append(Fault("index", name, f"{len(clip)} of {item.length}"))
                 continue
             silence = item.word == "_silence_" or whole
-            kind, detail = _loudness(clip)
+            kind, detail = loudness_fault(clip)
             if kind and not (silence and kind == "near_silent"):
                 faults.append(Fault(kind, name, detail))
             if not silence:

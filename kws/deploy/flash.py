@@ -160,25 +160,19 @@ def emit_and_build(
 
 
 def read_stream(path: Path) -> np.ndarray:
-    """A recording as int16 [samples] at 16 kHz.
+    """A recording of any format as int16 [samples] at 16 kHz.
 
     Raises:
-        KwsError: missing, not audio, not 16 kHz mono, empty, longer than an hour.
+        KwsError: missing, not usable, longer than an hour.
     """
-    from kws.data.archives import read_audio
+    from kws.data import audio
 
     if not path.is_file():
         raise KwsError(
             f"There is no such recording. Received: {path}",
             'kws data synth --words "yes,no" --stream stream.wav   (speaks one)',
         )
-    try:
-        return np.asarray(read_audio(path, max_samples=MAX_AUDIO_S * run.SAMPLE_RATE))
-    except KwsError as error:
-        raise KwsError(
-            error.message,
-            f"ffmpeg -i {path} -ac 1 -ar 16000 -sample_fmt s16 stream.wav   (or sox)",
-        ) from None
+    return audio.samples(path, MAX_AUDIO_S)
 
 
 def flash(

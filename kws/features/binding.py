@@ -176,6 +176,6 @@ def _checked(
         )
         raise KwsError(
             f"Audio must be a NumPy array of int16, {expected}. Received: {received}",
-            "Read a file with soundfile.read(path, dtype='int16').",
+            "Read a file with kws.data.audio.samples(path).",
         )
     return np.ascontiguousarray(pcm)
