@@ -1,0 +1,296 @@
+"""Streaming as a pass: a clip is a stream from a reset, and a stream goes on."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the sample models are made with TensorFlow")
+
+import sample_models
+import toolbox
+
+from kws import recipe
+from kws.bundle import Bundle
+from kws.deploy import boards, flash, host, run
+from kws.emit import native
+from kws.engines import common
+from kws.errors import KwsError
+from kws.graph import cost, passes, reader, stream
+from kws.graph.nodes import Graph
+from kws.layers.keras import tf
+from kws.model import network as networks
+from kws.model import stream as trained
+from kws.simulate import operators
+
+FRAMES, TOKENS = 32, 8
+LONG = 5 * FRAMES  # every ring comes round five times
+
+
+def causal(**model: Any) -> recipe.Recipe:
+    """kwt-stream-tiny, small, of 8 tokens."""
+    spec = sample_models.recipe("kwt-stream-tiny", FRAMES)
+    shape = {"dim": 16, "mlp_dim": 24, "layers": 2, "groups": 2, "queries": 3}
+    changed = dataclasses.replace(spec.model, readout_dim=12, **(shape | model))
+    return dataclasses.replace(spec, model=changed)
+
+
+@functools.cache
+def folder() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="kws-stream-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+@functools.cache
+def sample() -> Bundle:
+    spec = causal()
+    return sample_models.bundle(folder() / "run", spec, sample_models.network(spec))
+
+
+def long_features(seed: int = 3) -> np.ndarray:
+    """int8 [LONG, mel_bins]: something that moves, loud and quiet."""
+    rng = np.random.default_rng(seed)
+    drift = np.cumsum(rng.normal(0, 9, (LONG, 1)), axis=0)
+    return np.clip(rng.normal(0, 25, (LONG, 40)) + drift, -128, 127).astype(np.int8)
+
+
+def decisions(pieces: list[np.ndarray]) -> np.ndarray:
+    """Logits of the C after each step of 4 frames, from a reset: int8 [N, labels]."""
+    bundle = sample()
+    out = []
+    with host.opened(host.library(bundle), len(bundle.labels)) as copy:
+        copy.ffi.cdef(
+            "void kws_model_reset(void);"
+            "void kws_model_step(const int8_t *frames, uint32_t n, int8_t *logits);"
+        )
+        logits = np.full(len(bundle.labels), 99, np.int8)
+        copy.lib.kws_model_reset()
+        for piece in pieces:
+            part = np.ascontiguousarray(piece)
+            copy.lib.kws_model_step(
+                copy.ffi.cast("int8_t *", part.ctypes.data),
+                len(part),
+                copy.ffi.cast("int8_t *", logits.ctypes.data),
+            )
+            out.append(logits.copy())
+    return np.stack(out)
+
+
+def expected_decisions(features: np.ndarray) -> np.ndarray:
+    """The same from the clip's graph, stretched over the whole recording, in numpy.
+
+    All tokens at once, with the padding of the clip form in front; then the read-out on
+    each window of TOKENS of them.
+    """
+    graph = reader.read(sample().model_bytes())
+    passes.prepare(graph)
+    made = stream._Derivation(reader_copy())
+    made.run()
+    times = {node.output.name: made.time.get(id(node.output)) for node in made.nodes}
+    longer = len(features) // FRAMES
+    values: dict[int, np.ndarray] = {}
+    graph.input.shape = (1, len(features), 40)
+    values[id(graph.input)] = features.reshape(1, 1, len(features), 40)
+    later: list[Any] = []
+    for node in graph.nodes:
+        time = times.get(node.output.name)
+        if time is None or any(id(t) not in values for t in node.variables):
+            later.append(node)
+            continue
+        shape = list(node.output.shape)
+        shape[time.axis] = time.rows * longer + time.pad
+        node.output.shape = tuple(shape)
+        inputs = [values[id(t)] for t in node.variables]
+        values[id(node.output)] = operators.prepare(node)(*inputs)
+    out = []
+    for end in range(TOKENS, TOKENS * longer + 1):
+        now = dict(values)
+        for node in later:
+            for tensor in node.variables:
+                time = times.get(tensor.name)
+                if time is not None and id(tensor) in values:
+                    axis = time.axis + 1  # behind the batch
+                    window = range(end - TOKENS, end)
+                    tensor.shape = tuple(
+                        TOKENS if i == time.axis else n
+                        for i, n in enumerate(tensor.shape)
+                    )
+                    now[id(tensor)] = np.take(values[id(tensor)], window, axis)
+        for node in later:
+            inputs = [now[id(t)] for t in node.variables]
+            now[id(node.output)] = operators.prepare(node)(*inputs)
+        out.append(now[id(graph.output)].reshape(-1))
+    return np.stack(out)
+
+
+def reader_copy() -> Graph:
+    graph = reader.read(sample().model_bytes())
+    passes.prepare(graph)
+    return graph
+
+
+def test_a_clip_is_a_stream_from_a_reset() -> None:
+    """TFLM runs the clip, the C the stream: the same bits, by features and by sound."""
+    bundle = sample()
+    clips = np.stack([long_features(seed)[:FRAMES] for seed in range(12)])
+    expected = sample_models.tflm_logits(bundle.model_bytes(), clips)
+    assert expected.std() > 3  # not stuck: the comparison means something
+    with host.opened(host.library(bundle), len(bundle.labels)) as copy:
+        np.testing.assert_array_equal(copy.invoke(clips)[0], expected)
+        rng = np.random.default_rng(1)
+        samples = bundle.recipe.features.clip_samples
+        pcm = rng.normal(0, 800, (4, samples)).astype(np.int16)
+        heard = sample_models.tflm_logits(
+            bundle.model_bytes(), common.features(bundle, pcm)
+        )
+        np.testing.assert_array_equal(copy.clips(pcm)[0], heard)
+
+
+def test_a_stream_goes_on() -> None:
+    """Each token once: every later decision is that of all tokens computed at once."""
+    features = long_features()
+    steps = np.split(features, LONG // 4)
+    found = decisions(steps)[TOKENS - 1 :]
+    expected = expected_decisions(features)
+    assert len(found) == len(expected) == LONG // 4 - TOKENS + 1
+    np.testing.assert_array_equal(found, expected)
+    # What came before is heard: not a cold start's logits.
+    cold = sample_models.tflm_logits(sample().model_bytes(), features[None, -FRAMES:])
+    assert (found[-1] != cold[0]).any()
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 33, LONG])
+def test_how_it_is_cut_changes_no_bit(size: int) -> None:
+    features = long_features()
+    pieces = [features[at : at + size] for at in range(0, LONG, size)]
+    np.testing.assert_array_equal(
+        decisions(pieces)[-1], decisions(np.split(features, LONG // 4))[-1]
+    )
+
+
+def test_what_has_not_come_makes_no_difference() -> None:
+    """Frames behind a decision are poisoned, one side and the other."""
+    features = long_features()
+    steps = np.split(features, LONG // 4)
+    whole = decisions(steps)
+    for poison in (-128, 127):
+        for end in (TOKENS, TOKENS + 5):
+            spoiled = [*steps[:end], *(np.full_like(s, poison) for s in steps[end:])]
+            np.testing.assert_array_equal(decisions(spoiled)[:end], whole[:end])
+
+
+@pytest.mark.parametrize("board", ["qemu-m0", "qemu-m4", "qemu-m55"])
+def test_boards_run_the_same_stream(board: str) -> None:
+    toolbox.need_qemu()
+    toolbox.need_compiler()
+    bundle, target = sample(), boards.load(board)
+    samples = bundle.recipe.features.clip_samples
+    rng = np.random.default_rng(2)
+    # Several windows long: the last decision of each is compared.
+    pcm = rng.normal(0, 900, (2, 3 * samples)).astype(np.int16)
+    image = flash.emit_and_build(bundle, target, folder() / board, app="clips")
+    result = run.clips(image.elf, target, pcm, len(bundle.labels), jobs=1)
+    with host.opened(host.library(bundle), len(bundle.labels)) as copy:
+        expected, _ = copy.clips(pcm)
+    np.testing.assert_array_equal(result.logits, expected)
+
+
+def test_a_step_costs_one_token_and_the_read_out() -> None:
+    bundle = sample()
+    clip = cost.total(reader_copy().nodes)
+    step = native.sources(bundle, "dsp").network
+    assert step.stream == stream.Stream(4, FRAMES, TOKENS)
+    graph = reader_copy()
+    readout = [n for n in graph.nodes if n.output.elements // n.output.shape[-1] <= 3]
+    once = cost.total(readout).macs
+    assert step.dense.macs == (clip.macs - once) // TOKENS + once
+    assert 0 < step.dense.total(purpose="state") < 4000
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"causal": False}, "padded on both sides"),
+        ({"readout": "mean", "causal": True, "token_kernel": 0}, None),
+    ],
+)
+def test_what_can_and_can_t_stream(changes: dict[str, Any], why: str | None) -> None:
+    spec = causal(**changes)
+    graph = reader.read(sample_models.network(spec))
+    passes.prepare(graph)
+    if why is None:
+        assert stream.derive(graph).tokens == TOKENS
+        return
+    with pytest.raises(KwsError, match=f"can't run on a stream.*{why}"):
+        stream.derive(graph)
+
+
+def test_attention_in_a_block_is_refused_by_name() -> None:
+    spec = sample_models.recipe("kwt-tiny", FRAMES, layers=1, groups=1)
+    graph = reader.read(sample_models.network(spec))
+    passes.prepare(graph)
+    with pytest.raises(KwsError, match="can't run on a stream: CONV_2D"):
+        stream.derive(graph)
+    with pytest.raises(KwsError, match="attention sees the clip"):
+        networks.check(causal(attention="softmax"))
+
+
+def test_frames_have_to_be_whole_steps() -> None:
+    graph = reader_copy()
+    graph.input.shape = (1, 34, 40)
+    with pytest.raises(KwsError, match="whole steps of 4 frames") as error:
+        stream.derive(graph)
+    assert error.value.hint == "[features] frames = 32"
+
+
+# --- training for it ------------------------------------------------------------------
+
+
+def float_network(spec: recipe.Recipe) -> Any:
+    tf.random.set_seed(1)
+    return networks.build(spec, 5)
+
+
+def test_pairs_are_two_clips_one_after_the_other() -> None:
+    spec = causal()
+    net = float_network(spec)
+    rng = np.random.default_rng(0)
+    real = tf.constant(rng.normal(-3, 2, (4, FRAMES, 40)), tf.float32)
+    logits = trained.paired(net, spec)(real[:2], real[2:])
+    np.testing.assert_allclose(logits[:2], net(real[:2]), atol=1e-5)  # a cold start
+    assert np.abs(logits[2:] - net(real[2:])).max() > 1e-3  # not after another clip
+    again = trained.paired(net, spec)(real[1:2], real[3:])
+    np.testing.assert_allclose(again[1], logits[3], atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_a_training_batch_gives_one_decision_a_clip(size: int) -> None:
+    spec = causal()
+    net = float_network(spec)
+    real = tf.random.stateless_normal((size, FRAMES, 40), (1, 2)) - 3
+    forward = trained.trained(net, spec)
+    assert forward(real, tf.constant(7)).shape == (size, 5)
+    np.testing.assert_array_equal(forward(real, 7), forward(real, 7))
+    late = [forward(real, step).numpy()[0] for step in range(12)]
+    assert len({tuple(row) for row in late}) == trained.LATE_TOKENS
+
+
+def test_each_clip_is_judged_cold_and_after_the_one_before() -> None:
+    spec = causal()
+    net = float_network(spec)
+    clips = np.stack([long_features(seed)[:FRAMES] for seed in range(7)])
+    logits = trained.predictor(net, spec)(clips)
+    features = spec.features
+    real = (clips.astype(np.float32) - features.zero_point) * features.scale
+    np.testing.assert_allclose(logits[:7], net(real), atol=1e-4)
+    pairs = trained.paired(net, spec)(np.roll(real, 1, axis=0), real)
+    np.testing.assert_allclose(logits[7:], pairs[7:], atol=1e-4)
