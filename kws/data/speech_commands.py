@@ -506,7 +506,7 @@ def _check_present(
         raise KwsError(
             f"No clips of {', '.join(missing)} in the {split} split. Expected a folder "
             f"of clips for every word. Received: {corpus.path}",
-            f"kws data info --data {corpus.path}   (lists what there is)",
+            f"kws data info {corpus.path}   (lists what there is)",
         )
 
 

@@ -16,55 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from kws.errors import KwsError
+from kws.model.check import steps_of
 from kws.model.keras import tf
 from kws.model.layers import Quantizer
 from kws.recipe import Recipe
 from kws.simulate import cost
 from kws.simulate.cost import KINDS, Shape
 from kws.simulate.simulator import Thresholds
-
-
-def steps_of(text: str, layers: int) -> np.ndarray:
-    """Thresholds of a recipe, `X=6,P=2,3.X=4` in int8 steps.
-
-    Returns:
-        int [layers, kinds], columns in the order of KINDS; -1 where not encoded.
-
-    Raises:
-        KwsError: no such text, or a number that is not whole.
-    """
-    values = Thresholds.parse(text, layers).values
-    if (values != np.floor(values)).any() or (values > 255).any():
-        raise KwsError(
-            "Thresholds of a recipe are whole int8 steps, 0 to 255. "
-            f"Received: delta_thresholds={text!r}",
-            '[quantize] delta_thresholds = "X=6,P=2"',
-        )
-    return values.astype(int)
-
-
-def check(recipe: Recipe) -> None:
-    """Refuse bad thresholds and penalties of a recipe before anything is trained.
-
-    Raises:
-        KwsError: naming the key, what is expected and what was received.
-    """
-    quantize = recipe.quantize
-    if quantize.delta_thresholds:
-        steps_of(quantize.delta_thresholds, recipe.model.layers)
-    elif quantize.delta_penalty:
-        raise KwsError(
-            "A penalty on what is transmitted needs thresholds. "
-            f"Received: delta_penalty={quantize.delta_penalty}, delta_thresholds=''",
-            '[quantize] delta_thresholds = "X=6,P=2"',
-        )
-    if not 0.0 <= quantize.delta_penalty <= 1e3:
-        raise KwsError(
-            "Bad [quantize] delta_penalty: expected 0 to 1000. "
-            f"Received: {quantize.delta_penalty}",
-            "[quantize] delta_penalty = 1.0",
-        )
 
 
 @cache
