@@ -40,10 +40,11 @@ class Progress:
         self.shown = now
         self._print(note)
 
-    def restart(self) -> None:
-        """Count the rate from here: what was slow to start with tells nothing of the
+    def restart(self, done: int) -> None:
+        """Count the rate from here: what was slow at the start tells nothing of the
         rest."""
-        self.first, self.begin = self.done, time.monotonic()
+        self.first = self.done = done
+        self.begin = time.monotonic()
 
     def end(self, note: str = "") -> None:
         """Finish the line."""

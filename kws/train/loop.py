@@ -123,7 +123,7 @@ class Loop:
         self.checkpoint = folder / "checkpoints" / f"{self.name}.npz"
         self.batch = batch_size(recipe, len(clips), strategy.num_replicas_in_sync)
         self.steps = len(clips) // self.batch
-        self.traced = False
+        self.warm = False  # all that is compiled is
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.best_weights: list[np.ndarray] = []
@@ -188,23 +188,20 @@ class Loop:
     def _epoch(self, epoch: int, bar: Progress) -> dict[str, Any]:
         from kws.model.keras import tf
 
-        begin = measured = time.monotonic()
-        steps = self.steps
+        begin = measured = end = time.monotonic()
+        done, steps = epoch * self.steps, 0
         losses = []
         for step, batch in enumerate(self._dataset(epoch)):
             losses.append(self._train_step(batch))
             if step % 8 == 7:  # not every step: reading the loss waits for it
-                bar.at(epoch * self.steps + step + 1, f"loss {float(losses[-1]):.3f}")
-            if not self.traced and self.steps > 1:
+                bar.at(done + step + 1, f"loss {float(losses[-1]):.3f}")
+            end = time.monotonic()
+            steps += 1
+            if not self.warm and step == 0 and self.steps > 1:
                 # The first step compiles the others, and is no measure of them.
-                float(losses[-1])
-                self.traced = True
-                bar.at(epoch * self.steps + 1)
-                bar.restart()
-                measured, steps = time.monotonic(), self.steps - 1
+                bar.restart(done + 1)
+                measured, steps = end, 0
         train_loss = float(tf.reduce_mean(losses))
-        end = time.monotonic()
-        bar.at((epoch + 1) * self.steps)
         if not math.isfinite(train_loss):
             raise KwsError(
                 f"Training diverged: the loss is {train_loss} in {self.name} epoch "
@@ -213,6 +210,11 @@ class Loop:
                 exit_code=1,
             )
         accuracy, val_loss = self._validate()
+        if self.warm:
+            bar.at(done + self.steps)
+        else:  # nor is the first epoch's end, with the validation
+            bar.restart(done + self.steps)
+            self.warm = True
         return {
             "phase": self.name,
             "epoch": epoch + 1,
@@ -221,7 +223,7 @@ class Loop:
             "val_loss": val_loss,
             "val_accuracy": accuracy,
             "samples_per_second": steps * self.batch / max(end - measured, 1e-9),
-            "seconds": end - begin,
+            "seconds": time.monotonic() - begin,
         }
 
     def _dataset(self, epoch: int) -> Any:

@@ -1,0 +1,132 @@
+"""What can't be built or factorised is refused here, before TensorFlow is loaded."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kws import attention
+from kws.errors import KwsError
+from kws.recipe import Model, Recipe
+from kws.simulate.simulator import Thresholds
+
+NORMS = ("dyt", "layer", "batch")
+SHARES = ("none", "blocks", "attention", "mlp", "factor")
+CHOICES = {
+    "stem": ("conv", "patch"),
+    "norm": NORMS,
+    "norm_position": ("pre", "post"),
+    "activation": ("relu", "hard_swish", "gelu", "gelu_tanh"),
+    "share": SHARES,
+}
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse model and quantize sections that can't be built, before anything is.
+
+    Raises:
+        KwsError: naming the key, what is expected and what was received.
+
+    Example:
+        >>> check(kws.recipe.load("kwt-tiny"))
+    """
+    _check_model(recipe)
+    _check_quantize(recipe)
+
+
+def _check_model(recipe: Recipe) -> None:
+    model, features = recipe.model, recipe.features
+
+    def refuse(key: str, expected: str) -> None:
+        raise KwsError(
+            f"Bad [model] {key}: expected {expected}. "
+            f"Received: {key}={getattr(model, key)!r}",
+            "Compare the recipe with a preset in kws/recipes/.",
+        )
+
+    for key, allowed in CHOICES.items():
+        if getattr(model, key) not in allowed:
+            refuse(key, "one of " + ", ".join(allowed))
+    for key in ("dim", "layers", "heads", "head_dim", "mlp_dim"):
+        if not 1 <= getattr(model, key) <= 4096:
+            refuse(key, "1 to 4096")
+    if not 0 <= model.mlp_rank <= min(model.dim, model.mlp_dim):
+        refuse("mlp_rank", f"0 (full) to {min(model.dim, model.mlp_dim)}")
+    if not 1 <= model.groups <= model.layers:
+        refuse("groups", f"1 to {model.layers}, the number of layers")
+    if model.share != "none" and model.norm == "batch" and model.norm_position == "pre":
+        refuse("share", "none with norm batch: its statistics are folded into kernels")
+    if len(model.stem_stride) != 2 or not all(1 <= s <= 16 for s in model.stem_stride):
+        refuse("stem_stride", "two strides of 1 to 16 (frames, mel bins)")
+    if not 1 <= model.stem_channels <= 1024:
+        refuse("stem_channels", "1 to 1024")
+    if not 0 <= model.stem_second_channels <= 1024:
+        refuse("stem_second_channels", "0 (no second convolution) to 1024")
+    if not 1 <= model.patch_frames <= features.frames:
+        refuse("patch_frames", f"1 to {features.frames} frames")
+    if not 0 <= model.cepstra <= features.mel_bins:
+        refuse("cepstra", f"0 to {features.mel_bins}, the number of mel bins")
+    if not 0.0 <= model.dropout < 1.0:
+        refuse("dropout", "0 to less than 1")
+    if model.attention not in attention.names():
+        attention.find(model.attention)  # says so
+
+
+def _check_quantize(recipe: Recipe) -> None:
+    quantize = recipe.quantize
+    if quantize.delta_thresholds:
+        steps_of(quantize.delta_thresholds, recipe.model.layers)
+    elif quantize.delta_penalty:
+        raise KwsError(
+            "A penalty on what is transmitted needs thresholds. "
+            f"Received: delta_penalty={quantize.delta_penalty}, delta_thresholds=''",
+            '[quantize] delta_thresholds = "X=6,P=2"',
+        )
+    if not 0.0 <= quantize.delta_penalty <= 1e3:
+        raise KwsError(
+            "Bad [quantize] delta_penalty: expected 0 to 1000. "
+            f"Received: {quantize.delta_penalty}",
+            "[quantize] delta_penalty = 1.0",
+        )
+
+
+def steps_of(text: str, layers: int) -> np.ndarray:
+    """Thresholds of a recipe, `X=6,P=2,3.X=4` in int8 steps.
+
+    Returns:
+        int [layers, kinds], columns in the order of KINDS; -1 where not encoded.
+
+    Raises:
+        KwsError: no such text, or a number that is not whole.
+    """
+    values = Thresholds.parse(text, layers).values
+    if (values != np.floor(values)).any() or (values > 255).any():
+        raise KwsError(
+            "Thresholds of a recipe are whole int8 steps, 0 to 255. "
+            f"Received: delta_thresholds={text!r}",
+            '[quantize] delta_thresholds = "X=6,P=2"',
+        )
+    return values.astype(int)
+
+
+def check_source(source: Model, target: Model) -> None:
+    """Refuse a factorisation that there is none of.
+
+    Args:
+        source: The trained network's.
+        target: The factorised one's.
+
+    Raises:
+        KwsError: a wider head, groups without anything shared.
+    """
+    if target.head_dim > source.head_dim:
+        raise KwsError(
+            "Attention can't be factorised to a higher rank than it has. Expected "
+            f"--head-dim 1 to {source.head_dim}. Received: {target.head_dim}",
+            f"--head-dim {source.head_dim // 2 or 1}",
+        )
+    if target.share == "none" and target.groups != source.groups:
+        raise KwsError(
+            "Groups of blocks need something that they share. "
+            f"Received: --groups {target.groups} without --share",
+            f"--share blocks --groups {target.groups}",
+        )
