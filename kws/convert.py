@@ -23,7 +23,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from kws import bundle as bundles
 from kws.bundle import Bundle
 from kws.errors import CheckFailed, KwsError
 from kws.recipe import Features, Recipe
+
+if TYPE_CHECKING:
+    from kws.data import Sources
 
 REPORT = "conversion.json"
 # Tolerances of the check. From equal inputs, an operator of TFLite or TFLM rounds to
@@ -504,33 +507,41 @@ def _paths(network: Any) -> dict[int, str]:
     return paths
 
 
-def check_clips(run: Path, recipe: Recipe, audio: Path | None) -> np.ndarray:
+def check_clips(bundle: Bundle, sources: Sources | None = None) -> np.ndarray:
     """Features to check a conversion on: the run's own, else of training clips.
+
+    Args:
+        bundle: The run.
+        sources: Take training clips from there.
 
     Returns:
         int8 [N, frames, mel_bins].
     """
     from kws import data, features, quantize
 
-    stored = quantize.stored_calibration(run, recipe)
-    if stored is not None and audio is None:
+    recipe, given = bundle.recipe, sources or data.Sources()
+    stored = quantize.stored_calibration(bundle.path, recipe)
+    if stored is not None and given == data.Sources():
         return stored
+    folders = data.of_run(bundle, given.data, given.also)
     clips = data.load(
         "train",
         recipe.task,
-        audio,
+        folders.data,
         recipe.train.seed,
         recipe.quantize.calibration_clips,
+        folders.also,
     )
     return features.extract(clips.pcm, recipe.features)
 
 
-def convert_run(run: Path, audio: Path | None = None, ptq: bool = False) -> Bundle:
+def convert_run(run: Path, sources: Sources | None = None, ptq: bool = False) -> Bundle:
     """Convert a run from its weights.h5.
 
     Args:
         run: The bundle's folder.
-        audio: Folder of clips, where calibration or the check needs some.
+        sources: Folders of clips, where calibration or the check needs some; None:
+            those that the run was trained on, else the usual places.
         ptq: Calibrate the activation ranges anew. A bundle whose ranges were never
             set (an imported one) is calibrated whether asked for or not.
 
@@ -540,12 +551,13 @@ def convert_run(run: Path, audio: Path | None = None, ptq: bool = False) -> Bund
     Raises:
         KwsError: no weights, no clips; CheckFailed: the check did not hold.
     """
+    bundle = bundles.load(str(run), accept_changed=True)
+    clips = check_clips(bundle, sources)
+
     from kws import quantize
     from kws.model import network as networks
 
-    bundle = bundles.load(str(run), accept_changed=True)
     folded = networks.restore(bundle)
-    clips = check_clips(bundle.path, bundle.recipe, audio)
     if ptq or not networks.calibrated(folded):
         quantize.calibrate(folded, bundle.recipe, clips)
     tuned = networks.build(bundle.recipe, len(bundle.labels), "qat")

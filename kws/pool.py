@@ -9,8 +9,12 @@ stopped.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
+import math
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +24,7 @@ import numpy as np
 
 from kws import bundle, features
 from kws.data import ClipSet, augment, splice
+from kws.errors import KwsError
 from kws.progress import Progress
 from kws.recipe import SILENCE, Recipe
 
@@ -159,8 +164,49 @@ def _chunks(variants: int, count: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _array(path: Path, dtype: Any, shape: tuple[int, ...], fresh: bool) -> np.memmap:
-    mode: Any = "w+" if fresh or not path.is_file() else "r+"
-    return np.lib.format.open_memmap(path, mode, dtype, shape)
+    """The file as an array in memory, new or as it is, with room for all of it."""
+    new = fresh or not path.is_file()
+    try:
+        array = np.lib.format.open_memmap(path, "w+" if new else "r+", dtype, shape)
+        _allocate(path, array.offset if new else path.stat().st_size)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        if new:
+            path.unlink(missing_ok=True)
+        needed = math.prod(shape) * np.dtype(dtype).itemsize
+        free = shutil.disk_usage(path.parent).free
+        raise KwsError(
+            f"There is no room for the training pool ({error.strerror}). Expected "
+            f"{needed:,} bytes free, {needed / 1e9:.1f} GB. Received: {free:,} for "
+            f"{path}",
+            "Make room, put the pool on another disk (--pool DIR), or take fewer "
+            "copies of each clip (--variants 2).",
+        ) from None
+    return array
+
+
+def _allocate(path: Path, written: int) -> None:
+    """Give a file all of its blocks: a mapped one that gets them only as it is written
+    ends the process (SIGBUS) where the disk is full.
+
+    Args:
+        path: The file, of its full size.
+        written: Bytes at its start that have their blocks.
+    """
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        except AttributeError:  # not on this system
+            pass
+        except OSError as error:  # not on this file system
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        file.seek(written)
+        while file.tell() < size:
+            file.write(bytes(min(1 << 20, size - file.tell())))
 
 
 def _key(clips: ClipSet, recipe: Recipe, teacher: Any) -> str:

@@ -28,6 +28,7 @@ class Progress:
         self.total = max(1, total)
         self.first = self.done = start
         self.begin = self.shown = time.monotonic()
+        self.printed = False
         self.terminal = sys.stderr.isatty()
 
     def at(self, done: int, note: str = "") -> None:
@@ -39,13 +40,20 @@ class Progress:
         self.shown = now
         self._print(note)
 
+    def restart(self, done: int) -> None:
+        """Count the rate from here: what was slow at the start tells nothing of the
+        rest."""
+        self.first = self.done = done
+        self.begin = time.monotonic()
+
     def end(self, note: str = "") -> None:
         """Finish the line."""
-        if self.terminal and self.shown != self.begin:
+        if self.terminal and self.printed:
             self._print(note)
             print(file=sys.stderr)
 
     def _print(self, note: str) -> None:
+        self.printed = True
         spent = time.monotonic() - self.begin
         rate = (self.done - self.first) / max(spent, 1e-9)
         left = duration((self.total - self.done) / rate) if rate > 0 else "?"

@@ -310,8 +310,12 @@ def presets() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
-def load(name_or_path: str | Path) -> Recipe:
+def load(name_or_path: str | Path, name: str | None = None) -> Recipe:
     """Read a preset by name or a recipe file.
+
+    Args:
+        name_or_path: Which.
+        name: What to call it where the file says nothing; None: like the file.
 
     Raises:
         KwsError: no such preset or file, not TOML, an unknown key, a wrong type.
@@ -348,7 +352,7 @@ def load(name_or_path: str | Path) -> Recipe:
             'Start the recipe with: base = "kwt-tiny"',
         )
     start = load(base) if base is not None else Recipe()
-    table.setdefault("name", path.stem)
+    table.setdefault("name", name or path.stem)
     recipe = from_dict(table, start)
     check_detector(recipe, path)
     return recipe

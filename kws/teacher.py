@@ -53,7 +53,7 @@ class Teacher:
         labels: tuple[str, ...],
         teacher_labels: tuple[str, ...] | None = None,
     ) -> None:
-        blob = _read(path)
+        blob = read(path)
         self.recipe = recipe
         self.interpreters = [_interpreter(blob, path) for _ in range(THREADS)]
         self.input = self.interpreters[0].get_input_details()[0]
@@ -260,7 +260,7 @@ def _kind_of(raw: np.ndarray, step: float) -> str:
     return SIGMOIDS
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
     if not path.is_file() or not 8 < path.stat().st_size <= MAX_TEACHER_BYTES:
         raise KwsError(
             f"The teacher is not a .tflite file of at most 1 GB. Received: {path}",

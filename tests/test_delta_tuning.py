@@ -27,6 +27,7 @@ from kws.errors import KwsError
 from kws.layers.keras import tf, tf_keras
 from kws.model import hold
 from kws.model import network as model
+from kws.model.check import thresholds_of
 from kws.quantize import calibrate
 from kws.recipe import Recipe
 from kws.simulate import KINDS, Thresholds, delta
@@ -133,7 +134,7 @@ def test_the_whole_network_runs_as_the_int8_network(pair):
     spec, tuned, simulator = pair
     spec = with_thresholds(spec, "X=6,Q=5,K=5,P=1,O=4,M=6,H=2")
     inputs = networks.features(spec, 24)[0]
-    steps = hold.steps_of(spec.quantize.delta_thresholds, 2)
+    steps = thresholds_of(spec.quantize.delta_thresholds, spec.model)
     out = simulator.run(inputs, simulator.thresholds(steps))
     quantization = simulator.graph.output
     expected = quantization.scale * (
@@ -226,7 +227,7 @@ def test_every_weight_learns_and_the_penalty_sends_less():
 def test_bad_settings_are_refused_before_training(tmp_path, text, penalty, expected):
     spec = with_thresholds(networks.small("tiny"), text, penalty)
     with pytest.raises(KwsError, match=expected):
-        train.train(spec, tmp_path / "run", tmp_path)
+        train.train(spec, tmp_path / "run", train.RunOptions(data=tmp_path))
     assert not (tmp_path / "run").exists()
 
 
@@ -281,7 +282,7 @@ def test_the_command_tunes_and_keeps_the_thresholds(tmp_path):
     assert loaded.hash == table["hash"]
     assert loaded.recipe.quantize.delta_penalty == 0.5
     # What it was trained as is what the int8 network gives with these thresholds.
-    steps = hold.steps_of(loaded.recipe.quantize.delta_thresholds, 1)
+    steps = thresholds_of(loaded.recipe.quantize.delta_thresholds, loaded.recipe.model)
     assert IntegerSimulator(loaded).thresholds(steps).to_dict().keys() == chosen.keys()
     # Other thresholds are another recipe: not mixed into what was begun.
     with pytest.raises(KwsError, match="another recipe"):

@@ -28,6 +28,7 @@ from kws.errors import KwsError
 from kws.graph import reader
 from kws.layers.keras import tf, tf_keras
 from kws.model import lowrank, network
+from kws.model.check import check_source
 from kws.recipe import Recipe
 from kws.simulate.integer import IntegerSimulator
 from kws.thresholds import Thresholds
@@ -218,7 +219,7 @@ def trained(**changes: Any) -> tuple[Recipe, Any]:
 
 def factorised(spec: Recipe, source: Any, **changes: Any) -> Any:
     spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, **changes))
-    lowrank.check_source(spec.model, spec.model)
+    check_source(spec.model, spec.model)
     target = network.build(spec, 5, "folded")
     lowrank.factorise(source, target, spec.model)
     return target

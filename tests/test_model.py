@@ -14,7 +14,7 @@ from networks_for_tests import VARIANTS, awake, features, small  # noqa: E402
 from kws import attention, recipe  # noqa: E402
 from kws.errors import KwsError  # noqa: E402
 from kws.layers.keras import tf, tf_keras  # noqa: E402
-from kws.model import network  # noqa: E402
+from kws.model import check, network  # noqa: E402
 
 
 def test_kwt1_has_the_published_number_of_parameters() -> None:
@@ -90,6 +90,11 @@ def test_a_bad_shape_is_refused(key: str, value: object, expected: str) -> None:
         network.build(spec, 5)
     assert expected in error.value.message
     assert "Received" in error.value.message
+
+
+def test_what_the_check_knows_is_what_there_is() -> None:
+    """kws.model.check lists the norms itself, to do without TensorFlow."""
+    assert tuple(network.layers.NORMS) == check.NORMS
 
 
 def test_dropout_depends_on_the_step_alone() -> None:

@@ -11,11 +11,11 @@ import pytest
 pytest.importorskip("tensorflow")
 
 import small_corpus  # noqa: E402
-from kws.model.keras import tf  # noqa: E402
 from networks_for_tests import small  # noqa: E402
 
 from kws import data, features, pool  # noqa: E402
 from kws.errors import KwsError  # noqa: E402
+from kws.layers.keras import tf  # noqa: E402
 from kws.progress import Progress  # noqa: E402
 from kws.recipe import Task  # noqa: E402
 from kws.teacher import Teacher  # noqa: E402

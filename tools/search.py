@@ -177,11 +177,13 @@ def main() -> int:
         train.train(
             spec,
             run,
-            options.data,
-            teacher=options.teacher,
-            pool_folder=options.pool or out / "pool",
-            also=tuple(options.also),
-            convert=False,
+            train.RunOptions(
+                data=options.data,
+                also=tuple(options.also),
+                teacher=options.teacher,
+                pool=options.pool or out / "pool",
+                convert=False,
+            ),
         )
         row = (run / "results.csv").read_text("utf-8").splitlines()
         last = dict(zip(row[0].split(","), row[-1].split(","), strict=True))

@@ -6,6 +6,7 @@ command. The folder's listing is the list of verbs: nothing else registers them.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import json
 import sys
@@ -18,7 +19,26 @@ from kws import __version__
 from kws.errors import KwsError
 
 
-class VerbFolder(click.Group):
+class Verbs(click.Group):
+    """A click group that asks which verb was meant, where there is none."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        verbs = self.list_commands(ctx)
+        if args[0] in verbs or args[0].startswith("-"):
+            return super().resolve_command(ctx, args)
+        path = ctx.command_path
+        close = difflib.get_close_matches(args[0], verbs, n=1)
+        maybe = f" Did you mean {path} {close[0]}?" if close else ""
+        raise KwsError(
+            f"No such verb.{maybe} Expected one of {', '.join(verbs)}. "
+            f"Received: {args[0]!r}",
+            f"{path} {close[0]} --help" if close else f"{path} --help",
+        )
+
+
+class VerbFolder(Verbs):
     """A click group whose commands are the modules of this folder."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -48,7 +68,10 @@ class VerbFolder(click.Group):
             formatter.write_dl(rows)
 
 
-@click.group(cls=VerbFolder, context_settings={"max_content_width": 100})
+SETTINGS = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
+
+
+@click.group(cls=VerbFolder, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="kws")
 @click.option("--debug", is_flag=True, help="Show the stack trace of an error.")
 @click.pass_context
@@ -71,14 +94,16 @@ def main() -> None:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     debug = "--debug" in sys.argv
     try:
-        sys.exit(cli.main(standalone_mode=False))
+        sys.exit(cli.main(prog_name="kws", standalone_mode=False))
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.exceptions.Abort:
         click.echo("Stopped.", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        _report(error.format_message(), "kws --help", wants_json)
+        context = getattr(error, "ctx", None)
+        verb = "kws" if context is None else context.command_path
+        _report(error.format_message(), f"{verb} --help", wants_json)
         sys.exit(2)
     except KwsError as error:
         if debug:

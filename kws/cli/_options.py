@@ -1,20 +1,245 @@
-"""Options that several verbs share: one name, one type, one help each."""
+"""Options that several verbs share: one name, one type, one help each.
+
+Where a verb differs in whether an option is required, or in its default, the option is
+a function of that. Old names of an option go on working, and are not shown.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 PATH = click.Path(path_type=Path)
+Command = Callable[..., None]
+Decorator = Callable[[Command], Command]
 
-# eval, simulate, sweep
-limit = click.option(
-    "--limit", type=click.IntRange(1), help="The first N clips of a fixed shuffle."
+
+class Option(click.Option):
+    """An option that has old names."""
+
+    def __init__(self, *names: Any, old: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.old = tuple(old)
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        shown = self.opts
+        self.opts = [*shown, *self.old]
+        try:
+            super().add_to_parser(parser, ctx)
+        finally:
+            self.opts = shown
+
+
+class NameList(click.ParamType):
+    """Names with commas between, as a tuple."""
+
+    name = "name,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        if not isinstance(value, str):
+            return tuple(value)
+        found = tuple(part.strip() for part in value.split(",") if part.strip())
+        if not found:
+            self.fail(f"expected names with commas between, not {value!r}", param, ctx)
+        return found
+
+
+NAMES = NameList()
+
+
+# What comes out, and where.
+json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+json_lines = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object a line."
 )
-data = click.option("--data", type=PATH, help="Folder of Speech Commands.")
 
-# simulate, sweep
+
+def out(what: str, **settings: Any) -> Decorator:
+    """`--out`: what is written there, and `required` or `default`."""
+    return click.option("--out", type=PATH, help=what, **settings)
+
+
+# Clips and recordings.
+data = click.option(
+    "--data",
+    type=PATH,
+    help="Folder or .tar.gz of clips.  [default: those RUN was trained on, else "
+    "KWS_DATA, else the usual places (docs/data.md)]",
+)
+also = click.option(
+    "--also",
+    type=PATH,
+    multiple=True,
+    help="Another folder of clips, from `kws data synth` say; may be repeated.",
+)
+limit = click.option(
+    "--limit",
+    type=click.IntRange(1),
+    help="The first N clips of a fixed shuffle of each split.",
+)
+audio = click.option(
+    "--audio",
+    type=PATH,
+    cls=Option,
+    old=("--file",),
+    help="Recording to hear instead of a microphone: 16 kHz, mono (WAV or FLAC).",
+)
+seconds = click.option(
+    "--seconds", type=click.FloatRange(0.1), help="Stop after SECONDS of audio."
+)
+
+
+def split(*choices: str, default: str) -> Decorator:
+    """`--split`, of those that a verb takes."""
+    return click.option(
+        "--split",
+        type=click.Choice(choices),
+        default=default,
+        show_default=True,
+        help="Which clips: of training, validation or test.",
+    )
+
+
+def words(**settings: Any) -> Decorator:
+    """`--words`, `required` or not."""
+    return click.option(
+        "--words",
+        type=NAMES,
+        help="Your own words, with commas between: 'yes,no,hey robot'.",
+        **settings,
+    )
+
+
+task = click.option(
+    "--task",
+    help="Whose clips: gsc10, gsc12, gsc35 or custom.  [default: the recipe's]",
+)
+
+# A run that is made.
+teacher = click.option(
+    "--teacher",
+    type=PATH,
+    help="A .tflite to distil from; kws tune also takes self: RUN, as it is without "
+    "thresholds.",
+)
+teacher_labels = click.option(
+    "--teacher-labels", type=NAMES, default=(), help="Names of its logits, in order."
+)
+pool = click.option(
+    "--pool",
+    type=PATH,
+    help="Keep augmented clips here, for the next run on the same ones.",
+)
+
+
+def qat_epochs(*old: str) -> Decorator:
+    """`--qat-epochs`, and what a verb once called it."""
+    return click.option(
+        "--qat-epochs",
+        type=click.IntRange(0),
+        cls=Option,
+        old=old,
+        help="Epochs of quantization-aware tuning; 0: calibration alone (PTQ).",
+    )
+
+
+distribute = click.option(
+    "--distribute",
+    type=click.Choice(["none", "mirrored", "multiworker"]),
+    default="none",
+    show_default=True,
+    help="Over several GPUs, or machines (docs/training.md).",
+)
+restart = click.option("--restart", is_flag=True, help="Forget what --out holds.")
+no_convert = click.option(
+    "--no-convert", is_flag=True, help="Stop before model.tflite."
+)
+
+
+def seed(default: int | None = None) -> Decorator:
+    """`--seed`; None: the recipe's."""
+    return click.option(
+        "--seed",
+        type=click.IntRange(0),
+        default=default,
+        show_default=default is not None,
+        help="Seed of everything that is drawn.",
+    )
+
+
+def run(command: Command) -> Command:
+    """All options of kws.train.RunOptions; the command gets them as `options`."""
+
+    @functools.wraps(command)
+    def collected(**given: Any) -> None:
+        from kws.train import RunOptions
+
+        options = RunOptions(
+            convert=not given.pop("no_convert"),
+            **{
+                name: given.pop(name)
+                for name in (
+                    "data",
+                    "also",
+                    "teacher",
+                    "teacher_labels",
+                    "pool",
+                    "distribute",
+                    "restart",
+                    "limit",
+                )
+            },
+        )
+        command(options=options, **given)
+
+    shared = (
+        data,
+        also,
+        teacher,
+        teacher_labels,
+        pool,
+        distribute,
+        limit,
+        restart,
+        no_convert,
+    )
+    return functools.reduce(
+        lambda done, option: option(done), reversed(shared), collected
+    )
+
+
+# Boards.
+def board(**settings: Any) -> Decorator:
+    """`--board`, `required` or with a `default`."""
+    return click.option(
+        "--board", "board_name", help="A name from `kws boards`.", **settings
+    )
+
+
+probe = click.option("--probe", help="Id of the debug probe, or a part of it.")
+port = click.option("--port", help="Serial port, where several could be the board's.")
+compiler = click.option(
+    "--compiler", help="gcc or zig [default: what is installed, gcc first]."
+)
+hop = click.option(
+    "--hop",
+    type=click.IntRange(1),
+    help="Run the model every HOP feature frames of 10 ms.  [default: RUN's]",
+)
+engine = click.option(
+    "--engine",
+    type=click.Choice(["native", "tflm"]),
+    default="native",
+    show_default=True,
+    help="What runs the network: native, its own C; tflm, TensorFlow Lite Micro "
+    "(docs/tflm-engine.md).",
+)
+
+# Simulation.
 simulator = click.option(
     "--engine",
     type=click.Choice(["int8", "float"]),
@@ -29,32 +254,13 @@ features = click.option(
     show_default=True,
     help="int8 features as the board computes them, or unquantized ones.",
 )
-
-# train, tune
-also = click.option(
-    "--also",
-    type=PATH,
-    multiple=True,
-    help="Another folder of clips, from `kws data synth` say; may be repeated.",
+theta = click.option(
+    "--theta",
+    help="Delta thresholds: KIND=NUMBER for all layers, LAYER.KIND=NUMBER for one, "
+    "with commas; or @FILE, as kws sweep writes it; or bundle: RUN's own. Kinds: X "
+    "inputs of Q, K and V; Q; K; P softmax outputs; O attention outputs; M the MLP's "
+    "inputs; H its hidden layer. A kind that is left out runs dense.",
 )
-pool = click.option(
-    "--pool",
-    type=PATH,
-    help="Keep augmented clips here, for the next run on the same ones.",
-)
-distribute = click.option(
-    "--distribute",
-    type=click.Choice(["none", "mirrored", "multiworker"]),
-    default="none",
-    show_default=True,
-    help="tf.distribute strategy.",
-)
-
-# build, flash
-engine = click.option(
-    "--engine",
-    type=click.Choice(["native", "tflm"]),
-    default="native",
-    show_default=True,
-    help="tflm: TensorFlow Lite Micro, from TFLM_DIR (docs/tflm-engine.md).",
+jobs = click.option(
+    "--jobs", type=click.IntRange(1), help="Processes.  [default: one for each core]"
 )

@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+from kws.cli import _options
+
 
 @click.command(epilog="Example: kws boards --json")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_options.json
 def command(as_json: bool) -> None:
     """List the boards: every folder of firmware/boards/ with a board.toml."""
     from kws.deploy import boards, runners, toolchain

@@ -12,8 +12,8 @@ from kws.cli import _options
 
 @click.command(epilog="Example: kws build runs/tiny --board qemu-m4")
 @click.argument("run")
-@click.option("--board", "board_name", required=True, help="A name from `kws boards`.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the build.")
+@_options.board(required=True)
+@_options.out("Folder of the build.")
 @click.option(
     "--app",
     type=click.Choice(["main", "clips"]),
@@ -22,8 +22,8 @@ from kws.cli import _options
     help="main listens; clips evaluates clips in an emulator.",
 )
 @_options.engine
-@click.option("--compiler", help="gcc or zig [default: what is installed, gcc first].")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_options.compiler
+@_options.json
 def command(
     run: str,
     board_name: str,

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from kws.cli import _options
+
 
 @click.command(epilog="Example: kws convert runs/tiny")
 @click.argument("run")
@@ -14,15 +16,19 @@ import click
     is_flag=True,
     help="Calibrate the ranges anew (post-training quantization); needs audio.",
 )
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of audio.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(run: str, ptq: bool, data: Path | None, as_json: bool) -> None:
+@_options.data
+@_options.also
+@_options.json
+def command(
+    run: str, ptq: bool, data: Path | None, also: tuple[Path, ...], as_json: bool
+) -> None:
     """Write model.tflite into RUN from its weights.h5.
 
     Its activation ranges are those of the quantization-aware tuning, unless --ptq.
     A run without ranges (an imported one) is calibrated first.
     """
-    from kws.cli.train import show
+    from kws.cli._run import show
     from kws.convert import convert_run
+    from kws.data import Sources
 
-    show(convert_run(Path(run), data, ptq), as_json)
+    show(convert_run(Path(run), Sources(data, also), ptq), as_json)

@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 
+from kws.cli import Verbs, _options
 from kws.errors import KwsError
 
 
-@click.group()
+@click.group(cls=Verbs)
 def command() -> None:
     """Get, make, count and check audio.
 
@@ -25,10 +26,10 @@ def command() -> None:
 @click.option("--version", default="v0.02", show_default=True, help="v0.01 or v0.02.")
 @click.option("--part", type=click.Choice(["all", "clips", "test"]), default="all")
 @click.option("--url", help="Another address of the one --part.")
-@click.option("--archive", type=click.Path(path_type=Path), help="A .tar.gz at hand.")
+@click.option("--archive", type=_options.PATH, help="A .tar.gz at hand.")
 @click.option("--sha256", help="Checksum to expect, where it is not the official file.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to make.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_options.out("Folder to make.")
+@_options.json
 def fetch(
     version: str,
     part: str,
@@ -88,11 +89,11 @@ def fetch(
 
 
 @command.command()
-@click.option("--words", required=True, help="Keywords, with commas between.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to make.")
+@_options.words(required=True)
+@_options.out("Folder to make.")
 @click.option("--clips-per-word", default=300, show_default=True)
 @click.option("--unknown", type=int, help="Clips of other words [2 x clips-per-word].")
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@_options.seed(default=1)
 @click.option(
     "--language",
     default="en",
@@ -106,13 +107,13 @@ def fetch(
 )
 @click.option(
     "--stream",
-    type=click.Path(path_type=Path),
+    type=_options.PATH,
     help="Instead of a corpus: the words in this order in one .wav, by voices that "
     "no training clip has; truth in a .tsv beside it.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_options.json
 def synth(
-    words: str,
+    words: tuple[str, ...],
     out: Path | None,
     clips_per_word: int,
     unknown: int | None,
@@ -137,7 +138,6 @@ def synth(
     from kws.data import synth as speech
     from kws.progress import counting
 
-    spoken = [word.strip() for word in words.split(",") if word.strip()]
     if (out is None) == (stream is None):
         raise KwsError(
             "Expected either --out (a corpus) or --stream (one recording). Received: "
@@ -145,7 +145,7 @@ def synth(
             'kws data synth --words "yes,no" --out corpus',
         )
     if stream is not None:
-        windows = speech.write_stream(stream, spoken, seed, language=language)
+        windows = speech.write_stream(stream, list(words), seed, language=language)
         if as_json:
             rows = [vars(window) for window in windows]
             click.echo(json.dumps({"out": str(stream), "windows": rows}))
@@ -165,32 +165,32 @@ def synth(
                 err=True,
             )
     engines = tuple(voices.split(","))
-    plan = speech.Plan(tuple(spoken), clips_per_word, others, seed, engines, language)
+    plan = speech.Plan(words, clips_per_word, others, seed, engines, language)
     made = speech.make(plan, out, counting("clips"))
     if as_json:
-        record = {"out": str(out), "made": made, "words": spoken, "seed": seed}
+        record = {"out": str(out), "made": made, "words": list(words), "seed": seed}
         record |= {"voices": list(engines), "language": language}
         click.echo(json.dumps(record))
     elif made:
         by = " and ".join(speakers.NAMES[name] for name in engines)
-        click.echo(f"{made} clips of {', '.join(spoken)} and others by {by}: {out}")
+        click.echo(f"{made} clips of {', '.join(words)} and others by {by}: {out}")
     else:
         click.echo(f"The corpus is already in {out}")
 
 
 @command.command()
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), help="The same as FOLDER.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.argument("folder", required=False, type=_options.PATH)
+@click.option("--data", type=_options.PATH, hidden=True)  # once FOLDER's name
+@_options.json
 def info(folder: Path | None, data: Path | None, as_json: bool) -> None:
     """Count clips by word and split, and tell how the folder was read.
 
-    Example: kws data info --data data/speech_commands
+    Example: kws data info data/speech_commands
     """
     from kws.data import audio
     from kws.data.speech_commands import SPLITS, open_corpus
 
-    corpus = open_corpus(data or folder)
+    corpus = open_corpus(folder or data)
     for note in corpus.notes:
         audio.say(note)
     counts: dict[str, dict[str, int]] = {}
@@ -232,8 +232,8 @@ def info(folder: Path | None, data: Path | None, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.argument("folder", type=_options.PATH)
+@_options.json
 @click.pass_context
 def verify(ctx: click.Context, folder: Path, as_json: bool) -> None:
     """Name every bad file. Nothing is changed; exit code 1 if there is one.

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kws.cli import _options
+
 if TYPE_CHECKING:
     from kws.bundle import Bundle
 
@@ -24,15 +26,13 @@ LEAST_HEARD = 7
 
 @click.command(epilog="Example: kws demo --train --out runs/demo")
 @click.option("--train", "with_training", is_flag=True, help="Train a model first.")
-@click.option(
-    "--out",
+@_options.out(
+    "Folder of the stream, and of the corpus and the run with --train.",
     default=Path("runs/demo"),
     show_default=True,
-    type=click.Path(path_type=Path),
-    help="Folder of the stream, and of the corpus and the run with --train.",
 )
-@click.option("--board", "board_name", default="qemu-m4", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_options.board(default="qemu-m4", show_default=True)
+@_options.json
 @click.pass_context
 def command(
     ctx: click.Context, with_training: bool, out: Path, board_name: str, as_json: bool
@@ -114,7 +114,7 @@ def _train(out: Path, step: Callable[[str], None]) -> Bundle:
     step(f"Speaking a corpus of {', '.join(plan.words)} into {corpus}")
     synth.make(plan, corpus, counting("clips"))
     step(f"Training, quantization-aware tuning and conversion into {run}")
-    return train.train(recipe, run, corpus)
+    return train.train(recipe, run, train.RunOptions(data=corpus))
 
 
 def _show(result: Any, windows: list[Any], score: Any, seconds: float) -> None:

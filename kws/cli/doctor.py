@@ -6,9 +6,11 @@ import json
 
 import click
 
+from kws.cli import _options
+
 
 @click.command(epilog="Example: kws doctor")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_options.json
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
     """Check Python, packages, compilers, emulator, probes, ports, data, synthesis.

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
+from kws.cli import _options
+
 
 @click.command(epilog="Example: kws emit runs/tiny --out build/model --core dsp")
 @click.argument("run")
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder to write."
-)
+@_options.out("Folder to write.", required=True)
 @click.option(
     "--core",
     type=click.Choice(["portable", "dsp", "mve"]),
@@ -20,13 +20,7 @@ import click
     show_default=True,
     help="portable: any; dsp: Cortex-M4, M7, M33; mve: M55, M85.",
 )
-@click.option(
-    "--engine",
-    type=click.Choice(["native", "tflm"]),
-    default="native",
-    show_default=True,
-    help="native: the network as C; tflm: for TensorFlow Lite Micro.",
-)
+@_options.engine
 @click.option(
     "--format",
     "form",
@@ -35,7 +29,7 @@ import click
     show_default=True,
     help="library: for Arduino, PlatformIO and Zephyr, sources and examples included.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_options.json
 def command(
     run: str, out: Path, core: str, engine: str, form: str, as_json: bool
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,45 +24,44 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("run")
-@click.option(
-    "--split",
-    type=click.Choice(["train", "val", "test"]),
-    default="test",
-    show_default=True,
-)
+@_options.split("train", "val", "test", default="test")
 @click.option(
     "--engine",
     "engine_names",
+    type=_options.NAMES,
     default="device",
     show_default=True,
     help="float, int8 (TFLite's reference kernels), tflm, device (the firmware's C on "
-    "this machine), qemu; several, with commas, are compared logit by logit.",
+    "this machine), qemu (on --board, else qemu-m4); several, with commas, are "
+    "compared logit by logit.",
 )
-@click.option("--board", help="Board of the engine qemu.  [default: qemu-m4]")
+@_options.board()
 @_options.limit
 @_options.data
+@_options.also
 @click.option(
     "--tape",
-    type=click.Path(path_type=Path),
+    type=_options.PATH,
     help="Measure on a long recording instead (WAV, FLAC, MP3 and more).",
 )
 @click.option(
     "--truth",
-    type=click.Path(path_type=Path),
+    type=_options.PATH,
     help="What is said on the tape: start_s, end_s, word (TSV).  [default: beside it]",
 )
-@click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_options.jobs
+@_options.json
 def command(
     run: str,
     split: str,
-    engine_names: str,
-    board: str | None,
+    engine_names: tuple[str, ...],
+    board_name: str | None,
     limit: int | None,
     data: Path | None,
+    also: tuple[Path, ...],
     tape: Path | None,
     truth: Path | None,
-    jobs: int,
+    jobs: int | None,
     as_json: bool,
 ) -> None:
     """Measure RUN on the clips of a split, or on a long tape.
@@ -71,10 +71,8 @@ def command(
     from kws import bundle as bundles
     from kws import engines
 
-    names = [name.strip() for name in engine_names.split(",")]
-    for name in names:
-        engines.get(name)
-    _check(names, board, tape, truth)
+    names = [engines.canonical(name) for name in engine_names]
+    _check(names, board_name, tape, truth)
     bundle = bundles.load(run)
     if tape is not None:
         _tape(bundle, tape, truth, names[0], as_json)
@@ -82,8 +80,12 @@ def command(
     from kws import data as datasets
     from kws.evaluate import agreement, evaluate_clips
 
-    clips = datasets.load(split, bundle.recipe.task, data, limit=limit)
-    results = [evaluate_clips(bundle, clips, name, board, jobs) for name in names]
+    folders = datasets.of_run(bundle, data, also)
+    clips = datasets.load(
+        split, bundle.recipe.task, folders.data, limit=limit, also=folders.also
+    )
+    jobs = jobs or os.cpu_count() or 1
+    results = [evaluate_clips(bundle, clips, name, board_name, jobs) for name in names]
     pairs = [agreement(results[0], other) for other in results[1:]]
     if as_json:
         table = results[0].as_dict()
@@ -110,9 +112,12 @@ def command(
 def _check(
     names: list[str], board: str | None, tape: Path | None, truth: Path | None
 ) -> None:
-    """Refuse what would be left unheeded."""
+    """Refuse what would be left unheeded, or fail late."""
+    from kws.deploy import boards
     from kws.errors import KwsError
 
+    if board is not None:
+        boards.load(board)
     if board is not None and "qemu" not in names:
         raise KwsError(
             f"Only the engine qemu runs on a board. Received: --board {board} "

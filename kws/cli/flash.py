@@ -16,32 +16,24 @@ from kws.cli import _options
     "kws flash runs/tiny --board qemu-m4 --audio stream.wav",
 )
 @click.argument("run")
-@click.option("--board", "board_name", required=True, help="A name from `kws boards`.")
-@click.option(
-    "--audio",
-    type=click.Path(path_type=Path),
-    help="Recording that an emulated board hears (WAV, FLAC, MP3 and more).",
-)
-@click.option("--probe", help="Id of the debug probe, or a part of it.")
-@click.option("--port", help="Serial port, where several could be the board's.")
+@_options.board(required=True)
+@_options.audio
+@_options.probe
+@_options.port
 @click.option(
     "--tool", help="Program with another tool that board.toml has a table for."
 )
 @click.option("--unlock", is_flag=True, help="Erase a locked chip to unlock it.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the build.")
+@_options.out("Folder of the build.")
 @_options.engine
-@click.option("--compiler", help="gcc or zig [default: what is installed, gcc first].")
+@_options.compiler
 @click.option(
     "--pace/--no-pace",
     default=True,
     show_default=True,
     help="Audio arrives at the part's assumed speed, or waits for the firmware.",
 )
-@click.option(
-    "--hop",
-    type=click.IntRange(1),
-    help="Run the model every HOP feature frames of 10 ms [default: the recipe's].",
-)
+@_options.hop
 @click.option(
     "--pad",
     "pad_s",
@@ -55,7 +47,7 @@ from kws.cli import _options
     type=click.FloatRange(1),
     help="Seconds of processor time the run may take.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_options.json
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -81,6 +73,7 @@ def command(
     Exit code 1 on a crash, a lost sample, another model's hash or a failed self-test.
     """
     from kws import bundle as bundles
+    from kws.cli._run import next_line
     from kws.deploy import boards, flash
     from kws.errors import CheckFailed
     from kws.graph import cost
@@ -129,7 +122,10 @@ def command(
             f"  (window from {event.start_ms / 1000:.2f} s)"
         )
     if result.programmed is not None:
-        click.echo(f"Now: kws monitor {run} --board {board.name}", err=True)
+        words: list[object] = ["kws", "monitor", run, "--board", board.name]
+        for option, value in (("--port", port), ("--hop", hop)):
+            words += [option, value] if value is not None else []
+        click.echo(next_line(*words), err=True)
         return
     if not transcript.events and audio is not None:
         click.echo("          no word was heard")

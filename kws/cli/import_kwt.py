@@ -7,21 +7,22 @@ from pathlib import Path
 
 import click
 
+from kws.cli import _options
+
 
 @click.command(
     epilog="Example: kws import-kwt kwt1/non_stream.tflite --out runs/kwt1",
 )
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.argument("file", type=_options.PATH)
+@_options.out("Folder of the run.", required=True)
+@_options.json
 def command(file: Path, out: Path, as_json: bool) -> None:
     """Make a run of the published Keyword Transformer FILE.
 
     Its weights go into our network, and the logits of both are compared before
     anything is written.
     """
+    from kws.cli._run import next_line
     from kws.model.import_kwt import TOLERANCE, import_kwt
 
     click.echo(f"Reading {file}", err=True)
@@ -43,4 +44,5 @@ def command(file: Path, out: Path, as_json: bool) -> None:
         f"Logits agree with the file's within {facts['logit_difference']:.1e} on "
         f"{facts['clips']} clips (allowed: {TOLERANCE:.0e})."
     )
-    click.echo(f"Wrote {out}. Next: kws simulate {out} --theta X=0.3,Q=0.3,K=0.3")
+    click.echo(f"Wrote {out}")
+    click.echo(next_line("kws", "simulate", out, "--theta", "X=0.3,Q=0.3,K=0.3"))

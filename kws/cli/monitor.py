@@ -8,41 +8,41 @@ from typing import Any
 
 import click
 
+from kws.cli import _options
+
 
 @click.command(
     epilog="Examples: kws monitor runs/tiny --board nrf52840dk   |   "
     "kws monitor kwt-tiny --board qemu-m4 --audio stream.wav",
 )
 @click.argument("run")
-@click.option("--board", "board_name", required=True, help="A name from `kws boards`.")
-@click.option("--port", help="Serial port, where several could be the board's.")
-@click.option(
-    "--audio",
-    type=click.Path(path_type=Path),
-    help="Recording that an emulated board hears (WAV, FLAC, MP3 and more).",
-)
-@click.option(
-    "--seconds", type=click.FloatRange(0.1), help="Stop after SECONDS of its audio."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@_options.board(required=True)
+@_options.port
+@_options.audio
+@_options.seconds
+@_options.hop
+@_options.json_lines
 def command(
     run: str,
     board_name: str,
     port: str | None,
     audio: Path | None,
     seconds: float | None,
+    hop: int | None,
     as_json: bool,
 ) -> None:
     """Follow RUN on a board until it ends, or Ctrl-C.
 
-    A board that runs another model or speaks another version of the protocol is
-    refused, and so is one that falls silent.
+    An emulated board hears a recording (--audio). A board that runs another model or
+    speaks another version of the protocol is refused, and so is one that falls silent.
     """
     from kws import bundle as bundles
     from kws.deploy import boards, flash, live
 
     board = boards.load(board_name)
     bundle = bundles.load(run)
+    if hop is not None:
+        bundle = flash.with_hop(bundle, hop)
     emit = live.Printer(_print_json if as_json else _print, seconds)
     if flash.is_emulated(board):
         if port is not None:

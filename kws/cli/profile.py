@@ -7,36 +7,27 @@ from pathlib import Path
 
 import click
 
+from kws.cli import _options
+
 
 @click.command(
     epilog="Examples: kws profile kwt-tiny --board qemu-m4   |   "
     "kws profile kwt-tiny --board nrf52840dk --on qemu-m4"
 )
 @click.argument("run")
-@click.option(
-    "--board",
-    "board_name",
-    default="host",
-    show_default=True,
-    help="A name from `kws boards`, or host: this machine.",
-)
+@_options.board(default="host", show_default=True)
 @click.option(
     "--on",
     "measure_on",
     help="Emulated board that counts, in place of a real one that is not at hand.",
 )
-@click.option("--probe", help="Id of the debug probe, or a part of it.")
-@click.option("--port", help="Serial port, where several could be the board's.")
-@click.option(
-    "--audio",
-    type=click.Path(path_type=Path),
-    help="Recording to run, window by window (at most 8). What delta "
-    "pruning skips depends on it [default: the self-test's synthetic clip].",
-)
+@_options.probe
+@_options.port
+@_options.audio
 @click.option("--operators", is_flag=True, help="A line for every operator too.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the build.")
-@click.option("--compiler", help="gcc or zig [default: what is installed, gcc first].")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_options.out("Folder of the build.")
+@_options.compiler
+@_options.json
 def command(
     run: str,
     board_name: str,
@@ -50,6 +41,10 @@ def command(
     as_json: bool,
 ) -> None:
     """Profile RUN on a board: measured cost by layer, counted MACs and bytes, memory.
+
+    The board host is this machine; --on is an emulated board in place of a real one.
+    A recording (--audio) is run window by window, at most 8; what delta pruning skips
+    depends on it. Without one it is the self-test's synthetic clip.
 
     Emulated boards count instructions exactly; they are not cycles. Bytes are those
     touched, each operator on its own, without a cache (kws/graph/cost.py).

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import click
 
+from kws.cli import _options
+
 
 @click.command(epilog="Example: kws report runs/tiny/sweep --out sweep.html")
-@click.argument("sweep", type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="The page.  [default: report.html beside sweep.json]",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.argument("sweep", type=_options.PATH)
+@_options.out("The page.  [default: report.html beside sweep.json]")
+@_options.json
 def command(sweep: Path, out: Path | None, as_json: bool) -> None:
     """Write the page of SWEEP, a folder that kws sweep filled.
 

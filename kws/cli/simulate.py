@@ -20,38 +20,28 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("run")
-@click.option(
-    "--theta",
-    default="",
-    help="Thresholds: KIND=NUMBER for all layers, LAYER.KIND=NUMBER for one, with "
-    "commas; or @FILE, as kws sweep writes it. Kinds: X inputs of Q, K and V; Q; K; "
-    "P softmax outputs; O attention outputs; M the MLP's inputs; H its hidden layer. A "
-    "kind that is left out runs dense.",
-)
-@click.option(
-    "--split",
-    type=click.Choice(["train", "val", "test"]),
-    default="test",
-    show_default=True,
-)
+@_options.theta
+@_options.split("train", "val", "test", default="test")
 @_options.simulator
-@click.option("--task", help="Clips of another task, e.g. gsc10 for a gsc12 network.")
+@_options.task
 @_options.features
 @_options.limit
 @_options.data
+@_options.also
 @click.option(
     "--keep", is_flag=True, help="Write the thresholds into RUN, for the firmware."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_options.json
 def command(
     run: str,
-    theta: str,
+    theta: str | None,
     split: str,
     engine: str | None,
     task: str | None,
     kind: str,
     limit: int | None,
     data: Path | None,
+    also: tuple[Path, ...],
     keep: bool,
     as_json: bool,
 ) -> None:
@@ -61,17 +51,26 @@ def command(
     value that was last transmitted. Thresholds are in units of the tensor itself; the
     int8 network rounds them down to whole steps. --theta bundle takes the run's own.
     """
+    from kws import attention
     from kws import bundle as bundles
+    from kws.cli._run import check_clips
     from kws.progress import Progress
     from kws.simulate import measure
+    from kws.thresholds import Thresholds
 
+    theta = theta or ""
     bundle = bundles.load(run)
+    folders = check_clips(bundle, task, data, also)
+    if theta != "bundle":
+        Thresholds.read(theta, attention.slots(bundle.recipe.model))
     simulator = measure.make_simulator(bundle, engine)
     if keep:
         measure.check_keeps(simulator)
     thresholds = measure.read_thresholds(simulator, theta)
     kind = measure.feature_kind(simulator, kind)
-    clips = measure.load_clips(bundle, split, data, limit, task, kind)
+    clips = measure.load_clips(
+        bundle, split, folders.data, limit, task, kind, folders.also
+    )
     bar = Progress(f"simulate {len(clips)} clips", len(clips))
     table = measure.simulate(simulator, clips, thresholds, bar.at)
     bar.end()

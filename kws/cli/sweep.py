@@ -24,20 +24,10 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("run")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Folder for the results and the journal.  [default: RUN/sweep]",
-)
-@click.option(
-    "--split",
-    type=click.Choice(["train", "val"]),
-    default="val",
-    show_default=True,
-    help="Thresholds are never chosen on the test set.",
-)
+@_options.out("Folder for the results and the journal.  [default: RUN/sweep]")
+@_options.split("train", "val", default="val")
 @_options.simulator
-@click.option("--task", help="Clips of another task, e.g. gsc10 for a gsc12 network.")
+@_options.task
 @_options.features
 @_options.limit
 @click.option(
@@ -73,11 +63,7 @@ Examples:
     show_default=True,
     help="Clips that each point runs on each board.",
 )
-@click.option(
-    "--jobs",
-    type=click.IntRange(1),
-    help="Processes.  [default: one for each core]",
-)
+@_options.jobs
 @click.option(
     "--study",
     help="Share the work with other sweeps of this run: a file that all machines see, "
@@ -90,7 +76,8 @@ Examples:
     "instructions[qemu-m55]<=2e6, mhsa_mac_cut>=0.8, ...",
 )
 @_options.data
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_options.also
+@_options.json
 def command(
     run: str,
     out: Path | None,
@@ -108,6 +95,7 @@ def command(
     study: str | None,
     condition: str | None,
     data: Path | None,
+    also: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Search RUN's delta thresholds on validation clips.
@@ -121,6 +109,7 @@ def command(
     from kws import bundle as bundles
     from kws import report
     from kws.bundle import write_atomic
+    from kws.cli._run import check_clips
     from kws.simulate import measure
     from kws.simulate.pick import parse, pick
     from kws.simulate.points import Journal, Points, Study
@@ -137,10 +126,13 @@ def command(
         parse(condition, measured_on)  # before hours of work
         if shipped and integer:
             raise _shipped(bundle.path)
+    folders = check_clips(bundle, task, data, also)
     simulator = measure.make_simulator(bundle, engine)
     kind = measure.feature_kind(simulator, kind)
-    clips = measure.load_clips(bundle, split, data, limit, task, kind)
-    pcm = _pcm(bundle, split, data, limit, task) if measured_on else None
+    clips = measure.load_clips(
+        bundle, split, folders.data, limit, task, kind, folders.also
+    )
+    pcm = _pcm(bundle, split, folders, limit, task) if measured_on else None
     journal = Journal(out / "journal.jsonl", identity(simulator, clips))
     if journal.points:
         click.echo(f"Going on after {len(journal.points)} points", err=True)
@@ -230,7 +222,7 @@ def _boards(names: str | None, integer: bool) -> list[str]:
         return []
 
 
-def _pcm(bundle: Any, split: str, data: Path | None, limit: Any, task: Any) -> Any:
+def _pcm(bundle: Any, split: str, folders: Any, limit: Any, task: Any) -> Any:
     """The samples of the clips, in the simulator's order."""
     import dataclasses
 
@@ -239,7 +231,7 @@ def _pcm(bundle: Any, split: str, data: Path | None, limit: Any, task: Any) -> A
     wanted = bundle.recipe.task
     if task is not None:
         wanted = dataclasses.replace(wanted, name=task)
-    return audio.load(split, wanted, data, limit=limit).pcm
+    return audio.load(split, wanted, folders.data, limit=limit, also=folders.also).pcm
 
 
 def _short(path: Path) -> Path:
@@ -271,7 +263,8 @@ def _again(context: click.Context, run: str, out: Path) -> str:
             value = context.params[name]
             if name == "targets":
                 value = ",".join(f"{share:g}" for share in value)
-            words += [option.opts[0], str(value)]
+            for each in value if isinstance(value, tuple) else (value,):
+                words += [option.opts[0], str(each)]
     if out != Path(run) / "sweep":
         words += ["--out", str(out)]
     return shlex.join(words)

@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from kws.cli import _options
 
+if TYPE_CHECKING:
+    from kws.bundle import Bundle
+    from kws.train import RunOptions
+
 EPILOG = """\b
 Examples:
-  kws tune runs/tiny --out runs/tiny2 --epochs 4
+  kws tune runs/tiny --out runs/tiny2 --qat-epochs 4
   kws tune runs/tiny --out runs/tiny3 --delta --teacher self
   kws tune runs/tiny --out runs/tiny4 --head-dim 16 --mlp-rank 16 \\
-      --share blocks --groups 2 --teacher self --epochs 30 --learning-rate 1e-3
+      --share blocks --groups 2 --teacher self --qat-epochs 30 --learning-rate 1e-3
 """
 
 
 @click.command(epilog=EPILOG)
 @click.argument("run")
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of the tuned run (RUN stays as it is).",
-)
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of audio.")
-@click.option("--epochs", type=click.IntRange(0), help="QAT epochs; 0 = PTQ.")
+@_options.out("Folder of the tuned run (RUN stays as it is).", required=True)
+@_options.qat_epochs("--epochs")
 @click.option("--learning-rate", type=float, help="Peak of the QAT epochs.")
-@click.option(
-    "--teacher",
-    type=click.Path(path_type=Path),
-    help="A .tflite to distil from; or self: RUN, as it is without thresholds.",
-)
-@click.option("--teacher-labels", default="", help="Names of its logits, in order.")
-@_options.also
-@_options.pool
 @click.option("--delta", is_flag=True, help="Tune with RUN's delta thresholds.")
-@click.option(
-    "--theta",
-    help="Tune with these delta thresholds, as kws simulate takes them (also @FILE).",
-)
+@_options.theta
 @click.option(
     "--delta-penalty",
     type=click.FloatRange(0.0),
@@ -59,22 +47,14 @@ Examples:
     help="Let RUN's blocks share weights (docs/low_rank.md).",
 )
 @click.option("--groups", type=click.IntRange(1), help="Distinct blocks, with --share.")
-@click.option("--seed", type=click.IntRange(0), help="Seeds everything.")
-@_options.distribute
-@click.option("--limit", type=click.IntRange(1), help="First N clips of each split.")
-@click.option("--restart", is_flag=True, help="Forget what --out holds.")
-@click.option("--no-convert", is_flag=True, help="Stop before model.tflite.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_options.seed()
+@_options.run
+@_options.json
 def command(
     run: str,
     out: Path,
-    data: Path | None,
-    epochs: int | None,
+    qat_epochs: int | None,
     learning_rate: float | None,
-    teacher: Path | None,
-    teacher_labels: str,
-    also: tuple[Path, ...],
-    pool: Path | None,
     delta: bool,
     theta: str | None,
     delta_penalty: float | None,
@@ -83,10 +63,7 @@ def command(
     share: str | None,
     groups: int | None,
     seed: int | None,
-    distribute: str,
-    limit: int | None,
-    restart: bool,
-    no_convert: bool,
+    options: RunOptions,
     as_json: bool,
 ) -> None:
     """Tune RUN's weights with quantization in the loop, into --out.
@@ -99,8 +76,8 @@ def command(
     then distils from RUN as it was.
     """
     from kws import bundle as bundles
-    from kws import train
-    from kws.cli.train import names, show, with_changes
+    from kws import data, train
+    from kws.cli._run import show, with_changes
     from kws.errors import KwsError
 
     if learning_rate is not None and not 0.0 < learning_rate < 1.0:
@@ -114,15 +91,18 @@ def command(
             f"Received: --delta --theta {theta}",
             f"kws tune {run} --out {out} --delta",
         )
-    own = teacher == Path("self")
+    own = options.teacher == Path("self")
     source = bundles.load(run)
+    recipe = source.recipe
+    if recipe.name == source.path.resolve().name:  # not a name of its own
+        recipe = dataclasses.replace(recipe, name=out.resolve().name)
     recipe = with_changes(
-        source.recipe,
+        recipe,
         {
             "quantize": {
-                "epochs": epochs,
+                "epochs": qat_epochs,
                 "learning_rate": learning_rate,
-                "delta_thresholds": steps(source, "bundle" if delta else theta),
+                "delta_thresholds": _steps(source, "bundle" if delta else theta),
                 "delta_penalty": delta_penalty,
             },
             "train": {"seed": seed},
@@ -134,25 +114,17 @@ def command(
             },
         },
     )
-    tuned = train.tune(
-        source,
-        recipe,
-        out,
-        data,
-        teacher=None if own else teacher,
-        self_distill=own,
-        teacher_labels=names(teacher_labels) or None,
-        pool_folder=pool,
-        also=also,
-        distribute=distribute,
-        restart=restart,
-        convert=not no_convert,
-        limit=limit,
+    clips = data.of_run(source, options.data, options.also)
+    options = dataclasses.replace(
+        options,
+        data=clips.data,
+        also=clips.also,
+        teacher=None if own else options.teacher,
     )
-    show(tuned, as_json)
+    show(train.tune(source, recipe, out, options, self_distill=own), as_json)
 
 
-def steps(source: Any, theta: str | None) -> str | None:
+def _steps(source: Bundle, theta: str | None) -> str | None:
     """`--theta` in whole int8 steps of RUN's tensors, as a recipe has them.
 
     Raises:

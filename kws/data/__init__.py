@@ -1,5 +1,6 @@
 """Audio: Speech Commands, corpora in its layout, splits, augmentation, long tapes."""
 
+from kws.data.sources import Sources, of_run, remember
 from kws.data.speech_commands import (
     ClipSet,
     Corpus,
@@ -14,10 +15,13 @@ from kws.data.speech_commands import (
 __all__ = [
     "ClipSet",
     "Corpus",
+    "Sources",
     "find_data",
     "labels",
     "load",
     "noise_bank",
+    "of_run",
     "open_corpus",
     "overview",
+    "remember",
 ]

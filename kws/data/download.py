@@ -352,7 +352,7 @@ def fetch(
         raise KwsError(
             "The folder to fetch into is in use. Expected a new or empty folder. "
             f"Received: {str(out)!r}",
-            f"kws data info --data {out}   (shows what it holds)",
+            f"kws data info {out}   (shows what it holds)",
         )
     if archive is not None:
         if not archive.is_file():

@@ -670,7 +670,7 @@ def _check_present(
             f"No clips of {', '.join(missing)} in the {split} split. Expected a folder "
             f"of clips for every word. Received: {corpora[0].path} ("
             f"{'; '.join(reasons)})",
-            f"kws data info --data {corpora[0].path}   (lists what there is)",
+            f"kws data info {corpora[0].path}   (lists what there is)",
         )
 
 

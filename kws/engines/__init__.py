@@ -29,6 +29,8 @@ from types import ModuleType
 
 from kws.errors import no_such
 
+OLD_NAMES: dict[str, str] = {}
+
 
 def names() -> list[str]:
     """The engines, by name."""
@@ -39,12 +41,26 @@ def names() -> list[str]:
     )
 
 
+def canonical(name: str) -> str:
+    """An engine's name, where an old one may be given.
+
+    Raises:
+        KwsError: no such engine.
+
+    Example:
+        >>> canonical("tflm")
+        'tflm'
+    """
+    name = OLD_NAMES.get(name, name)
+    if name not in names():
+        raise no_such("engine", name, names(), "kws eval RUN --engine device")
+    return name
+
+
 def get(name: str) -> ModuleType:
     """An engine's module.
 
     Raises:
         KwsError: no such engine.
     """
-    if name not in names():
-        raise no_such("engine", name, names(), "kws eval RUN --engine device")
-    return importlib.import_module(f"kws.engines.{name}")
+    return importlib.import_module(f"kws.engines.{canonical(name)}")

@@ -16,6 +16,7 @@ from kws.bundle import Bundle
 from kws.engines import common
 from kws.errors import need
 from kws.graph import reader
+from kws.quiet import tensorflow
 
 INTEGER = True
 
@@ -36,13 +37,10 @@ def logits(
 
 
 def _start(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     # TensorFlow announces that its interpreter will move to another package.
     warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated")
-    import tensorflow as tf
-
+    tf = tensorflow()
     interpreter = tf.lite.Interpreter(
         model_content=model,
         experimental_op_resolver_type=(tf.lite.experimental.OpResolverType.BUILTIN_REF),

@@ -10,15 +10,14 @@ import os
 import warnings
 
 from kws.errors import MissingExtra
+from kws.quiet import tensorflow
 
-os.environ["TF_USE_LEGACY_KERAS"] = "1"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # oneDNN trains about three times as fast and, on one machine with its number of
 # threads, adds in the same order every time (tests/test_train.py trains twice).
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 try:
-    import tensorflow as tf
+    tf = tensorflow()
     import tf_keras
     from tensorflow_model_optimization.python.core.quantization.keras import quantizers
 except ImportError as error:

@@ -17,52 +17,12 @@ from typing import Any
 import numpy as np
 
 from kws import attention
-from kws.errors import KwsError
 from kws.layers import Quantizer
 from kws.layers.keras import tf
-from kws.recipe import Model, Recipe
+from kws.model.check import thresholds_of
+from kws.recipe import Recipe
 from kws.shape import Shape, shape_of
 from kws.thresholds import Thresholds
-
-
-def thresholds_of(text: str, model: Model) -> Thresholds:
-    """Thresholds of a recipe, `X=6,P=2,3.X=4` in int8 steps.
-
-    Raises:
-        KwsError: no such text, or a number that is not whole.
-    """
-    thresholds = Thresholds.parse(text, attention.slots(model))
-    values = thresholds.values
-    if (values != np.floor(values)).any() or (values > 255).any():
-        raise KwsError(
-            "Thresholds of a recipe are whole int8 steps, 0 to 255. "
-            f"Received: delta_thresholds={text!r}",
-            '[quantize] delta_thresholds = "X=6,P=2"',
-        )
-    return thresholds
-
-
-def check(recipe: Recipe) -> None:
-    """Refuse bad thresholds and penalties of a recipe before anything is trained.
-
-    Raises:
-        KwsError: naming the key, what is expected and what was received.
-    """
-    quantize = recipe.quantize
-    if quantize.delta_thresholds:
-        thresholds_of(quantize.delta_thresholds, recipe.model)
-    elif quantize.delta_penalty:
-        raise KwsError(
-            "A penalty on what is transmitted needs thresholds. "
-            f"Received: delta_penalty={quantize.delta_penalty}, delta_thresholds=''",
-            '[quantize] delta_thresholds = "X=6,P=2"',
-        )
-    if not 0.0 <= quantize.delta_penalty <= 1e3:
-        raise KwsError(
-            "Bad [quantize] delta_penalty: expected 0 to 1000. "
-            f"Received: {quantize.delta_penalty}",
-            "[quantize] delta_penalty = 1.0",
-        )
 
 
 @cache

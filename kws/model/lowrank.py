@@ -34,10 +34,8 @@ from typing import Any
 import numpy as np
 
 from kws import recipe
-from kws.errors import KwsError
 from kws.layers import Dense, Kernel, KwsLayer, Norm, Quantizer
 
-SHARES = ("none", "blocks", "attention", "mlp", "factor")
 # Names of the layers that hold the first factor of a pair.
 FIRST_FACTORS = ("q", "v", "first")
 
@@ -116,30 +114,6 @@ def kernels(layers: Sequence[Any]) -> list[Kernel]:
 
 
 # --- factorising a trained network ---------------------------------------------------
-
-
-def check_source(source: recipe.Model, target: recipe.Model) -> None:
-    """Refuse a factorisation that there is none of.
-
-    Args:
-        source: The trained network's.
-        target: The factorised one's.
-
-    Raises:
-        KwsError: a wider head, groups without anything shared.
-    """
-    if target.head_dim > source.head_dim:
-        raise KwsError(
-            "Attention can't be factorised to a higher rank than it has. Expected "
-            f"--head-dim 1 to {source.head_dim}. Received: {target.head_dim}",
-            f"--head-dim {source.head_dim // 2 or 1}",
-        )
-    if target.share == "none" and target.groups != source.groups:
-        raise KwsError(
-            "Groups of blocks need something that they share. "
-            f"Received: --groups {target.groups} without --share",
-            f"--share blocks --groups {target.groups}",
-        )
 
 
 def factorise(source: Any, target: Any, model: recipe.Model) -> None:

@@ -26,6 +26,7 @@ from kws.layers import (
 )
 from kws.layers.keras import tf, tf_keras
 from kws.model import lowrank
+from kws.model.check import check
 from kws.model.lowrank import LowRank
 from kws.recipe import Features, Model, Recipe
 
@@ -594,80 +595,6 @@ def dct_matrix(mel_bins: int, cepstra: int) -> np.ndarray:
     k = np.arange(cepstra)[None, :]
     matrix = np.cos(math.pi / mel_bins * (n + 0.5) * k) * math.sqrt(2.0 / mel_bins)
     return matrix.astype(np.float32)
-
-
-CHOICES = {
-    "stem": ("conv", "patch"),
-    "norm": tuple(layers.NORMS),
-    "norm_position": ("pre", "post"),
-    "activation": ("relu", "hard_swish", "gelu", "gelu_tanh"),
-    "share": lowrank.SHARES,
-    "readout": ("mean", "pool"),
-}
-
-
-def check(recipe: Recipe) -> None:
-    """Refuse a model section that can't be built, before anything is.
-
-    Raises:
-        KwsError: naming the key, what is expected and what was received.
-    """
-    model, features = recipe.model, recipe.features
-
-    def refuse(key: str, expected: str) -> None:
-        raise KwsError(
-            f"Bad [model] {key}: expected {expected}. "
-            f"Received: {key}={getattr(model, key)!r}",
-            "Compare the recipe with a preset in kws/recipes/.",
-        )
-
-    for key, allowed in CHOICES.items():
-        if getattr(model, key) not in allowed:
-            refuse(key, "one of " + ", ".join(allowed))
-    for key in ("dim", "layers", "heads", "head_dim", "mlp_dim"):
-        if not 1 <= getattr(model, key) <= 4096:
-            refuse(key, "1 to 4096")
-    if not 0 <= model.mlp_rank <= min(model.dim, model.mlp_dim):
-        refuse("mlp_rank", f"0 (full) to {min(model.dim, model.mlp_dim)}")
-    if not 1 <= model.groups <= model.layers:
-        refuse("groups", f"1 to {model.layers}, the number of layers")
-    if model.share != "none" and model.norm == "batch" and model.norm_position == "pre":
-        refuse("share", "none with norm batch: its statistics are folded into kernels")
-    if len(model.stem_stride) != 2 or not all(1 <= s <= 16 for s in model.stem_stride):
-        refuse("stem_stride", "two strides of 1 to 16 (frames, mel bins)")
-    if not 1 <= model.stem_channels <= 1024:
-        refuse("stem_channels", "1 to 1024")
-    if not 0 <= model.stem_second_channels <= 1024:
-        refuse("stem_second_channels", "0 (no second convolution) to 1024")
-    if not 1 <= model.patch_frames <= features.frames:
-        refuse("patch_frames", f"1 to {features.frames} frames")
-    if not 0 <= model.cepstra <= features.mel_bins:
-        refuse("cepstra", f"0 to {features.mel_bins}, the number of mel bins")
-    if not 0.0 <= model.dropout < 1.0:
-        refuse("dropout", "0 to less than 1")
-    if len(model.variants) != model.layers:
-        refuse("attention", f"a variant, or a list of {model.layers}: one a block")
-    for variant in model.variants:
-        if variant != attention.NONE:
-            attention.graph(variant)
-    if not 0 <= model.token_kernel <= 31 or model.token_kernel == 1:
-        refuse("token_kernel", "0 (none), or 2 to 31 tokens")
-    if not 1 <= model.queries <= 64:
-        refuse("queries", "1 to 64")
-    if not 1 <= model.readout_dim <= 4096:
-        refuse("readout_dim", "1 to 4096")
-    pooled = model.readout == "pool"
-    if (pooled or model.token_kernel) and model.norm_position != "pre":
-        refuse("norm_position", "pre, with a token_kernel or the read-out pool")
-    if (pooled or model.causal or model.token_kernel) and model.class_token:
-        refuse("class_token", "false: the read-out sees all tokens")
-    if model.causal:
-        if model.stem != "conv" or model.positions:
-            refuse("causal", "false with patches or positions: no place in a stream")
-        if model.norm == "layer":
-            refuse("norm", "dyt or batch in a causal network")
-        if any(variant != attention.NONE for variant in model.variants):
-            refuse("attention", "none in a causal network: attention sees the clip")
 
 
 def predictor(network: Any, recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:

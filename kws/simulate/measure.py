@@ -59,6 +59,7 @@ def load_clips(
     limit: int | None = None,
     task: str | None = None,
     kind: str = "board",
+    also: tuple[Path, ...] = (),
 ) -> Clips:
     """Load clips and compute their features.
 
@@ -72,6 +73,7 @@ def load_clips(
         kind: `board`: int8 features by the firmware's C, as real numbers; `float`:
             unquantized, as the published networks were trained; `int8`: the board's
             bytes, for the int8 network.
+        also: More folders of clips (kws.data.load).
 
     Raises:
         KwsError: no audio, or labels that the bundle doesn't have.
@@ -79,7 +81,7 @@ def load_clips(
     wanted = bundle.recipe.task
     if task is not None and task != wanted.name:
         wanted = dataclasses.replace(wanted, name=task)
-    clips = audio.load(split, wanted, data, limit=limit)
+    clips = audio.load(split, wanted, data, limit=limit, also=also)
     missing = [name for name in clips.labels if name not in bundle.labels]
     if missing:
         raise KwsError(

@@ -1,0 +1,152 @@
+"""What can't be built or factorised is refused here, before TensorFlow is loaded."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kws import attention
+from kws.errors import KwsError
+from kws.recipe import Model, Recipe
+from kws.thresholds import Thresholds
+
+NORMS = ("dyt", "layer", "batch")
+SHARES = ("none", "blocks", "attention", "mlp", "factor")
+CHOICES = {
+    "stem": ("conv", "patch"),
+    "norm": NORMS,
+    "norm_position": ("pre", "post"),
+    "activation": ("relu", "hard_swish", "gelu", "gelu_tanh"),
+    "share": SHARES,
+    "readout": ("mean", "pool"),
+}
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse model and quantize sections that can't be built, before anything is.
+
+    Raises:
+        KwsError: naming the key, what is expected and what was received.
+
+    Example:
+        >>> check(kws.recipe.load("kwt-tiny"))
+    """
+    _check_model(recipe)
+    _check_quantize(recipe)
+
+
+def _check_model(recipe: Recipe) -> None:
+    model, features = recipe.model, recipe.features
+
+    def refuse(key: str, expected: str) -> None:
+        raise KwsError(
+            f"Bad [model] {key}: expected {expected}. "
+            f"Received: {key}={getattr(model, key)!r}",
+            "Compare the recipe with a preset in kws/recipes/.",
+        )
+
+    for key, allowed in CHOICES.items():
+        if getattr(model, key) not in allowed:
+            refuse(key, "one of " + ", ".join(allowed))
+    for key in ("dim", "layers", "heads", "head_dim", "mlp_dim"):
+        if not 1 <= getattr(model, key) <= 4096:
+            refuse(key, "1 to 4096")
+    if not 0 <= model.mlp_rank <= min(model.dim, model.mlp_dim):
+        refuse("mlp_rank", f"0 (full) to {min(model.dim, model.mlp_dim)}")
+    if not 1 <= model.groups <= model.layers:
+        refuse("groups", f"1 to {model.layers}, the number of layers")
+    if model.share != "none" and model.norm == "batch" and model.norm_position == "pre":
+        refuse("share", "none with norm batch: its statistics are folded into kernels")
+    if len(model.stem_stride) != 2 or not all(1 <= s <= 16 for s in model.stem_stride):
+        refuse("stem_stride", "two strides of 1 to 16 (frames, mel bins)")
+    if not 1 <= model.stem_channels <= 1024:
+        refuse("stem_channels", "1 to 1024")
+    if not 0 <= model.stem_second_channels <= 1024:
+        refuse("stem_second_channels", "0 (no second convolution) to 1024")
+    if not 1 <= model.patch_frames <= features.frames:
+        refuse("patch_frames", f"1 to {features.frames} frames")
+    if not 0 <= model.cepstra <= features.mel_bins:
+        refuse("cepstra", f"0 to {features.mel_bins}, the number of mel bins")
+    if not 0.0 <= model.dropout < 1.0:
+        refuse("dropout", "0 to less than 1")
+    if len(model.variants) != model.layers:
+        refuse("attention", f"a variant, or a list of {model.layers}: one a block")
+    for variant in model.variants:
+        if variant != attention.NONE:
+            attention.graph(variant)  # says so
+    if not 0 <= model.token_kernel <= 31 or model.token_kernel == 1:
+        refuse("token_kernel", "0 (none), or 2 to 31 tokens")
+    if not 1 <= model.queries <= 64:
+        refuse("queries", "1 to 64")
+    if not 1 <= model.readout_dim <= 4096:
+        refuse("readout_dim", "1 to 4096")
+    pooled = model.readout == "pool"
+    if (pooled or model.token_kernel) and model.norm_position != "pre":
+        refuse("norm_position", "pre, with a token_kernel or the read-out pool")
+    if (pooled or model.causal or model.token_kernel) and model.class_token:
+        refuse("class_token", "false: the read-out sees all tokens")
+    if model.causal:
+        if model.stem != "conv" or model.positions:
+            refuse("causal", "false with patches or positions: no place in a stream")
+        if model.norm == "layer":
+            refuse("norm", "dyt or batch in a causal network")
+        if any(variant != attention.NONE for variant in model.variants):
+            refuse("attention", "none in a causal network: attention sees the clip")
+
+
+def _check_quantize(recipe: Recipe) -> None:
+    quantize = recipe.quantize
+    if quantize.delta_thresholds:
+        thresholds_of(quantize.delta_thresholds, recipe.model)
+    elif quantize.delta_penalty:
+        raise KwsError(
+            "A penalty on what is transmitted needs thresholds. "
+            f"Received: delta_penalty={quantize.delta_penalty}, delta_thresholds=''",
+            '[quantize] delta_thresholds = "X=6,P=2"',
+        )
+    if not 0.0 <= quantize.delta_penalty <= 1e3:
+        raise KwsError(
+            "Bad [quantize] delta_penalty: expected 0 to 1000. "
+            f"Received: {quantize.delta_penalty}",
+            "[quantize] delta_penalty = 1.0",
+        )
+
+
+def thresholds_of(text: str, model: Model) -> Thresholds:
+    """Thresholds of a recipe, `X=6,P=2,3.X=4` in int8 steps.
+
+    Raises:
+        KwsError: no such text, or a number that is not whole.
+    """
+    thresholds = Thresholds.parse(text, attention.slots(model))
+    values = thresholds.values
+    if (values != np.floor(values)).any() or (values > 255).any():
+        raise KwsError(
+            "Thresholds of a recipe are whole int8 steps, 0 to 255. "
+            f"Received: delta_thresholds={text!r}",
+            '[quantize] delta_thresholds = "X=6,P=2"',
+        )
+    return thresholds
+
+
+def check_source(source: Model, target: Model) -> None:
+    """Refuse a factorisation that there is none of.
+
+    Args:
+        source: The trained network's.
+        target: The factorised one's.
+
+    Raises:
+        KwsError: a wider head, groups without anything shared.
+    """
+    if target.head_dim > source.head_dim:
+        raise KwsError(
+            "Attention can't be factorised to a higher rank than it has. Expected "
+            f"--head-dim 1 to {source.head_dim}. Received: {target.head_dim}",
+            f"--head-dim {source.head_dim // 2 or 1}",
+        )
+    if target.share == "none" and target.groups != source.groups:
+        raise KwsError(
+            "Groups of blocks need something that they share. "
+            f"Received: --groups {target.groups} without --share",
+            f"--share blocks --groups {target.groups}",
+        )

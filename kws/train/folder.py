@@ -1,0 +1,119 @@
+"""The folder of a run while it is trained: whose it is, and who works in it.
+
+checkpoints/       the pool and the loops' state; may be deleted after training
+checkpoints/run.json   which recipe the state is of
+checkpoints/lock   there while a process trains here
+results.csv        one line per epoch
+tensorboard/       the same as curves (pip install tensorboard to see them)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from kws import bundle as bundles
+from kws import recipe as recipes
+from kws.errors import KwsError
+from kws.recipe import Recipe
+
+LOCK = "lock"
+
+
+@contextlib.contextmanager
+def locked(out: Path, place: int = 0) -> Iterator[None]:
+    """Keep other trainings out of `out`; a dead process keeps nobody out.
+
+    Args:
+        out: Folder of the run; made, and removed again where nothing came into it.
+        place: Of the worker in its cluster: several may share a folder.
+
+    Raises:
+        KwsError: another process trains there.
+    """
+    if out.exists() and not out.is_dir():
+        raise KwsError(f"--out must be a folder. Received: {out}", f"--out {out}-run")
+    path = out / "checkpoints" / (f"{LOCK}-{place}" if place else LOCK)
+    file = _lock(path, out)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+        for folder in (path.parent, out):
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only an empty one goes
+
+
+def _lock(path: Path, out: Path) -> IO[str]:
+    import fcntl  # not at the top: only training needs it, and not every system has it
+
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "a process that is just starting"
+            file.close()
+            raise KwsError(
+                "Another training is at work in this folder. Expected one at a time. "
+                f"Received: {out}, held by {holder}",
+                f"Wait for it or stop it; or train into another folder: --out {out}-2",
+            ) from None
+        except OSError:  # a file system without locks
+            return file
+        # Who held it before may just have removed it: then this is no lock.
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                file.flush()
+                return file
+        file.close()
+
+
+def start(recipe: Recipe, out: Path, restart: bool) -> None:
+    """Make `out` ready: new, or holding a run of the same recipe to go on with.
+
+    Raises:
+        KwsError: it holds something else.
+    """
+    state = out / "checkpoints" / "run.json"
+    if restart:
+        for path in (out / "checkpoints").glob("*"):
+            if path.name.startswith(LOCK):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        shutil.rmtree(out / "tensorboard", ignore_errors=True)
+        (out / "results.csv").unlink(missing_ok=True)
+    if state.is_file() and bundles.read_json(state).get("recipe") != _hash(recipe):
+        raise KwsError(
+            f"This folder holds a run of another recipe. Expected the same one to go "
+            f"on with it. Received: {out}",
+            f"Another folder (--out {out}-2), or --restart to train it anew.",
+        )
+
+
+def claim(recipe: Recipe, out: Path) -> None:
+    """Mark `out` as this recipe's, once its clips could be read."""
+    text = json.dumps({"recipe": _hash(recipe)})
+    bundles.write_atomic(out / "checkpoints" / "run.json", text.encode())
+
+
+def _hash(recipe: Recipe) -> str:
+    """Of what the checkpoints depend on: not of the run's name."""
+    unnamed = dataclasses.replace(recipe, name="")
+    return hashlib.sha256(recipes.to_toml(unnamed).encode()).hexdigest()

@@ -1,0 +1,388 @@
+"""A run: clips and pool, float training, quantization-aware tuning, conversion.
+
+`train` makes a network, `tune` takes another run's; all else is the same for both. What
+can be refused is refused before TensorFlow is loaded, and before anything is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kws import bundle as bundles
+from kws import data, features, pool
+from kws import recipe as recipes
+from kws.bundle import Bundle
+from kws.data import ClipSet, Sources
+from kws.errors import KwsError
+from kws.pool import Pool
+from kws.recipe import Recipe
+from kws.train import distribute, folder
+from kws.train.loop import (
+    FLOAT,
+    QAT,
+    Loop,
+    Result,
+    Schedule,
+    judge,
+    prepare,
+    set_weights,
+)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is made, beside its recipe: the same for `train` and `tune`.
+
+    Args:
+        data: Folder of clips; None looks in the usual places (kws.data.find_data).
+        also: More folders of clips (kws.data.load).
+        teacher: A .tflite to distil from.
+        teacher_labels: Names of its logits; () see kws.teacher.Teacher.
+        pool: Where pools are kept for several runs; None: inside the run.
+        distribute: none, mirrored or multiworker.
+        restart: Forget what the run's folder holds.
+        convert: Write model.tflite at the end.
+        limit: First N clips of each split only (for trying things out).
+    """
+
+    data: Path | None = None
+    also: tuple[Path, ...] = ()
+    teacher: Path | None = None
+    teacher_labels: tuple[str, ...] = ()
+    pool: Path | None = None
+    distribute: str = "none"
+    restart: bool = False
+    convert: bool = True
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is being made.
+
+    Args:
+        recipe: Its recipe.
+        out: Its folder.
+        options: How it is made.
+        labels: Label names in logit order.
+        strategy: A tf.distribute strategy.
+        training: The training clips.
+        validation: The validation clips.
+        place: Of this worker in its cluster; 0 writes the run.
+        began: time.monotonic() at its start.
+    """
+
+    recipe: Recipe
+    out: Path
+    options: RunOptions
+    labels: tuple[str, ...]
+    strategy: Any
+    training: ClipSet
+    validation: ClipSet
+    place: int
+    began: float
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the loops of a run take.
+
+    Args:
+        clips: The training pool.
+        validation: Validation features int8 [N, frames, mel_bins] and labels [N].
+        calibration: Unaugmented training features int8 [N, frames, mel_bins].
+    """
+
+    clips: Pool
+    validation: tuple[np.ndarray, np.ndarray]
+    calibration: np.ndarray
+
+
+def train(recipe: Recipe, out: Path, options: RunOptions | None = None) -> Bundle:
+    """Float training, calibration, QAT and conversion, each gone on with if stopped.
+
+    Args:
+        recipe: The recipe.
+        out: Folder of the run.
+        options: How it is made.
+
+    Returns:
+        The bundle at `out`; of a cluster, only the chief has written it.
+
+    Raises:
+        KwsError: bad input; CheckFailed: the conversion check did not hold.
+
+    Example:
+        >>> train(kws.recipe.load("kwt-tiny"), Path("runs/tiny"))  # doctest: +SKIP
+    """
+    with _begun(recipe, out, options or RunOptions()) as run:
+        from kws.model import network as networks
+
+        material = gather(run)
+        with run.strategy.scope():
+            network = networks.build(recipe, len(run.labels))
+        result = _loop(run, material, network, FLOAT).run()
+        set_weights(network, result.weights)
+        return finish(run, material, network, float_result=result)
+
+
+def tune(
+    source: Bundle,
+    recipe: Recipe,
+    out: Path,
+    options: RunOptions | None = None,
+    self_distill: bool = False,
+) -> Bundle:
+    """Calibrate and tune the weights of another bundle, into `out`.
+
+    Args:
+        source: Where the weights come from.
+        recipe: The source's recipe, with other training settings where wanted. With
+            another head_dim, mlp_rank, share or groups the weights are factorised
+            first (kws/model/lowrank.py).
+        out: Folder of the new run.
+        options: How it is made.
+        self_distill: Distil from `source` itself, as a float network without delta.
+
+    Raises:
+        KwsError: bad input; CheckFailed: the conversion check did not hold.
+    """
+    from kws.model.check import check_source
+
+    check_source(source.recipe.model, recipe.model)
+    if out.resolve() == source.path.resolve():
+        raise KwsError(
+            f"--out has to be another folder than the run. Received: {out}",
+            f"kws tune {source.path} --out {out}-tuned",
+        )
+    labels = data.labels(recipe.task)
+    if labels != source.labels:
+        raise KwsError(
+            f"The run's labels are not its task's. Expected {', '.join(labels)}. "
+            f"Received: {', '.join(source.labels)}",
+            f"Set [task] in a recipe: kws train --recipe my.toml --out {out}",
+        )
+    with _begun(recipe, out, options or RunOptions()) as run:
+        from kws.model import lowrank
+        from kws.model import network as networks
+
+        network = networks.restore(source, "folded")
+        if recipe.model != source.recipe.model:
+            dense, network = network, networks.build(recipe, len(labels), "folded")
+            lowrank.factorise(dense, network, recipe.model)
+        material = gather(run)
+        mentor = None
+        if self_distill:
+            with run.strategy.scope():
+                mentor = networks.restore(source, "folded")
+        # Thresholds count in steps of the ranges that they were chosen for.
+        keep = (
+            bool(recipe.quantize.delta_thresholds)
+            and recipe.model == source.recipe.model
+            and networks.calibrated(network)
+        )
+        return finish(
+            run, material, network, fold=False, calibrate=not keep, mentor=mentor
+        )
+
+
+@contextlib.contextmanager
+def _begun(recipe: Recipe, out: Path, options: RunOptions) -> Iterator[Run]:
+    """Check everything, lock the folder, read the clips, and only then TensorFlow."""
+    from kws.model.check import check
+
+    began = time.monotonic()
+    check(recipe)
+    labels = data.labels(recipe.task)
+    place = distribute.check(options.distribute)
+    if options.teacher is not None:
+        from kws import teacher
+
+        teacher.read(options.teacher)
+    data.open_corpus(options.data)
+    with folder.locked(out, place):
+        if place == 0:
+            folder.start(recipe, out, options.restart)
+        training, validation = _read(recipe, options)
+        if options.distribute == "multiworker":
+            print("Waiting for the cluster's other workers", file=sys.stderr)
+        strategy = distribute.strategy_of(options.distribute)
+        prepare(recipe.train.seed)
+        run = Run(
+            recipe, out, options, labels, strategy, training, validation, place, began
+        )
+        try:
+            yield run
+        except Exception as error:
+            lost = None
+            if options.distribute == "multiworker":
+                lost = distribute.lost(error)
+            if lost is None:
+                raise
+            raise lost from error
+
+
+def _read(recipe: Recipe, options: RunOptions) -> tuple[ClipSet, ClipSet]:
+    """The clips of training and validation."""
+    print("Reading clips", file=sys.stderr, flush=True)
+    training, validation = (
+        data.load(
+            split,
+            recipe.task,
+            options.data,
+            recipe.train.seed,
+            options.limit,
+            options.also,
+        )
+        for split in ("train", "val")
+    )
+    counts = np.bincount(training.label, minlength=len(training.labels))
+    empty = [name for name, n in zip(training.labels, counts, strict=True) if n == 0]
+    if empty and empty != ["_unknown_"]:
+        raise KwsError(
+            f"No training clips of {', '.join(empty)}. Expected some of every label.",
+            "kws data verify DIR   (or leave the word out: --words ...)",
+        )
+    print(
+        data.overview(training, validation, recipe.task, options.data, options.also),
+        file=sys.stderr,
+    )
+    return training, validation
+
+
+def gather(run: Run) -> Material:
+    """Make the run's pool, or find it made, and the other clips' features."""
+    options, spec = run.options, run.recipe.features
+    mentor = None
+    if options.teacher is not None:
+        from kws.teacher import Teacher
+
+        names = options.teacher_labels or None
+        mentor = Teacher(options.teacher, run.recipe, run.labels, names)
+    inside = run.out / "checkpoints"
+    if run.place == 0:
+        folder.claim(run.recipe, run.out)
+        data.remember(run.out, Sources(options.data, options.also))
+        run.training.save(inside / "train.json")
+        run.validation.save(inside / "val.json")
+    clips = pool.build(
+        run.training,
+        data.noise_bank(options.data),
+        run.recipe,
+        distribute.own_pool(options.pool or inside / "pool", run.place),
+        mentor,
+    )
+    rng = np.random.default_rng(run.recipe.train.seed)
+    count = min(len(run.training), run.recipe.quantize.calibration_clips)
+    chosen = rng.permutation(len(run.training))[:count]
+    return Material(
+        clips,
+        (features.extract(run.validation.pcm, spec), run.validation.label),
+        features.extract(run.training.pcm[chosen], spec),
+    )
+
+
+def _loop(
+    run: Run,
+    material: Material,
+    network: Any,
+    phase: int,
+    hold: Any = None,
+    mentor: Any = None,
+) -> Loop:
+    section = run.recipe.train if phase == FLOAT else run.recipe.quantize
+    silent = recipes.SILENCE in run.labels
+    return Loop(
+        network,
+        run.recipe,
+        Schedule(phase, section.epochs, section.learning_rate),
+        material.clips,
+        material.validation,
+        run.out,
+        run.strategy,
+        run.labels.index(recipes.SILENCE) if silent else None,
+        hold,
+        mentor,
+    )
+
+
+def finish(
+    run: Run,
+    material: Material,
+    network: Any,
+    float_result: Result | None = None,
+    fold: bool = True,
+    calibrate: bool = True,
+    mentor: Any = None,
+) -> Bundle:
+    """From a float network to the bundle: fold, calibrate, tune, convert.
+
+    Args:
+        run: The run.
+        material: From `gather`.
+        network: Mode `float` where `fold`, else mode `folded`.
+        float_result: What the float phase reached, if there was one.
+        fold: Fold the network first.
+        calibrate: Set the activation ranges anew; otherwise they are `network`'s.
+        mentor: See `Loop`.
+    """
+    from kws import quantize
+    from kws.model import hold as holds
+    from kws.model import network as networks
+
+    recipe, out, count = run.recipe, run.out, len(run.labels)
+    folded = networks.fold(network, recipe, count) if fold else network
+    ranges = 0
+    if calibrate:
+        ranges = quantize.calibrate(folded, recipe, material.calibration)
+    with run.strategy.scope():
+        tuned = networks.build(recipe, count, "qat")
+    set_weights(tuned, [weight.numpy() for weight in folded.weights])
+    with holds.holding(tuned, recipe, count) as hold:
+        quantized = judge(tuned, recipe)(*material.validation)
+        print(
+            f"Quantized{', with thresholds,' if hold else ''} without tuning: "
+            f"val {100 * quantized[0]:.2f} %",
+            file=sys.stderr,
+        )
+        metrics: dict[str, Any] = {
+            "training_clips": len(material.clips),
+            "validation_clips": len(material.validation[1]),
+            "parameters": int(sum(np.prod(w.shape) for w in network.trainable_weights)),
+            "calibration_clips": ranges,
+            "val_accuracy_ptq": quantized[0],
+        }
+        if float_result is not None:
+            metrics["val_accuracy_float"] = float_result.best["val_accuracy"]
+            metrics["epoch_float"] = float_result.best["epoch"]
+        if recipe.quantize.epochs > 0:
+            result = _loop(run, material, tuned, QAT, hold, mentor).run()
+            set_weights(tuned, result.weights)
+            metrics["val_accuracy_qat"] = result.best["val_accuracy"]
+            metrics["epoch_qat"] = result.best["epoch"]
+    thresholds = {} if hold is None else hold.thresholds
+    metrics["seconds"] = time.monotonic() - run.began
+    bundle = Bundle(out, recipe, run.labels, thresholds, {"train": metrics})
+    try:
+        if run.place == 0:
+            networks.save_weights(tuned, bundle)
+            quantize.save_calibration(out, material.calibration)
+            bundle.model_path.unlink(missing_ok=True)  # of weights that are no more
+            bundles.save(bundle)
+            if run.options.convert:
+                from kws import convert as conversion
+
+                bundle = conversion.convert(bundle, tuned, material.calibration)
+    finally:
+        distribute.wait_for_chief(run.strategy)
+    if run.place:
+        print("This worker is done; the chief says how the run ended.", file=sys.stderr)
+    return bundle
