@@ -436,6 +436,7 @@ def info_source(
         info["delta"] = "delta_operators"
     if init is not None:
         info["init"] = init
+    size = features.frames * features.mel_bins
     window = {
         "frames": "window_frames",
         "count": "&window_count",
@@ -455,7 +456,7 @@ def info_source(
             c_text.struct("kws_model_info_t", "kws_model_info", info).removeprefix(
                 "static "
             ),
-            f"static int8_t window_frames[{features.frames * features.mel_bins}];",
+            f"static _Alignas(4) int8_t window_frames[{size}];",
             "static uint16_t window_count;",
             c_text.struct("kws_window_t", "window", window),
             "void kws_model_reset(void) {",
