@@ -60,10 +60,11 @@ extern const kws_model_info_t kws_model_info;
  *
  * kws_model_step takes the next n frames of the stream, n * mel_bins int8, oldest
  * first. A decision is complete with the first_frames-th frame since the reset, and
- * then with every step_frames-th. The call that brings that frame writes logits
- * (label_count int8). n may be anything: how a stream is cut into calls changes no bit,
- * a call may complete no decision or several, and logits hold the latest one. Before
- * the first decision they mean nothing. No error paths, no heap, bounded time. */
+ * then with every step_frames-th; the call that brings that frame writes logits
+ * (label_count int8). n may be anything: how a stream is cut into calls changes no bit.
+ * A call that completes no decision leaves the logits of the one before, and of several
+ * the last one's stay; before the first decision they mean nothing. No error paths, no
+ * heap, bounded time. */
 void kws_model_reset(void);
 void kws_model_step(const int8_t *new_frames, uint32_t n, int8_t *logits);
 

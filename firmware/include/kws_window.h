@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 typedef struct {
-  int8_t *frames;  /* [size][mel_bins], oldest first */
+  int8_t *frames;  /* [size][mel_bins], oldest first; 4-byte aligned it is faster */
   uint16_t *count; /* frames that are there */
   uint16_t size;   /* frames that the network sees */
   uint16_t step;   /* of those, new ones in each run but the first: 1..size */

@@ -31,7 +31,7 @@ static inline void store_release(volatile uint32_t *index, uint32_t value) {
 /* The samples of the frame being filled, and the features of the last one. */
 static int16_t frame[KWS_FEATURES_MAX_WINDOW];
 static uint32_t frame_fill;
-static int8_t features[KWS_FEATURES_MAX_MEL_BINS];
+static _Alignas(4) int8_t features[KWS_FEATURES_MAX_MEL_BINS]; /* copied by words */
 
 static uint32_t frames_due; /* until the model's next decision */
 static int8_t logits[KWS_MAX_LABELS];

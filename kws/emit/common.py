@@ -240,10 +240,10 @@ def info_source(
     size, step = features.frames, detector.hop_frames
     if network.stream is not None:
         size = step = network.stream.step_frames
-        if detector.hop_frames % step:
+        if detector.hop_frames != step:
             raise KwsError(
-                "A network for streams decides with its tokens: expected [detector] "
-                f"hop_frames a multiple of {step}. Received: {detector.hop_frames}",
+                "A network for streams decides with each token. Expected [detector] "
+                f"hop_frames {step}. Received: {detector.hop_frames}",
                 f"[detector] hop_frames = {step} in {bundle.path / 'recipe.toml'}",
             )
     window = {
@@ -265,7 +265,7 @@ def info_source(
             c_text.struct("kws_model_info_t", "kws_model_info", info).removeprefix(
                 "static "
             ),
-            f"static int8_t window_frames[{size * features.mel_bins}];",
+            f"static _Alignas(4) int8_t window_frames[{size * features.mel_bins}];",
             "static uint16_t window_count;",
             c_text.struct("kws_window_t", "window", window),
             "void kws_model_reset(void) {",
