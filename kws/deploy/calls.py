@@ -493,7 +493,8 @@ def _attention_steps(node: Node) -> dict[str, int]:
 def _delta_attention_prepare(model: Model, node: Node) -> list[str]:
     options = node.options
     sent = model.counter("kws_delta_attention_sent_t")
-    # The scheduler keeps an attention's two nodes in order, its own to find by state.
+    # This node comes before the attention that it belongs to, which finds the counter
+    # by the tensor that goes from one to the other.
     model.sent[id(node.output)] = sent
     steps, tokens = _attention_steps(node), options["tokens"]
     width = options["heads"] * options["head_dim"]

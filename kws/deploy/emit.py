@@ -134,7 +134,7 @@ def emit(
 
 
 def _of_other_engines(files: Mapping[str, bytes]) -> list[str]:
-    """What another engine may have left, which would be built along."""
+    """Files that another engine may have left: the build would compile them too."""
     from kws.deploy import tflm
 
     return [name for name in (*FILES, *tflm.FILES) if name not in files]

@@ -62,8 +62,8 @@ DELTA_KINDS = {
 }
 
 # Of what was measured on this machine, whose pointers are twice as wide as a board's:
-# of kwt-tiny's 50,260 bytes, an M4 with TFLM's reference kernels uses 44,100. Optimised
-# kernels want more scratch (CMSIS-NN on an M55: a fifth more for a DS-CNN).
+# of kwt-tiny-dense's 50,260 bytes an M4 with TFLM's reference kernels uses 44,100.
+# Optimised kernels want more scratch (CMSIS-NN on an M55: a fifth more for a DS-CNN).
 MARGIN = 0.1
 ALIGNMENT = 16
 MEASURE_S = 300
@@ -160,7 +160,7 @@ def model_sources(bundle: Bundle, core: str) -> emit.Sources:
 
 
 def _mark(graph: Graph, chosen: thresholds.Delta, core: str) -> None:
-    """Notes at the products that skip; the graph is of no other use afterwards."""
+    """Leave notes at the products that skip. The graph is changed on the way."""
     passes.drop_identities(graph)
     passes.fold_tables(graph)
     thresholds.mark(graph, chosen, core)

@@ -1,8 +1,8 @@
 """What each supported operator means: its options, its shapes, its rows.
 
 One entry per operator in `OPERATORS`. The reader takes the options and the checks
-from here, the scheduler the rows. How an operator is emitted is
-kws/deploy/operators_c.py's; a new operator is one entry here and one there.
+from here, the scheduler the rows. How an operator is emitted is the business of
+calls.py; a new operator is one entry here and one there.
 """
 
 from __future__ import annotations
