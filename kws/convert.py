@@ -480,7 +480,8 @@ def _fitting(
     zero_point: int,
     size: int,
 ) -> list[dict[str, Any]]:
-    """Tensors that a quantizer may stand for; copies only where nothing else is."""
+    """Tensors that a quantizer may stand for. One that an operator only moved is taken
+    where there is no other."""
     found = [
         details
         for details in activations

@@ -626,7 +626,7 @@ def _draw(
     noises = corpus.noises(split) if wanted else {}
     keys = list(noises)
     for _ in range(wanted):
-        # Always four draws, so that one clip never moves the next one's.
+        # Always four draws: what one clip needs doesn't change what the next one gets.
         zero, which, where = rng.random(), rng.random(), rng.random()
         loudness = float(10 ** rng.uniform(*SILENCE_RMS_LOG10))
         if zero < ZERO_SILENCE_SHARE or not keys:

@@ -60,8 +60,8 @@ DELTA_KINDS = {
 }
 
 # Of what was measured on this machine, whose pointers are twice as wide as a board's:
-# of kwt-tiny's 50,260 bytes, an M4 with TFLM's reference kernels uses 44,100. Optimised
-# kernels want more scratch (CMSIS-NN on an M55: a fifth more for a DS-CNN).
+# of kwt-tiny-dense's 50,260 bytes an M4 with TFLM's reference kernels uses 44,100.
+# Optimised kernels want more scratch (CMSIS-NN on an M55: a fifth more for a DS-CNN).
 MARGIN = 0.1
 ALIGNMENT = 16
 # What a node costs in the arena besides its buffers, where it may skip.

@@ -1,9 +1,9 @@
 """What each supported operator means: its options, its shapes, its rows.
 
 One entry per operator in `OPERATORS`. The reader takes the options and the checks
-from here, the scheduler the rows. How an operator is emitted is
-kws/emit/calls.py's, what it costs kws/graph/cost.py's; a new operator is one entry in
-each. An attention variant's own operators bring all of it (kws/attention).
+from here, the scheduler the rows. How an operator is emitted is the business of
+kws/emit/calls.py, what it costs that of kws/graph/cost.py; a new operator is one entry
+in each. An attention variant's own operators bring all of it (kws/attention).
 """
 
 from __future__ import annotations

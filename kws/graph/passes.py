@@ -191,8 +191,8 @@ def narrow_rows(graph: Graph) -> int:
 
     Where a slice keeps some tokens (the class token), whatever leads to it row by row
     is computed for those rows only: most of the last block. Keys and values are read
-    whole and stay whole. Where only rows are left that a delta encoding transmits
-    whole, there is none.
+    whole and stay whole. A delta encoding transmits its first rows whole: where no
+    other rows are left, nothing can be skipped, and the product runs dense.
     """
     found = 0
     for node in [node for node in graph.nodes if node.kind == "STRIDED_SLICE"]:

@@ -204,7 +204,7 @@ class Kernel(KwsLayer):
         )
 
     def borrow(self, lender: Kernel) -> None:
-        """Use another layer's kernel instead of an own one; that is called first."""
+        """Use another layer's kernel instead of an own one; build that layer first."""
         _untracked(self, "lender", lender)
 
     def make(self, kernel_shape: tuple[int, ...]) -> None:

@@ -108,7 +108,7 @@ def tie(blocks: Sequence[Any], model: recipe.Model) -> None:
 
 
 def kernels(layers: Sequence[Any]) -> list[Kernel]:
-    """The layers with a kernel in some layers, those included, in a fixed order."""
+    """The layers that have a kernel: of these and of all inside them, in order."""
     parts = (part for layer in layers for part in layer._flatten_layers())
     return [part for part in parts if isinstance(part, Kernel)]
 

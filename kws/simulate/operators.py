@@ -53,7 +53,8 @@ def requantize(value: Array, multiplier: Array | int, shift: Array | int) -> Arr
     out = value * (np.asarray(multiplier, np.int64) << left)
     out += 1 << 30
     out >>= 31
-    # Halves away from zero: a half is added, less one below zero where it counts.
+    # Halves go away from zero: half a step is added, and less by one where the value is
+    # negative and something is shifted out, because >> rounds down.
     half = np.left_shift(1, right, dtype=np.int64) >> 1
     negative = out >> 63
     negative &= -(half > 0).astype(np.int64)

@@ -1,9 +1,10 @@
-"""The examples in kws' docstrings run, and give what they say."""
+"""What is written is so: examples run, and files that are named are there."""
 
 from __future__ import annotations
 
 import doctest
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,11 @@ from toolbox import need_compiler, need_espeak
 import kws
 
 PACKAGE = Path(kws.__file__).parent
+ROOT = PACKAGE.parent
+PATH = re.compile(
+    r"(?<![\w/.-])(?:kws|firmware|tests|tools|docs|datasets)/[\w/.-]+"
+    r"\.(?:cc?|h|ino|json|md|png|py|sh|toml)\b"
+)
 NEEDS = {"kws.deploy.build": need_compiler, "kws.data.synth": need_espeak}
 
 
@@ -34,3 +40,15 @@ def test_the_examples_of(
     done = doctest.testmod(importlib.import_module(name))
     assert done.failed == 0
     assert done.attempted > 0
+
+
+def test_a_file_that_is_named_is_there() -> None:
+    """In the docs and in comments of what is shipped, where files were moved since."""
+    texts = [ROOT / "README.md"]
+    for folder in ("docs", "datasets", "firmware", "kws", "tools"):
+        for kind in ("*.md", "*.py", "*.c", "*.h", "*.cc", "*.sh"):
+            texts += sorted((ROOT / folder).rglob(kind))
+    named = [(path, name) for path in texts for name in PATH.findall(path.read_text())]
+    assert len(named) > 100
+    absent = [(str(path), name) for path, name in named if not (ROOT / name).is_file()]
+    assert absent == []
