@@ -440,15 +440,22 @@ def _overlay(instance: Any, table: dict[str, Any], where: str) -> Any:
 def _checked(where: str, key: str, current: Any, hint: Any, value: Any) -> Any:
     if isinstance(hint, types.UnionType):  # one for all, or a list
         single, several = typing.get_args(hint)
+        if not isinstance(value, (single, list, tuple)):
+            expected = f"{single.__name__}, or a list of {single.__name__}"
+            raise _wrong_type(where, key, expected, value)
         hint = several if isinstance(value, (list, tuple)) else single
         current = hint() if hint is single else ()
     if isinstance(current, tuple):
         item_type = typing.get_args(hint)[0]
         if not isinstance(value, (list, tuple)):
             raise _wrong_type(where, key, f"a list of {item_type.__name__}", value)
-        return tuple(
-            _checked(where, key, item_type(), item_type, item) for item in value
-        )
+        try:
+            return tuple(
+                _checked(where, key, item_type(), item_type, item) for item in value
+            )
+        except KwsError:  # of one item: the whole list is what was received
+            expected = f"a list of {item_type.__name__}"
+            raise _wrong_type(where, key, expected, value) from None
     if isinstance(current, bool) != isinstance(value, bool):
         raise _wrong_type(where, key, type(current).__name__, value)
     if isinstance(current, float) and isinstance(value, int):

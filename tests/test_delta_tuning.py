@@ -17,8 +17,8 @@ import sample_models as samples
 import small_corpus
 from click.testing import CliRunner
 
+from kws import attention, pool, train
 from kws import bundle as bundles
-from kws import pool, train
 from kws.bundle import Bundle
 from kws.cli.train import command as train_command
 from kws.cli.tune import command as tune_command
@@ -30,11 +30,13 @@ from kws.model import network as model
 from kws.model.check import thresholds_of
 from kws.quantize import calibrate
 from kws.recipe import Recipe
-from kws.simulate import KINDS, Thresholds, delta
+from kws.simulate import delta
 from kws.simulate.integer import IntegerSimulator
+from kws.thresholds import Thresholds
 
 VARIANTS = ["tiny", "published", "two heads, hard swish", "batch norm, patches"]
 LABELS = ("_silence_", "_unknown_", "yes", "no")
+KINDS = ("X", "Q", "K", "P", "O", "M", "H")
 
 
 def with_thresholds(spec: Recipe, text: str, penalty: float = 0.0) -> Recipe:
@@ -86,18 +88,20 @@ def test_the_graph_holds_what_the_int8_network_holds(pair, monkeypatch):
         return held, columns
 
     monkeypatch.setattr(delta, "hold", noting)
-    steps = np.arange(2 * len(KINDS)).reshape(2, -1) % 4 * 3
+    steps = Thresholds(simulator.slots, np.arange(2 * len(KINDS)) % 4 * 3)
     inputs = networks.features(spec, 12)[0]
     simulator.run(inputs, simulator.thresholds(steps))
     # The encoded tensors of the .tflite, in the order that they are computed in.
-    tensors = {}
+    found = {}
     for node in simulator.graph.nodes:
         for tensor in node.variables:
-            if (id(node), id(tensor)) in simulator.holds:
-                place = simulator.holds[id(node), id(tensor)]
-                tensors[place] = tensor
+            product = simulator.products.at(node, tensor)
+            if product is not None:
+                found.setdefault(id(tensor), (*product.slot, tensor))
+    tensors = list(found.values())
     shape = simulator.shape
-    whole = hold.NetworkHold(tuned, steps, shape)
+    prices = attention.macs_per_element(spec.model, shape)
+    whole = hold.NetworkHold(tuned, steps, shape, prices)
     places = [
         (layer, *place)
         for layer, block in enumerate(whole.holds)
@@ -105,7 +109,7 @@ def test_the_graph_holds_what_the_int8_network_holds(pair, monkeypatch):
     ]
     assert len(seen) == len(places) == len(tensors)
     moved, taken = 0, set()
-    for number, ((layer, kind, _), tensor) in enumerate(tensors.items()):
+    for number, (layer, kind, tensor) in enumerate(tensors):
         # Its twin in the graph: the next of this layer and kind.
         twin = next(
             at
@@ -120,7 +124,7 @@ def test_the_graph_holds_what_the_int8_network_holds(pair, monkeypatch):
         assert float(quantizer.step()) == pytest.approx(scale, rel=1e-5)
         assert zero_point == tensor.zero_point
         values, limit, held = seen[number]
-        assert limit == steps[layer, KINDS.index(kind)]
+        assert limit == steps[layer, kind]
         single = hold.BlockHold([(kind, quantizer)], {kind: limit}, shape.dense_rows)
         floats = tf.constant((values.astype(np.float32) - zero_point) * scale)
         mine = np.rint(single(kind, floats).numpy() / scale) + zero_point
@@ -144,21 +148,29 @@ def test_the_whole_network_runs_as_the_int8_network(pair):
     with hold.holding(tuned, spec, len(LABELS)) as whole:
         logits = tuned(real(spec, inputs)).numpy()
         share = float(whole.expected_share())
-    plain = simulator.run(inputs, Thresholds.dense(2)).logits
+    plain = simulator.run(inputs, Thresholds.dense(simulator.slots)).logits
     usual = np.abs(dense / quantization.scale + quantization.zero_point - plain).mean()
     off = np.abs(logits - expected).mean() / quantization.scale
     moved = np.abs(logits - dense).mean() / quantization.scale
     print(f"off {off:.2f} steps, dense {usual:.2f}; moved by {moved:.2f}; {share:.3f}")
     assert off < 3 * usual + 0.5
     # The smooth stand-in is near what the simulator counts for the same tensors.
-    first = simulator.shape.dense_rows
-    prices = hold._prices(simulator.shape)
+    shape = simulator.shape
+    first, inner = shape.dense_rows, shape.heads * shape.head_dim
+    half = shape.tokens / 2  # Q and K share the MACs of Q.K^T
     spent = whole_price = 0.0
-    for kind in KINDS:
-        sent = out.counts.sent[kind].mean(axis=0).sum()
-        width = simulator.shape.columns(kind)
-        spent += prices[kind] * (sent - 2 * first * width)
-        whole_price += prices[kind] * 2 * (simulator.shape.tokens - first) * width
+    for kind, width, price in (
+        ("X", shape.dim, 3 * inner),
+        ("Q", inner, half),
+        ("K", inner, half),
+        ("P", shape.heads * shape.tokens, shape.head_dim),
+        ("O", inner, shape.dim),
+        ("M", shape.dim, shape.mlp_dim),
+        ("H", shape.mlp_dim, shape.dim),
+    ):
+        sent = out.counts.sent[:, simulator.slots.of([kind])].mean(axis=0).sum()
+        spent += price * (sent - 2 * first * width)
+        whole_price += price * 2 * (shape.tokens - first) * width
     assert share == pytest.approx(spent / whole_price, abs=0.15)
     # Outside of the block the network is dense again, to the bit.
     np.testing.assert_array_equal(tuned(real(spec, inputs)).numpy(), dense)

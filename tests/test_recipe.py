@@ -42,6 +42,24 @@ def test_a_recipe_changes_its_base_in_a_few_keys(tmp_path: Path) -> None:
     assert mine.name == "mine"
 
 
+def test_attention_is_one_variant_or_one_for_each_block(tmp_path: Path) -> None:
+    """A list survives TOML; a string means all blocks, however many there are."""
+    base = recipe.load("kwt-tiny")
+    layers = base.model.layers
+    assert base.model.variants == ("softmax",) * layers
+    path = tmp_path / "mine.toml"
+    names = ", ".join(['"softmax"'] * layers)
+    path.write_text(f'base = "kwt-tiny"\n[model]\nattention = [{names}]\n')
+    mine = recipe.load(path)
+    assert mine.model.attention == mine.model.variants == ("softmax",) * layers
+    path.write_text(recipe.to_toml(mine))
+    assert recipe.load(path) == mine
+    assert recipe.from_dict(recipe.to_dict(mine)) == mine
+    # And back to one for all.
+    again = recipe.from_dict({"model": {"attention": "softmax"}}, mine)
+    assert again.model == base.model
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -49,6 +67,10 @@ def test_a_recipe_changes_its_base_in_a_few_keys(tmp_path: Path) -> None:
         ("[model]\ndim = 'wide'\n", "dim must be int"),
         ("[model]\ndim = true\n", "dim must be int"),
         ("[model]\nstem_stride = 2\n", "a list of int"),
+        ("[model]\nstem_stride = [2, 'two']\n", r"a list of int. .*=\[2, 'two'\]"),
+        ("[model]\nattention = 3\n", "attention must be str, or a list of str"),
+        ("[model]\nattention = ['softmax', 3]\n", "attention must be a list of str"),
+        ("[model]\nattention = [['softmax']]\n", "attention must be a list of str"),
         ("model = 3\n", "must be a table"),
         ("[model\n", "not valid TOML"),
         ("base = 'kwt-tinny'\n", "Did you mean 'kwt-tiny'"),

@@ -18,12 +18,15 @@ from toolbox import need_compiler, need_qemu
 
 from kws import bundle as bundles
 from kws.errors import CheckFailed, KwsError, MissingExtra
-from kws.simulate import KINDS, Thresholds, points
+from kws.simulate import instructions, points
 from kws.simulate import sweep as sweeps
+from kws.simulate.counts import Counts
 from kws.simulate.measure import Clips, make_simulator
 from kws.simulate.pick import pick
 from kws.simulate.points import Journal, Points, Study
+from kws.simulate.simulator import Run
 from kws.simulate.sweep import Settings, Sweep, csv, identity, take_moves
+from kws.thresholds import Slots, Thresholds
 
 SMALL = Settings(move_clips=4, rounds=1, targets=(0.6,), steps=(2, 4))
 GRID = dataclasses.replace(SMALL, rounds=0)
@@ -147,7 +150,7 @@ def test_without_boards_there_are_no_instructions_to_pick_by():
 
 # ---- greedy moves --------------------------------------------------------------------
 
-MOVES = [(0, 0, -1), (0, 0, 1), (1, 0, -1), (1, 0, 1), (2, 0, 1)]
+MOVES = [(0, -1), (0, 1), (7, -1), (7, 1), (14, 1)]
 GAIN = np.array([-0.10, 0.05, -0.02, 0.10, 0.20])
 HARM = np.array([-0.01, 0.01, -0.08, 0.10, 0.05])
 
@@ -155,11 +158,11 @@ HARM = np.array([-0.01, 0.01, -0.08, 0.10, 0.05])
 @pytest.mark.parametrize(
     ("needed", "size", "taken"),
     [
-        (0.20, 1, [(2, 0, 1)]),  # the best for its price
-        (0.18, 2, [(2, 0, 1), (1, 0, -1)]),  # what mends most per MAC is paid for
-        (0.35, 3, [(2, 0, 1), (0, 0, 1), (1, 0, 1)]),  # all of it
-        (-0.02, 1, [(1, 0, -1)]),  # MACs to spend: where they mend most
-        (-1.0, 3, [(1, 0, -1), (0, 0, -1)]),
+        (0.20, 1, [(14, 1)]),  # the best for its price
+        (0.18, 2, [(14, 1), (7, -1)]),  # what mends most per MAC is paid for
+        (0.35, 3, [(14, 1), (0, 1), (7, 1)]),  # all of it
+        (-0.02, 1, [(7, -1)]),  # MACs to spend: where they mend most
+        (-1.0, 3, [(7, -1), (0, -1)]),
     ],
 )
 def test_moves_are_taken_at_one_price(needed, size, taken):
@@ -206,7 +209,7 @@ def test_sweep_is_resumed_and_its_front_is_one(tmp_path):
     assert best["accuracy"] == max(point["accuracy"] for point in found)
     assert len(csv(table).splitlines()) == len(found) + 1
     # What a point says is what its thresholds give.
-    again = Thresholds.from_dict(found[-1]["thresholds"], 2)
+    again = Thresholds.from_dict(found[-1]["thresholds"], simulator.slots)
     run = simulator.run(clips.features, again)
     assert run.cost()["macs"] == found[-1]["macs"]
 
@@ -233,7 +236,7 @@ def test_processes_make_the_same_points_and_an_error_comes_home(tiny, tmp_path):
     assert together == alone
     assert json.loads(json.dumps(alone)) == alone
     journal = Journal(tmp_path / "3.jsonl", "name")
-    bad = points.Job("bad", (), np.full((4, len(KINDS)), -1.0), board="qemu-m5")
+    bad = points.Job("bad", (), Thresholds.dense(tiny.slots).values, board="qemu-m5")
     with (
         Points(tiny, clips, journal, jobs=2) as pool,
         pytest.raises(KwsError, match="No such board") as caught,
@@ -304,12 +307,10 @@ def test_instructions_are_measured_and_guide(tiny, tmp_path):
         assert one["accuracy"] > other["accuracy"]
     assert all(table["points"][i]["instructions"] for i in table["pareto"])
     # The figure is what the firmware with those thresholds executes.
-    from kws.simulate import instructions
-
     last = front[-1]
     again = instructions.measure(
         tiny,
-        Thresholds.from_dict(last["thresholds"], 4),
+        Thresholds.from_dict(last["thresholds"], tiny.slots),
         "qemu-m4",
         pcm[made.measured()],
         clips.features[made.measured()],
@@ -317,26 +318,62 @@ def test_instructions_are_measured_and_guide(tiny, tmp_path):
     assert again["instructions"] == last["instructions"]["qemu-m4"]
 
 
-def test_a_guide_finds_the_prices_and_what_is_worth_it():
+UNEVEN = Slots((("X", "Q", "K", "P", "M", "H"), ("M", "H"), ("X", "C", "M")))
+
+
+@pytest.mark.parametrize(
+    "slots", [Slots((tuple("XQKPOMH"),) * 4), UNEVEN], ids=["alike", "uneven"]
+)
+def test_a_guide_finds_the_prices_and_what_is_worth_it(slots):
     from kws.simulate.instructions import Guide
 
     rng = np.random.default_rng(4)
-    dense, kinds = 1e6, len(KINDS)
+    dense, count = 1e6, len(slots)
     settings, shares, counts = [], [], []
-    price = np.array([2e5, 1e5, 3e4, 9e4, 8e4, 2e5, 2e5])[:kinds]
+    prices = dict(X=2e5, Q=1e5, K=3e4, P=9e4, O=8e4, M=2e5, H=2e5, C=5e5)
+    price = np.array([prices[kind] for _, kind in slots])
     for _ in range(60):
-        encoded = rng.random((4, kinds)) < 0.5
-        share = rng.random((4, kinds))
+        encoded = rng.random(count) < 0.5
+        share = rng.random(count)
         settings.append(encoded)
         shares.append(share)
         # Encoding costs 1e4, transmitting all costs `price`, and 1e5 are saved.
         counts.append(dense + (encoded * (share * price + 1e4 - 1e5)).sum())
-    guide = Guide(dense, settings, shares, counts)
+    guide = Guide(slots, dense, settings, shares, counts)
     assert guide.error < 1e-3
-    share = np.full((4, kinds), 0.2)
-    share[2] = 0.95
-    worth = guide.worthwhile(np.ones((4, kinds), bool), share)
+    share = np.where(slots.layer == 2, 0.95, 0.2)
+    worth = guide.worthwhile(np.ones(count, bool), share)
     np.testing.assert_array_equal(worth, share * price + 1e4 < 1e5)
+    assert worth.any() and not worth.all()
+    only = rng.random(count) < 0.5  # what isn't encoded is not proposed
+    np.testing.assert_array_equal(guide.worthwhile(only, share), worth & only)
+
+
+def test_shares_are_kept_layer_by_layer_where_kinds_differ():
+    """As points hold them in journals: None where a layer has no such kind."""
+    elements = np.array([100, 50, 50, 200, 100, 300, 100, 300, 400, 40, 100])
+    sent = np.outer([0.5, 1.0], elements)
+
+    class Network:
+        slots = UNEVEN
+
+        def elements(self):
+            return elements
+
+    counts = Counts(sent, np.zeros((2, 3), int), frozenset(UNEVEN))
+    table = instructions.layer_sent(Run(np.zeros((2, 4)), counts, Network()))
+    everywhere, nowhere = [0.75] * 3, None
+    assert table == {
+        "X": [0.75, nowhere, 0.75],
+        "Q": [0.75, nowhere, nowhere],
+        "K": [0.75, nowhere, nowhere],
+        "P": [0.75, nowhere, nowhere],
+        "M": everywhere,
+        "H": [0.75, 0.75, nowhere],
+        "C": [nowhere, nowhere, 0.75],
+    }
+    again = instructions.shares_of(json.loads(json.dumps(table)), UNEVEN)
+    np.testing.assert_array_equal(again, [0.75] * len(UNEVEN))
 
 
 # ---- shared with others --------------------------------------------------------------
@@ -406,7 +443,7 @@ def test_what_a_dead_process_took_is_made_by_another(tiny, tmp_path, monkeypatch
     clips = small_clips(tiny, 6)
     where = str(tmp_path / "study.log")
     dead = Study(where, "name")
-    job = points.Job("a", (0,) * 28, np.full((4, len(KINDS)), -1.0))
+    job = points.Job("a", (0,) * 28, Thresholds.dense(tiny.slots).values)
     dead.offer([job], again=False)
     assert dead.take({None}).key == "a"
     assert dead.take({None}) is None
