@@ -41,7 +41,7 @@ class Evaluation:
         confusion: int [labels, labels]: clips by true label and by heard label.
         logits: [N, labels], as the engine gave them.
         seconds: What it took here.
-        cost: What delta thresholds spared (kws.simulate.cost.summary); None where the
+        cost: What delta thresholds spared (kws.simulate.counts.summary); None where the
             engine or the bundle has none, and all is dense.
     """
 
@@ -194,7 +194,7 @@ def spared(
     sent: np.ndarray,
     core: str = "portable",
 ) -> dict[str, Any]:
-    """What a bundle's delta thresholds spare on clips, by kws.simulate.cost's rule.
+    """What a bundle's delta thresholds spare on clips, by kws.graph.cost's rule.
 
     An engine's counters tell what was transmitted, but not which elements of Q met
     which of K, nor anything of rows that it need not run. The int8 simulator does; it
