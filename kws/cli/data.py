@@ -1,4 +1,4 @@
-"""Get, make, count and check audio: fetch, synth, info, verify."""
+"""Get, make, count and check audio: fetch, synth, import, info, verify."""
 
 from __future__ import annotations
 
@@ -176,6 +176,91 @@ def synth(
         click.echo(f"{made} clips of {', '.join(words)} and others by {by}: {out}")
     else:
         click.echo(f"The corpus is already in {out}")
+
+
+@command.command("import")
+@click.argument(
+    "folders",
+    nargs=-1,
+    required=True,
+    metavar="DIR...",
+    type=click.Path(path_type=Path),
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the corpus.",
+)
+@click.option(
+    "--speaker",
+    help="Who speaks in all recordings [default: the name in a file's name, else the "
+    "speaker's folder, else the folder that holds the words'].",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def import_(
+    ctx: click.Context,
+    folders: tuple[Path, ...],
+    out: Path,
+    speaker: str | None,
+    as_json: bool,
+) -> None:
+    """Make a corpus out of recordings of any rate, format and length.
+
+    A folder's name is the word: DIR/yes/take.m4a, or DIR/yes/anna/take.m4a with a
+    folder for every speaker. A recording may hold the word once or many times with
+    pauses between; each becomes a clip of one second, centred and levelled. Noise goes
+    into DIR/_background_noise_. OUT/contact_sheet.html shows what was taken, and what
+    was not and why. Exit code 1 if a recording or a word gave no clip.
+
+    Example: kws data import recordings --speaker anna --out corpus
+    """
+    from kws.data import audio, takes
+    from kws.progress import counting
+
+    done = takes.make(folders, out, speaker, counting("recordings"))
+    empty = [word for word, row in done.words.items() if not row["clips"]]
+    for file in done.strays:
+        audio.say(f"{file}: not read, it is no recording")
+    for file, why in done.unreadable.items():
+        audio.say(f"{file}: {why}")
+    for source, count in sorted(done.converted.items()):
+        audio.say(f"converted {source} to 16 kHz mono: {count}")
+    for name, how in done.speakers.items():
+        audio.say(f"speaker {name}, {how}")
+    page = out / takes.SHEET
+    if as_json:
+        report = {
+            "out": str(out),
+            "made": done.made,
+            "sheet": str(page),
+            "words": done.words,
+            "speakers": done.speakers,
+            "unreadable": {str(file): why for file, why in done.unreadable.items()},
+            "left_out": [
+                {
+                    "file": str(piece.take.file),
+                    "start_s": piece.start_s,
+                    "stop_s": piece.stop_s,
+                    "problem": piece.problem,
+                }
+                for piece in done.pieces
+                if piece.problem
+            ],
+        }
+        click.echo(json.dumps(report))
+    else:
+        click.echo(f"{'word':<24}{'recordings':>12}{'clips':>8}{'left out':>10}")
+        for word, row in done.words.items():
+            counts = f"{row['recordings']:>12}{row['clips']:>8}{row['left_out']:>10}"
+            click.echo(f"{word:<24}{counts}")
+        if not done.made:
+            click.echo(f"The corpus is already in {out}")
+        click.echo(f"Look and listen: {page}")
+        words = ",".join(word for word in done.words if not word.startswith("_"))
+        click.echo(f'Next: kws train --words "{words}" --data {out} --out runs/mine')
+    ctx.exit(1 if empty or done.unreadable else 0)
 
 
 @command.command()

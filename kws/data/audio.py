@@ -113,6 +113,10 @@ def is_audio(path: Path) -> bool:
     """Whether a file's name is that of a recording, in any case (`x.WAV`).
 
     Names that begin with a dot are not (macOS puts `._x.wav` beside `x.wav`).
+
+    Example:
+        >>> [is_audio(Path(name)) for name in ("x.WAV", "x.m4a", "x.txt", "._x.wav")]
+        [True, True, False, False]
     """
     suffix = path.suffix.lower()
     return suffix in SUFFIXES + FFMPEG_SUFFIXES and not path.name.startswith(".")

@@ -15,6 +15,7 @@ from kws.data.audio import SAMPLE_RATE
 FRAME = 160  # samples of the loudness contour: 10 ms
 PAUSE_S = 0.3  # silence between two words; less is a pause within one
 SHORTEST_S = 0.1  # less is a click
+LONGEST_S = 1.15  # of a word whose second is taken: at most its soft edges are lost
 CONTRAST_DB = 9.0  # words are at least this much louder than the quiet parts
 _BANDS = ((120, 1000), (1000, 3000), (3000, 7500))  # Hz
 _RANGE_DB = 60.0  # below the loudest, all is silence
@@ -48,12 +49,14 @@ class Found:
     """What is in a recording.
 
     Args:
-        spans: Stretches of sound between pauses, clicks left out.
+        spans: Stretches of sound between pauses.
+        clicks: Such that are too short for a word.
         quiet: The longest stretch without sound.
         contrast_db: How much louder the loud parts are than the quiet ones.
     """
 
     spans: list[Span]
+    clicks: list[Span]
     quiet: tuple[int, int]
     contrast_db: float
 
@@ -93,12 +96,35 @@ def words(pcm: np.ndarray) -> Found:
     Example:
         >>> tone = (8000 * np.sin(np.arange(8000) / 5)).astype(np.int16)
         >>> still = np.zeros(8000, np.int16)
-        >>> [s.start for s in words(np.concatenate([still, tone, still])).spans]
-        [8000]
+        >>> found = words(np.concatenate([still, tone, still]))
+        >>> [round(span.start / SAMPLE_RATE, 1) for span in found.spans]
+        [0.5]
     """
     levels = bands(pcm)
+    found = _stretches(levels)
+    spans, clicks = [], list(found.clicks)
+    for span in found.spans:
+        inside = None
+        if span.stop - span.start > _frames(1.0):
+            # Where the room was not the same all along, compare with what is near.
+            inside = _stretches(levels[span.start : span.stop])
+        if inside is None or not inside.spans:
+            spans.append(span)
+            continue
+        spans += [_moved(part, span.start) for part in inside.spans]
+        clicks += [_moved(part, span.start) for part in inside.clicks]
+    return Found(
+        [_in_samples(span) for span in spans],
+        [_in_samples(span) for span in clicks],
+        (found.quiet[0] * FRAME, found.quiet[1] * FRAME),
+        found.contrast_db,
+    )
+
+
+def _stretches(levels: np.ndarray) -> Found:
+    """`words` of bands' levels, all in frames."""
     if len(levels) < 3:
-        return Found([], (0, 0), 0.0)
+        return Found([], [], (0, 0), 0.0)
     padded = np.pad(levels, ((1, 1), (0, 0)), mode="edge")
     smooth = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
     live = smooth[levels.max(axis=1) > -95]  # a pad of zeros is not the room
@@ -107,7 +133,7 @@ def words(pcm: np.ndarray) -> Found:
     above = (smooth - quiet).max(axis=1)
     contrast = float(above.max())
     if contrast < CONTRAST_DB:
-        return Found([], (0, 0), contrast)
+        return Found([], [], (0, 0), contrast)
     high = max(_ABOVE_DB, _SHARE * contrast)
     low = high / 2
     merged: list[list[int]] = []
@@ -117,20 +143,28 @@ def words(pcm: np.ndarray) -> Found:
         else:
             merged.append([start, stop])
     total = 10 * np.log10((10 ** (levels / 10)).sum(axis=1))
-    spans = []
+    spans: list[Span] = []
+    clicks: list[Span] = []
     for place, (start, stop) in enumerate(merged):
-        # What a short burst lasts above the threshold is what it lasts.
-        if stop - start < _frames(SHORTEST_S):
-            continue
         before = merged[place - 1][1] if place else 0
         after = merged[place + 1][0] if place + 1 < len(merged) else len(above)
         first = _reach(above, start, max(before, start - _frames(_SOFT_S)), -1, low)
         last = _reach(above, stop, min(after, stop + _frames(_SOFT_S)), 1, low)
         level = 10 * np.log10(np.mean(10 ** (total[start:stop] / 10)))
-        spans.append(Span(first * FRAME, last * FRAME, float(level)))
+        # What a short burst lasts above the threshold is what it lasts.
+        kind = clicks if stop - start < _frames(SHORTEST_S) else spans
+        kind.append(Span(first, last, float(level)))
     silent = _runs(above <= low)
     longest = max(silent, key=lambda run: run[1] - run[0], default=(0, 0))
-    return Found(spans, (longest[0] * FRAME, longest[1] * FRAME), contrast)
+    return Found(spans, clicks, longest, contrast)
+
+
+def _moved(span: Span, frames: int) -> Span:
+    return Span(span.start + frames, span.stop + frames, span.level_db)
+
+
+def _in_samples(span: Span) -> Span:
+    return Span(span.start * FRAME, span.stop * FRAME, span.level_db)
 
 
 def a_second(pcm: np.ndarray) -> tuple[int, str]:
@@ -145,7 +179,7 @@ def a_second(pcm: np.ndarray) -> tuple[int, str]:
     """
     found = words(pcm)
     spans = [s for s in found.spans if s.level_db > _loudest(found.spans) - 20]
-    if len(spans) == 1 and spans[0].seconds <= 1:
+    if len(spans) == 1 and spans[0].seconds <= LONGEST_S:
         return centred(spans[0], len(pcm)), ""
     power = np.cumsum(np.square(np.append(0, pcm), dtype=np.float64))
     start = int(np.argmax(power[SAMPLE_RATE:] - power[:-SAMPLE_RATE]))

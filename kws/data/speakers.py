@@ -206,12 +206,11 @@ def accents(speaker: Linguist, language: str) -> tuple[str, ...]:
         speaker: eSpeak NG.
         language: A code, such as `de`, `pt-br` or `cmn`.
 
-    Raises:
-        KwsError: no such language.
+    Returns:
+        Names of voices: of `es`, those of Spain and of Latin America.
 
-    Example:
-        >>> accents(espeak(), "es")  # doctest: +SKIP
-        ('es', 'es-419')
+    Raises:
+        KwsError: no such language, or one whose dictionary is missing.
     """
     wanted = language.lower().replace("_", "-")
     # The same words in another script: no other voice (en-shaw, cmn-latn-pinyin).
