@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from kws import engines
 from kws.bundle import Bundle
 from kws.cli import build as build_command
 from kws.deploy import boards, emit, flash, run, runners, tflm, tflm_library
-from kws.deploy.boards import FIRMWARE
+from kws.deploy.boards import CORES, FIRMWARE
 from kws.engines import common, device
 from kws.errors import KwsError
 from kws.graph import operators, reader
@@ -38,6 +39,7 @@ STEPS = [
     {"0.Q": 9, "1.P": 3},
 ]
 BOARDS = ("qemu-m0", "qemu-m4", "qemu-m55")
+SHIPPED = sorted(path.name for path in bundles.PRETRAINED.iterdir() if path.is_dir())
 
 
 def tiny(steps: dict[str, int] | None = None) -> Bundle:
@@ -177,15 +179,26 @@ def test_changing_the_engine_leaves_nothing_behind(tmp_path: Path) -> None:
 # --- the arena -----------------------------------------------------------------------
 
 
-def test_the_arena_is_measured() -> None:
-    from tflite_micro.python.tflite_micro import runtime
-
-    model = tiny().model_bytes()
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_arena_is_measured(name: str) -> None:
+    """It runs in what was measured, and not in less: in a process of its own, as the
+    interpreter may end the process in less."""
+    model = bundles.load(name).model_bytes()
     size = tflm.measured_arena(model)
-    runtime.Interpreter.from_bytes(model, arena_size=size).invoke()
-    with pytest.raises(RuntimeError):
-        runtime.Interpreter.from_bytes(model, arena_size=size - 64).invoke()
+    end = time.monotonic() + 60
+    assert tflm._run_in(size, model, end).returncode == 0
+    assert tflm._run_in(size - size // 32, model, end).returncode != 0
     assert 1.1 * size <= tflm.arena_bytes(model) <= 1.1 * size + 16
+
+
+@pytest.mark.parametrize("engine", emit.ENGINES)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_model_can_be_emitted_for_every_engine(
+    name: str, engine: str, tmp_path: Path
+) -> None:
+    for core in CORES:
+        made = emit.emit(bundles.load(name), tmp_path / core, core, engine)
+        assert 5_000 < made.arena_bytes < 200_000, core
 
 
 def test_room_for_what_skips_is_added() -> None:
@@ -198,7 +211,11 @@ def test_room_for_what_skips_is_added() -> None:
 
 def test_a_model_that_tflm_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tflm, "_MEASURE", "import sys; sys.exit('no kernel')")
-    with pytest.raises(KwsError, match="no kernel"):
+    with pytest.raises(KwsError, match="no kernel") as caught:
+        tflm.measured_arena(b"")
+    assert caught.value.hint == "kws emit RUN --engine native"
+    monkeypatch.setattr(tflm, "_MEASURE", "import os; os.abort()")
+    with pytest.raises(KwsError, match="exit status -6"):
         tflm.measured_arena(b"")
     monkeypatch.setattr(tflm, "MEASURE_S", 0.001)
     with pytest.raises(KwsError, match="did not run the model in 0.001 s"):

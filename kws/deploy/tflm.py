@@ -12,8 +12,10 @@ native engine's; so are the logits, and the self-test compares them at every boo
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -327,43 +329,52 @@ def data_source(model: bytes) -> str:
 
 # --- the arena ------------------------------------------------------------------------
 
-# In a process of its own: TFLM's interpreter says on stderr what was too small.
+# One process for each arena: in one that is too small, TFLM's interpreter may read past
+# its end and take the process with it. What it used, it says on stderr.
 _MEASURE = """
 import sys
 from tflite_micro.python.tflite_micro import runtime
 model = sys.stdin.buffer.read()
-def runs(size):
-    try:
-        runtime.Interpreter.from_bytes(model, arena_size=size).invoke()
-    except RuntimeError:
-        return False
-    return True
-high = 1024
-while not runs(high):
-    if high > 1 << 28:
-        sys.exit("more than 256 MiB")
-    high *= 2
-low = high // 2
-while high - low > 16:
-    middle = (low + high) // 2
-    low, high = (low, middle) if runs(middle) else (middle, high)
-print(high)
+interpreter = runtime.Interpreter.from_bytes(model, arena_size=int(sys.argv[1]))
+interpreter.invoke()
+interpreter.print_allocations()
 """
+# No board has as much RAM.
+MOST_BYTES = 1 << 26
 
 
 def measured_arena(model: bytes) -> int:
-    """The smallest arena in which TFLM runs a model on this machine, within 16 bytes.
+    """An arena in which TFLM runs a model on this machine, as small as it goes.
 
     Raises:
         KwsError: `tflite-micro` is not installed, or refuses the model.
     """
     common.need("tflite_micro", "The engine 'tflm'")
+    end = time.monotonic() + MEASURE_S
+    run = _run_in(MOST_BYTES, model, end)
+    total = re.search(rb"Arena allocation total (\d+) bytes", run.stderr)
+    if run.returncode != 0 or total is None:
+        told = run.stderr.decode(errors="replace").strip().splitlines()
+        raise KwsError(
+            "TensorFlow Lite Micro does not run the model. Received: "
+            f"{told[-1] if told else f'exit status {run.returncode}'}",
+            "kws emit RUN --engine native",
+        )
+    size = int(total[1])
+    # Planning the arena takes memory too, which is given back: a little more, then.
+    while _run_in(size, model, end).returncode != 0:
+        size += -(-size // 64)
+    return size
+
+
+def _run_in(size: int, model: bytes, end: float) -> subprocess.CompletedProcess[bytes]:
+    """Run a model once in an arena of `size` bytes."""
     try:
-        run = subprocess.run(
-            [sys.executable, "-c", _MEASURE],
+        return subprocess.run(
+            [sys.executable, "-c", _MEASURE, str(size)],
             input=model,
             capture_output=True,
-            timeout=MEASURE_S,
+            timeout=max(0.0, end - time.monotonic()),
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -371,14 +382,6 @@ def measured_arena(model: bytes) -> int:
             f"TensorFlow Lite Micro did not run the model in {MEASURE_S} s",
             "Try again with less running beside it.",
         ) from None
-    if run.returncode != 0 or not run.stdout.strip().isdigit():
-        told = run.stderr.decode(errors="replace").strip().splitlines()
-        raise KwsError(
-            "TensorFlow Lite Micro does not run the model. Received: "
-            f"{told[-1] if told else f'exit status {run.returncode}'}",
-            "Convert it again: kws convert RUN",
-        )
-    return int(run.stdout)
 
 
 def arena_bytes(model: bytes, scratch_bytes: int = 0, skipping_nodes: int = 0) -> int:
