@@ -11,23 +11,30 @@ from pathlib import Path
 import pytest
 import toolbox
 from click.testing import CliRunner
+from kernel_support import image
 
 from kws import bundle as bundles
 from kws.cli.emit import command
-from kws.deploy import boards, library, toolchain
+from kws.deploy import boards, emit, library, toolchain
 from kws.deploy.boards import FIRMWARE
 from kws.errors import KwsError
 
 STRICT = ("-Wall", "-Wextra", "-Werror")
 HARD = ["-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"]
 M33 = "cortex_m33+dsp+fp_armv8d16sp"
-# Cores of the parts that a library is for -> its kernels, flags of each compiler.
+# Parts -> the kernels that fit, flags of each compiler.
 PARTS = {
     "cortex-m0plus": ("portable", ["-mfloat-abi=soft"], "cortex_m0plus", "eabi"),
     "cortex-m4": ("dsp", HARD, "cortex_m4+vfp4d16sp", "eabihf"),
     "cortex-m7": ("dsp", ["-mfpu=fpv5-d16", HARD[1]], "cortex_m7", "eabihf"),
     "cortex-m33": ("dsp", ["-mfpu=fpv5-sp-d16", HARD[1]], M33, "eabihf"),
     "cortex-m55": ("mve", HARD[1:], "cortex_m55+mve_fp", "eabihf"),
+}
+# Options of a core that a part may lack: gcc's and zig's flag -> the kernels that fit.
+WITHOUT = {
+    "cortex-m3": ("portable", "cortex-m3", "cortex_m3"),
+    "cortex-m33+nodsp": ("portable", "cortex-m33+nodsp", "cortex_m33-dsp"),
+    "cortex-m55+nomve": ("dsp", "cortex-m55+nomve", "cortex_m55-mve"),
 }
 # What Arduino (-Os), PlatformIO and Zephyr, and whoever debugs (-O0) compile with.
 LEVELS = ("-O0", "-Os", "-O2", "-O3")
@@ -99,9 +106,9 @@ int dmic_read(const struct device *, uint8_t, void **, size_t *, int32_t);
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """kwt-tiny as a library for any core."""
+    """kwt-tiny as a library."""
     folder = tmp_path_factory.mktemp("exports") / "kws-tiny"
-    library.export(bundles.load("kwt-tiny"), folder, "portable")
+    library.export(bundles.load("kwt-tiny"), folder)
     return folder
 
 
@@ -191,39 +198,128 @@ def test_the_library_passes_its_self_test_here(exported: Path, tmp_path: Path) -
 def compiler_for(part: str, name: str) -> list[str]:
     """A cross compiler's command for a part."""
     toolbox.need_compiler(name)
-    _, flags, zig_cpu, abi = PARTS[part]
-    command = [*toolchain.find(name).command, *STRICT, "-std=gnu11"]
+    tools = toolchain.find(name)
+    command = [*tools.command, *STRICT, "-std=gnu11", *toolchain.EXTRA_FLAGS[name]]
+    if part in PARTS:
+        _, flags, zig_cpu, abi = PARTS[part]
+        gcc_cpu = part
+    else:
+        _, gcc_cpu, zig_cpu = WITHOUT[part]
+        flags, abi = ["-mfloat-abi=soft"], "eabi"
     if name == "gcc":
-        return [*command, "-mthumb", f"-mcpu={part}", *flags]
+        return [*command, "-mthumb", f"-mcpu={gcc_cpu}", *flags]
     # zig has no C library: the firmware's own <string.h>.
     command += ["-target", f"thumb-freestanding-{abi}", f"-mcpu={zig_cpu}"]
     return [*command, f"-I{FIRMWARE / 'boards' / 'common' / 'include'}"]
 
 
-@pytest.fixture(scope="module")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """kwt-tiny as a library, for each core."""
-    folder = tmp_path_factory.mktemp("libraries")
+def objects_of(
+    folder: Path, part: str, compiler: str, level: str, out: Path
+) -> list[Path]:
+    """The library's sources, compiled for a part."""
+    command = [*compiler_for(part, compiler), level, "-c", f"-I{folder / 'src'}"]
+    sources = sorted((folder / "src").glob("*.c"))
+    assert len(sources) >= 10
+    objects = [out / f"{source.stem}.o" for source in sources]
+    for source, target in zip(sources, objects, strict=True):
+        compiles(*command, source, "-o", target)
+    return objects
+
+
+def kernels_in(objects: list[Path]) -> set[str]:
+    """The cores whose model has got in: of a core's file, the others leave nothing."""
+    found = set()
     for core in boards.CORES:
-        library.export(bundles.load("kwt-tiny"), folder / core, core)
-    return {core: folder / core for core in boards.CORES}
+        (model,) = [path for path in objects if path.stem == f"kws_model_{core}"]
+        if b"kws_model_info\0" in model.read_bytes():
+            found.add(core)
+    return found
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("compiler", toolchain.NAMES)
 @pytest.mark.parametrize("part", PARTS)
 def test_sources_become_objects_for_each_core(
-    part: str, compiler: str, level: str, libraries: dict[str, Path], tmp_path: Path
+    part: str, compiler: str, level: str, exported: Path, tmp_path: Path
 ) -> None:
     """Objects, not syntax: assembly is looked at by the assembler alone, and the
     registers that it takes are given at each level in another way."""
-    command = compiler_for(part, compiler)
-    source = libraries[PARTS[part][0]] / "src"
-    sources = sorted(source.glob("*.c"))
-    assert len(sources) >= 10
-    for path in sources:
-        target = tmp_path / f"{path.stem}.o"
-        compiles(*command, level, "-c", f"-I{source}", path, "-o", target)
+    objects = objects_of(exported, part, compiler, level, tmp_path)
+    assert kernels_in(objects) == {PARTS[part][0]}
+
+
+@pytest.mark.parametrize("compiler", toolchain.NAMES)
+@pytest.mark.parametrize("part", WITHOUT)
+def test_a_core_that_lacks_the_instructions_gets_kernels_without_them(
+    part: str, compiler: str, exported: Path, tmp_path: Path
+) -> None:
+    objects = objects_of(exported, part, compiler, "-Os", tmp_path)
+    assert kernels_in(objects) == {WITHOUT[part][0]}
+
+
+@pytest.mark.parametrize("compiler", toolchain.NAMES)
+@pytest.mark.parametrize(
+    ("board", "part"),
+    [
+        ("qemu-m0", "cortex-m0plus"),
+        ("qemu-m4", "cortex-m4"),
+        ("qemu-m55", "cortex-m55"),
+    ],
+)
+def test_the_library_passes_its_self_test_on_emulated_cores(
+    board: str, part: str, compiler: str, exported: Path, tmp_path: Path
+) -> None:
+    """As Arduino builds it (-Os): the logits are those of this machine."""
+    toolbox.need_qemu()
+    program = tmp_path / "main.c"
+    program.write_text(
+        '#include <kws.h>\n#include "semihosting.h"\n'
+        "_Noreturn void kws_board_exit(int code);\n"
+        "void kws_board_exit(int code) { semihosting_exit(code); }\n"
+        "void kws_board_write(const char *text);\n"
+        "void kws_board_write(const char *text) { semihosting_write0(text); }\n"
+        "int main(void) {\n"
+        '  if (kws_selftest() == KWS_OK) semihosting_write0("passed");\n'
+        "  return 0;\n}\n"
+    )
+    objects = objects_of(exported, part, compiler, "-Os", tmp_path)
+    common = boards.BOARDS / "common"
+    runtime = [common / name for name in ("cortex_m.c", "string.c", "semihosting.c")]
+    command = [*compiler_for(part, compiler), "-O2", "-ffreestanding", f"-I{common}"]
+    command += [f"-I{exported / 'src'}", f"-I{FIRMWARE / 'include'}", "-c"]
+    for source in (program, *runtime):
+        objects.append(tmp_path / f"{source.stem}.o")
+        compiles(*command, source, "-o", objects[-1])
+    target = boards.load(board)
+    linked = image.link(objects, target, tmp_path, toolchain.find(compiler))
+    done = image.run_board(linked, target)
+    assert (done.returncode, done.stdout) == (0, "passed"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("core", "part", "says"),
+    [
+        ("dsp", "cortex-m0plus", "for this one: kws emit RUN --core portable"),
+        ("mve", "cortex-m4", "for this one: kws emit RUN --core dsp"),
+        ("portable", "cortex-m55", "for this one: kws emit RUN --core mve"),
+    ],
+)
+def test_a_model_for_another_core_names_the_command(
+    core: str, part: str, says: str, tmp_path: Path
+) -> None:
+    """The plain C of `kws emit`; and the core chosen by hand, on one without it."""
+    text = emit.model_sources(bundles.load("kwt-tiny"), core).texts[emit.FILES[0]]
+    source = tmp_path / "kws_model.c"
+    source.write_text(text, "ascii")
+    command = [*compiler_for(part, "gcc"), f"-I{FIRMWARE / 'include'}", "-fsyntax-only"]
+    done = subprocess.run([*command, source], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"emitted for core {core}; {says}" in done.stderr
+    by_hand = [*command, f"-DKWS_CORE_{core.upper()}=1", source]
+    done = subprocess.run(by_hand, capture_output=True, text=True)
+    assert (done.returncode == 0) == (core == "portable")
+    if core != "portable":
+        assert f'#error "KWS_CORE_{core.upper()}, but no' in done.stderr
 
 
 def test_the_sketch_is_cpp_that_compiles(exported: Path, tmp_path: Path) -> None:
@@ -262,16 +358,17 @@ def test_the_zephyr_sample_compiles(exported: Path, tmp_path: Path) -> None:
 
 def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     bundle = bundles.load("kwt-tiny")
-    library.export(bundle, tmp_path / "lib", "portable")
+    library.export(bundle, tmp_path / "lib")
     (tmp_path / "lib" / "src" / "old.c").write_text("")
-    emitted = library.export(bundle, tmp_path / "lib", "dsp")
-    assert tmp_path / "lib" / "src" / "kws_model.c" in emitted.files
+    emitted = library.export(bundle, tmp_path / "lib")
+    assert tmp_path / "lib" / "src" / "kws_model_dsp.c" in emitted.files
+    assert tmp_path / "lib" / "src" / "kws_model.c" not in emitted.files
     assert not (tmp_path / "lib" / "src" / "old.c").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["lib"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(KwsError, match="holds something else"):
-        library.export(bundle, tmp_path / "mine", "dsp")
+        library.export(bundle, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
@@ -303,8 +400,12 @@ def test_command_line(tmp_path: Path) -> None:
     )
     assert run.exit_code == 0, run.output
     table = json.loads(run.output)
-    assert table["format"] == "library"
+    assert (table["format"], table["core"]) == ("library", "any")
     assert str(tmp_path / "lib" / "library.json") in table["files"]
     both = ["--format", "library", "--engine", "tflm", "--out", str(tmp_path / "x")]
     run = CliRunner().invoke(command, ["kwt-tiny", *both])
     assert isinstance(run.exception, KwsError)
+    core = ["--format", "library", "--core", "dsp", "--out", str(tmp_path / "x")]
+    run = CliRunner().invoke(command, ["kwt-tiny", *core])
+    assert isinstance(run.exception, KwsError)
+    assert "Received: --engine native --core dsp" in run.exception.message
