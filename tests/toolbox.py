@@ -23,7 +23,7 @@ SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 def skip_or_fail(reason: str) -> None:
     if os.environ.get("KWS_REQUIRE_TOOLS") == "1":
         pytest.fail(f"{reason} (KWS_REQUIRE_TOOLS=1)")
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)
 
 
 def need_qemu() -> None:
