@@ -230,11 +230,20 @@ def test_equals_the_simulator(
     assert assert_counts(name, products, expected) >= 3
 
 
-@pytest.mark.parametrize("board", ["qemu-m0", "qemu-m4", "qemu-m55"])
+@pytest.mark.parametrize(
+    ("board", "level"),
+    [(name, "-O2") for name in ("qemu-m0", "qemu-m4", "qemu-m55")]
+    + [("qemu-m4", level) for level in ("-O0", "-Os")],
+)
 @pytest.mark.parametrize("name", SPECS)
-def test_boards_equal_the_simulator(name: str, board: str) -> None:
+def test_boards_equal_the_simulator(
+    name: str, board: str, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At -O2, as boards are built; at the levels that others build a library with."""
     toolbox.need_qemu()
     toolbox.need_compiler()
+    flags = [level if f == "-O2" else f for f in toolchain.COMMON_FLAGS]
+    monkeypatch.setattr(toolchain, "COMMON_FLAGS", flags)
     bundle = dataclasses.replace(sample(name), thresholds=STEPS[0])
     rng = np.random.default_rng(1)
     samples = bundle.recipe.features.clip_samples
@@ -252,7 +261,9 @@ def test_boards_equal_the_simulator(name: str, board: str) -> None:
     assert assert_counts(name, products, expected) >= 6
 
     target = boards.load(board)
-    image = flash.emit_and_build(bundle, target, folder() / board / name, app="clips")
+    image = flash.emit_and_build(
+        bundle, target, folder() / board / name / level, "clips"
+    )
     result = run.clips(image.elf, target, pcm, len(bundle.labels), jobs=1)
     np.testing.assert_array_equal(result.logits, expected.logits)
     np.testing.assert_array_equal(result.sent, sent)

@@ -458,8 +458,6 @@ def test_what_cannot_be_is_refused_before_anything_runs(
     monkeypatch.setattr(host, "selftest_run", run)
     with pytest.raises(KwsError, match="No such core"):
         emission.emit_bundle(bundle, tmp_path / "out", "m7")
-    with pytest.raises(KwsError, match="No such core"):
-        emission.export_library(bundle, tmp_path / "out", "m7")
     with pytest.raises(KwsError, match="No such engine"):
         emission.emit_bundle(bundle, tmp_path / "out", "dsp", "tensorrt")
     (tmp_path / "mine").mkdir()

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from kws import bundle
 from kws.cli import cli
-from kws.deploy import library
+from kws.deploy import emission
 
 ROOT = Path(__file__).resolve().parents[1]
 TRACKED = subprocess.run(
@@ -209,7 +209,7 @@ def test_an_installed_kws_writes_the_library_that_a_checkout_writes(
     folder, run = room
     done = run("kws", "emit", "kwt-tiny", "--format", "library", "--out", "library")
     assert done.returncode == 0, done.stderr
-    here = library.export(bundle.load("kwt-tiny"), folder / "here", "dsp")
+    here = emission.export_library(bundle.load("kwt-tiny"), folder / "here")
     files = [path.relative_to(folder / "here") for path in here.files]
     assert Path("LICENSE") in files and Path("src/kws.c") in files
     there = [p for p in (folder / "library").rglob("*") if p.is_file()]

@@ -42,8 +42,19 @@ extern "C" {
 #endif
 #endif
 
-/* Weight layout that this build's kernels read; emitted models assert it:
- *   _Static_assert(KWS_WEIGHT_LAYOUT == KWS_LAYOUT_DSP, "emitted for another core"); */
+/* Without the instructions (a PC tests the kernels that way) the same results come at
+ * several times the portable kernels' cost. */
+#if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
+#if defined(KWS_CORE_DSP) && !defined(__ARM_FEATURE_DSP)
+#error "KWS_CORE_DSP, but no DSP instructions: kws emit RUN --core portable"
+#endif
+#if defined(KWS_CORE_MVE) && !(defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1))
+#error "KWS_CORE_MVE, but no Helium: kws emit RUN --core dsp   (or portable)"
+#endif
+#endif
+
+/* Weight layout that this build's kernels read. A model emitted for another one does
+ * not compile, and says for which. */
 #define KWS_LAYOUT_PORTABLE 0
 #define KWS_LAYOUT_DSP      1
 #define KWS_LAYOUT_MVE      2

@@ -573,19 +573,25 @@ static void prepare_finish(const kws_fully_connected_t *p, int32_t *quant) {
 }
 
 /* TFLM's two roundings and the zero point, of twice a sum: the first rounding is
- * SMMLAR's, the second adds a half, which it carries, less one where negative. */
-#define FINISH(sum, multiplier, rounding, right, address) \
-  "  smmlar r6, " sum ", " multiplier ", " rounding       \
-  "\n"                                                    \
-  "  add r6, r6, " sum                                    \
-  ", asr #31\n"                                           \
-  "  asr r6, r6, " right                                  \
-  "\n"                                                    \
-  "  ssat r6, #8, r6\n"                                   \
-  "  strb r6, " address "\n"
+ * SMMLAR's, the second adds a half, which it carries, less one where negative.
+ *
+ * The statements below take most of the registers. For them to compile at every level
+ * of optimisation, with and without a frame pointer (r7), an operand that is read and
+ * written shares no statement with one that is only read ("+r" then needs no early
+ * clobber, for which gcc may want a second register), or each has its own by name. */
+#define FINISH(sum, multiplier, rounding, right, result, address) \
+  "  smmlar " result ", " sum ", " multiplier ", " rounding       \
+  "\n"                                                            \
+  "  add " result ", " result ", " sum                            \
+  ", asr #31\n"                                                   \
+  "  asr " result ", " result ", " right                          \
+  "\n"                                                            \
+  "  ssat " result ", #8, " result                                \
+  "\n"                                                            \
+  "  strb " result ", " address "\n"
 #define FINISH_EACH(sum, address)    \
   "  ldm %[quant]!, {r8, r9, r10}\n" \
-  "  lsl " sum ", #1\n" FINISH(sum, "r8", "r9", "r10", address)
+  "  lsl " sum ", #1\n" FINISH(sum, "r8", "r9", "r10", "r8", address)
 
 static void finish_each(const finish_t *f, const int32_t *sums, int32_t n, int8_t *y,
                         int32_t step) {
@@ -595,37 +601,41 @@ static void finish_each(const finish_t *f, const int32_t *sums, int32_t n, int8_
       __asm volatile("  ldm %[sums]!, {r2, r3, r4, r5}\n" FINISH_EACH(
                          "r2", "[%[y]], #1") FINISH_EACH("r3", "[%[y]], #1")
                          FINISH_EACH("r4", "[%[y]], #1") FINISH_EACH("r5", "[%[y]], #1")
-                     : [sums] "+&r"(sums), [quant] "+&r"(quant), [y] "+&r"(y)
+                     : [sums] "+r"(sums), [quant] "+r"(quant), [y] "+r"(y)
                      :
-                     : "r2", "r3", "r4", "r5", "r6", "r8", "r9", "r10", "memory");
+                     : "r2", "r3", "r4", "r5", "r8", "r9", "r10", "memory");
     }
   }
   for (; n > 0; --n, y += step) {
     __asm volatile("  ldr r2, [%[sums]], #4\n" FINISH_EACH("r2", "[%[y]]")
-                   : [sums] "+&r"(sums), [quant] "+&r"(quant)
-                   : [y] "r"(y)
-                   : "r2", "r6", "r8", "r9", "r10", "memory");
+                   : [sums] "+r"(sums), [quant] "+r"(quant), [y] "+r"(y)
+                   :
+                   : "r2", "r8", "r9", "r10", "memory");
   }
 }
 
-#define FINISH_ALL(sum)           \
-  "  add " sum ", %[twice], " sum \
-  ", lsl #1\n" FINISH(sum, "%[multiplier]", "%[rounding]", "%[right]", "[%[y]], #1")
+#define FINISH_ALL(sum)                                \
+  "  add " sum ", %[twice], " sum ", lsl #1\n" FINISH( \
+      sum, "%[multiplier]", "%[rounding]", "%[right]", "r6", "[%[y]], #1")
 
 static void finish_all(const finish_t *f, const int32_t *sums, int32_t correction,
                        int32_t n, int8_t *y) {
-  const int32_t right = -*f->shift;
-  const int32_t rounding = (2 * f->zero_point + 1) * (1 << (right - 1));
-  const int32_t multiplier = *f->multiplier, twice = 2 * correction;
+  const int32_t shift = -*f->shift;
+  register const int32_t *from __asm("r0") = sums;
+  register int8_t *to __asm("r1") = y;
+  register int32_t twice __asm("r8") = 2 * correction;
+  register int32_t multiplier __asm("r9") = *f->multiplier;
+  register int32_t rounding __asm("r10") = (2 * f->zero_point + 1) * (1 << (shift - 1));
+  register int32_t right __asm("r12") = shift;
   for (; n >= 4; n -= 4) {
     __asm volatile("  ldm %[sums]!, {r2, r3, r4, r5}\n" FINISH_ALL("r2")
                        FINISH_ALL("r3") FINISH_ALL("r4") FINISH_ALL("r5")
-                   : [sums] "+&r"(sums), [y] "+&r"(y)
+                   : [sums] "+r"(from), [y] "+r"(to)
                    : [twice] "r"(twice), [multiplier] "r"(multiplier),
                      [rounding] "r"(rounding), [right] "r"(right)
                    : "r2", "r3", "r4", "r5", "r6", "memory");
   }
-  finish_any(f, sums, correction, n, y, 1);
+  finish_any(f, from, correction, n, to, 1);
 }
 
 #else

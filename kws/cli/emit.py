@@ -16,9 +16,8 @@ from kws.cli import _options
 @click.option(
     "--core",
     type=click.Choice(["portable", "dsp", "mve"]),
-    default="dsp",
-    show_default=True,
-    help="portable: any; dsp: Cortex-M4, M7, M33; mve: M55, M85.",
+    help="portable: any; dsp: Cortex-M4, M7, M33; mve: M55, M85 [default: dsp; a "
+    "library serves them all].",
 )
 @_options.engine
 @click.option(
@@ -31,7 +30,7 @@ from kws.cli import _options
 )
 @_options.json
 def command(
-    run: str, out: Path, core: str, engine: str, form: str, as_json: bool
+    run: str, out: Path, core: str | None, engine: str, form: str, as_json: bool
 ) -> None:
     """Write RUN's network as C that defines what firmware/include/kws_model.h asks.
 
@@ -42,16 +41,18 @@ def command(
     from kws.deploy import emission
     from kws.errors import KwsError
 
-    if form == "library" and engine != "native":
+    if form == "library" and (engine != "native" or core is not None):
         raise KwsError(
-            "A library holds the network as C. Expected --engine native. "
-            f"Received: {engine}",
-            f"kws emit {run} --format library --core {core} --out {out}",
+            "A library holds the network as C, for every core: the compiler chooses. "
+            "Expected --engine native and no --core. "
+            f"Received: --engine {engine}{f' --core {core}' if core else ''}",
+            f"kws emit {run} --format library --out {out}",
         )
     bundle = bundles.load(run)
     if form == "library":
-        result = emission.export_library(bundle, out, core)
+        result, core = emission.export_library(bundle, out), "any"
     else:
+        core = core or "dsp"
         result = emission.emit_bundle(bundle, out, core, engine)
     if as_json:
         table = {

@@ -38,11 +38,10 @@ def emit_bundle(
     return emit.emit(bundle, out_dir, logits, core, engine, arena)
 
 
-def export_library(bundle: Bundle, out_dir: Path, core: str = "portable") -> Emitted:
+def export_library(bundle: Bundle, out_dir: Path) -> Emitted:
     """Write the bundle as a library of the user's own; see `kws.emit.library`."""
-    emit.check_target(core)
     library.check_folder(out_dir)
-    return library.export(bundle, out_dir, host.selftest_run(bundle)[0], core)
+    return library.export(bundle, out_dir, host.selftest_run(bundle)[0])
 
 
 def selftest_cost(

@@ -146,11 +146,16 @@ def check_fit(bundle: Bundle, graph: Graph) -> None:
 
 def layout_assertion(core: str) -> list[str]:
     """C that doesn't compile for a core with another layout of weights."""
-    return [
-        f"_Static_assert(KWS_WEIGHT_LAYOUT == KWS_LAYOUT_{core.upper()},",
-        f'               "emitted for core {core}; emit again for this one");',
-        "",
-    ]
+    lines = []
+    for other in weight_layout.CORES:
+        if other != core:
+            lines += [
+                f"#if KWS_WEIGHT_LAYOUT == KWS_LAYOUT_{other.upper()}",
+                f'#error "emitted for core {core}; for this one: '
+                f'kws emit RUN --core {other}"',
+                "#endif",
+            ]
+    return [*lines, ""]
 
 
 def ring_samples(hop: int) -> int:

@@ -4,6 +4,9 @@ One folder that is an Arduino library (library.properties), a PlatformIO library
 (library.json) and a Zephyr module (zephyr/module.yml): the emitted model and the
 firmware's sources in one flat src/, an example for each, a README. The folder's
 templates are firmware/library; `@NAME@` and the like are filled in.
+
+It serves every core: the model is in it once for each layout of weights, and the
+compiler, which knows the core, takes the one that its kernels read (kws_kernels.h).
 """
 
 from __future__ import annotations
@@ -18,34 +21,30 @@ import numpy as np
 
 from kws import __version__, emit
 from kws.bundle import Bundle
-from kws.emit import common
+from kws.emit import common, native
 from kws.errors import KwsError
+from kws.graph.weight_layout import CORES
 from kws.paths import FIRMWARE, LICENSE
 
 TEMPLATES = FIRMWARE / "library"
 MARK = "library.properties"  # what an earlier export is known by
 # The ports of this project's own boards are not a library's business.
 LEFT_OUT = ("kws_board.h",)
-CORES = {
-    "portable": "any core",
-    "dsp": "Cortex-M4, M7 and M33",
-    "mve": "Cortex-M55 and M85, with Helium",
-}
 MAX_NAME = 40  # PlatformIO takes 50 characters, Arduino 63
 MAX_WORDS = 8  # in a description, of which PlatformIO takes 255 characters
 MAX_WORD = 16
 
 
-def export(
-    bundle: Bundle, out_dir: Path, logits: np.ndarray, core: str = "portable"
-) -> emit.Emitted:
+def export(bundle: Bundle, out_dir: Path, logits: np.ndarray) -> emit.Emitted:
     """Write the library.
 
     Args:
         bundle: With a model.tflite.
         out_dir: A new or empty folder, or an earlier export, which is replaced.
         logits: int8 [labels]: what the self-test's clip must give.
-        core: `portable`, `dsp` or `mve`: what the library's kernels are for.
+
+    Returns:
+        The files; sizes and costs on the core where they are largest.
 
     Raises:
         KwsError: the model can't be emitted, or the folder holds something else.
@@ -57,7 +56,7 @@ def export(
             dir=out_dir.parent, prefix=f".{out_dir.name}."
         ) as name:
             made = Path(name) / "library"
-            result = _write(bundle, made, logits, core)
+            result = _write(bundle, made, logits)
             if out_dir.exists():
                 out_dir.replace(Path(name) / "before")
             made.replace(out_dir)
@@ -86,16 +85,26 @@ def _is_export(folder: Path) -> bool:
     return mark.is_file() and "Made by kws emit" in mark.read_text("utf-8", "replace")
 
 
-def _write(bundle: Bundle, folder: Path, logits: np.ndarray, core: str) -> emit.Emitted:
+def _write(bundle: Bundle, folder: Path, logits: np.ndarray) -> emit.Emitted:
     source = folder / "src"
-    result = emit.emit(bundle, source, logits, core)
+    result = emit.emit(bundle, source, logits)
+    (source / common.MODEL).unlink()
+    for core in CORES:
+        made = native.sources(bundle, core)
+        only = f'#include "kws_kernels.h"\n\n#if defined(KWS_CORE_{core.upper()})\n'
+        text = f"{only}{made.texts[common.MODEL]}\n#endif\n"
+        (source / f"{Path(common.MODEL).stem}_{core}.c").write_text(text, "ascii")
+        result = dataclasses.replace(
+            result,
+            arena_bytes=max(result.arena_bytes, made.network.arena_bytes),
+            weights_bytes=max(result.weights_bytes, made.network.weights_bytes),
+        )
     firmware = [*FIRMWARE.glob("src/*.[ch]"), *FIRMWARE.glob("include/*.h")]
     for path in firmware:
         if path.name not in LEFT_OUT:
             shutil.copyfile(path, source / path.name)
-    _choose_core(source / "kws_kernels.h", core)
     shutil.copyfile(LICENSE, folder / "LICENSE")
-    values = _values(bundle, result, core)
+    values = _values(bundle, result)
     for path in sorted(TEMPLATES.rglob("*")):
         if path.is_dir():
             continue
@@ -108,15 +117,7 @@ def _write(bundle: Bundle, folder: Path, logits: np.ndarray, core: str) -> emit.
     return result
 
 
-def _choose_core(header: Path, core: str) -> None:
-    """Put the core into the header: libraries can't bring compiler flags everywhere."""
-    text = header.read_text("utf-8")
-    at = text.index("#if !defined(KWS_CORE_PORTABLE)")
-    chosen = f"#define KWS_CORE_{core.upper()} 1 /* the model was emitted for it */\n\n"
-    header.write_text(text[:at] + chosen + text[at:], "utf-8")
-
-
-def _values(bundle: Bundle, result: emit.Emitted, core: str) -> dict[str, str]:
+def _values(bundle: Bundle, result: emit.Emitted) -> dict[str, str]:
     features, detector = bundle.recipe.features, bundle.recipe.detector
     ring = 2 * common.ring_samples(detector.hop_frames * features.hop)
     window = features.frames * features.mel_bins
@@ -128,8 +129,6 @@ def _values(bundle: Bundle, result: emit.Emitted, core: str) -> dict[str, str]:
         "RECIPE": name.removeprefix("kws-"),
         "WORDS": words_of(bundle.labels),
         "HASH": bundle.hash[:16],
-        "CORE": core,
-        "CORE_TEXT": CORES[core],
         "WEIGHTS": f"{result.weights_bytes:,}",
         "MEMORY": f"{result.arena_bytes + ring + window:,}",
     }

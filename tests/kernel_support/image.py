@@ -72,7 +72,15 @@ def board(
             ],
             out,
         )
-        objects.append(str(target_object))
+        objects.append(target_object)
+    return link(objects, target, out, tools)
+
+
+def link(
+    objects: Sequence[Path], target: Board, out: Path, tools: toolchain.Toolchain
+) -> Path:
+    """Link objects for an emulated board, with memory to spare."""
+    common = BOARDS / "common"
     boot = target.boot_origin
     flash, flash_bytes = target.flash_origin, 2 << 20
     if boot is None:
@@ -90,7 +98,7 @@ def board(
         [
             *tools.command,
             *target.flags[tools.name],
-            *objects,
+            *map(str, objects),
             *("-T", str(common / "link.ld"), "-Wl,--gc-sections"),
             *toolchain.LINK_FLAGS[tools.name],
             *("-o", str(image)),

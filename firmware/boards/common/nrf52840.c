@@ -10,8 +10,9 @@
 #include "kws_board.h"
 #include "live.h"
 
-static int16_t halves[2][LIVE_HALF_BUFFER];
-static int filling; /* the half that EasyDMA is filling */
+/* EasyDMA writes words. */
+static _Alignas(4) int16_t halves[2][LIVE_HALF_BUFFER];
+static uint32_t started; /* half-buffers that EasyDMA has begun */
 
 static void pin_write(uint32_t pin, int high) {
   const uint32_t bit = 1u << (pin % 32);
@@ -86,33 +87,29 @@ int kws_board_audio_start(void) {
   PDM_MODE = PDM_MODE_OPERATION_MONO | PDM_MODE_EDGE_LEFTFALLING;
   PDM_GAINL = BOARD_PDM_GAIN;
   PDM_GAINR = BOARD_PDM_GAIN;
-  PDM_SAMPLE_PTR = (uint32_t)(uintptr_t)halves[filling];
+  PDM_SAMPLE_PTR = (uint32_t)(uintptr_t)halves[0];
   PDM_SAMPLE_MAXCNT = LIVE_HALF_BUFFER;
   PDM_EVENTS_STARTED = 0;
-  PDM_EVENTS_END = 0;
-  PDM_INTENSET = PDM_INTENSET_STARTED_SET | PDM_INTENSET_END_SET;
+  PDM_INTENSET = PDM_INTENSET_STARTED_SET;
   PDM_ENABLE = PDM_ENABLE_ENABLE_ENABLED;
   NVIC_ISER0 = 1u << PDM_IRQ;
   PDM_TASKS_START = 1;
   return 0;
 }
 
-/* At STARTED the address of the half that is now being filled has been taken over, and
- * the next one may be set. END and the next STARTED come together: EasyDMA goes on
- * without a gap. */
+/* STARTED: EasyDMA has taken over the address of the next half-buffer and fills it, so
+ * the one before is complete, and its address may be set for the time after. END says
+ * the same of the one before; whether it comes earlier or later is not specified, so
+ * nothing depends on it. (The last sample is read long after this starts.) */
 void kws_microphone_handler(void) {
   live_enter();
-  int complete = -1;
-  if (PDM_EVENTS_END != 0) {
-    PDM_EVENTS_END = 0;
-    complete = filling;
-    filling = 1 - filling;
-  }
   if (PDM_EVENTS_STARTED != 0) {
     PDM_EVENTS_STARTED = 0;
-    PDM_SAMPLE_PTR = (uint32_t)(uintptr_t)halves[1 - filling];
+    (void)PDM_EVENTS_STARTED; /* the cleared event reaches the interrupt controller */
+    int16_t *const other = halves[(started + 1) % 2];
+    PDM_SAMPLE_PTR = (uint32_t)(uintptr_t)other;
+    if (started > 0) live_half_buffer(other);
+    started++;
   }
-  (void)PDM_EVENTS_STARTED; /* the cleared events reach the interrupt controller */
-  if (complete >= 0) live_half_buffer(halves[complete]);
   live_leave();
 }

@@ -36,10 +36,8 @@
 
 #define PDM_TASKS_START                    REGISTER(0x4001d000u)
 #define PDM_EVENTS_STARTED                 REGISTER(0x4001d100u)
-#define PDM_EVENTS_END                     REGISTER(0x4001d108u)
 #define PDM_INTENSET                       REGISTER(0x4001d304u)
 #define PDM_INTENSET_STARTED_SET           (1u << 0)
-#define PDM_INTENSET_END_SET               (1u << 2)
 #define PDM_ENABLE                         REGISTER(0x4001d500u)
 #define PDM_ENABLE_ENABLE_ENABLED          (1u << 0)
 #define PDM_PDMCLKCTRL                     REGISTER(0x4001d504u)

@@ -7,16 +7,24 @@
 #include <zephyr/kernel.h>
 #include <zephyr/sys/printk.h>
 
+#define MICROPHONE DT_NODELABEL(dmic_dev)
+#if DT_NODE_HAS_COMPAT(MICROPHONE, nordic_nrf_pdm)
+#include <hal/nrf_pdm.h>
+BUILD_ASSERT(DT_ENUM_IDX(MICROPHONE, clock_source) != 0,
+             "PCLK32M is up to 8 % off: clock-source = \"PCLK32M_HFXO\" in an overlay");
+#endif
+
 /* Blocks of 10 ms. */
 #define RATE        16000
 #define BLOCK_BYTES (RATE / 100 * sizeof(int16_t))
 
 K_MEM_SLAB_DEFINE_STATIC(blocks, BLOCK_BYTES, 8, 4);
 
-static const struct device *const microphone = DEVICE_DT_GET(DT_NODELABEL(dmic_dev));
+static const struct device *const microphone = DEVICE_DT_GET(MICROPHONE);
 static K_SEM_DEFINE(started, 0, 1);
 
-/* Only moves samples, so that none are lost while the network runs. */
+/* Only moves samples, so that none are lost while the network runs. A driver that finds
+ * no free block stops, and stays so: then it is started again. */
 static void listen(void *a, void *b, void *c) {
   ARG_UNUSED(a);
   ARG_UNUSED(b);
@@ -25,16 +33,28 @@ static void listen(void *a, void *b, void *c) {
   for (;;) {
     void *block;
     size_t bytes;
-    if (dmic_read(microphone, 0, &block, &bytes, 1000) != 0) {
-      k_msleep(10); /* an error may come at once: leave the processor to others */
+    if (dmic_read(microphone, 0, &block, &bytes, 1000) == 0) {
+      kws_push(block, bytes / sizeof(int16_t));
+      k_mem_slab_free(&blocks, block);
       continue;
     }
-    kws_push(block, bytes / sizeof(int16_t));
-    k_mem_slab_free(&blocks, block);
+    printk("audio was lost: the microphone is started again\n");
+    (void)dmic_trigger(microphone, DMIC_TRIGGER_STOP);
+    k_msleep(10); /* an error may come at once: leave the processor to others */
+    (void)dmic_trigger(microphone, DMIC_TRIGGER_START);
   }
 }
 
 K_THREAD_DEFINE(listener, 1024, listen, NULL, NULL, NULL, -1, 0, 0);
+
+/* The driver's own gain on an nRF is 0 dB, at which a microphone at arm's length is
+ * nearly silent. Zephyr's API has none in common: it is set in the register, in steps
+ * of half a decibel from -20 dB (0) to +20 dB (0x50). */
+static void set_gain(void) {
+#if DT_NODE_HAS_COMPAT(MICROPHONE, nordic_nrf_pdm)
+  nrf_pdm_gain_set((NRF_PDM_Type *)DT_REG_ADDR(MICROPHONE), 0x50, 0x50);
+#endif
+}
 
 static int start(void) {
   struct pcm_stream_cfg stream = {
@@ -55,6 +75,7 @@ static int start(void) {
   };
   if (!device_is_ready(microphone)) return -1;
   if (dmic_configure(microphone, &config) != 0) return -1;
+  set_gain();
   return dmic_trigger(microphone, DMIC_TRIGGER_START);
 }
 

@@ -1,0 +1,1 @@
+"""Real boards' images on models of their registers, for what needs no analog part."""
