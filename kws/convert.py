@@ -533,7 +533,7 @@ def check_clips(bundle: Bundle, sources: Sources | None = None) -> np.ndarray:
         recipe.quantize.calibration_clips,
         folders.also,
     )
-    return features.extract(clips.pcm, recipe.features)
+    return features.of_clips(clips.pcm, recipe.features)
 
 
 def convert_run(run: Path, sources: Sources | None = None, ptq: bool = False) -> Bundle:

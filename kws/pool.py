@@ -114,7 +114,7 @@ def build(
         # A number for every (seed, variant, chunk): augment_many adds the clip's.
         seed = (recipe.train.seed * 1000 + variant) * 100_000 + first // CHUNK
         pcm = augment.augment_many(all_pcm[part], seed, recipe.augment, noises)
-        stored[variant, part] = features.extract(pcm, recipe.features)
+        stored[variant, part] = features.of_clips(pcm, recipe.features)
         if logits is not None:
             logits[variant, part] = teacher.logits(pcm, stored[variant, part], bar)
             logits.flush()
@@ -145,7 +145,7 @@ def _splices(
     for number, first in enumerate(range(0, wanted, CHUNK)):
         size = min(CHUNK, wanted - first)
         made = splice.splice(words, size, recipe.train.seed * 100_000 + number)
-        logits = teacher.logits(made, features.extract(made, recipe.features), bar)
+        logits = teacher.logits(made, features.of_clips(made, recipe.features), bar)
         bar.at(first + size)
         parts.append(made)
         heard.append(logits.argmax(axis=1).astype(np.int32))

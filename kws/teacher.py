@@ -89,7 +89,7 @@ class Teacher:
             return
         pcm, truth = clips.pcm[chosen], clips.label[chosen]
         bar = Progress("trying the teacher", len(chosen))
-        raw = self._run(pcm, features.extract(pcm, self.recipe.features), bar)
+        raw = self._run(pcm, features.of_clips(pcm, self.recipe.features), bar)
         bar.end()
         if not np.isfinite(raw).all():
             raise KwsError(

@@ -16,7 +16,15 @@ import pytest
 import toolbox
 
 from kws.errors import KwsError
-from kws.features import FeatureStream, c_source, extract, reference, spec_hash, tables
+from kws.features import (
+    FeatureStream,
+    c_source,
+    extract,
+    of_clips,
+    reference,
+    spec_hash,
+    tables,
+)
 from kws.recipe import Features
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -290,6 +298,15 @@ def test_bad_specifications_are_refused(change: dict[str, float]) -> None:
 def test_threads_must_be_a_small_number() -> None:
     with pytest.raises(KwsError, match="threads=0"):
         extract(np.zeros(16000, np.int16), DEFAULT, threads=0)
+
+
+def test_clips_longer_than_what_the_model_sees() -> None:
+    clips = np.random.default_rng(0).integers(-3000, 3000, (3, 16000), np.int16)
+    spec = Features(frames=96)
+    found = of_clips(clips, spec)
+    np.testing.assert_array_equal(found, extract(clips, Features())[:, :96])
+    with pytest.raises(KwsError, match="frames = 99 .* clips of 16000 samples"):
+        of_clips(clips, Features(frames=99))
 
 
 def test_hash_names_the_arithmetic() -> None:

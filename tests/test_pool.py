@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kws import pool
+from kws import pool, recipe
+from kws.data import ClipSet
 from kws.errors import KwsError
 
 SHAPE = (8, 1 << 20)  # 8 MiB
@@ -96,3 +97,21 @@ def test_other_errors_are_not_a_full_disk(
     with pytest.raises(OSError, match="Input/output") as caught:
         pool._array(tmp_path / "features.npy", np.int8, (4, 5), True)
     assert not isinstance(caught.value, KwsError)
+
+
+def test_a_model_that_sees_less_than_a_second(tmp_path: Path) -> None:
+    """Before: numpy's complaint about shapes, after the clips were read."""
+    chosen = recipe.load("kwt-stream-tiny")
+    assert chosen.features.frames == 96
+    rng = np.random.default_rng(0)
+    clips = ClipSet(
+        rng.integers(-3000, 3000, (4, 16000), np.int16),
+        np.arange(4, dtype=np.int32),
+        ["a", "b", "c", "d"],
+        ("w", "x", "y", "z"),
+        "train",
+        {},
+    )
+    made = pool.build(clips, [], chosen, tmp_path)
+    assert made.features.shape == (8, 4, 96, 40)
+    assert made.features.any()

@@ -75,6 +75,38 @@ def extract(
     return out[0] if pcm.ndim == 1 else out
 
 
+def of_clips(pcm: NDArray[np.int16], spec: Features) -> NDArray[np.int8]:
+    """Features of clips for a model that sees `spec.frames` frames.
+
+    Args:
+        pcm: int16 [N, samples], of which the first `spec.clip_samples` count.
+        spec: The features.
+
+    Returns:
+        int8 [N, spec.frames, mel_bins].
+
+    Raises:
+        KwsError: clips shorter than what the model sees.
+
+    Example:
+        >>> of_clips(np.zeros((2, 16000), np.int16), Features(frames=96)).shape
+        (2, 96, 40)
+    """
+    pcm = _checked(pcm, (2,), "[clips, samples]")
+    check_length(pcm.shape[1], spec)
+    return extract(pcm[:, : spec.clip_samples], spec)
+
+
+def check_length(samples: int, spec: Features) -> None:
+    """Raises KwsError where clips of `samples` are shorter than what the model sees."""
+    if samples < spec.clip_samples:
+        raise KwsError(
+            f"[features] frames = {spec.frames} are {spec.clip_samples} samples. "
+            f"Received: clips of {samples} samples",
+            "Set [features] frames to what a clip has: 98 for 1 s.",
+        )
+
+
 class FeatureStream:
     """Features of audio that arrives in pieces of any length.
 

@@ -110,9 +110,9 @@ def features_of(bundle: Bundle, pcm: np.ndarray, kind: str) -> np.ndarray:
         from kws.features.log_mel import log_mel
 
         return log_mel(pcm, spec)
-    from kws.features import extract
+    from kws.features import of_clips
 
-    steps = extract(pcm[:, : spec.clip_samples], spec)
+    steps = of_clips(pcm, spec)
     if kind == "int8":
         return steps
     return (steps.astype(np.float32) - np.float32(spec.zero_point)) * np.float32(

@@ -21,6 +21,7 @@ from kws import data, features, pool
 from kws import recipe as recipes
 from kws.bundle import Bundle
 from kws.data import ClipSet, Sources
+from kws.data.audio import SAMPLE_RATE
 from kws.errors import KwsError
 from kws.pool import Pool
 from kws.recipe import Recipe
@@ -201,6 +202,7 @@ def _begun(recipe: Recipe, out: Path, options: RunOptions) -> Iterator[Run]:
 
     began = time.monotonic()
     check(recipe)
+    features.check_length(SAMPLE_RATE, recipe.features)
     labels = data.labels(recipe.task)
     place = distribute.check(options.distribute)
     if options.teacher is not None:
@@ -285,8 +287,8 @@ def gather(run: Run) -> Material:
     chosen = rng.permutation(len(run.training))[:count]
     return Material(
         clips,
-        (features.extract(run.validation.pcm, spec), run.validation.label),
-        features.extract(run.training.pcm[chosen], spec),
+        (features.of_clips(run.validation.pcm, spec), run.validation.label),
+        features.of_clips(run.training.pcm[chosen], spec),
     )
 
 
