@@ -20,7 +20,7 @@ from kernel_support import image, tflm
 from kws import engines
 from kws.bundle import Bundle
 from kws.deploy import host
-from kws.emit import calls, native
+from kws.emit import c_text, calls, native
 from kws.emit import tflm as tflm_engine
 from kws.errors import KwsError
 from kws.graph import cost, operators, reader, weight_layout
@@ -272,3 +272,10 @@ def test_layouts_of_each_core() -> None:
     wide = np.arange(20, dtype=np.int8)[:, None]
     back = np.frombuffer(weight_layout.depthwise_layout(wide, "mve"), np.int8)
     assert back.tolist() == [*range(16), *range(4, 20)]
+
+
+@pytest.mark.parametrize("size", [1, 8, 15, 16, 100])
+def test_weights_of_any_size_are_aligned(size: int) -> None:
+    """dsp kernels read words: a dense layer of 2 outputs has but 8 bytes."""
+    text = c_text.array("weights", np.zeros(size, np.int8))
+    assert f"_Alignas({16 if size >= 16 else 4}) const int8_t weights" in text
