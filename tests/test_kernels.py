@@ -44,6 +44,8 @@ def random_cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     rng = np.random.default_rng(21)
     made += [
         cases.fully_connected(rng, "dense_98", (98, 64, 64)),
+        cases.depthwise_conv_2d(rng, "token_of_5", (5, 1, 48, 5, 1)),
+        cases.depthwise_conv_2d(rng, "image_3x3", (9, 5, 64, 3, 3)),
         cases.attention(rng, "heads_1_of_98", (98, 1, 64)),
         cases.attention(rng, "heads_3_of_99", (99, 3, 16)),
         cases.attention(rng, "one_token", (1, 1, 4)),
@@ -214,6 +216,9 @@ def test_scratch_formulas_equal_the_header(tmp_path: Path) -> None:
                 layout.fully_connected_scratch_bytes(n)
             ),
             f"KWS_CONV_2D_SCRATCH_BYTES({n})": layout.conv_2d_scratch_bytes(n),
+            f"KWS_DEPTHWISE_CONV_2D_SCRATCH_BYTES(15, {n})": (
+                layout.depthwise_conv_2d_scratch_bytes(15, n)
+            ),
             f"KWS_BATCH_MATMUL_SCRATCH_BYTES({n})": (
                 layout.batch_matmul_scratch_bytes(n)
             ),

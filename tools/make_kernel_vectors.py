@@ -28,6 +28,7 @@ COUNTS = {
     "mean": 3,
     "concatenation": 1,
     "table": 1,
+    "depthwise_conv_2d": 12,
 }
 
 

@@ -128,6 +128,41 @@ typedef struct {
 void kws_conv_2d_s8(const kws_conv_2d_t *p, const int8_t *x, int32_t first_row,
                     int32_t rows, int8_t *y, void *scratch);
 
+/* ---- DEPTHWISE_CONV_2D (NHWC, batch 1, multiplier 1, no dilation) ---- */
+
+/* Channel by channel,
+ *   y[r, c, k] = clamp(requantise(bias[k] + sum of weights[k, fr, fc] *
+ *                x[r * stride_height - pad_top + fr, c * stride_width - pad_left + fc,
+ * k])
+ *                + zero point)
+ * `taps` has the channels as outputs and filter_height * filter_width as inputs; its
+ * weights are weight_layout.depthwise_layout(w [channels, filter_height *
+ * filter_width], core), from -127 up, 4-byte aligned for dsp and mve; otherwise as in
+ * kws_fully_connected_t. */
+typedef struct {
+  uint16_t input_height, input_width;
+  uint16_t output_height, output_width;
+  uint8_t filter_height, filter_width;
+  uint8_t stride_height, stride_width;
+  uint8_t pad_top, pad_left; /* as TFLM computes them for SAME; 0 for VALID */
+  int8_t input_zero_point;   /* fills the padding */
+  kws_fully_connected_t taps;
+} kws_depthwise_conv_2d_t;
+
+/* Where each tap reads (a pointer), and a pixel of padding. */
+#define KWS_DEPTHWISE_CONV_2D_SCRATCH_BYTES(taps, channels) \
+  (8 * (taps) + KWS_ROUND_UP(channels, 4))
+
+/* Output rows first_row .. first_row + rows - 1 (rows of the image: time frames) ->
+ * y [rows, output_width, channels]. x is the whole input image. `scratch` is aligned
+ * for a pointer: to 8 bytes on a 64-bit host.
+ *
+ * One token of a stream is an image of filter_height rows and width 1 that gives one
+ * row: x [filter_height, channels], oldest first. */
+void kws_depthwise_conv_2d_s8(const kws_depthwise_conv_2d_t *p, const int8_t *x,
+                              int32_t first_row, int32_t rows, int8_t *y,
+                              void *scratch);
+
 /* ---- BATCH_MATMUL, one matrix ---- */
 
 /* y[m, n] = clamp(requantise(sum_k (a[m, k] - za) * (b[n, k] - zb)) + zero point). */

@@ -55,6 +55,71 @@ void kws_conv_2d_s8(const kws_conv_2d_t *p, const int8_t *x, int32_t first_row,
   }
 }
 
+/* ---- DEPTHWISE_CONV_2D ---- */
+
+/* Where the taps of a window read that lies in the image. Not inline, nor is the next:
+ * they would take the loop's registers. */
+static __attribute__((noinline)) void point_inside(const kws_depthwise_conv_2d_t *p,
+                                                   const int8_t *pixel,
+                                                   const int8_t **taps) {
+  const int32_t channels = p->taps.outputs;
+  const int32_t gap = (p->input_width - p->filter_width) * channels;
+  const int8_t **const end = taps + p->taps.inputs;
+  /* Where rows of the window follow each other, they are one. */
+  const int32_t run = gap != 0 ? p->filter_width : p->taps.inputs;
+  while (taps < end) {
+    for (const int8_t **const row_end = taps + run; taps < row_end; pixel += channels) {
+      *taps++ = pixel;
+    }
+    pixel += gap;
+  }
+}
+
+/* The same of any window: at its pixels, or at the padding. */
+static __attribute__((noinline)) void point_anywhere(const kws_depthwise_conv_2d_t *p,
+                                                     const int8_t *x, int32_t top,
+                                                     int32_t left,
+                                                     const int8_t *padding,
+                                                     const int8_t **taps) {
+  const int32_t width = p->input_width;
+  for (int32_t row = top; row < top + p->filter_height; ++row) {
+    const int inside = row >= 0 && row < p->input_height;
+    for (int32_t column = left; column < left + p->filter_width; ++column) {
+      *taps++ = inside && column >= 0 && column < width
+                    ? x + (row * width + column) * p->taps.outputs
+                    : padding;
+    }
+  }
+}
+
+void kws_depthwise_conv_2d_s8(const kws_depthwise_conv_2d_t *p, const int8_t *x,
+                              int32_t first_row, int32_t rows, int8_t *y,
+                              void *scratch) {
+  const int32_t channels = p->taps.outputs;
+  const int8_t **taps = scratch;
+  int8_t *padding = (int8_t *)(taps + p->taps.inputs);
+  int filled = 0;
+  for (int32_t row = first_row; row < first_row + rows; ++row) {
+    const int32_t top = row * p->stride_height - p->pad_top;
+    const int tall = top >= 0 && top + p->filter_height <= p->input_height;
+    int32_t left = -p->pad_left;
+    for (int32_t column = 0; column < p->output_width; ++column) {
+      if (tall && left >= 0 && left + p->filter_width <= p->input_width) {
+        point_inside(p, x + (top * p->input_width + left) * channels, taps);
+      } else {
+        if (!filled) {
+          for (int32_t c = 0; c < channels; ++c) padding[c] = p->input_zero_point;
+          filled = 1;
+        }
+        point_anywhere(p, x, top, left, padding, taps);
+      }
+      kws_depthwise_pixel(&p->taps, taps, y);
+      left += p->stride_width;
+      y += channels;
+    }
+  }
+}
+
 /* ---- Copies ---- */
 
 void kws_transpose_s8(const int8_t *x, int32_t rows, int32_t columns, int8_t *y,

@@ -448,6 +448,191 @@ void kws_fully_connected_transposed_s8(const kws_fully_connected_t *p, const int
   fully_connected(p, x, rows, y, 1, y_stride, scratch);
 }
 
+/* ---- DEPTHWISE_CONV_2D ---- */
+
+#if defined(__ARM_FEATURE_DSP)
+
+/* Channels of a pixel, 4 at a time, as far as shifts are to the right; p has 4 or more,
+ * and the clamp is int8's own. Returns how many are done.
+ *   r0 taps, r1 weights, r2-r5 sums of 4 channels, r11 p, r12 channel
+ *   on the stack: all taps, their end but for an odd one, y, channels, rounding
+ * The bytes of two taps come as halves (PKHBT, PKHTB) that SXTB16 widens to pairs, as
+ * their weights lie: 17 instructions for 8 MACs. */
+int32_t kws_dsp_depthwise(const kws_fully_connected_t *p, const int8_t *const *taps,
+                          int8_t *y);
+_Static_assert(offsetof(kws_fully_connected_t, weights) == 4 &&
+                   offsetof(kws_fully_connected_t, output_zero_point) == 20,
+               "the assembly knows where they lie");
+
+/* r6 multiplier, r10 right shift - 1 in its low byte, lr rounding. SMMULR is the first
+ * rounding, of twice the sum; the half that the second one adds comes last, doubled and
+ * with the zero point. */
+#define FINISH_CHANNEL(sum, multiplier, offset)   \
+  "  lsl " sum ", " sum                           \
+  ", #1\n"                                        \
+  "  smmulr " multiplier ", " sum ", " multiplier \
+  "\n"                                            \
+  "  add " multiplier ", " multiplier ", " sum    \
+  ", asr #31\n"                                   \
+  "  asr " multiplier ", " multiplier             \
+  ", r10\n"                                       \
+  "  add " multiplier ", " multiplier             \
+  ", lr\n"                                        \
+  "  ssat " multiplier ", #8, " multiplier        \
+  ", asr #1\n"                                    \
+  "  strb " multiplier ", [r0, #" offset "]\n"
+
+#define NEXT_SHIFT "  lsr r10, #8\n"
+#define FINISH_CHANNELS           \
+  FINISH_CHANNEL("r2", "r6", "0") \
+  NEXT_SHIFT                      \
+  FINISH_CHANNEL("r3", "r7", "1") \
+  NEXT_SHIFT                      \
+  FINISH_CHANNEL("r4", "r8", "2") \
+  NEXT_SHIFT                      \
+  FINISH_CHANNEL("r5", "r9", "3")
+
+__asm(
+    "  .syntax unified\n"
+    "  .thumb\n"
+    "  .pushsection .text.kws_dsp_depthwise, \"ax\", %progbits\n"
+    "  .align 2\n"
+    "  .global kws_dsp_depthwise\n"
+    "  .type kws_dsp_depthwise, %function\n"
+    "  .thumb_func\n"
+    "kws_dsp_depthwise:\n"
+    "  push {r3-r11, lr}\n"
+    "  sub sp, #24\n"
+    "  mov r11, r0\n"
+    "  ldrh r3, [r11]\n"
+    "  ldrh r4, [r11, #2]\n"
+    "  ldrsh r5, [r11, #20]\n"
+    "  bic r3, r3, #1\n"
+    "  bic r4, r4, #3\n"
+    "  add r5, r5, r5\n"
+    "  add r3, r1, r3, lsl #2\n"
+    "  add r5, #1\n"
+    "  strd r1, r3, [sp]\n"
+    "  strd r2, r4, [sp, #8]\n"
+    "  str r5, [sp, #16]\n"
+    "  ldr r1, [r11, #4]\n"
+    "  mov r12, #0\n"
+    "1:\n"
+    "  ldrd r0, lr, [sp]\n"
+    "  ldr r6, [r11, #8]\n"
+    "  add r6, r6, r12, lsl #2\n"
+    "  ldm r6, {r2-r5}\n"
+    "  cmp r0, lr\n"
+    "  beq 3f\n"
+    "2:\n"
+    "  ldrd r6, r7, [r0], #8\n"
+    "  ldr r6, [r6, r12]\n"
+    "  ldr r7, [r7, r12]\n"
+    "  pkhbt r8, r6, r7, lsl #16\n"
+    "  pkhtb r7, r7, r6, asr #16\n"
+    "  ldrd r9, r10, [r1], #8\n"
+    "  sxtb16 r6, r8\n"
+    "  sxtb16 r8, r8, ror #8\n"
+    "  smlad r2, r6, r9, r2\n"
+    "  smlad r3, r8, r10, r3\n"
+    "  ldrd r9, r10, [r1], #8\n"
+    "  sxtb16 r6, r7\n"
+    "  sxtb16 r8, r7, ror #8\n"
+    "  smlad r4, r6, r9, r4\n"
+    "  smlad r5, r8, r10, r5\n"
+    "  cmp r0, lr\n"
+    "  bne 2b\n"
+    "3:\n"
+    "  ldrh r6, [r11]\n"
+    "  lsls r6, #31\n"
+    "  beq 4f\n"
+    "  ldr r6, [r0]\n"
+    "  ldr r6, [r6, r12]\n"
+    "  ldrd r8, r9, [r1], #8\n"
+    "  sxtb16 r7, r6\n"
+    "  sxtb16 r6, r6, ror #8\n"
+    "  smlabb r2, r7, r8, r2\n"
+    "  smlatt r4, r7, r8, r4\n"
+    "  smlabb r3, r6, r9, r3\n"
+    "  smlatt r5, r6, r9, r5\n"
+    "4:\n"
+    "  ldrd r0, r10, [r11, #12]\n"
+    "  ldr r10, [r10, r12]\n" /* four shifts */
+    "  mvn r10, r10\n"
+    "  tst r10, #0x80808080\n"
+    "  bne 5f\n"
+    "  add r0, r0, r12, lsl #2\n"
+    "  ldm r0, {r6-r9}\n"
+    "  ldr r0, [sp, #8]\n"
+    "  ldr lr, [sp, #16]\n"
+    "  add r0, r12\n" FINISH_CHANNELS
+    "  ldr r6, [sp, #12]\n"
+    "  add r12, #4\n"
+    "  cmp r12, r6\n"
+    "  bne 1b\n"
+    "5:\n"
+    "  mov r0, r12\n"
+    "  add sp, #24\n"
+    "  pop {r3-r11, pc}\n"
+    "  .size kws_dsp_depthwise, . - kws_dsp_depthwise\n"
+    "  .popsection\n");
+
+#endif
+
+/* The sum of one channel's products. */
+static int32_t sum_channel(const kws_fully_connected_t *p, const int8_t *const *taps,
+                           int32_t channel) {
+  const int8_t *weights = p->weights + 8 * p->inputs * (channel / 4);
+  const int32_t i = channel % 4;
+  int32_t sum = 0;
+  int32_t count = p->inputs;
+  for (; count > 1; count -= 2, taps += 2, weights += 16) {
+    int16_t pair[2];
+    memcpy(pair, weights + 4 * i, sizeof pair);
+    sum += taps[0][channel] * pair[0] + taps[1][channel] * pair[1];
+  }
+  if (count > 0) {
+    int16_t last[4]; /* of channels 0, 2, 1, 3 */
+    memcpy(last, weights, sizeof last);
+    sum += taps[0][channel] * last[(i >> 1) | ((i & 1) << 1)];
+  }
+  return sum;
+}
+
+#if !defined(__ARM_FEATURE_DSP)
+
+static int32_t kws_dsp_depthwise(const kws_fully_connected_t *p,
+                                 const int8_t *const *taps, int8_t *y) {
+  const int32_t end = p->outputs / 4 * 4;
+  for (int32_t c = 0; c < end; ++c) {
+    const int8_t *shift = p->shift + c;
+    if (c % 4 == 0 && (shift[0] & shift[1] & shift[2] & shift[3]) >= 0) return c;
+    const int32_t sum = p->bias[c] + sum_channel(p, taps, c);
+    const int32_t product = kws_high_multiply(sum, p->multiplier[c]) + (sum >> 31);
+    const int32_t rounding = 2 * p->output_zero_point + 1;
+    const int32_t value = ((product >> (-*shift - 1)) + rounding) >> 1;
+    y[c] = (int8_t)kws_clamp(value, INT8_MIN, INT8_MAX);
+  }
+  return end;
+}
+
+#endif
+
+void kws_depthwise_pixel(const kws_fully_connected_t *p, const int8_t *const *taps,
+                         int8_t *y) {
+  int32_t c = 0;
+  if (p->outputs >= 4 && p->activation_min == INT8_MIN &&
+      p->activation_max == INT8_MAX) {
+    c = kws_dsp_depthwise(p, taps, y);
+  }
+  for (; c < p->outputs; ++c) {
+    const int32_t sum = p->bias[c] + sum_channel(p, taps, c);
+    const int32_t value =
+        kws_requantize(sum, p->multiplier[c], p->shift[c]) + p->output_zero_point;
+    y[c] = (int8_t)kws_clamp(value, p->activation_min, p->activation_max);
+  }
+}
+
 /* ---- BATCH_MATMUL ---- */
 
 static inline int8_t finish_product(const kws_batch_matmul_t *p, int32_t accumulator) {

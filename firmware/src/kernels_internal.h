@@ -97,6 +97,10 @@ static inline int32_t kws_saturate(int32_t value) {
 
 #endif
 
+/* One pixel of DEPTHWISE_CONV_2D: tap i of channel c reads taps[i][c]. */
+void kws_depthwise_pixel(const kws_fully_connected_t *p, const int8_t *const *taps,
+                         int8_t *y);
+
 /* SOFTMAX's division. `sum` is the row's sum of exponentials, Q12.19, above 0; an
  * element is then round(exponential * reciprocal / 2^31 / 2^exponent) - 128. */
 int32_t kws_softmax_reciprocal(uint32_t sum, int32_t *exponent);

@@ -167,6 +167,184 @@ void kws_fully_connected_transposed_s8(const kws_fully_connected_t *p, const int
   fully_connected(p, x, rows, y, 1, y_stride);
 }
 
+/* ---- DEPTHWISE_CONV_2D ---- */
+
+#define CHANNELS 16
+
+/* Channels of a pixel, 16 at a time, as far as shifts are to the right; p has 16 or
+ * more. Returns how many are done. Assembly because compilers spill some of the 8
+ * vectors.
+ *   r0 taps, r4 y, r5 zero point, r6 r7 clamp, r8 the last 16 channels, r9 weights
+ *   r10 channel, r11 p, r12 all taps
+ *
+ * VMULLB takes even lanes, VMULLT odd ones; two taps' products together fit 16 bits (no
+ * weight is -128); VMOVLB, VMOVLT halve again. So q0 to q3 have channels 0 4 8 12, then
+ * 1 5 9 13 and so on, as VLD4 loads and VQMOVN puts together again: 23 instructions for
+ * 32 MACs. The last 16 channels reach back over some that are done. */
+int32_t kws_mve_depthwise(const kws_fully_connected_t *p, const int8_t *const *taps,
+                          int8_t *y);
+_Static_assert(offsetof(kws_fully_connected_t, weights) == 4 &&
+                   offsetof(kws_fully_connected_t, shift) == 16 &&
+                   offsetof(kws_fully_connected_t, activation_max) == 23,
+               "the assembly knows where they lie");
+
+#define TO_SUMS(even, odd, rest) \
+  "  vmovlb.s16 " rest ", " even \
+  "\n"                           \
+  "  vadd.i32 q0, q0, " rest     \
+  "\n"                           \
+  "  vmovlt.s16 " even ", " even \
+  "\n"                           \
+  "  vadd.i32 q2, q2, " even     \
+  "\n"                           \
+  "  vmovlb.s16 " rest ", " odd  \
+  "\n"                           \
+  "  vadd.i32 q1, q1, " rest     \
+  "\n"                           \
+  "  vmovlt.s16 " odd ", " odd   \
+  "\n"                           \
+  "  vadd.i32 q3, q3, " odd "\n"
+
+/* Halves away from zero: see requantize. */
+#define AWAY(sums)       \
+  "  vshr.s32 q4, " sums \
+  ", #31\n"              \
+  "  vadd.i32 " sums ", " sums ", q4\n"
+
+__asm("  .syntax unified\n"
+      "  .thumb\n"
+      "  .pushsection .text.kws_mve_depthwise, \"ax\", %progbits\n"
+      "  .align 2\n"
+      "  .global kws_mve_depthwise\n"
+      "  .type kws_mve_depthwise, %function\n"
+      "  .thumb_func\n"
+      "kws_mve_depthwise:\n"
+      "  push {r3-r11, lr}\n"
+      "  vpush {d8-d15}\n"
+      "  mov r11, r0\n"
+      "  mov r12, r1\n"
+      "  mov r4, r2\n"
+      "  mov r10, #0\n"
+      "  ldrh r8, [r11, #2]\n"
+      "  ldr r9, [r11, #4]\n"
+      "  ldrsh r5, [r11, #20]\n"
+      "  ldrsb r7, [r11, #22]\n"
+      "  ldrsb r6, [r11, #23]\n"
+      "  sub r8, #16\n"
+      "1:\n"
+      "  ldr r2, [r11, #8]\n"
+      "  ldrh r1, [r11]\n"
+      "  mov r0, r12\n"
+      "  add r2, r2, r10, lsl #2\n"
+      "  lsr r1, #1\n"
+      "  vld40.32 {q0, q1, q2, q3}, [r2]\n"
+      "  vld41.32 {q0, q1, q2, q3}, [r2]\n"
+      "  vld42.32 {q0, q1, q2, q3}, [r2]\n"
+      "  vld43.32 {q0, q1, q2, q3}, [r2]\n"
+      "  wls lr, r1, 3f\n"
+      "2:\n"
+      "  ldrd r1, r2, [r0], #8\n"
+      "  add r1, r10\n"
+      "  add r2, r10\n"
+      "  vldrb.8 q4, [r1]\n"
+      "  vldrb.8 q5, [r9], #16\n"
+      "  vmullb.s8 q6, q4, q5\n"
+      "  vldrb.8 q7, [r2]\n"
+      "  vmullt.s8 q4, q4, q5\n"
+      "  vldrb.8 q5, [r9], #16\n"
+      "  vmullb.s8 q7, q7, q5\n"
+      "  vadd.i16 q6, q6, q7\n"
+      "  vldrb.8 q7, [r2]\n"
+      "  vmullt.s8 q7, q7, q5\n"
+      "  vadd.i16 q4, q4, q7\n" TO_SUMS("q6", "q4", "q5")
+      "  le lr, 2b\n"
+      "3:\n"
+      "  ldrh r1, [r11]\n"
+      "  lsls r1, #31\n"
+      "  beq 4f\n"
+      "  ldr r1, [r0]\n"
+      "  add r1, r10\n"
+      "  vldrb.8 q4, [r1]\n"
+      "  vldrb.8 q5, [r9], #16\n"
+      "  vmullb.s8 q6, q4, q5\n"
+      "  vmullt.s8 q4, q4, q5\n" TO_SUMS("q6", "q4", "q5")
+      "4:\n"
+      "  ldrd r2, r3, [r11, #12]\n"
+      "  mvn r1, #127\n"
+      "  add r3, r10\n"
+      "  vldrb.8 q4, [r3]\n"
+      "  vmaxv.s8 r1, q4\n"
+      "  tst r1, #128\n"
+      "  beq 5f\n"
+      "  add r2, r2, r10, lsl #2\n"
+      "  vld40.32 {q4, q5, q6, q7}, [r2]\n"
+      "  vld41.32 {q4, q5, q6, q7}, [r2]\n"
+      "  vld42.32 {q4, q5, q6, q7}, [r2]\n"
+      "  vld43.32 {q4, q5, q6, q7}, [r2]\n"
+      "  vqrdmulh.s32 q0, q0, q4\n"
+      "  vqrdmulh.s32 q1, q1, q5\n"
+      "  vqrdmulh.s32 q2, q2, q6\n"
+      "  vqrdmulh.s32 q3, q3, q7\n" AWAY("q0") AWAY("q1") AWAY("q2") AWAY("q3")
+      "  vldrb.8 q4, [r3]\n"
+      "  vmovlb.s8 q5, q4\n"
+      "  vmovlt.s8 q4, q4\n"
+      "  vmovlb.s16 q6, q5\n"
+      "  vmovlb.s16 q7, q4\n"
+      "  vrshl.s32 q0, q0, q6\n"
+      "  vmovlt.s16 q5, q5\n"
+      "  vrshl.s32 q1, q1, q7\n"
+      "  vmovlt.s16 q4, q4\n"
+      "  vrshl.s32 q2, q2, q5\n"
+      "  vrshl.s32 q3, q3, q4\n"
+      "  vqmovnb.s32 q0, q0\n"
+      "  vqmovnb.s32 q1, q1\n"
+      "  vqmovnt.s32 q0, q2\n"
+      "  vqmovnt.s32 q1, q3\n"
+      "  vqadd.s16 q0, q0, r5\n"
+      "  vqadd.s16 q1, q1, r5\n"
+      "  vqmovnb.s16 q0, q0\n"
+      "  vqmovnt.s16 q0, q1\n"
+      "  vdup.8 q2, r7\n"
+      "  vdup.8 q3, r6\n"
+      "  vmax.s8 q0, q0, q2\n"
+      "  vmin.s8 q0, q0, q3\n"
+      "  add r1, r4, r10\n"
+      "  vstrb.8 q0, [r1]\n"
+      "  cmp r10, r8\n"
+      "  add r10, #16\n"
+      "  beq 5f\n"
+      "  cmp r10, r8\n"
+      "  it gt\n"
+      "  movgt r10, r8\n"
+      "  b 1b\n"
+      "5:\n"
+      "  mov r0, r10\n"
+      "  vpop {d8-d15}\n"
+      "  pop {r3-r11, pc}\n"
+      "  .size kws_mve_depthwise, . - kws_mve_depthwise\n"
+      "  .popsection\n");
+
+void kws_depthwise_pixel(const kws_fully_connected_t *p, const int8_t *const *taps,
+                         int8_t *y) {
+  const int32_t channels = p->outputs;
+  int32_t c = channels >= CHANNELS ? kws_mve_depthwise(p, taps, y) : 0;
+  int32_t first = c;
+  const int8_t *group =
+      p->weights + (c + CHANNELS - 1) / CHANNELS * CHANNELS * p->inputs;
+  for (; c < channels; ++c) {
+    if (c == first + CHANNELS) {
+      group += CHANNELS * p->inputs;
+      first = kws_min(c, channels - CHANNELS);
+    }
+    int32_t sum = p->bias[c];
+    for (int32_t t = 0; t < p->inputs; ++t) {
+      sum += taps[t][c] * group[CHANNELS * t + c - first];
+    }
+    sum = kws_requantize(sum, p->multiplier[c], p->shift[c]) + p->output_zero_point;
+    y[c] = (int8_t)kws_clamp(sum, p->activation_min, p->activation_max);
+  }
+}
+
 /* ---- BATCH_MATMUL ---- */
 
 /* One row of a against n rows of b. sum (a - za) * (b - zb) is

@@ -59,6 +59,22 @@ void kws_fully_connected_transposed_s8(const kws_fully_connected_t *p, const int
   fully_connected(p, x, rows, y, 1, y_stride);
 }
 
+/* ---- DEPTHWISE_CONV_2D ---- */
+
+void kws_depthwise_pixel(const kws_fully_connected_t *p, const int8_t *const *taps,
+                         int8_t *y) {
+  const int32_t inputs = p->inputs;
+  const int8_t *weights_end = p->weights;
+  for (int32_t c = 0; c < p->outputs; ++c) {
+    const int8_t *const *tap = taps;
+    int32_t sum = 0;
+    weights_end += inputs;
+    /* Counted up to 0: one register is counter and index. */
+    for (int32_t i = -inputs; i != 0; ++i) sum += (*tap++)[c] * weights_end[i];
+    y[c] = finish_output(p, c, sum);
+  }
+}
+
 /* ---- BATCH_MATMUL ---- */
 
 /* x - zero_point as 16 bits; returns the sum. */

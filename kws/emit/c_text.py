@@ -55,7 +55,7 @@ def numbers(values: Iterable[int], width: int = 88) -> str:
 
 
 def array(symbol: str, values: np.ndarray) -> str:
-    """A static const array, aligned for any kernel's wide loads.
+    """A static const array, aligned for any kernel's wide loads: to 4 bytes at least.
 
     Args:
         symbol: A C identifier.
@@ -63,7 +63,9 @@ def array(symbol: str, values: np.ndarray) -> str:
     """
     ctype = _C_TYPES[values.dtype.name]
     flat = values.reshape(-1)
-    align = "_Alignas(16) " if values.dtype.itemsize == 1 and flat.size >= 16 else ""
+    align = ""
+    if values.dtype.itemsize == 1:
+        align = f"_Alignas({16 if flat.size >= 16 else 4}) "
     return (
         f"static {align}const {ctype} {symbol}[{flat.size}] = {{\n"
         f"{numbers(flat.tolist())}\n}};\n"

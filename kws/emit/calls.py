@@ -390,30 +390,38 @@ def _delta_fully_connected(
     )
 
 
+def _window(node: Node) -> dict[str, object]:
+    """The fields that kws_conv_2d_t and kws_depthwise_conv_2d_t have together, beside
+    the channels."""
+    x, weights, y = node.input(0), node.input(1), node.output
+    top, left = operators.conv_padding(node)
+    return {
+        "input_height": x.shape[1],
+        "input_width": x.shape[2],
+        "output_height": y.shape[1],
+        "output_width": y.shape[2],
+        "filter_height": weights.shape[1],
+        "filter_width": weights.shape[2],
+        "stride_height": node.options["StrideH"],
+        "stride_width": node.options["StrideW"],
+        "pad_top": top,
+        "pad_left": left,
+        "input_zero_point": x.zero_point,
+    }
+
+
 def _conv_2d(model: Model, node: Node) -> list[str]:
     x, weights, y = node.input(0), node.input(1), node.output
-    assert weights.data is not None and weights.quantization is not None
+    assert weights.quantization is not None
     pairs = qm.conv_multipliers(x.scale, weights.quantization.scales, y.scale)
-    flat = weights.data.reshape(weights.shape[0], -1)
-    top, left = operators.conv_padding(node)
     struct = model.struct(
         "kws_conv_2d_t",
         {
-            "input_height": x.shape[1],
-            "input_width": x.shape[2],
+            **_window(node),
             "input_channels": x.shape[3],
-            "output_height": y.shape[1],
-            "output_width": y.shape[2],
-            "filter_height": weights.shape[1],
-            "filter_width": weights.shape[2],
-            "stride_height": node.options["StrideH"],
-            "stride_width": node.options["StrideW"],
             "dilation_height": 1,
             "dilation_width": 1,
-            "pad_top": top,
-            "pad_left": left,
-            "input_zero_point": x.zero_point,
-            "product": _product(model, node, flat, pairs),
+            "product": _product(model, node, operators.weight_matrix(node), pairs),
         },
     )
     return c_text.call(
@@ -421,6 +429,28 @@ def _conv_2d(model: Model, node: Node) -> list[str]:
         struct,
         model.input(node, 0),
         model.first_rows[1],
+        model.rows(y.shape[1]),
+        model.output(node),
+        model.scratch(node),
+    )
+
+
+def _depthwise_conv_2d(model: Model, node: Node) -> list[str]:
+    x, weights, y = node.input(0), node.input(1), node.output
+    assert weights.quantization is not None
+    pairs = qm.conv_multipliers(x.scale, weights.quantization.scales, y.scale)
+    matrix = operators.weight_matrix(node)
+    laid_out = weight_layout.depthwise_layout(matrix, model.core)
+    symbol = model.constant("weights", np.frombuffer(laid_out, np.int8))
+    struct = model.struct(
+        "kws_depthwise_conv_2d_t",
+        {**_window(node), "taps": _product_of(model, node, matrix, pairs, symbol)},
+    )
+    return c_text.call(
+        "kws_depthwise_conv_2d_s8",
+        struct,
+        model.input(node, 0),
+        model.first_row,
         model.rows(y.shape[1]),
         model.output(node),
         model.scratch(node),
@@ -702,6 +732,7 @@ CALLS: dict[str, Callable[[Model, Node], list[str]]] = {
     "FULLY_CONNECTED": _fully_connected,
     "FULLY_CONNECTED_TRANSPOSED": _fully_connected_transposed,
     "CONV_2D": _conv_2d,
+    "DEPTHWISE_CONV_2D": _depthwise_conv_2d,
     "BATCH_MATMUL": _batch_matmul,
     "TRANSPOSE_TOKENS": _transpose_tokens,
     "SOFTMAX": _softmax,

@@ -32,6 +32,7 @@ METHODS = {
     "BATCH_MATMUL": "AddBatchMatMul",
     "CONCATENATION": "AddConcatenation",
     "CONV_2D": "AddConv2D",
+    "DEPTHWISE_CONV_2D": "AddDepthwiseConv2D",
     "EXPAND_DIMS": "AddExpandDims",
     "FULLY_CONNECTED": "AddFullyConnected",
     "HARD_SWISH": "AddHardSwish",

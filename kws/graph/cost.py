@@ -252,6 +252,15 @@ def _conv_2d(node: Node, sent: Sent | None) -> Count:
     )
 
 
+def _depthwise_conv_2d(node: Node, sent: Sent | None) -> Count:
+    """Every output reads the taps of its own channel where they are."""
+    _, height, width, _ = node.input(1).shape
+    macs = node.output.elements * height * width
+    return Count(
+        macs=macs, bytes={WEIGHTS: macs, READ: macs, WRITE: node.output.elements}
+    )
+
+
 def _batch_matmul(node: Node, sent: Sent | None) -> Count:
     """Rows of the left matrix, each MAC with an element of the right one."""
     left, columns = node.input(0), node.output.shape[-1]
@@ -304,6 +313,7 @@ RULES: dict[str, Callable[[Node, Sent | None], Count]] = {
     "FULLY_CONNECTED": _fully_connected,
     "FULLY_CONNECTED_TRANSPOSED": _fully_connected,
     "CONV_2D": _conv_2d,
+    "DEPTHWISE_CONV_2D": _depthwise_conv_2d,
     "BATCH_MATMUL": _batch_matmul,
     "SOFTMAX": _softmax,
     "HISTORY": _history,

@@ -142,15 +142,30 @@ def row_count(tensor: Tensor) -> int:
 # --- shapes ---------------------------------------------------------------------
 
 
-def _weights(node: Node, index: int, rank: int) -> Tensor:
+def _weights(node: Node, index: int, rank: int, outputs_axis: int = 0) -> Tensor:
     weights = node.input(index)
     if weights.data is None or weights.dtype != "int8" or len(weights.shape) != rank:
         raise refuse(node, f"weights must be an int8 constant of rank {rank}")
     quantization = weights.quantization
     assert quantization is not None
-    if any(quantization.zero_points) or quantization.axis != 0:
+    if any(quantization.zero_points) or (
+        quantization.per_channel and quantization.axis != outputs_axis
+    ):
         raise refuse(node, "weights must be symmetric, per tensor or per output")
     return weights
+
+
+def weight_matrix(node: Node) -> np.ndarray:
+    """A product's weights as int8 [outputs, inputs of one output].
+
+    The inputs of a convolution's output are a patch, or, where it is depthwise, the
+    taps of one channel.
+    """
+    weights = node.input(1)
+    assert weights.data is not None
+    if node.kind == "DEPTHWISE_CONV_2D":
+        return np.ascontiguousarray(weights.data.reshape(-1, weights.shape[3]).T)
+    return weights.data.reshape(weights.shape[0], -1)
 
 
 def _bias(node: Node, outputs: int) -> None:
@@ -210,9 +225,36 @@ def _conv_2d(node: Node) -> tuple[int, ...]:
     x = node.input(0)
     if len(x.shape) != 4 or x.shape[0] != 1 or x.shape[3] != depth:
         raise refuse(node, f"expected an input of [1, height, width, {depth}]")
-    options = node.options
     if max(*x.shape, outputs, height * width * depth) > MAX_WIDTH:
         raise refuse(node, f"a dimension or a patch above {MAX_WIDTH}")
+    return (1, *_windows(node), outputs)
+
+
+def _depthwise_conv_2d(node: Node) -> tuple[int, ...]:
+    activation(node)
+    weights = _weights(node, 1, 4, outputs_axis=3)
+    one, height, width, channels = weights.shape
+    if node.options["DepthMultiplier"] != 1:
+        raise refuse(node, f"depth multiplier {node.options['DepthMultiplier']}, not 1")
+    if one != 1:
+        raise refuse(node, "expected weights of [1, height, width, channels]")
+    assert weights.data is not None
+    if weights.data.min() == -128:
+        # Helium's kernel adds two products in 16 bits. TFLite's weights are -127..127.
+        raise refuse(node, "a weight of -128: expected -127 to 127")
+    _bias(node, channels)
+    x = node.input(0)
+    if len(x.shape) != 4 or x.shape[0] != 1 or x.shape[3] != channels:
+        raise refuse(node, f"expected an input of [1, height, width, {channels}]")
+    if max(*x.shape, height * width) > MAX_WIDTH:
+        raise refuse(node, f"a dimension or a window above {MAX_WIDTH}")
+    return (1, *_windows(node), channels)
+
+
+def _windows(node: Node) -> tuple[int, int]:
+    """Rows and columns of windows that a convolution's input holds."""
+    x, (_, height, width, _) = node.input(0), node.input(1).shape
+    options = node.options
     if max(height, width) > 255:
         raise refuse(node, "a window larger than 255")
     if options["DilationHFactor"] != 1 or options["DilationWFactor"] != 1:
@@ -232,11 +274,11 @@ def _conv_2d(node: Node) -> tuple[int, ...]:
             sizes.append((size - kernel) // stride + 1)
     if min(sizes) < 1:
         raise refuse(node, "the window is larger than the input")
-    return (1, sizes[0], sizes[1], outputs)
+    return sizes[0], sizes[1]
 
 
 def conv_padding(node: Node) -> tuple[int, int]:
-    """Rows above and columns left of a CONV_2D's input, by TFLite's rule."""
+    """Rows above and columns left of a convolution's input, by TFLite's rule."""
     x, weights = node.input(0), node.input(1)
     if node.options["Padding"] != 0:
         return (0, 0)
@@ -549,6 +591,11 @@ def _scratch_conv(node: Node) -> int:
     return weight_layout.conv_2d_scratch_bytes(patch)
 
 
+def _scratch_depthwise_conv(node: Node) -> int:
+    _, height, width, channels = node.input(1).shape
+    return weight_layout.depthwise_conv_2d_scratch_bytes(height * width, channels)
+
+
 def batch_matmul_scratch(node: Node) -> tuple[int, int, int]:
     """Offsets of the transposed left and right matrix in the scratch, and its size."""
     *_, rows, depth = _matrix(node.input(0), node.options["AdjX"])
@@ -565,6 +612,8 @@ def _scratch_mean(node: Node) -> int:
 
 
 _FUSED = ("FusedActivationFunction",)
+_WINDOW = ("Padding", "StrideH", "StrideW", "DilationHFactor", "DilationWFactor")
+_EVERY_WINDOW = dict.fromkeys(_WINDOW[1:], 1)
 _UNARY: dict[str, Any] = {"rows": _rows_elementwise, "in_place": (0,)}
 _TWO: dict[str, Any] = {"rows": _rows_elementwise, "in_place": (0, 1)}
 
@@ -589,17 +638,19 @@ OPERATORS: dict[str, Operator] = {
         _conv_2d,
         (2, 3),
         "Conv2DOptions",
-        (
-            *_FUSED,
-            "Padding",
-            "StrideH",
-            "StrideW",
-            "DilationHFactor",
-            "DilationWFactor",
-        ),
-        {"StrideH": 1, "StrideW": 1, "DilationHFactor": 1, "DilationWFactor": 1},
+        (*_FUSED, *_WINDOW),
+        _EVERY_WINDOW,
         rows=_rows_conv,
         scratch=_scratch_conv,
+    ),
+    "DEPTHWISE_CONV_2D": Operator(
+        _depthwise_conv_2d,
+        (2, 3),
+        "DepthwiseConv2DOptions",
+        (*_FUSED, *_WINDOW, "DepthMultiplier"),
+        {**_EVERY_WINDOW, "DepthMultiplier": 1},
+        rows=_rows_conv,
+        scratch=_scratch_depthwise_conv,
     ),
     "SOFTMAX": Operator(
         _softmax,

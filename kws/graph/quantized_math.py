@@ -199,7 +199,8 @@ def fully_connected_multipliers(
 def conv_multipliers(
     input_scale: float, weight_scales: Sequence[float], output_scale: float
 ) -> list[tuple[int, int]]:
-    """(multiplier, shift) per weight scale of CONV_2D: float64."""
+    """(multiplier, shift) per weight scale of CONV_2D and DEPTHWISE_CONV_2D:
+    float64."""
     return [
         quantize_multiplier(float(input_scale) * float(scale) / float(output_scale))
         for scale in weight_scales

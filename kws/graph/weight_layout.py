@@ -65,6 +65,40 @@ def layout(weights: np.ndarray, core: str) -> bytes:
     return np.ascontiguousarray(pairs.transpose(0, 2, 1, 3)).tobytes()
 
 
+def depthwise_layout(weights: np.ndarray, core: str) -> bytes:
+    """The bytes of a DEPTHWISE_CONV_2D's weights in flash.
+
+    Args:
+        weights: int8 [channels, taps], from -127 up.
+        core: `portable` keeps the channels as they are. `mve` takes 16 channels at a
+            time, one tap of all of them after another; the last 16 reach back over
+            channels that were there before. `dsp` takes 4 channels, two taps at a
+            time, as 16-bit pairs: one word for each channel; a tap that is left over
+            comes as channels 0 and 2, then 1 and 3. Where there are fewer channels,
+            they are padded with zeros.
+
+    Returns:
+        The bytes; 4-byte alignment is up to the emitter.
+    """
+    if core == "portable":
+        return np.ascontiguousarray(weights).tobytes()
+    channels, taps = weights.shape
+    size = {"dsp": 4, "mve": 16}[core]
+    padded = np.zeros((round_up(channels, size), taps), np.int8)
+    padded[:channels] = weights
+    groups = padded.reshape(-1, size, taps).transpose(0, 2, 1)
+    if core == "mve":
+        if channels > size:
+            groups[-1] = weights[-size:].T
+        return np.ascontiguousarray(groups).tobytes()
+    even = taps // 2 * 2
+    pairs = groups[:, :even].reshape(len(groups), even // 2, 2, size)
+    parts = [pairs.transpose(0, 1, 3, 2).reshape(len(groups), -1)]
+    if taps % 2:
+        parts.append(groups[:, -1, [0, 2, 1, 3]])
+    return np.concatenate(parts, axis=1).astype("<i2").tobytes()
+
+
 def delta_columns(count: int) -> int:
     """KWS_DELTA_COLUMNS: the padded width of a matrix read by its inputs' rows."""
     return round_up(count, 8)
@@ -126,6 +160,11 @@ def fully_connected_scratch_bytes(inputs: int) -> int:
 def conv_2d_scratch_bytes(inputs: int) -> int:
     """KWS_CONV_2D_SCRATCH_BYTES; inputs = filter height * width * channels."""
     return round_up(CONV_2D_BLOCK * inputs, 4) + fully_connected_scratch_bytes(inputs)
+
+
+def depthwise_conv_2d_scratch_bytes(taps: int, channels: int) -> int:
+    """KWS_DEPTHWISE_CONV_2D_SCRATCH_BYTES; taps = filter height * width."""
+    return 8 * taps + round_up(channels, 4)
 
 
 def batch_matmul_scratch_bytes(inner: int) -> int:

@@ -102,15 +102,15 @@ def _weights(node: Node) -> tuple[Array, Array, Array, Array]:
     """Weights [out, in], folded bias, multipliers and shifts per output."""
     weights = node.input(1)
     assert weights.data is not None and weights.quantization is not None
-    matrix = weights.data.reshape(weights.shape[0], -1)
+    matrix = graph_operators.weight_matrix(node)
     bias = node.inputs[2].data if len(node.inputs) > 2 and node.inputs[2] else None
     folded = qm.fold_bias(
         matrix, None if bias is None else bias.reshape(-1), node.input(0).zero_point
     )
     rule = (
-        qm.conv_multipliers
-        if node.kind == "CONV_2D"
-        else qm.fully_connected_multipliers
+        qm.fully_connected_multipliers
+        if node.kind == "FULLY_CONNECTED"
+        else qm.conv_multipliers
     )
     pairs = rule(node.input(0).scale, weights.quantization.scales, node.output.scale)
     multiplier, shift = (np.array(side, np.int64) for side in zip(*pairs, strict=True))
@@ -132,30 +132,65 @@ def _fully_connected(node: Node) -> Callable[..., Array]:
     return run
 
 
-def _conv_2d(node: Node) -> Callable[..., Array]:
-    matrix, folded, multiplier, shift = _weights(node)
-    _, height, width, depth = node.input(1).shape
-    _, rows, columns, outputs = node.output.shape
-    steps = (node.options["StrideH"], node.options["StrideW"])
+def _image(node: Node) -> Callable[[Array], Array]:
+    """Of a convolution: its input, padded so that every window lies inside."""
+    _, height, width, _ = node.input(1).shape
+    _, rows, columns, _ = node.output.shape
     above, left = graph_operators.conv_padding(node)
     source = node.input(0)
+    _, tall, wide, depth = source.shape
+    bottom = max((rows - 1) * node.options["StrideH"] + height, tall + above)
+    right = max((columns - 1) * node.options["StrideW"] + width, wide + left)
+
+    def run(x: Array) -> Array:
+        padded = np.full((len(x), bottom, right, depth), source.zero_point, np.int8)
+        padded[:, above : above + tall, left : left + wide] = x.reshape(
+            -1, tall, wide, depth
+        )
+        return padded
+
+    return run
+
+
+def _conv_2d(node: Node) -> Callable[..., Array]:
+    matrix, folded, multiplier, shift = _weights(node)
+    _, height, width, _ = node.input(1).shape
+    _, rows, columns, outputs = node.output.shape
+    steps = (node.options["StrideH"], node.options["StrideW"])
+    image = _image(node)
     zero_point, (low, high) = node.output.zero_point, _clamp(node)
 
     def run(x: Array) -> Array:
-        batch = len(x)
-        tall = max((rows - 1) * steps[0] + height, source.shape[1] + above)
-        wide = max((columns - 1) * steps[1] + width, source.shape[2] + left)
-        padded = np.full((batch, tall, wide, depth), source.zero_point, np.int8)
-        padded[:, above : above + source.shape[1], left : left + source.shape[2]] = (
-            x.reshape(batch, *source.shape[1:])
-        )
         windows = np.lib.stride_tricks.sliding_window_view(
-            padded, (height, width), axis=(1, 2)
+            image(x), (height, width), axis=(1, 2)
         )[:, : rows * steps[0] : steps[0], : columns * steps[1] : steps[1]]
         patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, matrix.shape[1])
         sums = exact_product(patches, matrix.T, matrix.shape[1] * 128 * 128) + folded
         out = _finish(requantize(sums, multiplier, shift), zero_point, low, high)
-        return out.reshape(batch, 1, rows, columns, outputs)
+        return out.reshape(len(x), 1, rows, columns, outputs)
+
+    return run
+
+
+def _depthwise_conv_2d(node: Node) -> Callable[..., Array]:
+    matrix, folded, multiplier, shift = _weights(node)
+    width = node.input(1).shape[2]
+    _, rows, columns, channels = node.output.shape
+    down, across = node.options["StrideH"], node.options["StrideW"]
+    image = _image(node)
+    zero_point, (low, high) = node.output.zero_point, _clamp(node)
+
+    def run(x: Array) -> Array:
+        padded = image(x)
+        sums = np.tile(folded, (len(x), rows, columns, 1))
+        for tap, weights in enumerate(matrix.T.astype(np.int64)):
+            top, left = divmod(tap, width)
+            sums += (
+                weights
+                * (padded[:, top:, left:][:, ::down, ::across][:, :rows, :columns])
+            )
+        out = _finish(requantize(sums, multiplier, shift), zero_point, low, high)
+        return out.reshape(len(x), 1, rows, columns, channels)
 
     return run
 
@@ -366,6 +401,7 @@ def _concatenation(node: Node) -> Callable[..., Array]:
 OPERATORS: dict[str, Callable[[Node], Callable[..., Array]]] = {
     "FULLY_CONNECTED": _fully_connected,
     "CONV_2D": _conv_2d,
+    "DEPTHWISE_CONV_2D": _depthwise_conv_2d,
     "BATCH_MATMUL": _batch_matmul,
     "SOFTMAX": _softmax,
     "ADD": _add,

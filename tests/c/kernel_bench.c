@@ -141,6 +141,40 @@ int main(void) {
   kws_conv_2d_s8(&stem, x, 0, TOKENS / 2, y, scratch);
   end("conv_2d_stem_5x5x16", TOKENS / 2 * (MEL / 4) * 25 * 16);
 
+  /* One token of a stream; the depthwise stem of a DS-CNN, as it is and halving. */
+  kws_depthwise_conv_2d_t depthwise = {.input_height = 5,
+                                       .input_width = 1,
+                                       .output_height = 1,
+                                       .output_width = 1,
+                                       .filter_height = 5,
+                                       .filter_width = 1,
+                                       .stride_height = 1,
+                                       .stride_width = 1,
+                                       .input_zero_point = -4,
+                                       .taps = product(5, 48)};
+  begin();
+  kws_depthwise_conv_2d_s8(&depthwise, x, 0, 1, y, scratch);
+  end("depthwise_conv_2d_token_5x48", 5 * 48);
+  depthwise.input_height = depthwise.filter_height = 15;
+  depthwise.taps = product(15, 64);
+  begin();
+  kws_depthwise_conv_2d_s8(&depthwise, x, 0, 1, y, scratch);
+  end("depthwise_conv_2d_token_15x64", 15 * 64);
+  depthwise.taps = product(9, DIM);
+  depthwise.filter_height = depthwise.filter_width = 3;
+  depthwise.pad_top = depthwise.pad_left = 1;
+  depthwise.input_height = depthwise.output_height = 25;
+  depthwise.input_width = depthwise.output_width = 5;
+  begin();
+  kws_depthwise_conv_2d_s8(&depthwise, x, 0, 25, y, scratch);
+  end("depthwise_conv_2d_25x5x64_3x3", 25 * 5 * DIM * 9);
+  depthwise.stride_height = depthwise.stride_width = 2;
+  depthwise.output_height = 13;
+  depthwise.output_width = 3;
+  begin();
+  kws_depthwise_conv_2d_s8(&depthwise, x, 0, 13, y, scratch);
+  end("depthwise_conv_2d_25x5x64_3x3_by_2", 13 * 3 * DIM * 9);
+
   const kws_batch_matmul_t matmul = {.a_zero_point = 3,
                                      .b_zero_point = -7,
                                      .multiplier = 1518500250,

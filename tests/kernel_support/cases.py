@@ -60,6 +60,16 @@ def c_weights(name: str, weights: np.ndarray) -> str:
     )
 
 
+def c_depthwise_weights(name: str, weights: np.ndarray) -> str:
+    """The same of a DEPTHWISE_CONV_2D; every core has its own layout."""
+    text = ""
+    for core in weight_layout.CORES:
+        data = np.frombuffer(weight_layout.depthwise_layout(weights, core), np.int8)
+        text += f"#if KWS_WEIGHT_LAYOUT == KWS_LAYOUT_{core.upper()}\n"
+        text += c_array(name, data, aligned=True) + "#endif\n"
+    return text
+
+
 def c_struct(kind: str, name: str, parameters: Any) -> str:
     """A constant struct from a dataclass whose fields are the struct's, in order."""
     fields = dataclasses.asdict(parameters)
@@ -127,6 +137,7 @@ def _product_struct(
     multipliers: list[tuple[int, int]],
     output: Quantization,
     activation: str,
+    lay_out: Callable[[str, np.ndarray], str] = c_weights,
 ) -> tuple[str, str]:
     """Arrays, and the fields of a kws_fully_connected_t."""
     outputs, inputs = weights.shape
@@ -134,7 +145,7 @@ def _product_struct(
         multipliers = multipliers * outputs
     low, high = qm.calculate_activation_range(activation, *output)
     arrays = (
-        c_weights(f"{name}_weights", weights)
+        lay_out(f"{name}_weights", weights)
         + c_array(
             f"{name}_bias", qm.fold_bias(weights, bias, input_zero_point), "int32_t"
         )
@@ -219,6 +230,17 @@ def fully_connected(
     return Case(name, constants, call)
 
 
+def _output_size(
+    size: int, taps: int, step: int, same: bool, spread: int = 1
+) -> tuple[int, int]:
+    """Windows along one side of an image, and the padding before the first."""
+    reach = (taps - 1) * spread + 1
+    if not same:
+        return (size - reach) // step + 1, 0
+    out = -(-size // step)
+    return out, max(0, (out - 1) * step + reach - size) // 2
+
+
 def conv_2d(rng: np.random.Generator, name: str) -> Case:
     """CONV_2D, per channel; sometimes called for some output rows at a time."""
     height, width = int(rng.integers(5, 13)), int(rng.integers(5, 13))
@@ -235,35 +257,24 @@ def conv_2d(rng: np.random.Generator, name: str) -> Case:
     weights, scales, bias = _weights_and_bias(rng, outputs, inputs, True)
     filters = weights.reshape(outputs, filter_height, filter_width, channels)
     x = _int8(rng, 1, height, width, channels)
-
-    def output_size(size: int, taps: int, step: int, spread: int) -> tuple[int, int]:
-        reach = (taps - 1) * spread + 1
-        if not same:
-            return (size - reach) // step + 1, 0
-        out = -(-size // step)
-        return out, max(0, (out - 1) * step + reach - size) // 2
-
-    out_height, pad_top = output_size(height, filter_height, stride[0], dilation[0])
-    out_width, pad_left = output_size(width, filter_width, stride[1], dilation[1])
+    out_height, pad_top = _output_size(
+        height, filter_height, stride[0], same, dilation[0]
+    )
+    out_width, pad_left = _output_size(
+        width, filter_width, stride[1], same, dilation[1]
+    )
     spread = np.sqrt(inputs) * 60 * 60 * x_scale * max(scales)
     y = float(np.float32(spread / 40)), _zero_point(rng)
     activation = _activation(rng)
-
-    model = tflm.Model()
-    x_index = model.tensor(x.shape, x_scale, x_zero)
-    operands = [x_index, model.tensor(filters.shape, scales, data=filters)]
-    if bias is not None:
-        bias_scales = np.float32(x_scale) * np.array(scales, np.float32)
-        operands.append(model.tensor(bias.shape, bias_scales, data=bias))
-    y_index = model.tensor((1, out_height, out_width, outputs), *y)
     options = schema.Conv2DOptionsT()
     options.padding = schema.Padding.SAME if same else schema.Padding.VALID
     options.strideH, options.strideW = stride
     options.dilationHFactor, options.dilationWFactor = dilation
     options.fusedActivationFunction = tflm.ACTIVATIONS[activation]
-    model.operator("CONV_2D", operands, y_index, options)
-    expected = model.run({x_index: x}, y_index)
-
+    out = (1, out_height, out_width, outputs)
+    expected = _convolution(
+        "CONV_2D", (x, x_scale, x_zero), (filters, scales, 0), bias, (out, *y), options
+    )
     multipliers = qm.conv_multipliers(x_scale, scales, y[0])
     arrays, fields = _product_struct(
         name, weights, bias, x_zero, multipliers, y, activation
@@ -281,12 +292,128 @@ def conv_2d(rng: np.random.Generator, name: str) -> Case:
         f".input_zero_point = {x_zero}, .product = {fields}}};\n"
         + c_output(name, expected, f"KWS_CONV_2D_SCRATCH_BYTES({inputs})")
     )
-    split = out_height // 2
-    row = out_width * outputs
-    call = (
-        f"kws_conv_2d_s8(&{name}, {name}_x, 0, {split}, {name}_out, {name}_scratch);\n"
-        f"  kws_conv_2d_s8(&{name}, {name}_x, {split}, {out_height - split}, "
-        f"{name}_out + {split * row}, {name}_scratch);"
+    call = _in_two_parts("kws_conv_2d_s8", name, out_height, out_width * outputs)
+    return Case(name, constants, call)
+
+
+def _convolution(
+    kind: str,
+    x: tuple[np.ndarray, float, int],
+    filters: tuple[np.ndarray, list[float], int],
+    bias: np.ndarray | None,
+    y: tuple[tuple[int, ...], float, int],
+    options: Any,
+) -> np.ndarray:
+    """TFLM's answer for a convolution.
+
+    Args:
+        kind: Of it.
+        x: Values, scale, zero point.
+        filters: Values, scales, and their axis.
+        bias: Per output, or None.
+        y: Shape, scale, zero point.
+        options: The schema's.
+    """
+    model = tflm.Model()
+    x_index = model.tensor(x[0].shape, *x[1:])
+    values, scales, axis = filters
+    operands = [x_index, model.tensor(values.shape, scales, axis=axis, data=values)]
+    if bias is not None:
+        bias_scales = np.float32(x[1]) * np.array(scales, np.float32)
+        operands.append(model.tensor(bias.shape, bias_scales, data=bias))
+    y_index = model.tensor(*y)
+    model.operator(kind, operands, y_index, options)
+    return model.run({x_index: x[0]}, y_index)
+
+
+def _in_two_parts(kernel: str, name: str, rows: int, row: int) -> str:
+    """Calls of a convolution for half of its output rows, then the others."""
+    half = rows // 2
+    return (
+        f"{kernel}(&{name}, {name}_x, 0, {half}, {name}_out, {name}_scratch);\n"
+        f"  {kernel}(&{name}, {name}_x, {half}, {rows - half}, "
+        f"{name}_out + {half * row}, {name}_scratch);"
+    )
+
+
+def depthwise_conv_2d(
+    rng: np.random.Generator,
+    name: str,
+    shape: tuple[int, int, int, int, int] | None = None,
+) -> Case:
+    """DEPTHWISE_CONV_2D, per channel or per tensor; half its output rows at a time.
+
+    Half of them are tokens of a stream: windows of width 1 that give one row or a few.
+
+    shape = height, width, channels, filter height, filter width, all of it VALID.
+    """
+    stride, same = (1, 1), False
+    if shape is None and rng.random() < 0.5:
+        taps = int(rng.choice([3, 4, 5, 15]))
+        channels = int(rng.choice([32, 40, 48, int(rng.integers(1, 50))]))
+        shape = (taps + int(rng.choice([0, 0, 2])), 1, channels, taps, 1)
+    elif shape is None:
+        shape = (
+            *(int(v) for v in rng.integers(3, 8, 2)),
+            int(rng.choice([1, 3, 4, 16, 19, 32, int(rng.integers(1, 50))])),
+            *(int(v) for v in rng.integers(1, 6, 2)),
+        )
+        stride = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+        same = bool(rng.random() < 0.6) or max(shape[3:]) > min(shape[:2])
+    height, width, channels, filter_height, filter_width = shape
+    taps = filter_height * filter_width
+    x_scale, x_zero = _quantization(rng)
+    weights, scales, bias = _weights_and_bias(rng, channels, taps, rng.random() < 0.8)
+    scales = [max(scale, 0.03) for scale in scales]  # near enough to each other
+    filters = np.ascontiguousarray(weights.T).reshape(
+        1, filter_height, filter_width, channels
+    )
+    x = _int8(rng, 1, height, width, channels)
+    if rng.random() < 0.15:
+        # The largest sums that there are, which 16 bits hold of two taps.
+        x[:], weights[:], filters[:] = -128, -127, -127
+    out_height, pad_top = _output_size(height, filter_height, stride[0], same)
+    out_width, pad_left = _output_size(width, filter_width, stride[1], same)
+    spread = np.sqrt(taps) * 60 * 60 * x_scale * max(scales)
+    # Now and then so far off that a shift is to the left.
+    factor = 1e-5 if rng.random() < 0.1 else 1 / 30
+    y = float(np.float32(spread * factor)), int(rng.integers(-128, 100))
+    activation = "none" if rng.random() < 0.6 else _activation(rng)
+    options = schema.DepthwiseConv2DOptionsT()
+    options.padding = schema.Padding.SAME if same else schema.Padding.VALID
+    options.strideH, options.strideW = stride
+    options.dilationHFactor = options.dilationWFactor = options.depthMultiplier = 1
+    options.fusedActivationFunction = tflm.ACTIVATIONS[activation]
+    out = (1, out_height, out_width, channels)
+    expected = _convolution(
+        "DEPTHWISE_CONV_2D",
+        (x, x_scale, x_zero),
+        (filters, scales, 3),
+        bias,
+        (out, *y),
+        options,
+    )
+    multipliers = qm.conv_multipliers(x_scale, scales, y[0])
+    arrays, fields = _product_struct(
+        name, weights, bias, x_zero, multipliers, y, activation, c_depthwise_weights
+    )
+    scratch = f"KWS_DEPTHWISE_CONV_2D_SCRATCH_BYTES({taps}, {channels})"
+    constants = (
+        arrays
+        + c_array(f"{name}_x", x)
+        + f"static const kws_depthwise_conv_2d_t {name} = {{"
+        f".input_height = {height}, .input_width = {width}, "
+        f".output_height = {out_height}, .output_width = {out_width}, "
+        f".filter_height = {filter_height}, .filter_width = {filter_width}, "
+        f".stride_height = {stride[0]}, .stride_width = {stride[1]}, "
+        f".pad_top = {pad_top}, .pad_left = {pad_left}, "
+        f".input_zero_point = {x_zero}, .taps = {fields}}};\n"
+        + c_output(name, expected, scratch).replace(
+            "static int32_t", "static _Alignas(8) int32_t"
+        )
+    )
+    call = _in_two_parts(
+        "kws_depthwise_conv_2d_s8", name, out_height, out_width * channels
     )
     return Case(name, constants, call)
 
@@ -682,6 +809,7 @@ MAKERS: dict[str, Callable[[np.random.Generator, str], Case]] = {
     "mean": mean,
     "concatenation": concatenation,
     "table": table,
+    "depthwise_conv_2d": depthwise_conv_2d,
 }
 
 
