@@ -34,7 +34,14 @@ HOST = FIRMWARE / "host"
 MAX_EVENTS = 1 << 20
 # What the emitted C depends on besides the bundle: folders and files of the package.
 _EMITTERS = ("emit", "graph", "attention", "features")
-_WORDS = ("bundle.py", "errors.py", "recipe.py", "shape.py", "thresholds.py")
+_WORDS = (
+    "bundle.py",
+    "errors.py",
+    "paths.py",
+    "recipe.py",
+    "shape.py",
+    "thresholds.py",
+)
 
 
 class Opened:
