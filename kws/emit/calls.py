@@ -450,7 +450,7 @@ def _depthwise_conv_2d(model: Model, node: Node) -> list[str]:
         "kws_depthwise_conv_2d_s8",
         struct,
         model.input(node, 0),
-        model.first_row,
+        model.first_rows[1],
         model.rows(y.shape[1]),
         model.output(node),
         model.scratch(node),
