@@ -69,6 +69,24 @@ def is_word(text: str) -> bool:
     return True
 
 
+def column(text: str, width: int) -> str:
+    """A text with spaces behind it, as wide as `width` letters on a terminal.
+
+    Example:
+        >>> column("ab", 5) + "|", column("你好", 5) + "|"
+        ('ab   |', '你好 |')
+    """
+    wide = sum(
+        0
+        if unicodedata.combining(letter)
+        else 2
+        if unicodedata.east_asian_width(letter) in "WF"
+        else 1
+        for letter in text
+    )
+    return text + " " * (width - wide)
+
+
 def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     """A text file in whatever encoding it has, without its byte order mark.
 

@@ -452,6 +452,11 @@ def load(
     pcm[spoken] = read.pcm
     _check_cut([clips[row] for row in spoken], read, labels(task), split)
     noises = corpus.noises(split) if len(spoken) < len(clips) else {}
+    if len(spoken) < len(clips) and not noises:
+        audio.say(
+            f"{corpus.path}: no background noise that leaves a second for {split} "
+            "(10 s at least, in _background_noise_): its silence is digital zeros"
+        )
     for row, clip in enumerate(clips):
         if clip.recording is None and clip.gain > 0:
             first, samples = noises[clip.noise]
@@ -544,7 +549,8 @@ def overview(
             lines.append(folder)
         for _, label in rows:
             counts = [column.get((folder, label), 0) for column in columns]
-            lines.append(f"  {label:<28}" + "".join(f"{n or '-':>8}" for n in counts))
+            cells = "".join(f"{n or '-':>8}" for n in counts)
+            lines.append(f"  {names.column(label, 28)}{cells}")
     if problem:
         lines.append(f"No test clips: {problem}")
     return "\n".join(lines)
