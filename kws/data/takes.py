@@ -24,7 +24,7 @@ import numpy as np
 from kws.data import audio, cut, names, sheet
 from kws.data.audio import SAMPLE_RATE
 from kws.data.cut import Span
-from kws.data.speech_commands import NOISE_FOLDERS, clips_in, is_stray
+from kws.data.speech_commands import NOISE_FOLDERS, clips_in, is_left_by_systems
 from kws.data.splits import some
 from kws.data.verify import CLIPPED_SHARE
 from kws.errors import KwsError
@@ -165,25 +165,20 @@ def find(
             )
         for place in words or [folder]:
             word = _word(place)
-            strays += [path for path in _listed(place) if is_stray(path)]
+            strays += _strays(place)
             for file in _recordings(place):
                 if len(file.relative_to(place).parts) > 2:
                     strays.append(file)
                 else:
                     add(file, word, place)
-        strays += [
-            path
-            for path in _listed(folder)
-            if words and path not in words and is_stray(path)
-        ]
+        strays += _strays(folder)
     if not takes:
         raise KwsError(
             "No recordings found. Expected a folder for each word, with recordings of "
             f"it. Received: {', '.join(str(folder) for folder in folders)}",
             "kws data import recordings --out corpus   (recordings/yes/take.m4a)",
         )
-    strays = [p for p in dict.fromkeys(strays) if p.is_file()]
-    return takes, speakers, strays
+    return takes, speakers, list(dict.fromkeys(strays))
 
 
 def make(
@@ -478,6 +473,12 @@ def _plain(text: str) -> str:
     text = names.composed(text)
     made = "".join(letter if letter.isalnum() else "-" for letter in text)
     return re.sub(r"-+", "-", made).strip("-") or "somebody"
+
+
+def _strays(folder: Path) -> list[Path]:
+    """Files of a folder that are no recordings."""
+    others = audio.contents(folder)[1]
+    return [f for f in others if f.is_file() and not is_left_by_systems(f)]
 
 
 def _listed(folder: Path) -> list[Path]:

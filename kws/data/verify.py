@@ -143,11 +143,11 @@ def _verify_folder(
             faults.append(Fault("label_name", name, repr(name)))
         elif not special and name != name.lower():
             faults.append(Fault("label_name", name, f"expected {name.lower()!r}"))
-        clips = speech_commands.clips_in(label)
+        clips, others = audio.contents(label)
         faults += [
             Fault("stray", f"{name}/{path.name}", "no recording")
-            for path in sorted(label.iterdir())
-            if speech_commands.is_stray(path)
+            for path in others
+            if not speech_commands.is_left_by_systems(path)
         ]
         if not clips:
             faults.append(Fault("label_empty", name, "no recording"))
