@@ -221,7 +221,7 @@ def import_(
     done = takes.make(folders, out, speaker, counting("recordings"))
     empty = [word for word, row in done.words.items() if not row["clips"]]
     for file in done.strays:
-        audio.say(f"{file}: not read, it is no recording")
+        audio.say(f"{file}: not read (no recording, or too deep in folders)")
     for file, why in done.unreadable.items():
         audio.say(f"{file}: {why}")
     for source, count in sorted(done.converted.items()):

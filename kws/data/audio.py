@@ -412,7 +412,7 @@ def _int16(real: np.ndarray) -> np.ndarray:
 
 def _length(duration_s: float) -> str:
     if duration_s >= 3600:
-        return f"{duration_s / 3600:.3g} hours"
+        return f"{duration_s / 3600:.3g} h"
     return f"{duration_s:.3g} s"
 
 
