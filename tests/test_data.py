@@ -566,6 +566,17 @@ def test_names_without_a_speaker_and_files_that_are_no_clips_are_said(folder, ca
     assert "not read, for they are no audio: yes/notes.docx" in text
 
 
+def test_silence_without_noise_is_said(folder, capsys):
+    """Digital zeros alone teach that silence is what no room has."""
+    for file in (folder / "_background_noise_").iterdir():
+        file.write_bytes(wav_bytes(np.ones(5 * 16000, np.int16)))
+    say.cache_clear()
+    data.load("train", WORDS, folder)
+    assert "no background noise" not in said(capsys)
+    data.load("val", WORDS, folder)
+    assert "no background noise that leaves a second for val" in said(capsys)
+
+
 def test_words_of_one_s_own_beside_the_official_test_files(folder):
     """`kws data fetch` brings test files that have only the official words."""
     words = data.labels(Task("gsc12"))[2:]

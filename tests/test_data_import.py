@@ -118,7 +118,7 @@ def test_recordings_of_all_kinds_make_one_corpus_that_trains(
                 sounds = [said(speaker, word, 40 + n, voice) for _ in range(2)]
                 sound = resampled(take(*sounds)[0], rate)
                 write(tmp_path / person / word / name, sound, rate, **how)
-    hum = np.random.default_rng(0).normal(0, 0.05, 3 * 44100)
+    hum = np.random.default_rng(0).normal(0, 0.05, 12 * 44100)
     write(tmp_path / "anna" / "background_noise" / "kitchen.ogg", hum, 44100)
     out = tmp_path / "corpus"
     done = takes.make([tmp_path / "anna", tmp_path / "ben"], out)
@@ -137,7 +137,7 @@ def test_recordings_of_all_kinds_make_one_corpus_that_trains(
         clips = data.load(split, task, out)
         count = Counter(clips.labels[i] for i in clips.label)
         assert count["stop"] == count["left"] == each
-    assert len(data.noise_bank(out)[0]) > 2 * RATE
+    assert len(data.noise_bank(out)[0]) > 9 * RATE
 
 
 def test_what_is_left_out_says_why(speaker, tmp_path):
@@ -179,6 +179,29 @@ def test_what_is_left_out_says_why(speaker, tmp_path):
     for _, why in problems:
         assert why in page
     assert done.words["stop"]["clips"] == 3
+
+
+def test_of_two_sounds_the_longer_and_louder_is_the_word(tmp_path):
+    """A breath or a key beside one word is half of the sounds of its recording."""
+    tone = small_corpus.tone(500, 9000, 9000) / 32768
+    write(tmp_path / "a" / "stop" / "1.wav", take(tone, tone * 0.1, noise_db=-80)[0])
+    write(tmp_path / "a" / "stop" / "2.wav", take(tone[:2500], tone, noise_db=-80)[0])
+    done = takes.make([tmp_path / "a"], tmp_path / "out")
+    problems = [piece.problem for piece in done.pieces]
+    assert ["quieter" in p or "shorter" in p for p in problems] == [
+        *(False, True),
+        *(True, False),
+    ]
+
+
+def test_the_words_of_a_phrase_stay_together(tmp_path):
+    tone = small_corpus.tone(500, 3500, 9000) / 32768
+    phrase = np.concatenate([tone, np.zeros(5800), tone])  # 0.36 s between
+    for word in ("hey robot", "robot"):
+        root = tmp_path / word
+        write(root / word.replace(" ", "_") / "1.wav", take(phrase, phrase)[0])
+        done = takes.make([root], tmp_path / f"{word}-out")
+        assert done.words[word]["clips"] == (2 if " " in word else 4)
 
 
 def test_an_import_is_deterministic_and_not_made_again(speaker, tmp_path):
@@ -303,7 +326,10 @@ def test_what_cannot_be_imported_is_refused_and_leaves_nothing(tmp_path):
     (root / "yes").rename(root / "(yes)")
     with pytest.raises(KwsError, match="name is the word"):
         takes.find([root])
-    (root / "(yes)").rename(root / "yes")
+    (root / "(yes)").rename(root / "_silence_")
+    with pytest.raises(KwsError, match="_background_noise_ or _unknown_"):
+        takes.find([root])
+    (root / "_silence_").rename(root / "yes")
     write(root / "yes" / "x.wav", np.zeros(3 * RATE))
     with pytest.raises(KwsError, match="No clip could be taken") as error:
         takes.make([root], tmp_path / "out")

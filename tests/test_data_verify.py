@@ -6,12 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small_corpus
 import soundfile
 from click.testing import CliRunner
 
 from kws.cli import data as verb
+from kws.data.audio import wav_bytes
 from kws.data.verify import KINDS, verify
 from kws.errors import KwsError
 
@@ -158,3 +160,37 @@ def test_info_counts_by_word_and_split(corpus):
     assert report["noises"] == ["hiss", "rush"]
     table = CliRunner().invoke(verb.command, ["info", str(corpus)])
     assert table.exit_code == 0 and "yes" in table.stdout
+
+
+def test_a_clip_whose_word_is_cut_out_is_named_with_its_place(corpus):
+    path = corpus / "yes" / "00000001_nohash_0.wav"
+    quiet = np.random.default_rng(0).normal(0, 30, 40000).astype(np.int16)
+    quiet[28000:34000] += small_corpus.tone(440, 6000, 9000)
+    path.write_bytes(wav_bytes(quiet))
+    ((kind, detail),) = [(f.kind, f.detail) for f in verify(corpus)[1]]
+    assert kind == "too_long" and "2.50 s: the second from 1.4" in detail
+    result = CliRunner().invoke(verb.command, ["verify", str(corpus)])
+    assert f"kws data import {corpus} --out {corpus}-16k" in result.stdout
+
+
+def test_noise_of_nothing_or_of_a_moment_is_named(corpus):
+    noise = corpus / "_background_noise_"
+    (noise / "hiss.wav").write_bytes(wav_bytes(np.zeros(20 * 16000, np.int16)))
+    (noise / "rush.wav").write_bytes(wav_bytes(np.ones(4 * 16000, np.int16)))
+    assert kinds(corpus) == [
+        ("near_silent", "_background_noise_/hiss.wav"),
+        ("short_noise", "_background_noise_/rush.wav"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["Zoë_nohash_0.wav", "anna_b_nohash_12.flac"])
+def test_speakers_have_names_of_any_letters(name, corpus):
+    pcm, rate = soundfile.read(corpus / "yes" / "00000001_nohash_0.wav", dtype="int16")
+    soundfile.write(corpus / "yes" / name, pcm + 1, rate)
+    assert kinds(corpus) == []
+
+
+@pytest.mark.parametrize("name", ["fu\u0308r", "नमस्ते", "don't", "hey-robot"])
+def test_folders_of_words_in_any_spelling_are_words(name, corpus):
+    (corpus / "yes").rename(corpus / name)
+    assert kinds(corpus) == []

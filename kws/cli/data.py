@@ -216,13 +216,13 @@ def import_(
 
     Example: kws data import recordings --speaker anna --out corpus
     """
-    from kws.data import audio, takes
+    from kws.data import audio, names, takes
     from kws.progress import counting
 
     done = takes.make(folders, out, speaker, counting("recordings"))
     empty = [word for word, row in done.words.items() if not row["clips"]]
     for file in done.strays:
-        audio.say(f"{file}: not read, it is no recording")
+        audio.say(f"{file}: not read (no recording, or too deep in folders)")
     for file, why in done.unreadable.items():
         audio.say(f"{file}: {why}")
     for source, count in sorted(done.converted.items()):
@@ -254,7 +254,7 @@ def import_(
         click.echo(f"{'word':<24}{'recordings':>12}{'clips':>8}{'left out':>10}")
         for word, row in done.words.items():
             counts = f"{row['recordings']:>12}{row['clips']:>8}{row['left_out']:>10}"
-            click.echo(f"{word:<24}{counts}")
+            click.echo(names.column(word, 24) + counts)
         if not done.made:
             click.echo(f"The corpus is already in {out}")
         click.echo(f"Look and listen: {page}")
@@ -272,7 +272,7 @@ def info(folder: Path | None, data: Path | None, as_json: bool) -> None:
 
     Example: kws data info data/speech_commands
     """
-    from kws.data import audio
+    from kws.data import audio, names
     from kws.data.speech_commands import SPLITS, open_corpus
 
     corpus = open_corpus(folder or data)
@@ -308,7 +308,8 @@ def info(folder: Path | None, data: Path | None, as_json: bool) -> None:
     click.echo(f"{corpus.path}  ({corpus.layout})")
     click.echo(f"{'word':<14}" + "".join(f"{split:>9}" for split in SPLITS))
     for word, row in sorted(counts.items()):
-        click.echo(f"{word:<14}" + "".join(f"{row.get(s, 0):>9}" for s in SPLITS))
+        cells = "".join(f"{row.get(s, 0):>9}" for s in SPLITS)
+        click.echo(names.column(word, 14) + cells)
     totals = {s: sum(row.get(s, 0) for row in counts.values()) for s in SPLITS}
     click.echo(f"{'clips':<14}" + "".join(f"{totals[s]:>9}" for s in SPLITS))
     click.echo(f"{'hours':<14}" + "".join(f"{hours.get(s, 0.0):>9.2f}" for s in SPLITS))
@@ -337,6 +338,11 @@ def verify(ctx: click.Context, folder: Path, as_json: bool) -> None:
         for fault in faults:
             click.echo(f"{fault.path}: {KINDS[fault.kind]} ({fault.detail})")
         click.echo(f"{clips} clips checked, {len(faults)} faults in {folder}")
+        if {fault.kind for fault in faults} & {"wrong_rate", "stereo", "too_long"}:
+            click.echo(
+                f"Rates, channels and lengths are mended by: kws data import {folder} "
+                f"--out {folder}-16k"
+            )
     ctx.exit(1 if faults else 0)
 
 

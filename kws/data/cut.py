@@ -84,7 +84,7 @@ def bands(pcm: np.ndarray) -> np.ndarray:
     return out
 
 
-def words(pcm: np.ndarray) -> Found:
+def words(pcm: np.ndarray, pause_s: float = PAUSE_S) -> Found:
     """Find the stretches of sound that pauses set apart.
 
     Every band is compared with its own quiet parts, so that neither hum nor hiss hides
@@ -92,6 +92,7 @@ def words(pcm: np.ndarray) -> Found:
 
     Args:
         pcm: int16 [samples] at 16 kHz.
+        pause_s: Silence that sets two words apart, in seconds.
 
     Example:
         >>> tone = (8000 * np.sin(np.arange(8000) / 5)).astype(np.int16)
@@ -101,13 +102,13 @@ def words(pcm: np.ndarray) -> Found:
         [0.5]
     """
     levels = bands(pcm)
-    found = _stretches(levels)
+    found = _stretches(levels, pause_s)
     spans, clicks = [], list(found.clicks)
     for span in found.spans:
         inside = None
         if span.stop - span.start > _frames(1.0):
             # Where the room was not the same all along, compare with what is near.
-            inside = _stretches(levels[span.start : span.stop])
+            inside = _stretches(levels[span.start : span.stop], pause_s)
         if inside is None or not inside.spans:
             spans.append(span)
             continue
@@ -121,7 +122,7 @@ def words(pcm: np.ndarray) -> Found:
     )
 
 
-def _stretches(levels: np.ndarray) -> Found:
+def _stretches(levels: np.ndarray, pause_s: float) -> Found:
     """`words` of bands' levels, all in frames."""
     if len(levels) < 3:
         return Found([], [], (0, 0), 0.0)
@@ -138,7 +139,7 @@ def _stretches(levels: np.ndarray) -> Found:
     low = high / 2
     merged: list[list[int]] = []
     for start, stop in _runs(above > high):
-        if merged and start - merged[-1][1] < _frames(PAUSE_S):
+        if merged and start - merged[-1][1] < _frames(pause_s):
             merged[-1][1] = stop
         else:
             merged.append([start, stop])

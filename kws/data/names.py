@@ -17,6 +17,7 @@ from kws.errors import KwsError
 
 MAX_BYTES = 64 * 1024 * 1024
 _JOINERS = "\u200c\u200d"  # inside words of Persian and of Indian scripts
+_JOINTS = re.compile(r"[\s_-]+")
 _APOSTROPHES = str.maketrans("\u2019\u02bc\uff07`\u00b4", "'''''")
 # Files that systems leave in folders by themselves.
 LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "icon\r", "__macosx")
@@ -24,8 +25,9 @@ LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "icon\r", "__macosx")
 
 def composed(text: str) -> str:
     """One spelling of letters with marks (NFC), apostrophes and spaces."""
-    text = unicodedata.normalize("NFC", text).translate(_APOSTROPHES)
-    return re.sub(r"\s+", " ", text).strip()
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    return " ".join(text.translate(_APOSTROPHES).split())
 
 
 def key(word: str) -> str:
@@ -40,8 +42,13 @@ def key(word: str) -> str:
     """
     if word.startswith("_"):  # _silence_ and its like are no words
         return word
-    text = unicodedata.normalize("NFKC", composed(word)).casefold()
-    return re.sub(r"[\s_-]+", "_", unicodedata.normalize("NFC", text))
+    text = composed(word)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    text = text.casefold()
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    return _JOINTS.sub("_", text)
 
 
 def is_word(text: str) -> bool:
@@ -67,6 +74,24 @@ def is_word(text: str) -> bool:
             return False
         before = letter
     return True
+
+
+def column(text: str, width: int) -> str:
+    """A text with spaces behind it, as wide as `width` letters on a terminal.
+
+    Example:
+        >>> column("ab", 5) + "|", column("你好", 5) + "|"
+        ('ab   |', '你好 |')
+    """
+    wide = sum(
+        0
+        if unicodedata.combining(letter)
+        else 2
+        if unicodedata.east_asian_width(letter) in "WF"
+        else 1
+        for letter in text
+    )
+    return text + " " * (width - wide)
 
 
 def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:

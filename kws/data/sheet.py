@@ -27,7 +27,7 @@ def wave(pcm: np.ndarray) -> str:
         pcm: int16 [samples].
 
     Example:
-        >>> wave(np.array([-32768, 32767], np.int16)).startswith("M0 40V40M")
+        >>> wave(np.array([-32768, 32767], np.int16)).startswith("M0 40V39M1 ")
         True
     """
     if len(pcm) < COLUMNS:

@@ -233,12 +233,16 @@ class Corpus:
 
     @cached_property
     def _all(self) -> list[Recording]:
-        found = []
-        for folder in _word_folders(self.path):
-            for file in clips_in(folder):
-                name = f"{folder.name}/{file.name}"
-                found.append(Recording(folder.name, name, file))
-        return found
+        return [
+            Recording(folder.name, f"{folder.name}/{file.name}", file)
+            for folder, (clips, _) in self._folders.items()
+            for file in clips
+        ]
+
+    @cached_property
+    def _folders(self) -> dict[Path, tuple[list[Path], list[Path]]]:
+        """The folder of each word, with its recordings and what else is in it."""
+        return {f: audio.contents(f) for f in _word_folders(self.path)}
 
     @cached_property
     def lists(self) -> Lists | None:
@@ -252,17 +256,23 @@ class Corpus:
             self.lists.check(self.path)
             return {r.name: self.lists.split.get(r.name, "train") for r in self._all}
         out: dict[str, str] = {}
-        for clips in self._words.values():
-            out |= shared_out(clips)[0]
+        for splits, _ in self._shared.values():
+            out |= splits
         return out
+
+    @cached_property
+    def _shared(self) -> dict[str, tuple[dict[str, str], str]]:
+        """A word's key -> the splits of its clips without lists, as `shared_out`."""
+        return {word: shared_out(clips) for word, clips in self._words.items()}
 
     @cached_property
     def _words(self) -> dict[str, list[str]]:
         """A word's key -> names of its clips."""
         found: dict[str, list[str]] = defaultdict(list)
-        for item in self._all:
-            found[names.key(item.word)].append(item.name)
-        return found
+        for folder, (clips, _) in self._folders.items():
+            here = found[names.key(folder.name)]
+            here += [f"{folder.name}/{file.name}" for file in clips]
+        return {word: clips for word, clips in found.items() if clips}
 
     @cached_property
     def notes(self) -> list[str]:
@@ -273,11 +283,11 @@ class Corpus:
         if self.lists is not None:
             notes += self.lists.notes()
         else:
-            by_clip = []
-            for word, clips in sorted(self._words.items()):
-                how = shared_out(clips)[1]
-                if how:
-                    by_clip.append(f"{word} ({how})")
+            by_clip = [
+                f"{word} ({how})"
+                for word, (_, how) in sorted(self._shared.items())
+                if how
+            ]
             if by_clip:
                 notes.append(
                     "too few speakers to keep those of validation and test apart from "
@@ -290,17 +300,18 @@ class Corpus:
                     "(<speaker>_nohash_<number>.wav): each counts as one of its own: "
                     f"{some(anonymous)}"
                 )
-        spellings = defaultdict(set)
-        for item in self._all:
-            spellings[names.key(item.word)].add(item.word)
-        several = [" + ".join(sorted(s)) for s in spellings.values() if len(s) > 1]
+        spellings = defaultdict(list)
+        for folder, (clips, _) in self._folders.items():
+            if clips:
+                spellings[names.key(folder.name)].append(folder.name)
+        several = [" + ".join(s) for s in spellings.values() if len(s) > 1]
         if several:
             notes.append(f"folders of one word are one: {some(several)}")
         strays = [
             f"{folder.name}/{file.name}"
-            for folder in _word_folders(self.path)
-            for file in sorted(folder.iterdir())
-            if is_stray(file)
+            for folder, (_, others) in self._folders.items()
+            for file in others
+            if not is_left_by_systems(file)
         ]
         if strays:
             notes.append(f"not read, for they are no audio: {some(strays)}")
@@ -312,9 +323,9 @@ class Corpus:
             place = self.test_set if split == "test" else self.path / split
             return f"{place} has none"
         clips = self._words.get(names.key(word), [])
-        folders = [f for f in _word_folders(self.path) if _is_of(f, word)]
+        folders = [f for f in self._folders if names.key(f.name) == names.key(word)]
         if not folders:
-            there = sorted(f.name for f in _word_folders(self.path))
+            there = sorted(f.name for f in self._folders)
             return f"there is no folder of that name among {some(there, 8)}"
         if not clips:
             return f"the folder {folders[0].name} holds no recording"
@@ -451,6 +462,11 @@ def load(
     pcm[spoken] = read.pcm
     _check_cut([clips[row] for row in spoken], read, labels(task), split)
     noises = corpus.noises(split) if len(spoken) < len(clips) else {}
+    if len(spoken) < len(clips) and not noises:
+        audio.say(
+            f"{corpus.path}: no background noise that leaves a second for {split} "
+            "(10 s at least, in _background_noise_): its silence is digital zeros"
+        )
     for row, clip in enumerate(clips):
         if clip.recording is None and clip.gain > 0:
             first, samples = noises[clip.noise]
@@ -543,7 +559,8 @@ def overview(
             lines.append(folder)
         for _, label in rows:
             counts = [column.get((folder, label), 0) for column in columns]
-            lines.append(f"  {label:<28}" + "".join(f"{n or '-':>8}" for n in counts))
+            cells = "".join(f"{n or '-':>8}" for n in counts)
+            lines.append(f"  {names.column(label, 28)}{cells}")
     if problem:
         lines.append(f"No test clips: {problem}")
     return "\n".join(lines)
@@ -676,21 +693,14 @@ def _check_present(
 
 def clips_in(folder: Path) -> list[Path]:
     """The recordings of a folder, in order of name."""
-    return sorted(f for f in folder.iterdir() if audio.is_audio(f) and f.is_file())
+    return audio.contents(folder)[0]
 
 
-def is_stray(file: Path) -> bool:
-    """Whether a file among clips is nothing that belongs there."""
+def is_left_by_systems(file: Path) -> bool:
+    """Whether a file that is no recording need not be told of: hidden, a system's own,
+    or about the data."""
     name = file.name.lower()
-    return not (
-        name.startswith((".", "readme", "license"))
-        or name in names.LEFT_BY_SYSTEMS
-        or (audio.is_audio(file) and file.is_file())
-    )
-
-
-def _is_of(folder: Path, word: str) -> bool:
-    return names.key(folder.name) == names.key(word)
+    return name.startswith((".", "readme", "license")) or name in names.LEFT_BY_SYSTEMS
 
 
 def _word_folders(path: Path) -> list[Path]:

@@ -24,7 +24,7 @@ _MAX_WAVS_PER_CLASS = 2**27 - 1  # of the published rule
 def speaker_of(name: str) -> str:
     """The speaker in a file's name: what comes before `_nohash_`, else all of it."""
     base = names.composed(name.rsplit("/", 1)[-1])
-    return re.sub(r"_nohash_.*$", "", base)
+    return base.split("_nohash_", 1)[0]
 
 
 def _percent(text: str) -> float:
@@ -169,20 +169,19 @@ def read_lists(folder: Path, clips: Sequence[str]) -> Lists | None:
                 found[split] = file
     if not found:
         return None
-    lookup: dict[str, set[str]] = defaultdict(set)
-    for name in clips:
-        word, base = name.split("/", 1)
-        stem = base.rsplit(".", 1)[0]
-        for text in (name, base, _loose(word, stem), _loose("", stem)):
-            lookup[text].add(name)
-    words = {_loose(name.split("/", 1)[0]) for name in clips}
+    exact, lookup = set(clips), None
+    words = {_loose(word) for word in {name.split("/", 1)[0] for name in clips}}
     out = Lists({s: f.name for s, f in found.items()}, {}, [], 0, [], [])
     elsewhere = 0
     for split, file in found.items():
         for line in names.read_text(file).splitlines():
             if not line.strip():
                 continue
-            maybe, word = _clips_of(line, lookup)
+            if line in exact:  # as it should be, and quick
+                maybe, word = {line}, ""
+            else:
+                lookup = lookup or _lookup(clips)
+                maybe, word = _clips_of(line, lookup)
             if len(maybe) > 1:
                 out.unclear.append((split, names.entry(line), sorted(maybe)))
             elif maybe:
@@ -194,6 +193,17 @@ def read_lists(folder: Path, clips: Sequence[str]) -> Lists | None:
             else:
                 elsewhere += 1
     return replace(out, elsewhere=elsewhere)
+
+
+def _lookup(clips: Sequence[str]) -> dict[str, set[str]]:
+    """What may stand for a clip -> the clips that it may be."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name in clips:
+        word, base = name.split("/", 1)
+        stem = base.rsplit(".", 1)[0]
+        for text in (name, base, _loose(word, stem), _loose("", stem)):
+            found[text].add(name)
+    return found
 
 
 def _loose(*parts: str) -> str:

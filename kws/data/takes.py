@@ -24,7 +24,7 @@ import numpy as np
 from kws.data import audio, cut, names, sheet
 from kws.data.audio import SAMPLE_RATE
 from kws.data.cut import Span
-from kws.data.speech_commands import NOISE_FOLDERS, clips_in, is_stray
+from kws.data.speech_commands import NOISE_FOLDERS, clips_in, is_left_by_systems
 from kws.data.splits import some
 from kws.data.verify import CLIPPED_SHARE
 from kws.errors import KwsError
@@ -39,6 +39,8 @@ PEAK = 0.89  # of full scale, at most
 MAX_GAIN_DB = 36.0  # a word that needs more was hardly recorded
 LOUDER_DB = 6.0  # than the room: less is no word to learn from
 QUIETER_DB = 15.0  # than the other words of a take: a breath, a chair
+SHORTER = 0.4  # of their length: a key, a part of the word
+PHRASE_PAUSE_S = 0.45  # sets phrases of several words apart
 _ROOM = 800  # samples: what is shorter does not tell how the room sounds
 _FADE = 80  # samples, between a word's surroundings and the room's sound
 
@@ -165,25 +167,20 @@ def find(
             )
         for place in words or [folder]:
             word = _word(place)
-            strays += [path for path in _listed(place) if is_stray(path)]
+            strays += _strays(place)
             for file in _recordings(place):
                 if len(file.relative_to(place).parts) > 2:
                     strays.append(file)
                 else:
                     add(file, word, place)
-        strays += [
-            path
-            for path in _listed(folder)
-            if words and path not in words and is_stray(path)
-        ]
+        strays += _strays(folder)
     if not takes:
         raise KwsError(
             "No recordings found. Expected a folder for each word, with recordings of "
             f"it. Received: {', '.join(str(folder) for folder in folders)}",
             "kws data import recordings --out corpus   (recordings/yes/take.m4a)",
         )
-    strays = [p for p in dict.fromkeys(strays) if p.is_file()]
-    return takes, speakers, strays
+    return takes, speakers, list(dict.fromkeys(strays))
 
 
 def make(
@@ -280,7 +277,9 @@ def pieces_of(take: Take, pcm: np.ndarray) -> Iterator[tuple[Piece, np.ndarray]]
     Yields:
         The piece, and int16 [16000]; empty where the piece has a problem.
     """
-    found = cut.words(pcm)
+    # Between the words of a phrase people wait longer than within a word.
+    phrase = " " in take.word or "-" in take.word
+    found = cut.words(pcm, PHRASE_PAUSE_S if phrase else cut.PAUSE_S)
     if len(pcm) <= SAMPLE_RATE:
         if not found.spans:  # cut so tightly that there is no pause in it
             found = cut.Found([Span(0, len(pcm), 0.0)], [], (0, 0), 0.0)
@@ -292,7 +291,9 @@ def pieces_of(take: Take, pcm: np.ndarray) -> Iterator[tuple[Piece, np.ndarray]]
         problem = f"no word stands out: {found.contrast_db:.0f} dB over the noise"
         yield _left(take, pcm, Span(0, len(pcm), 0.0), problem)
         return
-    usual = float(np.median([span.level_db for span in found.spans]))
+    # Most of a take is the word; of two sounds, the louder one is.
+    usual = _upper([span.level_db for span in found.spans])
+    long = _upper([span.seconds for span in found.spans])
     sounds = sorted([*found.spans, *found.clicks], key=lambda span: span.start)
     for place, span in enumerate(sounds):
         before = sounds[place - 1].stop if place else 0
@@ -309,10 +310,20 @@ def pieces_of(take: Take, pcm: np.ndarray) -> Iterator[tuple[Piece, np.ndarray]]
                 f"{usual - span.level_db:.0f} dB quieter than the other words of the "
                 "recording"
             )
+        elif span.seconds < SHORTER * long:
+            problem = (
+                f"{span.seconds:.2f} s, much shorter than the other words of the "
+                "recording"
+            )
         if problem:
             yield _left(take, pcm, span, problem)
         else:
             yield _taken(take, pcm, span, found, low, high)
+
+
+def _upper(values: list[float]) -> float:
+    """The upper quartile, of two the larger."""
+    return float(np.percentile(values, 75, method="higher"))
 
 
 def _left(
@@ -452,10 +463,11 @@ def _word(folder: Path) -> str:
     if name == UNKNOWN:
         return UNKNOWN
     word = names.composed(name.replace("_", " ")).lower()
-    if not names.is_word(word):
+    if name.startswith("_") or not names.is_word(word):
         raise KwsError(
             "A folder's name is the word that its recordings say. Expected letters and "
-            f"digits, with spaces, _, - or ' between them. Received: {str(folder)!r}",
+            f"digits, with spaces, _, - or ' between them, or {NOISE} or {UNKNOWN}. "
+            f"Received: {str(folder)!r}",
             "Rename it to the word, such as: hey_robot",
         )
     return word
@@ -478,6 +490,12 @@ def _plain(text: str) -> str:
     text = names.composed(text)
     made = "".join(letter if letter.isalnum() else "-" for letter in text)
     return re.sub(r"-+", "-", made).strip("-") or "somebody"
+
+
+def _strays(folder: Path) -> list[Path]:
+    """Files of a folder that are no recordings."""
+    others = audio.contents(folder)[1]
+    return [f for f in others if f.is_file() and not is_left_by_systems(f)]
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -28,6 +28,7 @@ KINDS = {
     "wrong_rate": "is not sampled at 16,000 Hz",
     "stereo": "has more than one channel",
     "too_long": "is longer than a second",
+    "short_noise": "is too short to be cut in three for the splits (10 s at least)",
     "clipped": f"more than {CLIPPED_SHARE:.0%} of its samples are at full scale",
     "near_silent": f"its root mean square is below {NEAR_SILENT_RMS:g} of 32768",
     "label_name": "a folder whose name is no word (letters and digits, lower case)",
@@ -142,11 +143,11 @@ def _verify_folder(
             faults.append(Fault("label_name", name, repr(name)))
         elif not special and name != name.lower():
             faults.append(Fault("label_name", name, f"expected {name.lower()!r}"))
-        clips = speech_commands.clips_in(label)
+        clips, others = audio.contents(label)
         faults += [
             Fault("stray", f"{name}/{path.name}", "no recording")
-            for path in sorted(label.iterdir())
-            if speech_commands.is_stray(path)
+            for path in others
+            if not speech_commands.is_left_by_systems(path)
         ]
         if not clips:
             faults.append(Fault("label_empty", name, "no recording"))
@@ -177,9 +178,13 @@ def _verify_folder(
 
 def _check_noise(path: Path) -> tuple[str, str]:
     try:
-        audio.read(path, convert=False)
+        pcm = audio.read(path, convert=False).pcm
     except audio.NotUsable as error:
         return error.fault, error.problem
+    if not pcm.any():
+        return "near_silent", "nothing but zeros"
+    if len(pcm) < 10 * SAMPLE_RATE:
+        return "short_noise", f"{len(pcm) / SAMPLE_RATE:.1f} s"
     return "", ""
 
 
