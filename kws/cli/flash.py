@@ -27,7 +27,11 @@ from kws.cli import _options
 @click.option(
     "--tool", help="Program with another tool that board.toml has a table for."
 )
-@click.option("--unlock", is_flag=True, help="Erase a locked chip to unlock it.")
+@click.option(
+    "--unlock",
+    is_flag=True,
+    help="Erase ALL of a locked chip's flash, a bootloader too, to unlock it.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the build.")
 @_options.engine
 @click.option("--compiler", help="gcc or zig [default: what is installed, gcc first].")
