@@ -29,9 +29,11 @@ class Chip:
     registers: dict[int, int] = field(default_factory=lambda: {0x10000100: 0x52840})
     fail: dict[str, Callable[[], None]] = field(default_factory=dict)
     locked: bool = False
+    hardened_approtect: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     written: list[tuple[int, int]] = field(default_factory=list)
     resets: int = 0
+    halts: int = 0
     committed: bool = False
 
     def step(self, name: str) -> None:
@@ -51,6 +53,12 @@ class Chip:
 
     def reset_and_halt(self) -> None:
         self.step("halt")
+
+    def halt(self) -> None:
+        self.halts += 1
+
+    def write_uicr(self, address: int, value: int) -> None:
+        self.registers[address] = value
 
     def reset(self) -> None:
         self.resets += 1
@@ -85,6 +93,14 @@ def connect(
         def open(self) -> None:
             if chip.locked and not chip.options["auto_unlock"]:
                 raise exceptions.DebugError("no cores were discovered")
+            if chip.locked:  # erased, and open until its next reset
+
+                def lock_again() -> None:
+                    raise exceptions.TransferError("No ACK received")
+
+                chip.flash[:] = b"\xff" * len(chip.flash)
+                chip.locked = False
+                chip.fail["halt"] = lock_again
             chip.step("open")
 
         def close(self) -> None:

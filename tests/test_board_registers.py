@@ -66,6 +66,21 @@ def test_nrf_halves_are_whole_in_any_order_of_events(
     assert (len(heard), wrong) == (1000, 0)
 
 
+@pytest.mark.parametrize("uicr", [0xFFFFFF5A, 0xFFFFFF00, 0xFFFFFFFF])
+@pytest.mark.parametrize("name", NRF)
+def test_nrf_keeps_the_debug_port_as_its_owner_wants_it(
+    name: str, uicr: int, images: dict[str, Path]
+) -> None:
+    """Revision 3 locks it after each reset unless the firmware says what UICR says."""
+    chip = Nrf52840(images[name], boards.load(name))
+    chip.values["UICR_APPROTECT"] = uicr
+    with pytest.raises(Asleep):
+        chip.run()
+    assert chip.order("APPROTECT_DISABLE") == [f"APPROTECT_DISABLE={uicr:#x}"]
+    first = next(w for w, _ in chip.writes if w not in chip.core_names)
+    assert first == "APPROTECT_DISABLE"  # whatever comes next may hang
+
+
 @pytest.mark.parametrize("compiler", toolchain.NAMES)
 def test_nrf_easydma_gets_whole_words(compiler: str, tmp_path: Path) -> None:
     """An array of int16 alone may lie at any even address."""

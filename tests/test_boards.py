@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import shutil
 import struct
 import subprocess
 import tomllib
@@ -140,6 +141,38 @@ def test_board_builds_fits_boots_and_computes(
     assert np.array_equal(result.logits, expected)
     assert result.hash == FAKE.hash
     assert result.instructions_per_frame > 10_000
+
+
+@pytest.mark.parametrize("compiler", toolchain.NAMES)
+@pytest.mark.parametrize("name", ["qemu-m4", "pico"])  # one for each linker script
+def test_constructors_run_before_main(
+    name: str, compiler: str, model: Path, tmp_path: Path
+) -> None:
+    """Of static C++ objects in a linked library (TFLM); by priority, then as linked."""
+    need_compiler(compiler)
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "constructed.c").write_text(
+        "static volatile int made;\n"
+        "__attribute__((constructor)) static void second(void) { made = 2 * made; }\n"
+        "__attribute__((constructor(101))) static void first(void) { made = 21; }\n"
+        "int how_many(void);\n"
+        "int how_many(void) { return made; }\n"
+    )
+    source = tmp_path / "model" / "kws_model.c"
+    text = source.read_text().replace("static volatile int runs;", CONSTRUCTED)
+    source.write_text(f"int how_many(void);\n{text}")
+    board = boards.load(name)
+    image = build.build(tmp_path / "model", board, tmp_path, "main", compiler)
+    if name in EMULATED:
+        need_qemu()
+        listened = run.listen(image.elf, board, tone(300, 16000), FAKE.hash)
+        assert listened.problems == ()
+    # And they are part of the code, not left wherever the linker has room.
+    assert ".init_array" not in {s.name for s in elf.read(image.elf).sections}
+
+
+CONSTRUCTED = """static volatile int runs;
+  if (how_many() != 42) *(volatile uint32_t *)0x90000000u = 1;"""
 
 
 @pytest.mark.parametrize("compiler", toolchain.NAMES)

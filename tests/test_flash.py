@@ -123,6 +123,13 @@ class Provoke:
     def locked(self) -> Any:
         return self.program(locked=True)
 
+    def protected(self) -> Any:
+        registers = {0xE0042000: 0x10076415, 0x40022020: 0xFFEFF8BB}
+        fake_probe.connect(self.patch, Chip(registers=registers))
+        with pytest.raises(KwsError) as caught:
+            runner.program(self.image, boards.load("b-l475e-iot01a"), JOB)
+        return caught.value
+
     def wrong_target(self) -> Any:
         return self.program(registers={0x10000100: 0x52832})
 
@@ -357,13 +364,78 @@ def test_a_locked_chip_is_unlocked_only_when_asked(
     done = runner.program(image, DK, dataclasses.replace(JOB, unlock=True))
     assert done.what == "everything"
     assert chip.options["auto_unlock"]
+    assert chip.halts == 1  # and no reset before the firmware is there
+    # One that is not locked is not erased, whatever was said.
+    chip = Chip(flash=bytearray(b"\0" * 0x40000))
+    fake_probe.connect(monkeypatch, chip)
+    runner.program(image, DK, dataclasses.replace(JOB, unlock=True))
+    assert not chip.options["auto_unlock"]
+    assert chip.flash[:16] == bytes(16)
     # An STM32 answers, and tells by its option bytes.
     discovery = boards.load("b-l475e-iot01a")
     registers = {0xE0042000: 0x10076415, 0x40022020: 0xFFEFF8BB}
     fake_probe.connect(monkeypatch, Chip(registers=registers))
-    with pytest.raises(BoardError) as caught:
-        runner.program(image, discovery, JOB)
-    assert caught.value.key == "locked"
+    for job in (JOB, dataclasses.replace(JOB, unlock=True)):
+        with pytest.raises(BoardError) as caught:
+            runner.program(image, discovery, job)
+        assert caught.value.key == "protected"  # also where --unlock is said
+    with pytest.raises(KwsError, match="Only pyOCD unlocks") as refused:
+        flash.program(bundles.load("kwt-tiny"), discovery, image.parent, job, "openocd")
+    assert "--tool pyocd --unlock" in refused.value.hint
+
+
+NANO = boards.load("nano33ble")
+
+
+@pytest.mark.parametrize("answer", [0, 1, None])
+@pytest.mark.parametrize("board", [DK, NANO], ids=lambda board: board.name)
+def test_a_person_is_told_what_unlocking_erases(
+    board: boards.Board,
+    answer: int | None,
+    image: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Arduino's bootloader is among it; where nobody can say yes, it stays."""
+    chip = Chip(locked=True)
+    fake_probe.connect(monkeypatch, chip)
+    asked: list[str] = []
+
+    def ask(question: str, found: Any) -> int:
+        asked.append(question)
+        assert [item.id for item in found] == ["erase", "stop"]
+        assert answer is not None
+        return answer
+
+    asks = None if answer is None else ask
+    job = dataclasses.replace(JOB, unlock=True, ask=asks)
+    if answer == 1 or (answer is None and board is NANO):
+        with pytest.raises(KwsError) as caught:
+            runner.program(image, board, job)
+        assert "--unlock" in caught.value.hint
+        assert chip.locked
+        assert ("bootloader too" in caught.value.message) == (answer is None)
+    else:
+        assert runner.program(image, board, job).what == "everything"
+    for question in asked:
+        assert "erases ALL of its flash" in question
+        assert ("Arduino's bootloader too" in question) == (board is NANO)
+
+
+@pytest.mark.parametrize(("uicr", "after"), [(0xFFFFFFFF, 0x5A), (0xFF00, 0xFF00)])
+def test_a_debug_port_that_would_lock_is_left_open(
+    uicr: int, after: int, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An nRF52 from revision 3 on, its UICR erased; what was written there stays."""
+    registers = {0x10000100: 0x52840, runner.UICR_APPROTECT: uicr}
+    chip = Chip(registers=registers, hardened_approtect=True)
+    fake_probe.connect(monkeypatch, chip)
+    runner.program(image, DK, JOB)
+    assert chip.registers[runner.UICR_APPROTECT] == after
+    older = Chip(registers=dict(registers))
+    older.registers[runner.UICR_APPROTECT] = uicr
+    fake_probe.connect(monkeypatch, older)
+    runner.program(image, DK, JOB)
+    assert older.registers[runner.UICR_APPROTECT] == uicr
 
 
 def test_the_targets_of_the_boards_are_pyocds() -> None:
@@ -385,7 +457,8 @@ def test_the_targets_of_the_boards_are_pyocds() -> None:
         ("Error: libusb_open() failed with LIBUSB_ERROR_ACCESS", "permission"),
         ("Error: init mode failed (unable to connect to the target)", "no-target"),
         ("Warn : UNEXPECTED idcode: 0x2ba01477", "wrong-target"),
-        ("Error: device protected", "locked"),
+        ("Error: device protected", "protected"),
+        ("Warn : nRF52 device has AP lock engaged (see UICR APPROTECT)", "locked"),
         ("** Verify Failed **", "verify"),
         ("Error: error writing USB: LIBUSB_ERROR_NO_DEVICE", "unplugged"),
         ("Error: failed erasing sectors 0 to 3", "write"),

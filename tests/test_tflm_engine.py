@@ -163,6 +163,36 @@ def test_rows_of_products_follow_the_graph(core: str) -> None:
     assert "AddSoftmax()" in operators_text
 
 
+def asked_of(bundle: Bundle, core: str) -> set[tuple[int, str]]:
+    """Layer and kind of the products that thresholds name and that are encoded on a
+    core: with threshold 0, some layers run dense on some. (Native attention runs both
+    its products sparse where one is encoded.)"""
+    return {
+        (product.layer, product.kind)
+        for product in emission.products(bundle, core)
+        if {product.kind, f"{product.layer}.{product.kind}"} & set(bundle.thresholds)
+    }
+
+
+@pytest.mark.parametrize("steps", STEPS, ids=str)
+@pytest.mark.parametrize("core", CORES)
+def test_the_products_that_skip_are_the_native_engines(
+    core: str, steps: dict[str, int]
+) -> None:
+    bundle = tiny(steps)
+    native = Counter((p.layer, p.kind) for p in emission.products(bundle, core))
+    skips = Counter(
+        (p.layer, p.kind) for p in tflm.sources(bundle, core, ARENA).network.products
+    )
+    assert skips == {
+        product: count
+        for product, count in native.items()
+        if product in asked_of(bundle, core)
+    }
+    if steps == STEPS[0]:
+        assert skips.total() == {"portable": 28, "dsp": 28, "mve": 12}[core]
+
+
 @pytest.mark.parametrize("steps", [None, STEPS[1]], ids=["stock", "delta"])
 def test_the_c_compiles(steps: dict[str, int] | None, tmp_path: Path) -> None:
     emission.emit_bundle(tiny(steps), tmp_path, "portable", "tflm")
@@ -389,6 +419,181 @@ def test_the_library_of_the_boards_core_is_taken(
     assert root in found.includes
 
 
+LOGS = b"..._Z11MicroPrintfPKcz..."
+
+
+@pytest.mark.parametrize(
+    ("builds", "expected", "stripped"),
+    [
+        (["default", "release", "debug"], "default", False),
+        (["default", "release", "release_with_logs"], "release_with_logs", False),
+        (["release", "debug"], "debug", False),
+        (["release"], "release", True),
+        (["default", "release_cmsis_nn"], "release_cmsis_nn", True),
+    ],
+)
+def test_a_library_that_tells_errors_is_preferred(
+    builds: list[str],
+    expected: str,
+    stripped: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """BUILD_TYPE=release leaves the messages out, MicroPrintf with them: what is built
+    against it must do so too, or does not link."""
+    folders = [GENERIC.format(f"cortex-m4+fp_{build}") for build in builds]
+    root = tree(tmp_path, *folders)
+    for folder, build in zip(folders, builds, strict=True):
+        tells = "release" not in build or "with_logs" in build
+        (root / folder / tflm_library.ARCHIVE).write_bytes(LOGS if tells else b"...")
+    monkeypatch.setenv(tflm_library.VARIABLE, str(root))
+    found = tflm_library.find(boards.load("qemu-m4"))
+    assert f"m4+fp_{expected}_gcc" in str(found.archive)
+    assert ("-DTF_LITE_STRIP_ERROR_STRINGS" in found.flags) == stripped
+    assert set(tflm_library.FLAGS) <= set(found.flags)
+
+
+# TFLM's headers, as far as our sources see them, for what can't be had from TFLM itself
+# at will: an inference that fails, and every kind of message.
+STAND_IN = {
+    "debug_log.h": """
+#include <cstdarg>
+#include <cstddef>
+extern "C" void DebugLog(const char *format, va_list args);
+extern "C" int DebugVsnprintf(char *, size_t, const char *format, va_list args);
+""",
+    "micro_log.h": """
+#if !defined(TF_LITE_STRIP_ERROR_STRINGS)
+void MicroPrintf(const char *format, ...);
+#else
+namespace tflite {
+template <typename... Args>
+void Unused(Args &&...) {}
+}
+#define MicroPrintf(...) tflite::Unused(__VA_ARGS__)
+#endif
+""",
+    "micro_interpreter.h": """
+#include <cstddef>
+#include <cstdint>
+enum TfLiteStatus { kTfLiteOk, kTfLiteError };
+enum { kTfLiteInt8 = 9 };
+struct TfLiteTensor {
+  int type;
+  size_t bytes;
+  union { int8_t *int8; } data;
+};
+namespace tflite {
+struct Model { int version() const { return 3; } };
+class MicroOpResolver {};
+extern TfLiteStatus outcome;
+class MicroInterpreter {
+  int8_t storage[4] = {1, 2, 3, 4};
+  TfLiteTensor tensor = {kTfLiteInt8, 4, {storage}};
+ public:
+  MicroInterpreter(const Model *, const MicroOpResolver &, uint8_t *, size_t) {}
+  TfLiteStatus AllocateTensors() { return kTfLiteOk; }
+  TfLiteTensor *input(size_t) { return &tensor; }
+  TfLiteTensor *output(size_t) { return &tensor; }
+  size_t arena_used_bytes() const { return 5000000000u; }
+  TfLiteStatus Invoke() { return outcome; }
+};
+}
+""",
+    "schema_generated.h": """
+#define TFLITE_SCHEMA_VERSION 3
+namespace tflite {
+inline const Model *GetModel(const void *at) { return static_cast<const Model *>(at); }
+}
+""",
+}
+RUN = """
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include "kws_board.h"
+#include "kws_model.h"
+#include "kws_tflm.h"
+#include "tensorflow/lite/micro/micro_interpreter.h"
+#include "tensorflow/lite/micro/debug_log.h"
+static const unsigned char model[1] = {0};
+static uint8_t arena[16];
+const kws_tflm_model_t kws_tflm_model = {model, arena, 16, 4, 4, 0, 0, nullptr,
+                                         nullptr};
+TfLiteStatus tflite::outcome = kTfLiteOk;
+static tflite::MicroOpResolver resolver;
+const tflite::MicroOpResolver *kws_tflm_operators() { return &resolver; }
+extern "C" void kws_board_write(const char *text) { fputs(text, stdout); }
+extern "C" void kws_board_exit(int code) {
+  fflush(stdout);
+  _Exit(code);
+}
+void MicroPrintf(const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  DebugLog(format, args);
+  va_end(args);
+}
+static void say(const char *format, ...) {
+  char text[200];
+  va_list args;
+  va_start(args, format);
+  DebugVsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  puts(text);
+}
+int main() {
+  say("%lld %d|%llu %u", -5000000000LL, -7, 18446744073709551615ULL, 42u);
+  say("%zu %ld %lx %5d %-3u|%s", static_cast<size_t>(9), -8L, 255L, 6, 5u, "end");
+  say("%.3f %d|%e %s|%%|%p %c", 1.5, 3, -0.25, "s", reinterpret_cast<void *>(16), 'c');
+  say("%*d %.*s %hhu|%lld", 4, 2, 3, "abc", 200, static_cast<long long>(1) << 63);
+  int8_t logits[4] = {0};
+  if (kws_tflm_init() != 0) return 99;
+  kws_model_invoke(logits, logits);
+  tflite::outcome = kTfLiteError;
+  kws_model_invoke(logits, logits);
+  puts("went on");
+}
+"""
+
+
+def test_a_failed_inference_stops_and_every_message_is_printed(tmp_path: Path) -> None:
+    """interpreter.cc and runtime.cc on this machine: Invoke's status, and numbers of
+    every length, each of which takes its argument."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        toolbox.skip_or_fail("there is no C++ compiler (c++)")
+    for name, text in STAND_IN.items():
+        folder = "schema" if name == "schema_generated.h" else "micro"
+        path = tmp_path / "tensorflow" / "lite" / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    source = tmp_path / "run.cc"
+    source.write_text(RUN)
+    engine, program = FIRMWARE / "engines" / "tflm", tmp_path / "run"
+    command = [str(compiler), "-std=c++17", "-Wall", "-Wextra", "-Werror", "-O1"]
+    command += [f"-I{tmp_path}", f"-I{engine}", f"-I{FIRMWARE / 'include'}"]
+    command += [str(source), str(engine / "interpreter.cc"), str(engine / "runtime.cc")]
+    done = subprocess.run(
+        [*command, "-o", str(program)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    ran = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert ran.stdout.splitlines() == [
+        "-5000000000 -7|18446744073709551615 42",
+        "9 -8 ff 6 5|end",
+        "1.500000 3|-0.250000 s|%|10 c",
+        "2 abc 200|-9223372036854775808",
+        "kws tflm arena: 705032704 of 16 bytes used",
+        "kws error reason=invoke",
+    ]
+    assert ran.returncode == 10
+    # Against a library without messages they go without.
+    command += ["-DTF_LITE_STRIP_ERROR_STRINGS", "-fsyntax-only"]
+    command.remove(str(source))
+    subprocess.run(command, check=True)
+
+
 def test_one_library_alone_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,11 +641,11 @@ def test_boards_with_tflm_equal_the_native_engine(
     np.testing.assert_array_equal(result.logits, expected)
     if steps:  # what was transmitted, product by product
         _, sent = device.invoke(bundle, common.features(bundle, pcm))
-        # Native attention runs both its products sparse where one is encoded.
+        encoded = asked_of(bundle, boards.load(board).core)
         asked = [
             tuple(column)
-            for p, column in zip(emission.products(bundle), sent.T, strict=True)
-            if {p.kind, f"{p.layer}.{p.kind}"} & set(steps)
+            for product, column in zip(emission.products(bundle), sent.T, strict=True)
+            if (product.layer, product.kind) in encoded
         ]
         assert len(asked) == result.sent.shape[1] > 0
         assert Counter(asked) == Counter(map(tuple, result.sent.T.tolist()))

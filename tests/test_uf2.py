@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -138,31 +139,58 @@ def _emulator() -> Path:
     pytest.skip("rp2040js is not installed: npm ci --prefix tests/rp2040")
 
 
-@pytest.mark.parametrize("compiler", toolchain.NAMES)
-def test_the_pico_boots_and_hears_words_by_its_adc(
-    compiler: str, tmp_path: Path
-) -> None:
-    """Boot stage, start-up, clocks, UART, ADC, DMA, filter: all but the analog part."""
-    folder = _emulator()
-    uf2.write(_image(tmp_path, compiler), tmp_path / "kws.uf2")
-    quiet = np.zeros(9000, np.int16)  # settle time
-    words = [tone(300, 20000), tone(5000, 24000)]
-    np.concatenate([quiet, *words]).tofile(tmp_path / "audio.raw")
-    script = tmp_path / "run.mjs"  # beside the modules that it imports
+def _run(image: Path, audio: np.ndarray, folder: Path, *more: object) -> str:
+    """What the image says while it hears the audio in the emulator."""
+    emulator = _emulator()
+    uf2.write(image, folder / "kws.uf2")
+    audio.tofile(folder / "audio.raw")
+    script = folder / "run.mjs"  # beside the modules that it imports
     shutil.copy(RP2040 / "run.mjs", script)
-    (tmp_path / "node_modules").symlink_to(folder / "node_modules")
+    (folder / "node_modules").symlink_to(emulator / "node_modules")
     result = subprocess.run(
-        ["node", str(script), "kws.uf2", "8", "audio.raw"],
-        cwd=tmp_path,
+        ["node", str(script), "kws.uf2", "8", "audio.raw", *map(str, more)],
+        cwd=folder,
         capture_output=True,
         timeout=600,
         check=False,
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    said = monitor.parse(result.stdout.decode("utf-8", "replace"))
+    return result.stdout.decode("utf-8", "replace")
+
+
+def _words() -> np.ndarray:
+    """Settle time, then the stand-in's two words."""
+    quiet = np.zeros(9000, np.int16)
+    return np.concatenate([quiet, tone(300, 20000), tone(5000, 24000)])
+
+
+@pytest.mark.parametrize("compiler", toolchain.NAMES)
+def test_the_pico_boots_and_hears_words_by_its_adc(
+    compiler: str, tmp_path: Path
+) -> None:
+    """Boot stage, start-up, clocks, UART, ADC, DMA, filter: all but the analog part."""
+    said = monitor.parse(_run(_image(tmp_path, compiler), _words(), tmp_path))
     assert said.boot["hash"] == FAKE.hash
     assert said.boot["app"] == "main"
     assert said.selftest is True
     assert said.errors == []
     assert said.fault is None
     assert [event.word for event in said.events] == list(LABELS[2:])
+
+
+def test_the_picos_dma_keeps_to_its_buffer_while_the_core_stands_still(
+    tmp_path: Path,
+) -> None:
+    """A debugger stops the core, not the converter: 0.2 s are 20 half-buffers."""
+    image = _image(tmp_path, toolchain.find().name)
+    (raw,) = [symbol for symbol in elf.read(image).symbols if symbol.name == "raw"]
+    text = _run(image, _words(), tmp_path, 1.0, raw.address, raw.size)
+    match = re.search(
+        r"^halted: (\d+) bytes inside, (\d+) outside$", text, re.MULTILINE
+    )
+    assert match is not None
+    assert int(match[1]) > raw.size // 4
+    assert int(match[2]) == 0
+    said = monitor.parse(text)  # and it goes on
+    assert said.errors == []
+    assert [event.word for event in said.events][-1:] == list(LABELS[3:])

@@ -23,7 +23,11 @@ from kws.cli import _options
 @click.option(
     "--tool", help="Program with another tool that board.toml has a table for."
 )
-@click.option("--unlock", is_flag=True, help="Erase a locked chip to unlock it.")
+@click.option(
+    "--unlock",
+    is_flag=True,
+    help="Erase ALL of a locked chip's flash, a bootloader too, to unlock it.",
+)
 @_options.out("Folder of the build.")
 @_options.engine
 @_options.compiler

@@ -76,6 +76,7 @@ class Board:
         tools: The runners' own tables ([qemu] for runner = "qemu"); a second one is
             another tool that can program the board (`kws flash --tool`).
         usb: How to find it.
+        bootloader: What starts the firmware and lies before it in flash; "": nothing.
         power: For the energy estimate, where known.
     """
 
@@ -97,6 +98,7 @@ class Board:
     flags: dict[str, tuple[str, ...]]
     tools: dict[str, dict[str, Any]]
     usb: Usb = field(default_factory=Usb)
+    bootloader: str = ""
     power: Power | None = None
 
     @property
@@ -169,6 +171,7 @@ def from_table(table: dict[str, Any], path: Path) -> Board:
         flags={key: tuple(value) for key, value in flags.items()},
         tools={name: table.pop(name) for name in runner_names() if name in table},
         usb=_usb(table.pop("usb", {}), path),
+        bootloader=str(table.pop("bootloader", "")),
         power=_power(table.pop("power", None), path),
     )
     for leftover in (*table, *memory):

@@ -186,7 +186,7 @@ def _compile(
         # The C++ library's headers, not our five functions of <string.h>.
         includes = [path for path in includes if path != BOARDS / "common" / "include"]
         flags = [flag for flag in flags if flag not in ("-std=c11", "-ffreestanding")]
-        flags += tflm_library.FLAGS
+        flags += library.flags
         stamp = library.stamp
     key = hashlib.sha256()
     for part in (tools.version, *flags, source.name, stamp):

@@ -61,9 +61,15 @@ FAILURES = {
         "its reset button, and try again",
     ),
     "locked": Failure(
-        "The chip is locked against reading and writing (APPROTECT, RDP)",
+        "The chip is locked against reading and writing (APPROTECT)",
         "To erase ALL of its flash and unlock it: "
         "kws flash {run} --board {board} --unlock",
+        2,
+    ),
+    "protected": Failure(
+        "The chip is protected against reading (RDP)",
+        "ST's STM32CubeProgrammer lifts it (RDP level 0), erasing ALL of its flash; "
+        "then: kws flash {run} --board {board}",
         2,
     ),
     "wrong-target": Failure(

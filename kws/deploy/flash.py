@@ -270,7 +270,14 @@ def program(
     Raises:
         KwsError: see kws.deploy.failures; or the model cannot be built or held.
     """
-    runner = runners.get(tool_of(board, tool))
+    name = tool_of(board, tool)
+    if job.unlock and name != "pyocd":
+        raise KwsError(
+            "Only pyOCD unlocks a chip. Expected --tool pyocd, or no --unlock. "
+            f"Received: --unlock with {name}",
+            f"kws flash {job.run} --board {board.name} --tool pyocd --unlock",
+        )
+    runner = runners.get(name)
     error = runner.missing()
     if error is not None:
         raise error

@@ -45,6 +45,9 @@ FLAGS = (
     "-fno-exceptions",
     "-fno-threadsafe-statics",
 )
+# BUILD_TYPE=release leaves the messages out, and the function that prints them.
+PRINTS = b"_Z11MicroPrintfPKcz"
+STRIPPED = "-DTF_LITE_STRIP_ERROR_STRINGS"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,12 @@ class Library:
 
     archive: Path
     includes: tuple[Path, ...]
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What is compiled against it must be compiled as it was."""
+        tells = PRINTS in self.archive.read_bytes()
+        return FLAGS if tells else (*FLAGS, STRIPPED)
 
     @property
     def stamp(self) -> str:
@@ -121,10 +130,15 @@ def _archive(root: Path, board: Board) -> Path:
             f"{', '.join(names) or 'none'} in {root}",
             HINT,
         )
-    # Of several: optimised kernels, then a release build.
-    return max(
-        matching, key=lambda p: ("cmsis_nn" in str(p), "release" in str(p), str(p))
-    )
+
+    # Of several: optimised kernels, then one that tells errors, then a fast one.
+    def merit(path: Path) -> tuple[object, ...]:
+        name = str(path.relative_to(root))
+        release = "release" in name
+        tells = not release or "with_logs" in name
+        return "cmsis_nn" in name, tells, release, "debug" not in name, name
+
+    return max(matching, key=merit)
 
 
 def _core_names(flags: tuple[str, ...]) -> tuple[str, ...]:

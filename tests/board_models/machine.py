@@ -50,6 +50,7 @@ class Machine:
     def __init__(self, image: Path, board: Board, header: Path) -> None:
         self.board = board
         self.names = _names(CORE_HEADER) | _names(header)
+        self.core_names = set(_names(CORE_HEADER).values())
         self.addresses = {name: address for address, name in self.names.items()}
         self.values: dict[str, int] = {}
         self.writes: list[tuple[str, int]] = []  # in their order

@@ -39,6 +39,7 @@ class Nrf52840(Machine):
         self.buffer = (0, 0)  # address and samples of the one being filled
         self.cycles = 0
         self.on_read["CLOCK_HFCLKSTAT"] = lambda: 0x10001 if crystal else 0x10000
+        self.values["UICR_APPROTECT"] = 0xFFFFFF5A
         self.on_read["DWT_CYCCNT"] = self._cycles
         self.on_write["PDM_TASKS_START"] = self._start
         self.on_write["UART0_TXD"] = self._send

@@ -1,13 +1,15 @@
 // Run a UF2 image in rp2040js and print what it says on UART0.
 //
-//   node run.mjs IMAGE.uf2 SECONDS [AUDIO.raw]
+//   node run.mjs IMAGE.uf2 SECONDS [AUDIO.raw [HALT FROM BYTES]]
 //
 // SECONDS of the chip's time at most; AUDIO is 16 kHz int16, played to ADC0 from the
-// moment that the firmware starts converting, and with its end the run ends.
+// moment that the firmware starts converting, and with its end the run ends. After HALT
+// seconds the core stands still for 0.2 s, as under a debugger; what changes in RAM
+// meanwhile, but for BYTES from FROM, is told.
 import { readFileSync } from "node:fs";
 import { ConsoleLogger, LogLevel, RP2040 } from "rp2040js";
 
-const [image, seconds, audio] = process.argv.slice(2);
+const [image, seconds, audio, halt, from, bytes] = process.argv.slice(2);
 const chip = new RP2040();
 chip.logger = new ConsoleLogger(LogLevel.Error, true);
 
@@ -41,7 +43,29 @@ chip.core.PC = 0x10000000;
 chip.core.SP = 0x20042000;
 const nanosPerCycle = 8;
 const end = Number(seconds) * 1e9;
+
+function standStill() {
+  const before = chip.sram.slice();
+  const start = Number(from) - 0x20000000;
+  const stop = start + Number(bytes);
+  const resume = chip.clock.nanos + 0.2e9;
+  while (chip.clock.nanos < resume) chip.clock.tick(chip.clock.nanosToNextAlarm);
+  let inside = 0;
+  let outside = 0;
+  chip.sram.forEach((byte, at) => {
+    if (byte === before[at]) return;
+    if (at >= start && at < stop) inside++;
+    else outside++;
+  });
+  process.stdout.write(`\nhalted: ${inside} bytes inside, ${outside} outside\n`);
+}
+
+let halted = halt === undefined;
 while (chip.clock.nanos < end && !done) {
+  if (!halted && chip.clock.nanos > Number(halt) * 1e9) {
+    halted = true;
+    standStill();
+  }
   if (chip.core.waiting) {
     chip.clock.tick(chip.clock.nanosToNextAlarm);
   } else {

@@ -10,6 +10,8 @@ int main(void);
 extern uint32_t kws_stack_bottom[], kws_stack_top[];
 extern uint32_t kws_data_start[], kws_data_end[], kws_data_load[];
 extern uint32_t kws_bss_start[], kws_bss_end[];
+extern void (*const kws_constructors_start[])(void);
+extern void (*const kws_constructors_end[])(void);
 
 #define STACK_PAINT 0xdeadc0deu
 
@@ -77,6 +79,11 @@ __attribute__((section(".text.kws_reset_handler"), used)) void kws_start(void) {
   uint32_t *here = __builtin_frame_address(0);
   for (volatile uint32_t *word = kws_stack_bottom; word < here - 16; word++) {
     *word = STACK_PAINT;
+  }
+  /* Of static C++ objects: this project has none, a linked library may. */
+  for (void (*const *make)(void) = kws_constructors_start; make < kws_constructors_end;
+       make++) {
+    (*make)();
   }
   kws_board_exit(main());
 }

@@ -56,6 +56,9 @@ void board_put(char byte) {
 }
 
 void kws_board_init(void) {
+  /* From revision 3 on the debug port is open only where UICR and, after every reset,
+   * the firmware say so; nrfx does the same (system_nrf52_approtect.h). */
+  APPROTECT_DISABLE = UICR_APPROTECT;
   COREDEBUG_DEMCR |= COREDEBUG_DEMCR_TRCENA;
   DWT_CYCCNT = 0;
   DWT_CTRL |= DWT_CTRL_CYCCNTENA;

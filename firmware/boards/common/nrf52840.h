@@ -7,10 +7,14 @@
 
 #include "cortex_m.h"
 
-#define CLOCK_TASKS_HFCLKSTART             REGISTER(0x40000000u)
-#define CLOCK_HFCLKSTAT                    REGISTER(0x4000040cu)
-#define CLOCK_HFCLKSTAT_SRC_XTAL           (1u << 0)
-#define CLOCK_HFCLKSTAT_STATE_RUNNING      (1u << 16)
+#define CLOCK_TASKS_HFCLKSTART        REGISTER(0x40000000u)
+#define CLOCK_HFCLKSTAT               REGISTER(0x4000040cu)
+#define CLOCK_HFCLKSTAT_SRC_XTAL      (1u << 0)
+#define CLOCK_HFCLKSTAT_STATE_RUNNING (1u << 16)
+
+/* From revision 3 (build code F0) on; not in that SVD. Other revisions ignore it. */
+#define APPROTECT_DISABLE                  REGISTER(0x40000558u)
+#define UICR_APPROTECT                     REGISTER(0x10001208u)
 
 #define NVMC_ICACHECNF                     REGISTER(0x4001e540u)
 #define NVMC_ICACHECNF_CACHEEN_ENABLED     (1u << 0)

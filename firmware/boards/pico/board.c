@@ -3,8 +3,9 @@
  *
  * The ADC was chosen over I2S through PIO for its simplicity: three wires and no
  * program for the PIO. It samples at 64 kHz, paced by its own divider; decimate.c makes
- * 16 kHz of it. Two DMA channels fill two half-buffers and start each other, so that
- * nothing depends on how soon the interrupt comes.
+ * 16 kHz of it. One DMA channel fills the half-buffers; when one is full, a second
+ * channel sends it to the other, and round again: the DMA stays in these two even where
+ * no interrupt is ever served (a debugger has stopped the core).
  */
 #include "board_config.h"
 #include "decimate.h"
@@ -16,11 +17,14 @@ enum {
   HALF_RAW = DECIMATE_FACTOR * LIVE_HALF_BUFFER,
   ADC_MIDDLE = 2048, /* of 12 bits: the amplifier rests at half its supply */
   LED = 25,
-  CHANNEL_0 = 1,
-  CHANNEL_1 = 2, /* bits of DMA_INTS0 */
+  CHANNEL_0 = 1, /* bit of DMA_INTS0 */
 };
 
 static volatile uint16_t raw[2][HALF_RAW];
+/* Where channel 0 goes on. Channel 1 reads them in turn: its address wraps at their
+ * size, so they are aligned to it. */
+static _Alignas(8) volatile uint16_t *const go_on[2] = {raw[1], raw[0]};
+static uint32_t completed; /* half-buffers, those that were lost included */
 static int16_t wide[HALF_RAW];
 static decimate_t decimator;
 
@@ -115,20 +119,23 @@ int kws_board_audio_start(void) {
   ADC_FCS = ADC_FCS_EN | ADC_FCS_DREQ_EN | ADC_FCS_THRESH(1);
   ADC_DIV = ADC_DIV_INT(749); /* 48 MHz / 750 = 64 kHz */
 
-  const uint32_t control =
-      DMA_CH0_CTRL_TRIG_EN | DMA_CH0_CTRL_TRIG_DATA_SIZE_SIZE_HALFWORD |
-      DMA_CH0_CTRL_TRIG_INCR_WRITE | DMA_CH0_CTRL_TRIG_TREQ_SEL_ADC;
-  DMA_CH1_READ_ADDR = (uint32_t)(uintptr_t)&ADC_FIFO;
-  DMA_CH1_WRITE_ADDR = (uint32_t)(uintptr_t)raw[1];
-  DMA_CH1_TRANS_COUNT = HALF_RAW;
-  DMA_CH1_AL1_CTRL = control | DMA_CH0_CTRL_TRIG_CHAIN_TO(0); /* not started yet */
+  DMA_CH1_READ_ADDR = (uint32_t)(uintptr_t)go_on;
+  DMA_CH1_WRITE_ADDR = (uint32_t)(uintptr_t)&DMA_CH0_AL2_WRITE_ADDR_TRIG;
+  DMA_CH1_TRANS_COUNT = 1;
+  /* Chained to itself: to none. Not started yet. */
+  DMA_CH1_AL1_CTRL = DMA_CH0_CTRL_TRIG_EN | DMA_CH0_CTRL_TRIG_DATA_SIZE_SIZE_WORD |
+                     DMA_CH0_CTRL_TRIG_INCR_READ | DMA_CH0_CTRL_TRIG_RING_SIZE(3) |
+                     DMA_CH0_CTRL_TRIG_CHAIN_TO(1) |
+                     DMA_CH0_CTRL_TRIG_TREQ_SEL_PERMANENT | DMA_CH0_CTRL_TRIG_IRQ_QUIET;
   DMA_CH0_READ_ADDR = (uint32_t)(uintptr_t)&ADC_FIFO;
   DMA_CH0_WRITE_ADDR = (uint32_t)(uintptr_t)raw[0];
   DMA_CH0_TRANS_COUNT = HALF_RAW;
-  DMA_INTS0 = CHANNEL_0 | CHANNEL_1;
-  DMA_INTE0 = CHANNEL_0 | CHANNEL_1;
+  DMA_INTS0 = CHANNEL_0;
+  DMA_INTE0 = CHANNEL_0;
   NVIC_ISER0 = 1u << DMA_IRQ_0_IRQ;
-  DMA_CH0_CTRL_TRIG = control | DMA_CH0_CTRL_TRIG_CHAIN_TO(1);
+  DMA_CH0_CTRL_TRIG = DMA_CH0_CTRL_TRIG_EN | DMA_CH0_CTRL_TRIG_DATA_SIZE_SIZE_HALFWORD |
+                      DMA_CH0_CTRL_TRIG_INCR_WRITE | DMA_CH0_CTRL_TRIG_CHAIN_TO(1) |
+                      DMA_CH0_CTRL_TRIG_TREQ_SEL_ADC;
   ADC_CS = ADC_CS_EN | ADC_CS_AINSEL(0) | ADC_CS_START_MANY;
   return 0;
 }
@@ -144,17 +151,22 @@ static void half_complete(const volatile uint16_t *half) {
   live_half_buffer(wide);
 }
 
-/* A channel that is done is put back to the start of its half; the other one runs. */
+/* The half in which channel 0 is. At the end of one it is on its way to the other. */
+static uint32_t filling(void) {
+  const uint32_t at = DMA_CH0_WRITE_ADDR - (uint32_t)(uintptr_t)raw;
+  return at >= sizeof raw[0] && at < sizeof raw;
+}
+
 void kws_microphone_handler(void) {
   live_enter();
-  const uint32_t done = DMA_INTS0;
-  DMA_INTS0 = done;
-  if ((done & CHANNEL_0) != 0) DMA_CH0_WRITE_ADDR = (uint32_t)(uintptr_t)raw[0];
-  if ((done & CHANNEL_1) != 0) DMA_CH1_WRITE_ADDR = (uint32_t)(uintptr_t)raw[1];
-  if (done == (CHANNEL_0 | CHANNEL_1)) {
-    live_lost(2); /* so late that a half has run twice, or over its end */
-  } else if (done != 0) {
-    half_complete(raw[done == CHANNEL_1]);
+  if (DMA_INTS0 != 0) {
+    DMA_INTS0 = CHANNEL_0;
+    if (filling() == completed % 2) { /* so late that it is written over already */
+      live_lost(1);
+      completed++;
+    }
+    half_complete(raw[completed % 2]);
+    completed++;
   }
   live_leave();
 }

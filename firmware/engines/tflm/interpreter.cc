@@ -2,6 +2,7 @@
 #include <cstring>
 #include <new>
 
+#include "kws_board.h"
 #include "kws_tflm.h"
 #include "tensorflow/lite/micro/micro_interpreter.h"
 #include "tensorflow/lite/micro/micro_log.h"
@@ -9,7 +10,7 @@
 
 namespace {
 
-/* Made in place: a static object would need constructors to run at boot. */
+/* Made in place: a static object's destructor would bring exit handlers. */
 alignas(tflite::MicroInterpreter) uint8_t storage[sizeof(tflite::MicroInterpreter)];
 tflite::MicroInterpreter *interpreter = nullptr;
 int8_t *input = nullptr;
@@ -51,9 +52,13 @@ extern "C" int kws_tflm_init(void) {
   return 0;
 }
 
-/* Checked in kws_tflm_init; kernels of a planned int8 graph do not fail. */
+/* Checked in kws_tflm_init: kernels of a planned int8 graph do not fail. Should one,
+ * its logits are not handed on; TFLM has said why. */
 extern "C" void kws_tflm_run(const int8_t *features, int8_t *logits) {
   std::memcpy(input, features, kws_tflm_model.inputs);
-  interpreter->Invoke();
+  if (interpreter->Invoke() != kTfLiteOk) {
+    kws_board_write("kws error reason=invoke\n");
+    kws_board_exit(KWS_EXIT_MODEL);
+  }
   std::memcpy(logits, output, kws_tflm_model.outputs);
 }

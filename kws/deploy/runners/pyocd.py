@@ -27,6 +27,8 @@ from kws.errors import KwsError
 
 # The model's own sections: where only these differ, the code stays.
 MODEL_SECTIONS = (".model", ".seal")
+# Of an nRF52: where it says that its debug port stays open, from revision 3 on.
+UICR_APPROTECT, ERASED, OPEN = 0x10001208, 0xFFFFFFFF, 0x5A
 # What an exception says when the probe is gone, or may not be opened.
 GONE = ("no such device", "disconnected", "no_device", "errno 19", "pipe error")
 DENIED = ("access denied", "permission", "insufficient", "errno 13", "libusb_error_acc")
@@ -55,28 +57,35 @@ def program(image: Path, board: Board, job: Job) -> Programmed:
         BoardError: see kws.deploy.failures.
     """
     from pyocd.core import exceptions
-    from pyocd.core.session import Session
 
     probe = _choose(board, job)
     content = elf.read(image)
-    options = {
-        "target_override": board.options_of("pyocd")["target"],
-        "auto_unlock": job.unlock,
-        "connect_mode": "under-reset" if job.everything else "halt",
-        "hide_programming_progress": True,
-        "no_config": True,
-        "resume_on_disconnect": False,
-    }
     with _quiet():
-        session = Session(probe, auto_open=False, options=options)
+        session = _session(probe, board, job, unlock=False)
         phase = "connect"
         try:
             try:
-                session.open()
+                unlocked = False
+                try:
+                    session.open()
+                except exceptions.Error:
+                    if not (job.unlock and _locked(session)):
+                        raise
+                    unlocked = True
+                    _may_erase(board, job)
+                    with contextlib.suppress(exceptions.Error, OSError):
+                        session.close()
+                    session = _session(probe, board, job, unlock=True)
+                    session.open()
                 target = session.target
                 _check(board, target, job)
                 phase = "write"
-                target.reset_and_halt()
+                # A chip that has just been unlocked is open until its next reset.
+                if unlocked:
+                    target.halt()
+                else:
+                    target.reset_and_halt()
+                _keep_open(target)
                 what, written = _write(content, session, job)
                 phase = "verify"
                 _verify(content, target, board, job)
@@ -87,7 +96,7 @@ def program(image: Path, board: Board, job: Job) -> Programmed:
                 with contextlib.suppress(exceptions.Error, OSError):
                     session.close()
         except (exceptions.Error, OSError, ValueError) as error:
-            if phase == "connect" and _locked(session, board):
+            if phase == "connect" and _locked(session):
                 key = "locked"
             else:
                 key = _kind(error, phase)
@@ -95,6 +104,58 @@ def program(image: Path, board: Board, job: Job) -> Programmed:
                 error
             )
     return Programmed(what, written, _title(probe))
+
+
+def _session(probe: Any, board: Board, job: Job, unlock: bool) -> Any:
+    from pyocd.core.session import Session
+
+    options = {
+        "target_override": board.options_of("pyocd")["target"],
+        "auto_unlock": unlock,
+        "connect_mode": "under-reset" if job.everything else "halt",
+        "hide_programming_progress": True,
+        "no_config": True,
+        "resume_on_disconnect": False,
+    }
+    return Session(probe, auto_open=False, options=options)
+
+
+def _may_erase(board: Board, job: Job) -> None:
+    """Ask before all of a locked chip's flash is erased.
+
+    Raises:
+        KwsError: no; or there is a bootloader to lose, and nobody to ask.
+    """
+    lost = "ALL of its flash"
+    if board.bootloader:
+        lost += (
+            f", {board.bootloader} too: without it nothing starts the firmware "
+            f"(docs/boards.md tells how to put it back)"
+        )
+    hint = f"kws flash {job.run} --board {board.name} --unlock   (in a terminal)"
+    if job.ask is None:
+        if board.bootloader:
+            raise KwsError(
+                f"The chip is locked. Unlocking erases {lost}. Expected somebody to "
+                "say yes. Received: no terminal",
+                hint,
+            )
+        return
+    choices = [Found("erase", "Erase and unlock it"), Found("stop", "Leave it alone")]
+    if job.ask(f"The chip is locked. Unlocking erases {lost}. And now?", choices) != 0:
+        raise KwsError("The chip was left alone: locked, nothing erased", hint)
+
+
+def _keep_open(target: Any) -> None:
+    """Of an nRF52 whose debug port would lock at the next power-up: leave it open.
+
+    pyOCD does so only for a chip that it unlocks itself. A UICR that was written is its
+    owner's wish.
+    """
+    if not getattr(target, "hardened_approtect", False):
+        return
+    if target.read32(UICR_APPROTECT) == ERASED:
+        target.write_uicr(UICR_APPROTECT, OPEN)
 
 
 def _connected() -> list[Any]:
@@ -156,15 +217,15 @@ def _check(board: Board, target: Any, job: Job) -> None:
         if found != value:
             cause = f"register {register:#010x} reads {word}, expected {value:#x}"
             raise _failure("wrong-target", cause, board, job)
-    if not job.unlock and "unlocked" in options:
+    if "unlocked" in options:
         register, mask, value = options["unlocked"]
         found = target.read32(register) & mask
         if found != value:
             cause = f"register {register:#010x} reads {found:#x}, expected {value:#x}"
-            raise _failure("locked", cause, board, job)
+            raise _failure("protected", cause, board, job)
 
 
-def _locked(session: Any, board: Board) -> bool:
+def _locked(session: Any) -> bool:
     """Whether the chip says that it is locked, as far as it can still be asked."""
     from pyocd.core import exceptions
 
