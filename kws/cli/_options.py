@@ -52,9 +52,11 @@ NAMES = NameList()
 
 
 # What comes out, and where.
-json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-json_lines = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object a line."
+json = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print JSON: one object, or one a line where a verb goes on and on.",
 )
 
 
