@@ -232,6 +232,11 @@ hop = click.option(
     type=click.IntRange(1),
     help="Run the model every HOP feature frames of 10 ms.  [default: RUN's]",
 )
+keep = click.option(
+    "--keep",
+    is_flag=True,
+    help="Write what was chosen here (--hop, --theta) into RUN, for good.",
+)
 engine = click.option(
     "--engine",
     type=click.Choice(["native", "tflm"]),
