@@ -1,4 +1,4 @@
-"""Quantization: calibrate the activations' ranges; tune with them (kws/train.py).
+"""Quantization: calibrate the activations' ranges; tune with them (kws/train/run.py).
 
 Weights are int8 per output channel, activations int8 per tensor, with ranges fixed
 where TFLite's kernels fix them. Calibration alone is post-training quantization;

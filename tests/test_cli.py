@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+import small_corpus
+from click.testing import CliRunner
 
 from kws.cli import cli
 
 VERBS = cli.list_commands(None)  # type: ignore[arg-type]
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """Every verb, and the verbs of `kws data`."""
+    for verb in VERBS:
+        command = cli.get_command(None, verb)  # type: ignore[arg-type]
+        assert command is not None
+        yield verb, command
+        for name, part in getattr(command, "commands", {}).items():
+            yield f"{verb} {name}", part
 
 
 def kws(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -48,6 +63,150 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
     nested = getattr(command, "commands", {}).values()
     texts = [epilog, command.help or "", *(part.epilog or "" for part in nested)]
     assert any(f"kws {verb}" in text for text in texts), f"{verb}: no example"
+
+
+def test_a_shared_option_is_one_option() -> None:
+    """One name, one type, one help: a word of the command line means one thing."""
+    found: dict[str, dict[str, list[str]]] = collections.defaultdict(dict)
+    for verb, command in commands():
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.hidden:
+                kind = option.type.to_info_dict() | {"multiple": option.multiple}
+                # What differs on purpose: which file --out is, which clips there are.
+                text = "" if option.opts[0] == "--out" else str(option.help)
+                kind.pop("choices" if option.opts[0] == "--split" else "", None)
+                key = json.dumps([option.name, kind, text], default=str)
+                found[option.opts[0]].setdefault(key, []).append(verb)
+    several = {name: list(kinds.values()) for name, kinds in found.items()}
+    # kws eval's engines, a simulator's and the firmware's are three things still
+    # ("Words" in docs/README.md).
+    assert len(several.pop("--engine")) == 3
+    assert {name: verbs for name, verbs in several.items() if len(verbs) > 1} == {}
+
+
+@pytest.mark.parametrize("verb", ["", *(name for name, _ in commands())])
+def test_h_is_help(verb: str) -> None:
+    short, long = (
+        CliRunner().invoke(cli, [*verb.split(), option]) for option in ("-h", "--help")
+    )
+    assert short.exit_code == 0
+    assert short.output == long.output
+    assert "-h, --help" in short.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told", "hint"),
+    [
+        (["trian", "--out", "x"], "Did you mean kws train?", "kws train --help"),
+        (["data", "fech"], "Did you mean kws data fetch?", "kws data fetch --help"),
+        (["xyzzy"], "No such verb. Expected one of boards,", "kws --help"),
+        (["--debog"], "Did you mean --debug?", "kws --help"),
+        (["train", "--ot", "x"], "Did you mean --out?", "kws train --help"),
+        (
+            ["data", "synth", "--word", "x"],
+            "Did you mean --words?",
+            "kws data synth --help",
+        ),
+        (["train"], "Missing option '--out'", "kws train --help"),
+        (["eval"], "Missing argument 'RUN'", "kws eval --help"),
+        (["flash", "kwt-tiny"], "Missing option '--board'", "kws flash --help"),
+        (
+            ["emit", "kwt-tiny", "--out", "x", "--core", "m4"],
+            "'dsp'",
+            "kws emit --help",
+        ),
+        (["train", "--out", "x", "--words", ","], "names with commas", "train --help"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_typo_is_told_with_its_way_out(
+    arguments: list[str], told: str, hint: str
+) -> None:
+    done = kws(*arguments)
+    assert done.returncode == 2
+    error, way_out = done.stderr.splitlines()
+    assert error.startswith("Error: ") and told in error
+    assert way_out.startswith("Hint:  kws") and way_out.endswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("verb", "old", "name"),
+    [
+        ("listen", "--file", "audio"),
+        ("flash", "--file", "audio"),
+        ("tune", "--epochs", "qat_epochs"),
+        ("data info", "--data", "data"),
+    ],
+)
+def test_an_old_name_works_and_is_not_shown(verb: str, old: str, name: str) -> None:
+    command = dict(commands())[verb]
+    with command.make_context(verb, [old, "7"], resilient_parsing=True) as context:
+        assert str(context.params[name]) == "7"
+        assert f"{old} " not in command.get_help(context)
+
+
+# A look at names and paths finds these: nobody waits for TensorFlow to hear of them.
+EARLY: list[list[str]] = [
+    ["train", "--out", "x", "--preset", "kwt-tinny"],
+    ["train", "--out", "x", "--recipe", "none.toml"],
+    ["train", "--out", "x", "--recipe", "wrong.toml"],
+    ["train", "--out", "x", "--task", "gsc11"],
+    ["train", "--out", "x", "--task", "gsc10", "--words", "yes"],
+    ["train", "--out", "x", "--words", "yes,maybe", "--data", "audio"],
+    ["train", "--out", "x", "--data", "nowhere"],
+    ["train", "--out", "x", "--words", "yes", "--data", "audio", "--also", "nowhere"],
+    ["train", "--out", "x", "--data", "audio", "--teacher", "none.tflite"],
+    ["train", "--out", "x", "--data", "audio", "--distribute", "multiworker"],
+    ["train", "--out", "wrong.toml", "--words", "yes", "--data", "audio"],
+    ["tune", "no-such-run", "--out", "x"],
+    ["tune", "kwt-tiny", "--out", "x", "--head-dim", "500"],
+    ["tune", "kwt-tiny", "--out", "x", "--theta", "Z=1"],
+    ["tune", "kwt-tiny", "--out", "x", "--data", "nowhere"],
+    ["convert", "no-such-run"],
+    ["convert", "kwt-tiny", "--data", "nowhere"],
+    ["eval", "kwt-tiny", "--engine", "flaot"],
+    ["eval", "kwt-tiny", "--engine", "float", "--data", "nowhere"],
+    ["eval", "kwt-tiny", "--engine", "float,qemu", "--board", "qemu-m5"],
+    ["simulate", "kwt-tiny", "--engine", "float", "--theta", "Z=1"],
+    ["simulate", "kwt-tiny", "--engine", "float", "--task", "gsc11"],
+    ["simulate", "kwt-tiny", "--engine", "float", "--data", "nowhere"],
+    ["sweep", "kwt-tiny", "--engine", "float", "--task", "gsc11"],
+    ["sweep", "kwt-tiny", "--engine", "float", "--pick", "speed>=1"],
+    ["demo", "--train", "--board", "qemu-m5"],
+    ["import-kwt", "none.tflite", "--out", "x"],
+]
+
+
+def test_mistakes_are_told_before_tensorflow_is_loaded(tmp_path: Path) -> None:
+    small_corpus.make(tmp_path / "audio")
+    (tmp_path / "wrong.toml").write_text("[model]\nnorm = 'rms'\n")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    code = (
+        "import json, os, sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name.partition('.')[0] == 'tensorflow':\n"
+        "            print('TensorFlow!'); sys.stdout.flush(); os._exit(9)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "from kws.cli import main\n"
+        "for sys.argv[1:] in json.loads(sys.argv[1]):\n"
+        "    print(*sys.argv[1:], flush=True)\n"
+        "    try:\n        main()\n"
+        "    except SystemExit as end:\n        assert end.code == 2, end.code\n"
+        "    else:\n        raise AssertionError\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment.pop("TF_CONFIG", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(EARLY)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert done.stderr.count("Error:") == done.stderr.count("Hint:") == len(EARLY)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(

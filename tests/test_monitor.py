@@ -19,6 +19,7 @@ from fake_model import tone
 from toolbox import need_compiler, need_qemu
 
 from kws import bundle as bundles
+from kws.cli import cli
 from kws.cli.listen import command as listen_command
 from kws.cli.monitor import command as monitor_command
 from kws.deploy import boards, flash, live, monitor, serial_port
@@ -234,7 +235,7 @@ def test_listening_here_is_listening_on_the_board(tmp_path: Path) -> None:
     soundfile.write(audio, noise + tone(700, 40000) // 4, 16000)
 
     arguments = [str(run.path), "--json"]
-    here = CliRunner().invoke(listen_command, [*arguments, "--file", str(audio)])
+    here = CliRunner().invoke(listen_command, [*arguments, "--audio", str(audio)])
     assert here.exit_code == 0, here.output
     there = CliRunner().invoke(
         monitor_command, [*arguments, "--board", "qemu-m4", "--audio", str(audio)]
@@ -261,11 +262,50 @@ def test_listening_here_is_listening_on_the_board(tmp_path: Path) -> None:
     )
     text = (
         CliRunner()
-        .invoke(listen_command, [str(run.path), "--file", str(audio), "--seconds", "1"])
+        .invoke(
+            listen_command, [str(run.path), "--audio", str(audio), "--seconds", "1"]
+        )
         .stdout
     )
     assert "skipped" in text
     assert text.count(" dB ") == 1
+
+
+def test_a_hop_that_was_kept_is_the_runs(tmp_path: Path) -> None:
+    """What `kws flash` said is what `kws monitor` and `kws listen` then expect."""
+    need_compiler()
+    need_qemu()
+    run = talkative(tmp_path / "run")
+    audio = tmp_path / "audio.wav"
+    soundfile.write(audio, tone(700, 16000) // 4, 16000)
+
+    def kws(verb: str, *options: str) -> Any:
+        where = [] if verb == "listen" else ["--board", "qemu-m4"]
+        arguments = [verb, str(run.path), *where, "--json", *options]
+        return CliRunner().invoke(cli, arguments)
+
+    def hashes(*command: str) -> set[str]:
+        done = kws(*command, "--audio", str(audio))
+        assert done.exit_code == 0, done.output
+        messages = [json.loads(line) for line in done.stdout.splitlines()]
+        return {m["hash"] for m in messages if "hash" in m}
+
+    other = flash.with_hop(run, 30)
+    assert other.hash != run.hash
+    assert hashes("listen", "--hop", "30") == {other.hash[:16]}
+    assert hashes("monitor", "--hop", "30") == {other.hash[:16]}
+    assert bundles.load(run.path) == run
+    refused = kws("flash", "--keep")
+    assert isinstance(refused.exception, SystemExit) and "--hop" in refused.output
+    done = kws("flash", "--hop", "30", "--keep")
+    assert done.exit_code == 0, done.output
+    assert bundles.load(run.path).hash == other.hash
+    assert hashes("monitor") == {other.hash[:16]}
+    shipped = CliRunner().invoke(
+        cli, ["flash", "kwt-tiny", "--board", "qemu-m4", "--hop", "30", "--keep"]
+    )
+    assert isinstance(shipped.exception, KwsError)
+    assert "cp -r" in shipped.exception.hint
 
 
 def test_listening_needs_a_microphone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,15 @@ def official(bundle: bundles.Bundle, limit: int | None = None) -> data.ClipSet:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_bundle_is_complete(name: str) -> None:
     bundle = bundles.load(name)
+    assert bundle.recipe.name == name
+    # Nothing of the machine that it was trained on, audio.json least of all.
+    assert sorted(path.name for path in bundle.path.iterdir()) == [
+        "bundle.json",
+        "metrics.json",
+        "model.tflite",
+        "recipe.toml",
+        "weights.h5",
+    ]
     assert bundle.weights_path.is_file()
     # What the board says at boot, as it was when the figures were measured.
     written = json.loads((bundle.path / "bundle.json").read_text())

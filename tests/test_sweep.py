@@ -172,10 +172,10 @@ def test_moves_are_taken_at_one_price(needed, size, taken):
 # ---- a sweep, resumed ----------------------------------------------------------------
 
 
-def sweep(simulator, clips, path, settings=SMALL, **arguments):
+def sweep(simulator, clips, path, settings=SMALL, report=None, **arguments):
     journal = Journal(path, identity(simulator, clips))
     with Points(simulator, clips, journal, **arguments) as made:
-        table = Sweep(simulator, clips, made, settings).run()
+        table = Sweep(simulator, clips, made, settings, report).run()
         return table, made
 
 
@@ -194,7 +194,19 @@ def test_sweep_is_resumed_and_its_front_is_one(tmp_path):
     simulator = make_simulator(small_bundle(tmp_path / "run", "published"), "float")
     clips = small_clips(simulator, 6)
     path = tmp_path / "sweep" / "journal.jsonl"
-    table, made = sweep(simulator, clips, path)
+    told: list[tuple[str, float]] = []
+    table, made = sweep(
+        simulator, clips, path, report=lambda stage, *at: told.append((stage, at[-1]))
+    )
+    # One share of the whole sweep: it never starts again.
+    shares = [share for _, share in told]
+    assert shares == sorted(shares) and 0 < shares[0] < 0.1 and shares[-1] <= 1
+    assert [stage for stage, _ in itertools.groupby(told, lambda at: at[0])] == [
+        "grid",
+        "moves",
+        "refined",
+    ]
+    assert len(told) == made.made
     lines = path.read_text().splitlines(keepends=True)
     assert made.made == len(lines) - 1
     found = table["points"]
@@ -249,7 +261,7 @@ def test_stop_keeps_what_was_made(tiny, tmp_path):
     clips = small_clips(tiny, 6)
     journal = Journal(tmp_path / "journal.jsonl", "name")
 
-    def stop(stage: str, done: int, total: int) -> None:
+    def stop(stage: str, done: int, total: int, share: float) -> None:
         if done == 5:
             raise KeyboardInterrupt
 

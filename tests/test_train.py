@@ -7,6 +7,10 @@ import csv
 import dataclasses
 import json
 import os
+import shlex
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,9 @@ from click.testing import CliRunner  # noqa: E402
 from networks_for_tests import small  # noqa: E402
 
 from kws import bundle as bundles  # noqa: E402
-from kws import data, pool, train  # noqa: E402
+from kws import data, pool, progress, train  # noqa: E402
+from kws import recipe as recipes  # noqa: E402
+from kws.cli import cli  # noqa: E402
 from kws.cli.train import command as train_command  # noqa: E402
 from kws.cli.tune import command as tune_command  # noqa: E402
 from kws.data import augment  # noqa: E402
@@ -29,6 +35,7 @@ from kws.errors import KwsError  # noqa: E402
 from kws.layers.keras import tf, tf_keras  # noqa: E402
 from kws.model import network  # noqa: E402
 from kws.recipe import Recipe, Task  # noqa: E402
+from kws.train import folder  # noqa: E402
 
 LABELS = 3
 CLIPS = 40
@@ -258,6 +265,131 @@ def test_the_command_trains_tunes_and_converts(tmp_path: Path) -> None:
     assert distilled.shape[0] == 4 and distilled.shape[2] == 4
     assert distilled.std() > 0
     splices_are_labelled_by(run, audio, tmp_path / "spliced")
+
+
+def test_what_comes_next_can_be_typed_as_it_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On words of one's own, in two folders: nothing is set, nothing said again."""
+    monkeypatch.delenv("KWS_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    small_corpus.make(tmp_path / "recordings", ("yes", "cat", "dog"))
+    small_corpus.make(tmp_path / "spoken", ("no", "bird"))
+    (tmp_path / "my.toml").write_text(RECIPE)
+    line = (
+        "kws train --recipe my.toml --words yes,no --data recordings --also spoken "
+        "--epochs 1 --variants 1 --qat-epochs 0 --no-convert --out 'my runs/robot 1'"
+    )
+    ran = []
+    while line:
+        ran.append(shlex.split(line)[1])
+        done = CliRunner().invoke(cli, shlex.split(line)[1:], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        (line,) = [
+            text.removeprefix("Next: ")
+            for text in done.output.splitlines()
+            if text.startswith("Next: ")
+        ] or [""]
+    assert ran == ["train", "convert", "eval"]
+    assert "of 8 clips right" in done.output  # yes, no, unknown and silence
+    run = tmp_path / "my runs" / "robot 1"
+    loaded = bundles.load(run)
+    assert loaded.recipe.name == "robot 1"
+    # What is remembered is this machine's, and no part of the bundle.
+    (run / data.sources.FILE).unlink()
+    assert bundles.load(run) == loaded and bundles.load(run).hash == loaded.hash
+
+
+def test_folders_that_are_remembered_and_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, here, there = (tmp_path / name for name in ("run", "here", "there"))
+    for path in (run, here, there):
+        path.mkdir()
+    bundle = bundles.Bundle(run, small("tiny"), ("a",))
+    assert data.of_run(bundle) == data.Sources()
+    data.remember(run, data.Sources(here, (there,)))
+    assert data.of_run(bundle) == data.Sources(here, (there,))
+    assert f"Clips as in its training: {here}, {there}" in capsys.readouterr().err
+    assert data.of_run(bundle, there) == data.Sources(there)  # said: nothing is guessed
+    assert data.of_run(bundle, also=(run,)) == data.Sources(here, (there, run))
+    there.rmdir()
+    with pytest.raises(KwsError, match="not there any more") as caught:
+        data.of_run(bundle)
+    assert str(there) in caught.value.message and "--data DIR" in caught.value.hint
+    assert data.of_run(bundle, here) == data.Sources(here)
+    (run / data.sources.FILE).write_text("[]")
+    with pytest.raises(KwsError, match="audio.json"):
+        data.of_run(bundle)
+    data.remember(run, data.Sources())
+    assert data.of_run(bundle) == data.Sources()
+
+
+def test_a_run_has_its_folders_name_unless_it_has_one(tmp_path: Path) -> None:
+    named, plain = tmp_path / "named.toml", tmp_path / "plain.toml"
+    named.write_text('name = "Kitchen"\n')
+    plain.write_text("")
+    for text, name in (("kwt-tiny", "mine"), (plain, "mine"), (named, "Kitchen")):
+        assert recipes.load(text, "mine").name == name
+    # A run that is moved while it is made goes on: its name is not what it computes.
+    spec = small("tiny")
+    folder.claim(spec, tmp_path)
+    folder.start(dataclasses.replace(spec, name="moved"), tmp_path, restart=False)
+    other = dataclasses.replace(spec, train=dataclasses.replace(spec.train, seed=2))
+    with pytest.raises(KwsError, match="another recipe"):
+        folder.start(other, tmp_path, restart=False)
+
+
+def test_one_training_at_a_time_in_a_folder(tmp_path: Path) -> None:
+    """Two of them would both run to the end, and then both fail."""
+    out = tmp_path / "run"
+    code = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from kws.train import folder\n"
+        "with folder.locked(Path(sys.argv[1])):\n"
+        "    print('locked', flush=True)\n    time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", code, str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        with (
+            pytest.raises(KwsError, match="Another training") as caught,
+            folder.locked(out),
+        ):
+            pass
+        assert f"held by process {other.pid} on " in caught.value.message
+        with folder.locked(out, place=1):  # another worker of its cluster
+            pass
+        other.send_signal(signal.SIGKILL)
+    assert (out / "checkpoints" / "lock").is_file()  # a dead one keeps nobody out
+    spec = small("tiny")
+    with folder.locked(out):
+        folder.claim(spec, out)
+        folder.start(spec, out, restart=True)
+        with pytest.raises(KwsError, match="Another training"), folder.locked(out):
+            pass
+    assert not out.exists()  # nothing came into it
+
+
+def test_the_rate_is_counted_from_the_restart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A step of 100 s that compiles, then steps of 1 s: 90 s for the other 90."""
+    clock = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    bar = progress.Progress("float", 100)
+    clock[0] += 100
+    bar.restart(1)
+    for step in range(2, 11):
+        clock[0] += 1
+        bar.at(step)
+    clock[0] += 20
+    bar.at(30)
+    assert (
+        capsys.readouterr().err
+        == "float: 2 %, 1 min 38 s left\nfloat: 30 %, 1 min 10 s left\n"
+    )
 
 
 def splices_are_labelled_by(run: Path, audio: Path, folder: Path) -> None:

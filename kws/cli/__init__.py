@@ -103,7 +103,10 @@ def main() -> None:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         verb = "kws" if context is None else context.command_path
-        _report(error.format_message(), f"{verb} --help", wants_json)
+        message = error.format_message()
+        if isinstance(error, click.NoSuchOption) and error.possibilities:
+            message = f"{error.message} Did you mean {error.possibilities[0]}?"
+        _report(message, f"{verb} --help", wants_json)
         sys.exit(2)
     except KwsError as error:
         if debug:

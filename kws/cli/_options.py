@@ -52,9 +52,11 @@ NAMES = NameList()
 
 
 # What comes out, and where.
-json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-json_lines = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object a line."
+json = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print JSON: one object, or one a line where a verb goes on and on.",
 )
 
 
@@ -229,6 +231,11 @@ hop = click.option(
     "--hop",
     type=click.IntRange(1),
     help="Run the model every HOP feature frames of 10 ms.  [default: RUN's]",
+)
+keep = click.option(
+    "--keep",
+    is_flag=True,
+    help="Write what was chosen here (--hop, --theta) into RUN, for good.",
 )
 engine = click.option(
     "--engine",

@@ -38,6 +38,7 @@ from kws.cli import _options
     help="Audio arrives at the part's assumed speed, or waits for the firmware.",
 )
 @_options.hop
+@_options.keep
 @click.option(
     "--pad",
     "pad_s",
@@ -67,6 +68,7 @@ def command(
     compiler: str | None,
     pace: bool,
     hop: int | None,
+    keep: bool,
     pad_s: float,
     timeout: float | None,
     as_json: bool,
@@ -92,6 +94,8 @@ def command(
     bundle = bundles.load(run)
     if hop is not None:
         bundle = flash.with_hop(bundle, hop)
+    if keep:
+        _check_keeps(bundle, hop)
     folder = out or flash.output_folder(bundle, board)
     click.echo(f"Building for {board.name} in {folder}", err=True)
     if emulated:
@@ -102,6 +106,9 @@ def command(
         result = _program(
             bundle, board, folder, engine, compiler, run, probe, port, tool, unlock
         )
+    if keep and not result.problems:
+        bundles.save(bundle)
+        click.echo(f"{bundle.path} now runs every {hop} frames", err=True)
     if as_json:
         click.echo(json.dumps(result.as_dict()))
         for problem in result.problems:
@@ -127,7 +134,7 @@ def command(
         )
     if result.programmed is not None:
         words: list[object] = ["kws", "monitor", run, "--board", board.name]
-        for option, value in (("--port", port), ("--hop", hop)):
+        for option, value in (("--port", port), ("--hop", None if keep else hop)):
             words += [option, value] if value is not None else []
         click.echo(next_line(*words), err=True)
         return
@@ -146,6 +153,20 @@ def command(
         raise CheckFailed(
             "The run is not a success: " + "; ".join(result.problems),
             result.hint(run, audio),
+        )
+
+
+def _check_keeps(bundle: Any, hop: int | None) -> None:
+    from kws.errors import KwsError
+
+    if hop is None:
+        raise click.UsageError("--keep keeps the --hop that is given with it.")
+    if bundle.shipped:
+        name = bundle.path.name
+        raise KwsError(
+            "A shipped run stays as it is. Expected one of your own with --keep. "
+            f"Received: {name}",
+            f"mkdir -p runs && cp -r {bundle.path} runs/ && kws flash runs/{name} ...",
         )
 
 

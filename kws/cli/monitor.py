@@ -21,7 +21,7 @@ from kws.cli import _options
 @_options.audio
 @_options.seconds
 @_options.hop
-@_options.json_lines
+@_options.json
 def command(
     run: str,
     board_name: str,

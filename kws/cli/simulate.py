@@ -28,9 +28,7 @@ Examples:
 @_options.limit
 @_options.data
 @_options.also
-@click.option(
-    "--keep", is_flag=True, help="Write the thresholds into RUN, for the firmware."
-)
+@_options.keep
 @_options.json
 def command(
     run: str,
@@ -49,7 +47,8 @@ def command(
 
     An element is held, and costs nothing, while it is within its threshold of the
     value that was last transmitted. Thresholds are in units of the tensor itself; the
-    int8 network rounds them down to whole steps. --theta bundle takes the run's own.
+    int8 network rounds them down to whole steps. --theta bundle takes the run's own;
+    --keep makes them that, for the firmware.
     """
     from kws import attention
     from kws import bundle as bundles

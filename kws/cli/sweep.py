@@ -137,7 +137,7 @@ def command(
     if journal.points:
         click.echo(f"Going on after {len(journal.points)} points", err=True)
     shared = Study(study, journal.identity) if study else None
-    bars = _Bars()
+    bar = _Bar()
     settings = Settings(
         move_clips=move_clips,
         rounds=rounds,
@@ -152,16 +152,16 @@ def command(
     if table is None:
         with Points(simulator, clips, journal, count, pcm, study=shared) as points:
             try:
-                table = Sweep(simulator, clips, points, settings, bars.report).run()
+                table = Sweep(simulator, clips, points, settings, bar.report).run()
             except KeyboardInterrupt:
-                bars.end()
+                bar.end()
                 click.echo(
                     f"Stopped after {len(journal.points)} points, kept in "
                     f"{journal.path}. The same command goes on.",
                     err=True,
                 )
                 raise click.Abort from None
-        bars.end()
+        bar.end()
     table["run"], table["target"], table["command"] = run, target, command
     table["identity"] = journal.identity
     if shipped:
@@ -281,20 +281,19 @@ def _shares(text: str) -> tuple[float, ...]:
     return shares
 
 
-class _Bars:
-    """One progress line per stage."""
+class _Bar:
+    """One progress line for the whole sweep, which names the stage."""
 
     def __init__(self) -> None:
-        self.stage = ""
         self.bar: Any = None
 
-    def report(self, stage: str, done: int, total: int) -> None:
+    def report(self, stage: str, done: int, total: int, share: float) -> None:
         from kws.progress import Progress
 
-        if stage != self.stage or done == 1:
-            self.end()
-            self.stage, self.bar = stage, Progress(f"sweep: {stage}", total)
-        self.bar.at(done, f"{done}/{total}")
+        here = int(1000 * share)
+        if self.bar is None:  # a sweep that goes on starts where it was
+            self.bar = Progress("sweep", 1000, start=here)
+        self.bar.at(here, f"({stage} {done}/{total})")
 
     def end(self) -> None:
         if self.bar is not None:

@@ -72,7 +72,7 @@ class Flashed:
         if hop is not None and hop <= self.frames:
             return (
                 f"Run the model less often, every {hop * 10} ms: {again} --hop {hop}"
-                "   (to keep it, detector.hop_frames in the recipe)"
+                "   (--keep as well: RUN's from then on)"
             )
         return (
             "This network is too slow for this board in real time; to let the audio "

@@ -182,7 +182,7 @@ def microphone() -> Iterator[Iterator[np.ndarray]]:
     Raises:
         KwsError: sounddevice, its library or a microphone is missing.
     """
-    hint = "kws listen RUN --file recording.wav"
+    hint = "kws listen RUN --audio recording.wav"
     try:
         import sounddevice
     except ImportError:

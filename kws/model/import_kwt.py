@@ -128,7 +128,7 @@ def import_kwt(file: Path, out: Path, data: bytes | None = None) -> Bundle:
     if data is None:
         data = _read_file(file)
     weights = read_weights(data, str(file))
-    recipe = recipe_of(weights)
+    recipe = dataclasses.replace(recipe_of(weights), name=out.resolve().name)
     network = build(weights, recipe)
     difference = logit_difference(data, network, recipe)
     if not difference < TOLERANCE:
@@ -426,7 +426,7 @@ def recipe_of(weights: Weights) -> Recipe:
         activation="gelu_tanh",
     )
     task = dataclasses.replace(base.task, name="gsc12", words=())
-    return dataclasses.replace(base, name="kwt-1-imported", model=model, task=task)
+    return dataclasses.replace(base, model=model, task=task)
 
 
 def build(weights: Weights, recipe: Recipe) -> Any:

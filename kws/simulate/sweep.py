@@ -91,7 +91,8 @@ class Sweep:
         clips: Validation clips.
         points: Makes points.
         settings: How much to simulate.
-        report: Called with (stage, done, total) as points are done.
+        report: Called with (stage, done, total, share) as points are done: of the
+            stage so many of so many, of the sweep that share, which never falls.
     """
 
     def __init__(
@@ -100,14 +101,16 @@ class Sweep:
         clips: Clips,
         points: Points,
         settings: Settings | None = None,
-        report: Callable[[str, int, int], None] | None = None,
+        report: Callable[[str, int, int, float], None] | None = None,
     ) -> None:
         self.simulator = simulator
         self.slots: Slots = simulator.slots
         self.clips = clips
         self.points = points
         self.settings = settings or Settings()
-        self.report = report or (lambda stage, done, total: None)
+        self.report = report or (lambda *at: None)
+        self.plan: list[tuple[str, float]] = []
+        self.passed = 0  # stages of the plan
         self.ladder, self.height, self.places = self._ladder()
         self.found: dict[str, Point] = {}  # all points on all clips, by key
         self.guides: dict[str, Guide] = {}
@@ -168,7 +171,7 @@ class Sweep:
                     near=None if near is None else self.thresholds(near).values,
                 )
             )
-        tables = self.points.make(jobs, lambda *at: self.report(stage, *at))
+        tables = self._make(stage, jobs)
         out = []
         for (name, rungs, near), table in zip(asked, tables, strict=True):
             item = {"stage": name, "rungs": rungs, **table}
@@ -199,7 +202,7 @@ class Sweep:
                     )
                 )
                 items.append(item)
-        tables = self.points.make(jobs, lambda *at: self.report(stage, *at))
+        tables = self._make(stage, jobs)
         for job, item, table in zip(jobs, items, tables, strict=True):
             for name in ("instructions", "instructions_max"):
                 item.setdefault(name, {})[job.board] = table[name]
@@ -207,6 +210,43 @@ class Sweep:
 
     def _shares(self, layer_sent: dict[str, list[float | None]]) -> np.ndarray:
         return instructions.shares_of(layer_sent, self.slots)
+
+    def _make(self, stage: str, jobs: list[Job]) -> list[dict[str, Any]]:
+        """The jobs' tables; tells how far the stage and the sweep are."""
+        names = [name for name, _ in self.plan]
+        if stage in names[self.passed :]:  # some may have been left out
+            self.passed = names.index(stage, self.passed) + 1
+        work = [weight for _, weight in self.plan] or [1.0]
+        before, here = sum(work[: self.passed - 1]), work[self.passed - 1]
+
+        def report(done: int, total: int) -> None:
+            share = (before + here * done / total) / sum(work)
+            self.report(stage, done, total, share)
+
+        return self.points.make(jobs, report)
+
+    def _planned(self, grid: int) -> list[tuple[str, float]]:
+        """The stages to come, each with its work in points on all clips, roughly.
+
+        Fewer rounds than planned may do; then the share of work done jumps ahead.
+        """
+        settings, boards = self.settings, len(self.settings.boards)
+        searches = len(settings.targets) + boards * len(settings.board_targets)
+        few = min(1.0, settings.move_clips / len(self.clips))
+        moves = len(self.slots) * few  # half: on shared prefixes
+        rounds = [
+            ("moves", searches * moves),
+            ("refined", searches * len(settings.steps)),
+        ]
+        measured = [("on boards", float(boards * grid))] if boards else []
+        worth = [("worth it", grid / 2)] * boards
+        return [
+            ("grid", float(grid)),
+            *measured,
+            *worth,
+            *rounds * settings.rounds,
+            *measured,
+        ]
 
     # ---- stages ------------------------------------------------------------------
 
@@ -225,6 +265,7 @@ class Sweep:
         for kind, quantile in itertools.product(self.slots.kinds, SINGLE_QUANTILES):
             single = np.where(self.slots.of([kind]), self.places[quantile], 0)
             asked.append(("single", single, None))
+        self.plan = self._planned(len(asked))
         self.simulate("grid", asked)
         grid = list(self.found.values())
         self.measure("on boards", dict.fromkeys(boards, grid))
