@@ -73,9 +73,9 @@ def test_logits_are_the_files_on_official_clips(imported, data):
     if not (audio / "test_v0.02" / "index.tsv").is_file():
         pytest.skip(f"no official test clips in {audio}")
     from kws.data import archives, open_corpus
+    from kws.features.log_mel import log_mel
     from kws.model import restore
     from kws.model.import_kwt import file_logits
-    from kws.features.log_mel import log_mel
 
     recordings = open_corpus(audio).recordings("test")[::120]
     pcm = archives.read_clips(recordings)

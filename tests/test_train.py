@@ -26,8 +26,8 @@ from kws.cli.train import command as train_command  # noqa: E402
 from kws.cli.tune import command as tune_command  # noqa: E402
 from kws.data import augment  # noqa: E402
 from kws.errors import KwsError  # noqa: E402
-from kws.model import network  # noqa: E402
 from kws.layers.keras import tf, tf_keras  # noqa: E402
+from kws.model import network  # noqa: E402
 from kws.recipe import Recipe, Task  # noqa: E402
 
 LABELS = 3
