@@ -14,11 +14,11 @@ pytest.importorskip("tensorflow")
 from networks_for_tests import VARIANTS, awake, features, small  # noqa: E402
 
 from kws import bundle as bundles  # noqa: E402
-from kws import convert, quantize  # noqa: E402
+from kws import convert, layers, quantize  # noqa: E402
 from kws.bundle import Bundle  # noqa: E402
 from kws.errors import CheckFailed, KwsError  # noqa: E402
 from kws.layers.keras import tf, tf_keras  # noqa: E402
-from kws.model import layers, network  # noqa: E402
+from kws.model import network  # noqa: E402
 
 LABELS = ("_silence_", "_unknown_", "yes", "no", "up")
 

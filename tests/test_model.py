@@ -11,7 +11,7 @@ pytest.importorskip("tensorflow")
 
 from networks_for_tests import VARIANTS, awake, features, small  # noqa: E402
 
-from kws import attention, recipe  # noqa: E402
+from kws import recipe  # noqa: E402
 from kws.errors import KwsError  # noqa: E402
 from kws.layers.keras import tf, tf_keras  # noqa: E402
 from kws.model import check, network  # noqa: E402
@@ -42,39 +42,14 @@ def test_dct_is_that_of_tf_signal() -> None:
     assert np.allclose(log_mel @ network.dct_matrix(80, 40), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", attention.names())
-def test_attention_contract(name: str) -> None:
-    """Every module in kws/attention: builds, keeps the shape, folds, has gradients."""
-    spec = dataclasses.replace(small("tiny").model, attention=name, heads=2)
-    tokens = tf.constant(
-        np.random.default_rng(0).normal(size=(2, 9, spec.dim)), "float32"
-    )
-    source = attention.find(name)("float", "attention", spec)
-    with tf.GradientTape() as tape:
-        outputs = source(tokens, training=True)
-        loss = tf.reduce_sum(outputs * outputs)
-    assert outputs.shape == tokens.shape
-    for weight, gradient in zip(
-        source.trainable_weights,
-        tape.gradient(loss, source.trainable_weights),
-        strict=True,
-    ):
-        assert gradient is not None, f"{weight.name} has no gradient"
-    folded = attention.find(name)("folded", "attention", spec)
-    folded(tokens)
-    norm = network.layers.DyT("float", "norm", folded=True)
-    norm(tokens)
-    norm.gamma.assign(np.linspace(0.5, 1.5, spec.dim))
-    norm.beta.assign(np.linspace(-0.2, 0.2, spec.dim))
-    folded.fold(source, norm)
-    plain = tf.tanh(tokens * norm.alpha)
-    assert np.allclose(folded(plain), source(norm(tokens)), atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
         ("attention", "softmx", "Did you mean 'softmax'"),
+        ("attention", ("softmax", "softmx"), "Did you mean 'softmax'"),
+        ("attention", ("softmax",), "a list of 2: one a block"),
+        ("attention", ("softmax",) * 3, "a list of 2: one a block"),
+        ("attention", (), "a list of 2: one a block"),
         ("norm", "rms", "dyt, layer, batch"),
         ("stem_stride", (2,), "two strides"),
         ("cepstra", 41, "0 to 40"),

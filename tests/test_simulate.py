@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from by_hand import columns
 
 from kws import attention, recipe
 from kws import bundle as bundles
@@ -148,19 +149,6 @@ def test_encoding_refuses(values, threshold, dense_rows):
 # ---- what is counted -------------------------------------------------------------
 
 
-def columns(shape: Shape) -> dict[str, int]:
-    """Width of a layer's tensor of each kind, all heads together."""
-    return {
-        "X": shape.dim,
-        "Q": shape.inner,
-        "K": shape.inner,
-        "P": shape.heads * shape.tokens,
-        "O": shape.inner,
-        "M": shape.dim,
-        "H": shape.mlp_dim,
-    }
-
-
 @dataclasses.dataclass(frozen=True)
 class Counted:
     """A network of a preset's real shape, converted, with fewer layers."""
@@ -187,8 +175,8 @@ def counted(preset: str, layers: int) -> Counted:
 
 def everything_sent(of: Counted, encoded=None) -> Counts:
     """The counts of a network where every element was transmitted."""
-    shape, width = of.shape, columns(of.shape)
-    sent = np.array([[shape.tokens * width[kind] for _, kind in of.slots]])
+    shape = of.shape
+    sent = np.array([[shape.tokens * columns(shape, kind) for _, kind in of.slots]])
     pairs = np.full((1, shape.layers), shape.tokens**2 * shape.inner)
     return Counts(sent, pairs, frozenset(of.slots if encoded is None else encoded))
 
@@ -250,7 +238,7 @@ def test_with_everything_sent_nothing_is_cut(preset, layers):
 def test_elements_are_those_of_the_shape():
     for preset, layers in (("kwt-1", 2), ("kwt-3", 1)):  # one head, and three
         of = counted(preset, layers)
-        expected = [99 * columns(of.shape)[kind] for _, kind in of.slots]
+        expected = [99 * columns(of.shape, kind) for _, kind in of.slots]
         np.testing.assert_array_equal(of.network.elements(), expected)
 
 
@@ -556,7 +544,7 @@ def test_simulated_networks(tmp_path, variant):
         features, Thresholds.parse("X=9e9,Q=9e9,K=9e9,P=9e9,O=9e9,M=9e9,H=9e9", slots)
     )
     # The dense rows, and nothing else.
-    rows = [shape.dense_rows * columns(shape)[kind] for _, kind in slots]
+    rows = [shape.dense_rows * columns(shape, kind) for _, kind in slots]
     np.testing.assert_array_equal(held.counts.sent, [rows] * 5)
     np.testing.assert_array_equal(held.counts.pairs, shape.dense_rows**2 * shape.inner)
     assert np.abs(held.logits - dense.logits).max() > 1e-3
@@ -602,7 +590,7 @@ def test_ladders_are_quantiles_of_the_change_from_row_to_row(tmp_path):
     for kind in KINDS:
         value = rungs[1, slots.index((0, kind))]
         run = simulator.run(features, Thresholds.parse(f"0.{kind}={value}", slots))
-        whole = simulator.shape.tokens * columns(simulator.shape)[kind]
+        whole = simulator.shape.tokens * columns(simulator.shape, kind)
         sent = run.counts.sent[:, slots.index((0, kind))]
         assert 0.1 < sent.mean() / whole < 0.6
 

@@ -14,6 +14,7 @@ pytest.importorskip("tf_keras")
 
 import networks_for_tests as networks
 import sample_models as samples
+from by_hand import columns
 
 from kws import attention
 from kws import bundle as bundles
@@ -44,13 +45,6 @@ def of_steps(simulator, steps):
     return simulator.thresholds(Thresholds(slots, values))
 
 
-def width(shape, kind):
-    """Of a layer's tensor of a kind, all heads together."""
-    widths = {"X": shape.dim, "M": shape.dim, "H": shape.mlp_dim}
-    widths["P"] = shape.heads * shape.tokens
-    return widths.get(kind, shape.heads * shape.head_dim)
-
-
 def features(simulator, count=20, seed=1):
     spec = simulator.bundle.recipe.features
     return samples.features(count, (spec.frames, spec.mel_bins), seed)
@@ -78,7 +72,7 @@ def test_holding_everything_leaves_the_dense_rows(simulator):
     slots, shape = simulator.slots, simulator.shape
     everything = Thresholds(slots, np.full(len(slots), 1e9))
     held = simulator.run(features(simulator), everything)
-    rows = [shape.dense_rows * width(shape, kind) for _, kind in slots]
+    rows = [shape.dense_rows * columns(shape, kind) for _, kind in slots]
     np.testing.assert_array_equal(held.counts.sent, [rows] * 20)
     np.testing.assert_array_equal(held.counts.pairs, shape.dense_rows**2 * shape.inner)
 
@@ -135,7 +129,7 @@ def test_ladders_are_whole_steps_and_quantiles(simulator):
         alone[slot] = steps[0].values[slot]
         alone = Thresholds(slots, alone)
         run = simulator.run(inputs, simulator.thresholds(alone))
-        whole = simulator.shape.tokens * width(simulator.shape, kind)
+        whole = simulator.shape.tokens * columns(simulator.shape, kind)
         assert run.counts.sent[:, slot].mean() / whole < 0.75
 
 
@@ -317,7 +311,7 @@ def test_products_are_found_by_structure(simulator):
         assert product.dense_rows == shape.dense_rows
         # Several heads have a tensor of Q, K and P each.
         share = shape.heads if product.kind in "QKP" else 1
-        assert product.elements == shape.tokens * width(shape, product.kind) // share
+        assert product.elements == shape.tokens * columns(shape, product.kind) // share
 
 
 def test_another_networks_graph_is_refused(simulator):
