@@ -25,6 +25,7 @@ import numpy as np
 from kws import bundle, features
 from kws.data import ClipSet, augment, splice
 from kws.errors import KwsError
+from kws.lock import locked
 from kws.progress import Progress
 from kws.recipe import SILENCE, Recipe
 
@@ -77,7 +78,18 @@ def build(
         teacher.try_on(clips)
     key = _key(clips, recipe, teacher)
     folder = folder / key[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "lock"):  # another run may be making the very same
+        return _build(clips, noises, recipe, folder, key, teacher)
+
+
+def _build(
+    clips: ClipSet,
+    noises: list[np.ndarray],
+    recipe: Recipe,
+    folder: Path,
+    key: str,
+    teacher: Any,
+) -> Pool:
     state_path = folder / "pool.json"
     state = bundle.read_json(state_path) if state_path.is_file() else {}
     fresh = state.get("key") != key

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import small_corpus
 
-from kws import pool, recipe
+from kws import data, pool, recipe
 from kws.data import ClipSet
 from kws.errors import KwsError
 
@@ -115,3 +119,42 @@ def test_a_model_that_sees_less_than_a_second(tmp_path: Path) -> None:
     made = pool.build(clips, [], chosen, tmp_path)
     assert made.features.shape == (8, 4, 96, 40)
     assert made.features.any()
+
+
+def test_two_runs_make_one_pool_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --pool DIR in common: before, each cut the file that the other wrote."""
+    audio = small_corpus.make(tmp_path / "audio")
+    spec = recipe.Recipe()
+    spec = dataclasses.replace(
+        spec, augment=dataclasses.replace(spec.augment, variants=1)
+    )
+    clips = data.load("train", recipe.Task("custom", words=("yes",)), audio)
+    first = pool.build(clips, [], spec, tmp_path / "pool")
+    (made,) = (tmp_path / "pool").iterdir()
+    before = (made / "pool.json").stat().st_mtime_ns
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom kws.lock import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    print('locked', flush=True)\n    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, str(made / "lock")]
+    with (
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as other,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        assert other.stdout is not None and other.stdin is not None
+        assert other.stdout.readline() == "locked\n"
+        future = threads.submit(pool.build, clips, [], spec, tmp_path / "pool")
+        said = ""
+        while "Waiting" not in said:
+            said += capsys.readouterr().err
+            time.sleep(0.01)
+        assert f"Waiting for process {other.pid}" in said and not future.done()
+        other.stdin.close()
+        second = future.result()
+    assert np.array_equal(second.features, first.features)
+    assert (made / "pool.json").stat().st_mtime_ns == before

@@ -358,7 +358,7 @@ def test_one_training_at_a_time_in_a_folder(tmp_path: Path) -> None:
             folder.locked(out),
         ):
             pass
-        assert f"held by process {other.pid} on " in caught.value.message
+        assert f"{out}, process {other.pid} on " in caught.value.message
         with folder.locked(out, place=1):  # another worker of its cluster
             pass
         other.send_signal(signal.SIGKILL)

@@ -13,14 +13,12 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from kws import bundle as bundles
+from kws import lock
 from kws import recipe as recipes
 from kws.errors import KwsError
 from kws.recipe import Recipe
@@ -42,44 +40,18 @@ def locked(out: Path, place: int = 0) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise KwsError(f"--out must be a folder. Received: {out}", f"--out {out}-run")
     path = out / "checkpoints" / (f"{LOCK}-{place}" if place else LOCK)
-    file = _lock(path, out)
+    busy = KwsError(
+        "Another training is at work in this folder. Expected one at a time. "
+        f"Received: {out}",
+        f"Wait for it or stop it; or train into another folder: --out {out}-2",
+    )
     try:
-        yield
+        with lock.locked(path, busy):
+            yield
     finally:
-        path.unlink(missing_ok=True)
-        file.close()
         for folder in (path.parent, out):
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only an empty one goes
-
-
-def _lock(path: Path, out: Path) -> IO[str]:
-    import fcntl  # not at the top: only training needs it, and not every system has it
-
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "a process that is just starting"
-            file.close()
-            raise KwsError(
-                "Another training is at work in this folder. Expected one at a time. "
-                f"Received: {out}, held by {holder}",
-                f"Wait for it or stop it; or train into another folder: --out {out}-2",
-            ) from None
-        except OSError:  # a file system without locks
-            return file
-        # Who held it before may just have removed it: then this is no lock.
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-                file.flush()
-                return file
-        file.close()
 
 
 def start(recipe: Recipe, out: Path, restart: bool) -> None:
