@@ -638,7 +638,7 @@ def published(tmp_path_factory):
         word = name.split("/")[0]
         label.append(bundle.labels.index(word) if word in bundle.labels else 1)
     simulator = Simulator(bundle)
-    pcm = archives.read_clips(chosen)
+    pcm = archives.read_clips(chosen).pcm
     return simulator, simulator.features(pcm), np.array(label)
 
 
