@@ -6,7 +6,6 @@ The kernels by themselves are in test_kernels.py.
 from __future__ import annotations
 
 import dataclasses
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ import numpy as np
 import pytest
 import sample_models
 import toolbox
-from kernel_support import image, tflm
+from kernel_support import tflm
 
 from kws import engines
 from kws.bundle import Bundle
 from kws.deploy import host
-from kws.emit import c_text, calls, native
+from kws.emit import c_text, calls
 from kws.emit import tflm as tflm_engine
 from kws.errors import KwsError
 from kws.graph import cost, operators, reader, weight_layout
@@ -102,47 +101,6 @@ def test_the_host_s_c_is_tflm(sample: Sample) -> None:
     labels = len(sample.bundle.labels)
     with host.opened(host.library(sample.bundle), labels) as opened:
         logits, _ = opened.invoke(sample.inputs)
-    np.testing.assert_array_equal(logits, sample.expected)
-
-
-DRIVER = """
-#include <stdio.h>
-void kws_model_invoke(const int8_t *features, int8_t *logits);
-int main(void) {
-  static int8_t in[INPUTS], out[OUTPUTS];
-  while (fread(in, 1, INPUTS, stdin) == INPUTS) {
-    kws_model_invoke(in, out);
-    fwrite(out, 1, OUTPUTS, stdout);
-  }
-  return 0;
-}
-"""
-
-
-@pytest.mark.parametrize("core", ["portable", "dsp"])
-def test_emitted_c_under_sanitizers_is_tflm(
-    sample: Sample, core: str, tmp_path: Path
-) -> None:
-    graph = reader.read(sample.bundle.model_bytes())
-    inputs, outputs = graph.input.elements, graph.output.elements
-    text = "\n".join(
-        [
-            "#include <string.h>",
-            '#include "kws_kernels.h"',
-            "#define KWS_MARK(index)",
-            f"#define INPUTS {inputs}",
-            f"#define OUTPUTS {outputs}",
-            native.network_source(graph, core).text,
-            DRIVER,
-        ]
-    )
-    (tmp_path / "model.c").write_text(text, encoding="ascii")
-    program = image.host([tmp_path / "model.c"], core, tmp_path)
-    run = subprocess.run(
-        [program], input=sample.inputs.tobytes(), capture_output=True, check=False
-    )
-    assert run.returncode == 0, run.stderr.decode()
-    logits = np.frombuffer(run.stdout, np.int8).reshape(-1, outputs)
     np.testing.assert_array_equal(logits, sample.expected)
 
 
