@@ -96,7 +96,7 @@ class Evaluation:
 
 def evaluate(
     bundle: Bundle,
-    engine: str = "device",
+    engine: str = "host",
     split: str = "test",
     audio: Path | None = None,
     limit: int | None = None,
@@ -116,7 +116,7 @@ def evaluate(
 
     Example:
         >>> print(describe(evaluate(bundle.load("runs/tiny"))))
-        gsc10, test, device: 94.20 % of 4,092 clips right (95 %: 93.44 to 94.88)
+        gsc10, test, host: 94.20 % of 4,092 clips right (95 %: 93.44 to 94.88)
     """
     clips = load(split, bundle.recipe.task, audio, limit=limit)
     return evaluate_clips(bundle, clips, engine, board, jobs)
@@ -136,7 +136,7 @@ def describe(result: Evaluation) -> str:
 def evaluate_clips(
     bundle: Bundle,
     clips: ClipSet,
-    engine: str = "device",
+    engine: str = "host",
     board: str | None = None,
     jobs: int = 2,
 ) -> Evaluation:
@@ -158,6 +158,7 @@ def evaluate_clips(
             f"{', '.join(bundle.labels)}. Received: {', '.join(clips.labels)}",
             f"Mend [task] in {bundle.path / 'recipe.toml'}, or train again.",
         )
+    engine = engines.canonical(engine)
     module = engines.get(engine)
     bar = Progress(f"{engine} on {len(clips)} clips", len(clips))
     start = time.monotonic()
@@ -209,7 +210,7 @@ def spared(
         CheckFailed: engine and simulator differ.
     """
     from kws.deploy import thresholds
-    from kws.engines import common, device
+    from kws.engines import common, host
     from kws.simulate.integer import IntegerSimulator
 
     chosen = thresholds.of_bundle(bundle, core)
@@ -222,7 +223,7 @@ def spared(
     bar.end()
     shape, counts = run.shape, run.counts
     same = bool((run.logits == logits).all())
-    for product in device.products(bundle, sent, core):
+    for product in host.products(bundle, sent, core):
         layer, kind = product.layer, product.kind
         whole = shape.tokens * shape.columns(kind)
         if kind in counts.encoded[layer] and product.elements == whole:
@@ -231,7 +232,7 @@ def spared(
         raise CheckFailed(
             "The engine and the int8 simulator differ on these clips, in logits or in "
             "what was transmitted: a fault of kws.",
-            f"kws eval {bundle.path} --engine tflm,device   (without thresholds)",
+            f"kws eval {bundle.path} --engine tflm,host   (without thresholds)",
         )
     return run.cost()
 
@@ -333,14 +334,14 @@ class TapeResult:
         }
 
 
-def evaluate_tape(bundle: Bundle, tape: Tape, engine: str = "device") -> TapeResult:
+def evaluate_tape(bundle: Bundle, tape: Tape, engine: str = "host") -> TapeResult:
     """Stream a tape through the firmware and score what it hears.
 
     Args:
         bundle: The run.
         tape: Recording and truth. Windows of words that are none of the bundle's are
             left out: the network was not asked for them.
-        engine: One that can stream (`device`).
+        engine: One that can stream (`host`).
     """
     from kws.data.tape import score
 
@@ -352,7 +353,7 @@ def evaluate_tape(bundle: Bundle, tape: Tape, engine: str = "device") -> TapeRes
         raise KwsError(
             f"This engine does not stream. Expected {', '.join(able)}. "
             f"Received: {engine!r}",
-            "kws eval RUN --tape TAPE.wav --engine device",
+            "kws eval RUN --tape TAPE.wav --engine host",
         )
     events = [
         (event.word, event.time_s, event.score)

@@ -20,7 +20,7 @@ from kernel_support import image
 from kws.bundle import Bundle
 from kws.deploy import boards, emit, flash, run, thresholds, toolchain
 from kws.deploy.boards import FIRMWARE
-from kws.engines import common, device
+from kws.engines import common, host
 from kws.errors import KwsError
 from kws.graph import reader, weight_layout
 from kws.simulate.cost import KINDS
@@ -115,7 +115,7 @@ def simulate(name: str, steps: dict[str, int], features: np.ndarray) -> Run:
 
 def run_sanitized(
     name: str, steps: dict[str, int], features: np.ndarray
-) -> tuple[np.ndarray, list[device.Product]]:
+) -> tuple[np.ndarray, list[host.Product]]:
     """Logits and counts of the emitted C, compiled with ASan and UBSan."""
     bundle = dataclasses.replace(sample(name), thresholds=steps)
     graph = reader.read(bundle.model_bytes())
@@ -139,12 +139,12 @@ def run_sanitized(
     for lines in zip(*runs, strict=True):
         layer, kind, elements, _ = lines[0].split()
         sent = np.array([int(line.split()[3]) for line in lines])
-        products.append(device.Product(int(layer), kind, 0, int(elements), sent))
+        products.append(host.Product(int(layer), kind, 0, int(elements), sent))
     logits = np.frombuffer(result.stdout, np.int8).reshape(len(features), -1)
     return logits, products
 
 
-def assert_counts(name: str, products: list[device.Product], expected: Run) -> int:
+def assert_counts(name: str, products: list[host.Product], expected: Run) -> int:
     """Compare counts where the emitted C runs all rows; returns how many it did.
 
     X is encoded by each of its products for itself; heads are products of their own.
@@ -231,7 +231,7 @@ def test_boards_equal_the_simulator(name: str, board: str) -> None:
     pcm = pcm.astype(np.int16)
     features = common.features(bundle, pcm)
     expected = simulate(name, STEPS[0], features)
-    logits, products = device.invoke_counted(bundle, features)
+    logits, products = host.invoke_counted(bundle, features)
     np.testing.assert_array_equal(logits, expected.logits)
     assert assert_counts(name, products, expected) >= 6
 
@@ -249,7 +249,7 @@ def test_without_thresholds_nothing_changes() -> None:
     text = emit.network_source(graph, "dsp").text
     assert "delta" not in text
     assert thresholds.of_bundle(sample(name)) is None
-    _, products = device.invoke_counted(sample(name), inputs(name)[:1])
+    _, products = host.invoke_counted(sample(name), inputs(name)[:1])
     assert products == []
 
 

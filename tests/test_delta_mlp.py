@@ -18,7 +18,7 @@ pytest.importorskip("tensorflow", reason="the sample models are made with Tensor
 
 from kws.bundle import Bundle
 from kws.deploy import boards, emit, flash, run
-from kws.engines import common, device
+from kws.engines import common, host
 from kws.simulate import KINDS, Run, Thresholds
 from kws.simulate.cost import MLP_KINDS
 from kws.simulate.integer import IntegerSimulator
@@ -67,7 +67,7 @@ def simulate(name: str, steps: dict[str, int], features: np.ndarray) -> Run:
     return simulator(name).run(features, simulator(name).thresholds(whole))
 
 
-def assert_mlp_counts(products: list[device.Product], expected: Run) -> int:
+def assert_mlp_counts(products: list[host.Product], expected: Run) -> int:
     """Compare what the MLPs transmitted where the C runs all rows; how many those are.
 
     Of a last layer only the class token's row is run.
@@ -88,7 +88,7 @@ def test_threshold_0_equals_tflm_and_skips_zeros(name: str) -> None:
     expected = sample_models.tflm_logits(sample(name).model_bytes(), features)
     assert expected.std() > 3  # not stuck: the comparison means something
     bundle = dataclasses.replace(sample(name), thresholds=ZERO)
-    logits, products = device.invoke_counted(bundle, features)
+    logits, products = host.invoke_counted(bundle, features)
     np.testing.assert_array_equal(logits, expected)
     run = simulate(name, ZERO, features)
     np.testing.assert_array_equal(run.logits, expected)
@@ -108,7 +108,7 @@ def test_equals_the_simulator(name: str, steps: dict[str, int]) -> None:
     dense = sample_models.tflm_logits(sample(name).model_bytes(), features)
     assert (expected.logits != dense).any()
     bundle = dataclasses.replace(sample(name), thresholds=steps)
-    logits, products = device.invoke_counted(bundle, features)
+    logits, products = host.invoke_counted(bundle, features)
     np.testing.assert_array_equal(logits, expected.logits)
     assert assert_mlp_counts(products, expected) >= 2
 

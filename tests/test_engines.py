@@ -21,7 +21,7 @@ from kws.cli.eval import command
 from kws.data import ClipSet
 from kws.data.tape import Tape, Window
 from kws.deploy import toolchain
-from kws.engines import device
+from kws.engines import host
 from kws.errors import KwsError
 
 pytest.importorskip("tensorflow", reason="the sample models are made with TensorFlow")
@@ -76,7 +76,7 @@ def test_contract(name: str, bundle: Bundle, pcm: np.ndarray) -> None:
         module.logits(bundle, pcm[:0])
 
 
-@pytest.mark.parametrize("name", ["device", "qemu"])
+@pytest.mark.parametrize("name", ["host", "qemu"])
 def test_bit_exact_to_tflm(name: str, bundle: Bundle, pcm: np.ndarray) -> None:
     need(name)
     expected = engines.get("tflm").logits(bundle, pcm)
@@ -84,9 +84,9 @@ def test_bit_exact_to_tflm(name: str, bundle: Bundle, pcm: np.ndarray) -> None:
     np.testing.assert_array_equal(engines.get(name).logits(bundle, pcm), expected)
 
 
-def test_int8_engine_gives_the_same_labels(bundle: Bundle, pcm: np.ndarray) -> None:
-    ours = engines.get("device").logits(bundle, pcm)
-    reference = engines.get("int8").logits(bundle, pcm)
+def test_tflites_engine_gives_the_same_labels(bundle: Bundle, pcm: np.ndarray) -> None:
+    ours = engines.get("host").logits(bundle, pcm)
+    reference = engines.get("tflite").logits(bundle, pcm)
     assert np.abs(ours.astype(int) - reference).max() <= 5
     assert (ours.argmax(1) == reference.argmax(1)).mean() >= 0.8
 
@@ -100,13 +100,19 @@ def test_many_clips_in_processes_keep_their_order(
     many = np.tile(pcm, (count // len(pcm) + 1, 1))[:count]
     np.testing.assert_array_equal(
         engines.get("tflm").logits(bundle, many, jobs=2),
-        device.logits(bundle, many, jobs=2),
+        host.logits(bundle, many, jobs=2),
     )
 
 
+def test_old_names_are_the_new_ones() -> None:
+    for old, name in (("device", "host"), ("int8", "tflite"), ("tflm", "tflm")):
+        assert engines.canonical(old) == name
+        assert engines.get(old).__name__ == f"kws.engines.{name}"
+
+
 def test_unknown_engine() -> None:
-    with pytest.raises(KwsError, match="Did you mean 'device'"):
-        engines.get("devise")
+    with pytest.raises(KwsError, match="Did you mean 'host'"):
+        engines.get("hots")
 
 
 def test_broken_model_is_refused_by_every_engine_that_reads_it(
@@ -116,15 +122,15 @@ def test_broken_model_is_refused_by_every_engine_that_reads_it(
     shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("build"))
     (folder / "model.tflite").write_bytes(bundle.model_bytes()[:-500])
     broken = Bundle(folder, bundle.recipe, bundle.labels)
-    for name in ("device", "tflm", "int8"):
+    for name in ("host", "tflm", "tflite"):
         with pytest.raises(KwsError, match="broken"):
             engines.get(name).logits(broken, pcm)
 
 
 def test_library_is_built_once(bundle: Bundle) -> None:
-    first = device.library(bundle)
+    first = host.library(bundle)
     made = first.stat().st_mtime_ns
-    assert device.library(bundle) == first
+    assert host.library(bundle) == first
     assert first.stat().st_mtime_ns == made
 
 
@@ -132,7 +138,7 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain.shutil, "which", lambda name: None)
     monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(KwsError, match="no C compiler"):
-        device.build({"never.c": "seen before"})
+        host.build({"never.c": "seen before"})
     assert not doctor._host_compiler().ok  # and says so, by the same rule
 
 
@@ -158,7 +164,7 @@ def clip_set(bundle: Bundle, pcm: np.ndarray, label: list[int]) -> ClipSet:
 
 
 def test_accuracy_confusion_and_recall(bundle: Bundle, pcm: np.ndarray) -> None:
-    heard = device.logits(bundle, pcm).argmax(axis=1)
+    heard = host.logits(bundle, pcm).argmax(axis=1)
     truth = [int(label) for label in heard]
     truth[0] = (truth[0] + 1) % len(bundle.labels)
     result = evaluate.evaluate_clips(bundle, clip_set(bundle, pcm, truth))
@@ -231,9 +237,9 @@ def test_a_stream_gives_the_same_events_every_time(
     recipe = dataclasses.replace(bundle.recipe, detector=detector)
     eager = dataclasses.replace(bundle, recipe=recipe)
     stream = np.concatenate([pcm.reshape(-1)] * 4)
-    events = device.detect(eager, stream)
+    events = host.detect(eager, stream)
     assert events
-    assert device.detect(eager, stream) == events
+    assert host.detect(eager, stream) == events
     for event in events:
         assert event.word in bundle.labels[2:]
         assert 0 <= event.start_s < event.time_s <= len(stream) / 16000
@@ -242,7 +248,7 @@ def test_a_stream_gives_the_same_events_every_time(
 
 def test_tape_scores_what_was_heard(bundle: Bundle, pcm: np.ndarray) -> None:
     stream = np.concatenate([pcm.reshape(-1)] * 4)
-    events = device.detect(bundle, stream)
+    events = host.detect(bundle, stream)
     windows = [Window(e.word, max(0.0, e.time_s - 0.5), e.time_s) for e in events]
     windows += [Window("yes", 1.0, 1.2), Window("not a label", 2.0, 2.5)]
     result = evaluate.evaluate_tape(bundle, Tape(stream, windows)).as_dict()
@@ -260,8 +266,8 @@ def test_command_line(
 ) -> None:
     clips = clip_set(bundle, pcm, [0] * len(pcm))
 
-    def load(split: str, task: Any, data: Any, limit: int | None) -> ClipSet:
-        assert (split, limit) == ("val", 6)
+    def load(split: str, task: Any, data: Any, limit: int | None, also: Any) -> ClipSet:
+        assert (split, limit, also) == ("val", 6, ())
         return clips
 
     monkeypatch.setattr("kws.data.load", load)
@@ -272,6 +278,8 @@ def test_command_line(
     assert result.exit_code == 0, result.output
     table = json.loads(result.stdout.strip().splitlines()[-1])
     assert table["engine"] == "tflm" and table["n"] == 6
+    # An old name works, and is not what is printed.
+    assert table["agreement"][0]["engines"] == ["tflm", "host"]
     assert table["agreement"][0]["equal_logits"] == 1.0
     text = CliRunner().invoke(command, arguments).stdout
     assert "of 6 clips right (95 %:" in text

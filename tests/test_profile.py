@@ -17,7 +17,7 @@ from kws import bundle as bundles
 from kws import features
 from kws.cli.profile import command
 from kws.deploy import boards, emit, profile
-from kws.engines import device
+from kws.engines import host
 from kws.errors import KwsError
 from kws.graph.nodes import Node, Tensor
 from kws.simulate import cost
@@ -84,7 +84,7 @@ def test_layers_add_up_to_the_exact_total(
     # Executed: what the same C transmits on this machine for the same (mu-law) audio.
     heard = emit.mulaw_decode(emit.mulaw_encode(audio))
     inputs = features.extract(heard, bundle.recipe.features)
-    _, products = device.invoke_counted(bundle, inputs)
+    _, products = host.invoke_counted(bundle, inputs)
     if not steps:
         assert products == []
         assert total.macs_executed == total.macs_dense
@@ -107,7 +107,7 @@ def test_bytes_are_the_simulator_s() -> None:
     audio = windows(bundle, 1)
     found = profile.on_host(bundle, audio)
     inputs = features.extract(audio, bundle.recipe.features)
-    _, products = device.invoke_counted(bundle, inputs)
+    _, products = host.invoke_counted(bundle, inputs)
     sent = {kind: np.zeros((1, shape.layers), np.int64) for kind in cost.KINDS}
     for product in products:
         # X is read by three products (q, k, v): each counts it, D8 counts it once.

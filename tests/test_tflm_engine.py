@@ -28,7 +28,7 @@ from kws.bundle import Bundle
 from kws.cli import build as build_command
 from kws.deploy import boards, emit, flash, run, runners, tflm, tflm_library
 from kws.deploy.boards import FIRMWARE
-from kws.engines import common, device
+from kws.engines import common, host
 from kws.errors import KwsError
 from kws.graph import operators, reader
 
@@ -214,7 +214,7 @@ def test_the_emitted_tflite_gives_the_native_engines_logits(emitted: Path) -> No
     inputs = common.features(tiny(), pcm)
     logits = sample_models.tflm_logits((emitted / "model.tflite").read_bytes(), inputs)
     assert len(np.unique(logits, axis=0)) > 10
-    np.testing.assert_array_equal(logits, device.logits(tiny(), pcm))
+    np.testing.assert_array_equal(logits, host.logits(tiny(), pcm))
 
 
 PRODUCT = """
@@ -403,11 +403,11 @@ def test_boards_with_tflm_equal_the_native_engine(
     bundle = tiny(steps)
     image = built(board, bundle, tmp_path)
     pcm = noise(24 if board == "qemu-m4" else 4)
-    expected = engines.get("device").logits(bundle, pcm)
+    expected = engines.get("host").logits(bundle, pcm)
     result = run.clips(image, boards.load(board), pcm, len(bundle.labels), 1)
     np.testing.assert_array_equal(result.logits, expected)
     if steps:  # what was transmitted, product by product
-        _, products = device.invoke_counted(bundle, common.features(bundle, pcm))
+        _, products = host.invoke_counted(bundle, common.features(bundle, pcm))
         # Native attention runs both its products sparse where one is encoded.
         asked = [p for p in products if {p.kind, f"{p.layer}.{p.kind}"} & set(steps)]
         assert len(asked) == result.sent.shape[1] > 0

@@ -495,10 +495,10 @@ def mulaw_encode(pcm: np.ndarray) -> np.ndarray:
 
 def selftest_logits(bundle: Bundle) -> np.ndarray:
     """The logits that the self-test's clip gives on this machine."""
-    from kws.engines import device
+    from kws.engines import host
 
     pcm = mulaw_decode(selftest_clip(bundle.recipe.features.clip_samples))
-    return device.logits(bundle, pcm[None, :])[0]
+    return host.logits(bundle, pcm[None, :])[0]
 
 
 def selftest_source(

@@ -200,7 +200,7 @@ def host(
     Raises:
         KwsError: the model can't be emitted or compiled; the self-test fails.
     """
-    from kws.engines import device
+    from kws.engines import host as engine
 
     texts = dict(emit.model_sources(bundle, "portable").texts)
     texts[emit.FILES[2]] = emit.selftest_source(bundle, emit.selftest_logits(bundle))
@@ -208,7 +208,7 @@ def host(
     for file in ("listen.c", "print.c"):
         texts[file] = (app / file).read_text(encoding="ascii")
     texts["kws_listen_host.c"] = _HOST
-    library = device.build(texts, (f"-I{app}",))
+    library = engine.build(texts, (f"-I{app}",))
     following = Monitor(
         lambda nanoseconds: nanoseconds / 1e6,
         bundle.hash[: flash.HASH_DIGITS],
@@ -218,7 +218,7 @@ def host(
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Done):
         copy = Path(folder) / library.name  # its own static memory
         copy.write_bytes(library.read_bytes())
-        ffi, lib = device.load(copy)
+        ffi, lib = engine.load(copy)
         ffi.cdef(_HOST_DECLARATIONS)
         pointer = ffi.new("const char **")
 

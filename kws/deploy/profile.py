@@ -399,7 +399,7 @@ def on_host(
         audio_name: What to call it.
     """
     from kws import features
-    from kws.engines import device
+    from kws.engines import host
 
     if audio is None:
         clip = emit.selftest_clip(bundle.recipe.features.clip_samples)
@@ -412,12 +412,12 @@ def on_host(
         bundle, np.zeros(len(bundle.labels), np.int8)
     )
     texts["kws_profile_host.c"] = _HOST_MARKS
-    library = device.build(texts, ("-DKWS_PROFILE",))
+    library = host.build(texts, ("-DKWS_PROFILE",))
     count = len(sources.network.operators)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / library.name  # its own static memory
         copy.write_bytes(library.read_bytes())
-        ffi, lib = device.load(copy)
+        ffi, lib = host.load(copy)
         ffi.cdef("uint64_t *kws_profile_spent(void);")
         spent = lib.kws_profile_spent()
         out = np.zeros(len(bundle.labels), np.int8)
@@ -431,7 +431,7 @@ def on_host(
                 )
             once = [int(spent[i]) for i in range(1, count + 1)]
             best = min(best or once, once, key=sum)
-    _, products = device.invoke_counted(bundle, inputs)
+    _, products = host.invoke_counted(bundle, inputs)
     costs = {i + 1: round(value / len(inputs)) for i, value in enumerate(best)}
     total = round(sum(best) / len(inputs))
     return Profile(
@@ -458,9 +458,9 @@ def on_host(
 
 def _logits(bundle: Bundle, codes: np.ndarray) -> np.ndarray:
     """What the last window gives on this machine: int8 [labels]."""
-    from kws.engines import device
+    from kws.engines import host
 
-    return device.logits(bundle, emit.mulaw_decode(codes[-1:]))[0]
+    return host.logits(bundle, emit.mulaw_decode(codes[-1:]))[0]
 
 
 # --- counting -------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Engine `device`: the firmware's own C, compiled for this machine.
+"""Engine `host`: the firmware's own C, compiled for this machine.
 
 The emitted model and firmware/src are built into a shared library (cached by the hash
 of all that it is made from) and fed through the always-on loop: kws_push, kws_poll,
