@@ -130,7 +130,7 @@ def _host_compiler() -> Check:
     return _optional(
         "C compiler",
         " ".join(toolchain.host() or ()),
-        "the firmware's C on this machine (kws eval --engine device)",
+        "the firmware's C on this machine (kws eval --engine host)",
         toolchain.HOST_HINT,
     )
 

@@ -97,7 +97,7 @@ class Evaluation:
 
 def evaluate(
     bundle: Bundle,
-    engine: str = "device",
+    engine: str = "host",
     split: str = "test",
     audio: Path | None = None,
     limit: int | None = None,
@@ -118,7 +118,7 @@ def evaluate(
     Example:
         >>> from kws import bundle
         >>> print(describe(evaluate(bundle.load("kwt-tiny"))))  # doctest: +SKIP
-        gsc10, test, device: 95.60 % of 4,092 clips right (95 %: 94.93 to 96.19)
+        gsc10, test, host: 95.60 % of 4,092 clips right (95 %: 94.93 to 96.19)
     """
     clips = load(split, bundle.recipe.task, audio, limit=limit)
     return evaluate_clips(bundle, clips, engine, board, jobs)
@@ -138,7 +138,7 @@ def describe(result: Evaluation) -> str:
 def evaluate_clips(
     bundle: Bundle,
     clips: ClipSet,
-    engine: str = "device",
+    engine: str = "host",
     board: str | None = None,
     jobs: int = 2,
 ) -> Evaluation:
@@ -160,6 +160,7 @@ def evaluate_clips(
             f"{', '.join(bundle.labels)}. Received: {', '.join(clips.labels)}",
             f"Mend [task] in {bundle.path / 'recipe.toml'}, or train again.",
         )
+    engine = engines.canonical(engine)
     module = engines.get(engine)
     bar = Progress(f"{engine} on {len(clips)} clips", len(clips))
     start = time.monotonic()
@@ -237,7 +238,7 @@ def spared(
         raise CheckFailed(
             "The engine and the int8 simulator differ on these clips, in logits or in "
             "what was transmitted: a fault of kws.",
-            f"kws eval {bundle.path} --engine tflm,device   (without thresholds)",
+            f"kws eval {bundle.path} --engine tflm,host   (without thresholds)",
         )
     return run.cost()
 
@@ -339,14 +340,14 @@ class TapeResult:
         }
 
 
-def evaluate_tape(bundle: Bundle, tape: Tape, engine: str = "device") -> TapeResult:
+def evaluate_tape(bundle: Bundle, tape: Tape, engine: str = "host") -> TapeResult:
     """Stream a tape through the firmware and score what it hears.
 
     Args:
         bundle: The run.
         tape: Recording and truth. Windows of words that are none of the bundle's are
             left out (kws.data.tape.asked_for).
-        engine: One that can stream (`device`).
+        engine: One that can stream (`host`).
     """
     from kws.data.tape import asked_for, score
 
@@ -358,7 +359,7 @@ def evaluate_tape(bundle: Bundle, tape: Tape, engine: str = "device") -> TapeRes
         raise KwsError(
             f"This engine does not stream. Expected {', '.join(able)}. "
             f"Received: {engine!r}",
-            "kws eval RUN --tape TAPE.wav --engine device",
+            "kws eval RUN --tape TAPE.wav --engine host",
         )
     events = [
         (event.word, event.time_s, event.score)

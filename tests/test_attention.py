@@ -26,7 +26,7 @@ from kws import attention, recipe
 from kws.bundle import Bundle
 from kws.deploy import emission
 from kws.emit import native
-from kws.engines import device
+from kws.engines import host
 from kws.errors import KwsError
 from kws.graph import cost, passes, reader
 from kws.graph.products import MLP_KINDS, MLP_ROLES
@@ -141,7 +141,7 @@ def test_tflm_the_host_s_c_and_the_simulator_agree(name: str) -> None:
     inputs = clips(name)
     expected = sample_models.tflm_logits(sample(name).model_bytes(), inputs)
     assert expected.std() > 3  # not stuck: the comparison means something
-    np.testing.assert_array_equal(device.invoke(sample(name), inputs)[0], expected)
+    np.testing.assert_array_equal(host.invoke(sample(name), inputs)[0], expected)
     simulator = IntegerSimulator(sample(name))
     run = simulator.run(inputs, Thresholds.dense(simulator.slots))
     np.testing.assert_array_equal(run.logits, expected)
@@ -155,7 +155,7 @@ def test_delta_encoding_is_the_simulator_s(name: str, step: int) -> None:
     steps = Thresholds(simulator.slots, np.full(len(simulator.slots), step))
     expected = simulator.run(inputs, simulator.thresholds(steps))
     bundle = dataclasses.replace(sample(name), thresholds=steps.to_steps())
-    logits, sent = device.invoke(bundle, inputs)
+    logits, sent = host.invoke(bundle, inputs)
     np.testing.assert_array_equal(logits, expected.logits)
     dense = sample_models.tflm_logits(sample(name).model_bytes(), inputs)
     assert (logits == dense).all() == (step == 0)

@@ -215,7 +215,7 @@ def test_mistakes_are_told_before_tensorflow_is_loaded(tmp_path: Path) -> None:
         ("eval", "no-such-run"),
         ("eval", "kwt-tiny", "--board", "qemu-m4"),
         ("eval", "kwt-tiny", "--truth", "tape.tsv"),
-        ("eval", "kwt-tiny", "--tape", "tape.wav", "--engine", "device,int8"),
+        ("eval", "kwt-tiny", "--tape", "tape.wav", "--engine", "host,tflite"),
         ("emit", "no-such-run", "--out", "x"),
         ("flash", "no-such-run", "--board", "qemu-m4", "--audio", "none.wav"),
         ("flash", "no-such-run", "--board", "qemu-m5", "--audio", "none.wav"),

@@ -22,7 +22,7 @@ from kernel_support import image
 from kws.bundle import Bundle
 from kws.deploy import boards, emission, flash, run, toolchain
 from kws.emit import native
-from kws.engines import common, device
+from kws.engines import common, host
 from kws.errors import KwsError
 from kws.graph import reader, weight_layout
 from kws.paths import FIRMWARE
@@ -252,7 +252,7 @@ def test_boards_equal_the_simulator(
     pcm = pcm.astype(np.int16)
     features = common.features(bundle, pcm)
     expected = simulate(name, STEPS[0], features)
-    logits, sent = device.invoke(bundle, features)
+    logits, sent = host.invoke(bundle, features)
     np.testing.assert_array_equal(logits, expected.logits)
     products = [
         Row(product.layer, product.kind, product.elements, column)
@@ -276,7 +276,7 @@ def test_without_thresholds_nothing_changes() -> None:
     assert "delta" not in text
     graph = reader.read(sample(name).model_bytes())
     assert native.network_source(graph, "dsp", sample(name)).text == text
-    _, sent = device.invoke(sample(name), inputs(name)[:1])
+    _, sent = host.invoke(sample(name), inputs(name)[:1])
     assert sent.shape == (1, 0)
     assert emission.products(sample(name)) == ()
 

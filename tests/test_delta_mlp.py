@@ -20,7 +20,7 @@ pytest.importorskip("tensorflow", reason="the sample models are made with Tensor
 
 from kws.bundle import Bundle
 from kws.deploy import boards, emission, flash, run
-from kws.engines import common, device
+from kws.engines import common, host
 from kws.graph.products import MLP_KINDS, Product
 from kws.simulate import Run
 from kws.simulate.integer import IntegerSimulator
@@ -74,7 +74,7 @@ def invoke(
     bundle: Bundle, features: np.ndarray
 ) -> tuple[np.ndarray, list[tuple[Product, np.ndarray]]]:
     """Logits of the emitted C, and what each product that skips transmitted, [N]."""
-    logits, sent = device.invoke(bundle, features)
+    logits, sent = host.invoke(bundle, features)
     return logits, list(zip(emission.products(bundle), sent.T, strict=True))
 
 

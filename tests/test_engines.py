@@ -23,7 +23,7 @@ from kws.data import ClipSet
 from kws.data.tape import Tape, Window
 from kws.deploy import host, toolchain
 from kws.emit import native
-from kws.engines import device
+from kws.engines import host as engine
 from kws.errors import KwsError
 from kws.recipe import Detector
 
@@ -79,7 +79,7 @@ def test_contract(name: str, bundle: Bundle, pcm: np.ndarray) -> None:
         module.logits(bundle, pcm[:0])
 
 
-@pytest.mark.parametrize("name", ["device", "qemu"])
+@pytest.mark.parametrize("name", ["host", "qemu"])
 def test_bit_exact_to_tflm(name: str, bundle: Bundle, pcm: np.ndarray) -> None:
     need(name)
     expected = engines.get("tflm").logits(bundle, pcm)
@@ -87,9 +87,9 @@ def test_bit_exact_to_tflm(name: str, bundle: Bundle, pcm: np.ndarray) -> None:
     np.testing.assert_array_equal(engines.get(name).logits(bundle, pcm), expected)
 
 
-def test_int8_engine_gives_the_same_labels(bundle: Bundle, pcm: np.ndarray) -> None:
-    ours = engines.get("device").logits(bundle, pcm)
-    reference = engines.get("int8").logits(bundle, pcm)
+def test_tflites_engine_gives_the_same_labels(bundle: Bundle, pcm: np.ndarray) -> None:
+    ours = engines.get("host").logits(bundle, pcm)
+    reference = engines.get("tflite").logits(bundle, pcm)
     assert np.abs(ours.astype(int) - reference).max() <= 5
     assert (ours.argmax(1) == reference.argmax(1)).mean() >= 0.8
 
@@ -103,13 +103,19 @@ def test_many_clips_in_processes_keep_their_order(
     many = np.tile(pcm, (count // len(pcm) + 1, 1))[:count]
     np.testing.assert_array_equal(
         engines.get("tflm").logits(bundle, many, jobs=2),
-        device.logits(bundle, many, jobs=2),
+        host.logits(bundle, many, jobs=2),
     )
 
 
+def test_old_names_are_the_new_ones() -> None:
+    for old, name in (("device", "host"), ("int8", "tflite"), ("tflm", "tflm")):
+        assert engines.canonical(old) == name
+        assert engines.get(old).__name__ == f"kws.engines.{name}"
+
+
 def test_unknown_engine() -> None:
-    with pytest.raises(KwsError, match="Did you mean 'device'"):
-        engines.get("devise")
+    with pytest.raises(KwsError, match="Did you mean 'host'"):
+        engines.get("hots")
 
 
 def test_broken_model_is_refused_by_every_engine_that_reads_it(
@@ -119,7 +125,7 @@ def test_broken_model_is_refused_by_every_engine_that_reads_it(
     shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("build"))
     (folder / "model.tflite").write_bytes(bundle.model_bytes()[:-500])
     broken = Bundle(folder, bundle.recipe, bundle.labels)
-    for name in ("device", "tflm", "int8"):
+    for name in ("host", "tflm", "tflite"):
         with pytest.raises(KwsError, match="broken"):
             engines.get(name).logits(broken, pcm)
 
@@ -134,13 +140,13 @@ def test_library_is_built_once(bundle: Bundle) -> None:
 def test_a_library_that_is_there_is_found_without_emitting(
     bundle: Bundle, pcm: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = device.logits(bundle, pcm)
+    expected = engine.logits(bundle, pcm)
 
     def emitted(*_: Any) -> None:
         pytest.fail("emitted again")
 
     monkeypatch.setattr(native, "sources", emitted)
-    np.testing.assert_array_equal(device.logits(bundle, pcm), expected)
+    np.testing.assert_array_equal(engine.logits(bundle, pcm), expected)
     # What would run on a board is another thing with other thresholds.
     other = dataclasses.replace(bundle, thresholds={"X": 1})
     with pytest.raises(pytest.fail.Exception, match="emitted again"):
@@ -177,7 +183,7 @@ def clip_set(bundle: Bundle, pcm: np.ndarray, label: list[int]) -> ClipSet:
 
 
 def test_accuracy_confusion_and_recall(bundle: Bundle, pcm: np.ndarray) -> None:
-    heard = device.logits(bundle, pcm).argmax(axis=1)
+    heard = host.logits(bundle, pcm).argmax(axis=1)
     truth = [int(label) for label in heard]
     truth[0] = (truth[0] + 1) % len(bundle.labels)
     result = evaluate.evaluate_clips(bundle, clip_set(bundle, pcm, truth))
@@ -281,7 +287,7 @@ def test_a_stream_gives_the_events_of_the_rules(
             round(event.time_s * 1000),
             round(event.score * reference_detector.ONE),
         )
-        for event in device.detect(run, stream)
+        for event in engine.detect(run, stream)
     ]
     assert events == expected
 
@@ -329,18 +335,20 @@ def test_command_line(
 ) -> None:
     clips = clip_set(bundle, pcm, [0] * len(pcm))
 
-    def load(split: str, task: Any, data: Any, limit: int | None) -> ClipSet:
-        assert (split, limit) == ("val", 6)
+    def load(split: str, task: Any, data: Any, limit: int | None, also: Any) -> ClipSet:
+        assert (split, limit, also) == ("val", 6, ())
         return clips
 
     monkeypatch.setattr("kws.data.load", load)
     arguments = [str(bundle.path), "--split", "val", "--limit", "6"]
     result = CliRunner().invoke(
-        command, [*arguments, "--engine", "tflm,device", "--json"]
+        command, [*arguments, "--engine", "tflm,host", "--json"]
     )
     assert result.exit_code == 0, result.output
     table = json.loads(result.stdout.strip().splitlines()[-1])
     assert table["engine"] == "tflm" and table["n"] == 6
+    # An old name works, and is not what is printed.
+    assert table["agreement"][0]["engines"] == ["tflm", "host"]
     assert table["agreement"][0]["equal_logits"] == 1.0
     text = CliRunner().invoke(command, arguments).stdout
     assert "of 6 clips right (95 %:" in text

@@ -185,7 +185,7 @@ def test_the_board_equals_tflm_and_the_simulator(case: str, tmp_path: Path) -> N
     loud = rng.uniform(100, 8000, (6, 1))
     pcm = np.clip(rng.normal(0, 1, (6, 16000)) * loud, -32768, 32767).astype(np.int16)
     dense = engines.get("tflm").logits(bundle, pcm)
-    np.testing.assert_array_equal(engines.get("device").logits(bundle, pcm), dense)
+    np.testing.assert_array_equal(engines.get("host").logits(bundle, pcm), dense)
 
     from kws import features
 
@@ -198,7 +198,7 @@ def test_the_board_equals_tflm_and_the_simulator(case: str, tmp_path: Path) -> N
         features.extract(pcm, bundle.recipe.features), simulator.thresholds(steps)
     )
     assert not np.array_equal(run.logits, dense)
-    np.testing.assert_array_equal(engines.get("device").logits(pruned, pcm), run.logits)
+    np.testing.assert_array_equal(engines.get("host").logits(pruned, pcm), run.logits)
     # Columns for the delta kernels are stored once too.
     graph = reader.read(bundle.model_bytes(), "model.tflite")
     text = native.network_source(graph, "portable", pruned).text

@@ -22,7 +22,7 @@ from kws import features
 from kws.cli.profile import command
 from kws.deploy import boards, emission, profile
 from kws.emit import selftest
-from kws.engines import device
+from kws.engines import host
 from kws.errors import KwsError
 from kws.graph.nodes import Node, Tensor
 from kws.shape import Shape, shape_of
@@ -93,7 +93,7 @@ def test_layers_add_up_to_the_exact_total(
     # Executed: what the same C transmits on this machine for the same (mu-law) audio.
     heard = selftest.mulaw_decode(selftest.mulaw_encode(audio))
     inputs = features.extract(heard, bundle.recipe.features)
-    _, sent = device.invoke(bundle, inputs)
+    _, sent = host.invoke(bundle, inputs)
     products = emission.products(bundle)
     if not steps:
         assert products == ()
@@ -123,7 +123,7 @@ def both(
     simulator = IntegerSimulator(bundle)
     steps = Thresholds.from_dict(bundle.thresholds, simulator.slots)
     simulated = simulator.run(inputs, simulator.thresholds(steps)).cost()
-    _, sent = device.invoke(bundle, inputs)
+    _, sent = host.invoke(bundle, inputs)
     counted = {
         product.slot: float(mean)
         for product, mean in zip(

@@ -22,7 +22,7 @@ from kws.cli import eval as eval_verb
 from kws.cli import simulate as simulate_verb
 from kws.data import ClipSet
 from kws.deploy import emission
-from kws.engines import device
+from kws.engines import host
 from kws.errors import CheckFailed, KwsError
 
 STEPS = {"X": 5, "Q": 4, "K": 3, "P": 1, "1.O": 6, "M": 4, "H": 2}
@@ -58,7 +58,7 @@ def as_json(verb: object, *arguments: str) -> dict[str, object]:
     return table
 
 
-@pytest.mark.parametrize("engine", ["device", "qemu"])
+@pytest.mark.parametrize("engine", ["host", "qemu"])
 def test_eval_tells_what_simulate_tells(
     engine: str, bundle: Bundle, clips: ClipSet
 ) -> None:
@@ -82,7 +82,7 @@ def test_engines_without_thresholds_cut_nothing(bundle: Bundle, clips: ClipSet) 
     table = as_json(eval_verb, str(bundle.path), "--engine", "tflm")
     assert [table[key] for key in evaluate.CUTS] == [0.0] * 4
     dense = dataclasses.replace(bundle, thresholds={})
-    found = evaluate.evaluate_clips(dense, clips, "device")
+    found = evaluate.evaluate_clips(dense, clips, "host")
     assert found.as_dict()["mac_cut"] == 0.0
 
 
@@ -97,12 +97,12 @@ def test_a_boards_cut_is_what_that_board_skips(bundle: Bundle, clips: ClipSet) -
         return float(found["mac_cut"])
 
     both, alone = {"H": 0, "P": 1}, {"P": 1}
-    assert cut(both, "qemu", "qemu-m55") == cut(alone, "device") > 0
-    assert cut(both, "device") > cut(alone, "device") + 0.01
+    assert cut(both, "qemu", "qemu-m55") == cut(alone, "host") > 0
+    assert cut(both, "host") > cut(alone, "host") + 0.01
 
 
 def test_a_wrong_count_or_logit_is_told(bundle: Bundle, clips: ClipSet) -> None:
-    logits, sent = device.counted(bundle, clips.pcm)
+    logits, sent = host.counted(bundle, clips.pcm)
     products = emission.products(bundle)
     whole = [p.kind == "X" and p.layer == 0 for p in products].index(True)
     wrong = sent.copy()
@@ -119,8 +119,8 @@ def test_counts_do_not_depend_on_order_or_threads(
     bundle: Bundle, clips: ClipSet, tmp_path: Path
 ) -> None:
     pcm = np.concatenate([clips.pcm] * 12)  # more than one chunk
-    logits, sent = device.counted(bundle, pcm, jobs=2)
-    again = device.counted(bundle, pcm[::-1], jobs=1)
+    logits, sent = host.counted(bundle, pcm, jobs=2)
+    again = host.counted(bundle, pcm[::-1], jobs=1)
     np.testing.assert_array_equal(logits, again[0][::-1])
     np.testing.assert_array_equal(sent, again[1][::-1])
 

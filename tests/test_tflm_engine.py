@@ -37,7 +37,7 @@ from kws.deploy import (
     tflm_library,
 )
 from kws.emit import tflm
-from kws.engines import common, device
+from kws.engines import common, host
 from kws.errors import KwsError
 from kws.graph import operators, reader
 from kws.graph.weight_layout import CORES
@@ -272,7 +272,7 @@ def test_the_emitted_tflite_gives_the_native_engines_logits(emitted: Path) -> No
     inputs = common.features(tiny(), pcm)
     logits = sample_models.tflm_logits((emitted / "model.tflite").read_bytes(), inputs)
     assert len(np.unique(logits, axis=0)) > 10
-    np.testing.assert_array_equal(logits, device.logits(tiny(), pcm))
+    np.testing.assert_array_equal(logits, host.logits(tiny(), pcm))
 
 
 PRODUCT = """
@@ -636,11 +636,11 @@ def test_boards_with_tflm_equal_the_native_engine(
     bundle = tiny(steps)
     image = built(board, bundle, tmp_path)
     pcm = noise(24 if board == "qemu-m4" else 4)
-    expected = engines.get("device").logits(bundle, pcm)
+    expected = engines.get("host").logits(bundle, pcm)
     result = run.clips(image, boards.load(board), pcm, len(bundle.labels), 1)
     np.testing.assert_array_equal(result.logits, expected)
     if steps:  # what was transmitted, product by product
-        _, sent = device.invoke(bundle, common.features(bundle, pcm))
+        _, sent = host.invoke(bundle, common.features(bundle, pcm))
         encoded = asked_of(bundle, boards.load(board).core)
         asked = [
             tuple(column)

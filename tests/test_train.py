@@ -293,6 +293,19 @@ def test_what_comes_next_can_be_typed_as_it_is_printed(
     assert ran == ["train", "convert", "eval"]
     assert "of 8 clips right" in done.output  # yes, no, unknown and silence
     run = tmp_path / "my runs" / "robot 1"
+    # A tuned run remembers them too; so does what only measures.
+    for line, told in (
+        (f"tune {run.name} --out ../tuned --qat-epochs 0 --no-convert", "kws convert"),
+        (f"simulate {run.name} --split val --theta X=0", "of 8 clips right"),
+    ):
+        with monkeypatch.context() as there:
+            there.chdir(run.parent)
+            words = shlex.split(line.replace(run.name, f"'{run.name}'"))
+            done = CliRunner().invoke(cli, words, catch_exceptions=False)
+        assert done.exit_code == 0 and told in done.output
+    tuned = bundles.load(tmp_path / "tuned")
+    assert tuned.recipe.name == "tuned"
+    assert data.of_run(tuned) == data.of_run(bundles.load(run)) != data.Sources()
     loaded = bundles.load(run)
     assert loaded.recipe.name == "robot 1"
     # What is remembered is this machine's, and no part of the bundle.
@@ -390,6 +403,26 @@ def test_the_rate_is_counted_from_the_restart(
         capsys.readouterr().err
         == "float: 2 %, 1 min 38 s left\nfloat: 30 %, 1 min 10 s left\n"
     )
+
+
+def test_the_step_that_compiles_is_no_measure_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8 clips a second, after a step of 100 s."""
+    spec = recipe_of(epochs=1)
+    loop = loop_of(spec, tmp_path, clips_of(spec))
+    clock = [0.0]
+    monkeypatch.setattr(train.loop.time, "monotonic", lambda: clock[0])
+    honest, seconds = loop._train_step, iter([100.0, 1.0, 1.0, 1.0, 1.0])
+
+    def slow(batch: Any) -> Any:
+        clock[0] += next(seconds)
+        return honest(batch)
+
+    monkeypatch.setattr(loop, "_train_step", slow)
+    (row,) = loop.run().history
+    assert row["samples_per_second"] == loop.batch == 8
+    assert row["seconds"] == 104
 
 
 def splices_are_labelled_by(run: Path, audio: Path, folder: Path) -> None:

@@ -90,7 +90,7 @@ def kws(*arguments: str) -> dict[str, Any]:
 
 def measure(name: str) -> dict[str, Any]:
     """One shipped model: accuracy, and its cost on every board."""
-    found = kws("eval", name, "--split", "test", "--engine", "device")
+    found = kws("eval", name, "--split", "test", "--engine", "host")
     row: dict[str, Any] = {
         "name": name,
         "task": found["task"],

@@ -63,7 +63,7 @@ def command(
         bundle = _train(out, step)
         step("Accuracy of the firmware's C on voices that were not trained on")
         accuracy = evaluate.evaluate(
-            bundle, engine="device", split="test", audio=out / "corpus"
+            bundle, engine="host", split="test", audio=out / "corpus"
         )
         click.echo(evaluate.describe(accuracy), err=True)
     else:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  kws eval runs/tiny --split test --engine device
-  kws eval runs/tiny --engine tflm,device,qemu --limit 500
+  kws eval runs/tiny
+  kws eval runs/tiny --engine tflm,host,qemu --limit 500
   kws eval runs/tiny --tape tape.wav
 """
 
@@ -29,11 +29,11 @@ Examples:
     "--engine",
     "engine_names",
     type=_options.NAMES,
-    default="device",
+    default="host",
     show_default=True,
-    help="float, int8 (TFLite's reference kernels), tflm, device (the firmware's C on "
-    "this machine), qemu (on --board, else qemu-m4); several, with commas, are "
-    "compared logit by logit.",
+    help="float: Keras in float32; tflite: its reference kernels; tflm: TensorFlow "
+    "Lite Micro's interpreter; host: the firmware's C, on this PC; qemu: the firmware "
+    "(on --board, else qemu-m4). Several, with commas, are compared logit by logit.",
 )
 @_options.board()
 @_options.limit

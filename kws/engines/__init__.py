@@ -14,9 +14,9 @@ An engine is a module of this folder with
                   float32 from `float`
 
 and the constant INTEGER, True where the logits are int8. All integer engines but
-`int8` give the same bits (DESIGN D3). An engine that runs the bundle's delta thresholds
-also has `counted`, of the same arguments: the logits, and uint32 [N, products], what
-each product with thresholds transmitted. The others run dense.
+`tflite` give the same bits (DESIGN D3). An engine that runs the bundle's delta
+thresholds also has `counted`, of the same arguments: the logits, and uint32
+[N, products], what each product with thresholds transmitted. The others run dense.
 
 The folder's listing is the registry; the tests in tests/test_engines.py run over it.
 """
@@ -29,7 +29,7 @@ from types import ModuleType
 
 from kws.errors import no_such
 
-OLD_NAMES: dict[str, str] = {}
+OLD_NAMES = {"device": "host", "int8": "tflite"}
 
 
 def names() -> list[str]:
@@ -48,12 +48,12 @@ def canonical(name: str) -> str:
         KwsError: no such engine.
 
     Example:
-        >>> canonical("tflm")
-        'tflm'
+        >>> canonical("int8")
+        'tflite'
     """
     name = OLD_NAMES.get(name, name)
     if name not in names():
-        raise no_such("engine", name, names(), "kws eval RUN --engine device")
+        raise no_such("engine", name, names(), "kws eval RUN --engine host")
     return name
 
 

@@ -529,7 +529,7 @@ def restore(bundle: Bundle, mode: str = "folded") -> Any:
         raise KwsError(
             f"The bundle has no Keras weights (it holds a .tflite only). "
             f"Received: {bundle.path}",
-            f"kws eval {bundle.path} --engine int8",
+            f"kws eval {bundle.path} --engine tflite",
         )
     network = build(bundle.recipe, len(bundle.labels), mode)
     try:

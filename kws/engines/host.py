@@ -1,4 +1,4 @@
-"""Engine `device`: the firmware's own C, compiled for this machine.
+"""Engine `host`: the firmware's own C, compiled for this machine.
 
 Clips are fed through the always-on loop: kws_push, kws_poll, kws_last_logits. What
 comes out is what the board computes, bit for bit (kws.deploy.host).

@@ -1,4 +1,4 @@
-"""Engine `int8`: TensorFlow Lite's reference kernels (OpResolverType.BUILTIN_REF).
+"""Engine `tflite`: TensorFlow Lite's reference kernels (OpResolverType.BUILTIN_REF).
 
 Not bit-exact to TFLM: FULLY_CONNECTED rounds differently now and then (DESIGN D3). The
 default interpreter (XNNPACK) differs in more operators and is not used.
@@ -29,7 +29,7 @@ def logits(
     progress: common.Progress | None = None,
 ) -> np.ndarray:
     """int8 logits [N, labels]; see `kws.engines`."""
-    need("tensorflow", "The engine 'int8'")
+    need("tensorflow", "The engine 'tflite'")
     model = bundle.model_bytes()
     reader.read(model, str(bundle.model_path))  # one clear message where it is broken
     inputs = common.features(bundle, pcm)
