@@ -45,6 +45,7 @@ def next_line(*words: object) -> str:
     """The command to go on with, as it can be typed.
 
     Example:
+        >>> from pathlib import Path
         >>> next_line("kws", "eval", Path("my run"))
         "Next: kws eval 'my run'"
     """

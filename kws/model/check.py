@@ -28,7 +28,8 @@ def check(recipe: Recipe) -> None:
         KwsError: naming the key, what is expected and what was received.
 
     Example:
-        >>> check(kws.recipe.load("kwt-tiny"))
+        >>> from kws import recipe as recipes
+        >>> check(recipes.load("kwt-tiny"))
     """
     _check_model(recipe)
     _check_quantize(recipe)

@@ -63,7 +63,8 @@ class IntegerSimulator:
         >>> from kws import bundle
         >>> simulator = IntegerSimulator(bundle.load("kwt-tiny"))
         >>> silence = np.zeros((1, 98, 40), np.int8)
-        >>> run = simulator.run(silence, Thresholds.parse("X=0.3", layers=4))
+        >>> held = Thresholds.parse("X=0.3", simulator.slots)
+        >>> run = simulator.run(silence, held)
         >>> run.logits.shape
         (1, 10)
     """

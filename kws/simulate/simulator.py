@@ -78,7 +78,8 @@ class Simulator:
         >>> from kws import bundle
         >>> simulator = Simulator(bundle.load("kwt-tiny"))
         >>> silence = simulator.features(np.zeros((1, 16000), np.int16))
-        >>> run = simulator.run(silence, Thresholds.parse("X=0.3", layers=4))
+        >>> held = Thresholds.parse("X=0.3", simulator.slots)
+        >>> run = simulator.run(silence, held)
         >>> run.logits.shape
         (1, 10)
     """

@@ -6,9 +6,10 @@
     folder.py       the run's folder: whose it is, one training at a time
 
 Example:
+    >>> from pathlib import Path
     >>> from kws import recipe, train
-    >>> options = train.RunOptions(data=Path("mywords"))
-    >>> train.train(recipe.load("kwt-tiny"), Path("runs/mine"), options)
+    >>> mine, options = recipe.load("kwt-tiny"), train.RunOptions(data=Path("mywords"))
+    >>> train.train(mine, Path("runs/mine"), options)  # doctest: +SKIP
 """
 
 from kws.train.distribute import strategy_of

@@ -122,7 +122,9 @@ def train(recipe: Recipe, out: Path, options: RunOptions | None = None) -> Bundl
         KwsError: bad input; CheckFailed: the conversion check did not hold.
 
     Example:
-        >>> train(kws.recipe.load("kwt-tiny"), Path("runs/tiny"))  # doctest: +SKIP
+        >>> from kws import recipe as recipes
+        >>> tiny = recipes.load("kwt-tiny")
+        >>> train(tiny, Path("runs/tiny"))  # doctest: +SKIP
     """
     with _begun(recipe, out, options or RunOptions()) as run:
         from kws.model import network as networks
