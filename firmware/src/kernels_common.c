@@ -1,7 +1,22 @@
 /* Kernels that are the same plain C on every core. See kws_kernels.h. */
 #include "kernels_internal.h"
 
+#include <string.h>
+
 /* ---- CONV_2D ---- */
+
+/* Bytes of a patch's row. By words where the addresses and the size are words. */
+static inline void copy_row(int8_t *restrict to, const int8_t *restrict from,
+                            int32_t bytes, int words) {
+  if (words) {
+    for (int32_t i = 0; i < bytes; i += 4) {
+      memcpy(__builtin_assume_aligned(to + i, 4), __builtin_assume_aligned(from + i, 4),
+             4);
+    }
+  } else {
+    for (int32_t i = 0; i < bytes; ++i) to[i] = from[i];
+  }
+}
 
 /* One patch [filter_height, filter_width, channels], the padding filled. */
 static void gather_patch(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
@@ -14,12 +29,14 @@ static void gather_patch(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
   const int whole_rows =
       p->dilation_width == 1 && left >= 0 && left + reach < p->input_width;
   const int32_t patch_row = taps * channels;
+  const int words = (((uintptr_t)x | (uintptr_t)patch | (uintptr_t)channels) & 3) == 0;
   for (int32_t fy = 0; fy < p->filter_height; ++fy, top += p->dilation_height) {
     const int8_t *row = x + top * row_bytes + left * channels;
     if (top < 0 || top >= p->input_height) {
       for (int32_t i = 0; i < patch_row; ++i) *patch++ = padding;
     } else if (whole_rows) {
-      for (int32_t i = 0; i < patch_row; ++i) *patch++ = *row++;
+      copy_row(patch, row, patch_row, words);
+      patch += patch_row;
     } else {
       for (int32_t fx = 0; fx < taps; ++fx) {
         const int32_t column = left + fx * p->dilation_width;
