@@ -5,19 +5,6 @@
 
 /* ---- CONV_2D ---- */
 
-/* Bytes of a patch's row. By words where the addresses and the size are words. */
-static inline void copy_row(int8_t *restrict to, const int8_t *restrict from,
-                            int32_t bytes, int words) {
-  if (words) {
-    for (int32_t i = 0; i < bytes; i += 4) {
-      memcpy(__builtin_assume_aligned(to + i, 4), __builtin_assume_aligned(from + i, 4),
-             4);
-    }
-  } else {
-    for (int32_t i = 0; i < bytes; ++i) to[i] = from[i];
-  }
-}
-
 /* One patch [filter_height, filter_width, channels], the padding filled. */
 static void gather_patch(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
                          int32_t left, int8_t *restrict patch) {
@@ -29,14 +16,12 @@ static void gather_patch(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
   const int whole_rows =
       p->dilation_width == 1 && left >= 0 && left + reach < p->input_width;
   const int32_t patch_row = taps * channels;
-  const int words = (((uintptr_t)x | (uintptr_t)patch | (uintptr_t)channels) & 3) == 0;
   for (int32_t fy = 0; fy < p->filter_height; ++fy, top += p->dilation_height) {
     const int8_t *row = x + top * row_bytes + left * channels;
     if (top < 0 || top >= p->input_height) {
       for (int32_t i = 0; i < patch_row; ++i) *patch++ = padding;
     } else if (whole_rows) {
-      copy_row(patch, row, patch_row, words);
-      patch += patch_row;
+      for (int32_t i = 0; i < patch_row; ++i) *patch++ = *row++;
     } else {
       for (int32_t fx = 0; fx < taps; ++fx) {
         const int32_t column = left + fx * p->dilation_width;
@@ -48,19 +33,42 @@ static void gather_patch(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
   }
 }
 
-void kws_conv_2d_s8(const kws_conv_2d_t *p, const int8_t *x, int32_t first_row,
-                    int32_t rows, int8_t *y, void *scratch) {
+/* The same where addresses and pixels are words and the patch lies within the image. */
+static void gather_words(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
+                         int32_t left, int8_t *restrict patch) {
+  const int32_t channels = p->input_channels;
+  const int32_t row_bytes = p->input_width * channels;
+  const int32_t patch_row = p->filter_width * channels;
+  const int8_t *row = x + top * row_bytes + left * channels;
+  for (int32_t fy = 0; fy < p->filter_height; ++fy, row += row_bytes) {
+    for (int32_t i = 0; i < patch_row; i += 4, patch += 4) {
+      memcpy(__builtin_assume_aligned(patch, 4), __builtin_assume_aligned(row + i, 4),
+             4);
+    }
+  }
+}
+
+/* `words` is a constant: the loop of bytes pays nothing for the other. */
+static inline __attribute__((always_inline)) void convolve(const kws_conv_2d_t *p,
+                                                           const int8_t *x, int32_t row,
+                                                           int32_t left, int8_t *y,
+                                                           void *scratch, int words) {
   const int32_t inputs = p->product.inputs;
   int8_t *patches = scratch;
   void *product_scratch = patches + KWS_ROUND_UP(KWS_CONV_2D_BLOCK * inputs, 4);
   const int32_t width = p->output_width;
-  int32_t row = first_row;
   int32_t column = 0;
-  for (int32_t left = rows * width; left > 0;) {
+  while (left > 0) {
     const int32_t count = kws_min(left, KWS_CONV_2D_BLOCK);
     for (int32_t i = 0; i < count; ++i) {
-      gather_patch(p, x, row * p->stride_height - p->pad_top,
-                   column * p->stride_width - p->pad_left, patches + i * inputs);
+      const int32_t top = row * p->stride_height - p->pad_top;
+      const int32_t start = column * p->stride_width - p->pad_left;
+      if (words && top >= 0 && top <= p->input_height - p->filter_height &&
+          start >= 0 && start <= p->input_width - p->filter_width) {
+        gather_words(p, x, top, start, patches + i * inputs);
+      } else {
+        gather_patch(p, x, top, start, patches + i * inputs);
+      }
       if (++column == width) {
         column = 0;
         ++row;
@@ -69,6 +77,19 @@ void kws_conv_2d_s8(const kws_conv_2d_t *p, const int8_t *x, int32_t first_row,
     kws_fully_connected_s8(&p->product, patches, count, y, product_scratch);
     y += count * (int32_t)p->product.outputs;
     left -= count;
+  }
+}
+
+void kws_conv_2d_s8(const kws_conv_2d_t *p, const int8_t *x, int32_t first_row,
+                    int32_t rows, int8_t *y, void *scratch) {
+  const int32_t left = rows * p->output_width;
+  const int words =
+      (((uintptr_t)x | (uintptr_t)scratch | (uintptr_t)p->input_channels) & 3) == 0 &&
+      p->dilation_height == 1 && p->dilation_width == 1;
+  if (words) {
+    convolve(p, x, first_row, left, y, scratch, 1);
+  } else {
+    convolve(p, x, first_row, left, y, scratch, 0);
   }
 }
 
