@@ -245,7 +245,9 @@ def test_boards_equal_the_simulator(
     assert assert_counts(name, products, expected) >= 6
 
     target = boards.load(board)
-    image = flash.emit_and_build(bundle, target, folder() / board / name / level, "clips")
+    image = flash.emit_and_build(
+        bundle, target, folder() / board / name / level, "clips"
+    )
     result = run.clips(image.elf, target, pcm, len(bundle.labels), jobs=1)
     np.testing.assert_array_equal(result.logits, expected.logits)
     sent = np.stack([product.sent for product in products], axis=1)
