@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from board_models.machine import Asleep
-from board_models.nrf52840 import END, STARTED, Nrf52840
+from board_models.machine import Asleep, Machine, arm
+from board_models.nrf52840 import DISCONNECTED, END, STARTED, Nrf52840
+from board_models.stm32l475 import Stm32l475
 from elftools.elf.elffile import ELFFile
 from fake_model import LABELS, FakeModel, tone
 from toolbox import need_compiler
@@ -18,7 +20,9 @@ from kws.deploy import boards, build, monitor, toolchain
 from kws.deploy.boards import BOARDS
 
 NRF = ("nano33ble", "nrf52840dk")
+STM = "b-l475e-iot01a"
 HALF = 160
+NRF_GAIN, NRF_SETTLE = 10, 30  # board_config.h: times, half-buffers
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +32,56 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("images")
     model = FakeModel().write(folder / "model")
     return {
-        name: build.build(model, boards.load(name), folder / name).elf for name in NRF
+        name: build.build(model, boards.load(name), folder / name).elf
+        for name in (*NRF, STM)
     }
+
+
+def nrf(name: str, images: dict[str, Path], *more: Any, **options: Any) -> Nrf52840:
+    return Nrf52840(images[name], boards.load(name), *more, **options)
+
+
+def stm(images: dict[str, Path], *more: Any, **options: Any) -> Stm32l475:
+    return Stm32l475(images[STM], boards.load(STM), *more, **options)
+
+
+def until_asleep(chip: Machine) -> str:
+    """Run a chip until nothing happens any more; what it has said."""
+    with pytest.raises(Asleep):
+        chip.run()
+    return chip.text.decode()
 
 
 def words() -> np.ndarray:
     """Silence while the microphone settles, then the stand-in's two words."""
-    return np.concatenate(
-        [np.zeros(6400, np.int16), tone(300, 20000), tone(5000, 24000)]
-    )
+    quiet = np.zeros(6400, np.int16)
+    return np.concatenate([quiet, tone(300, 20000), tone(5000, 24000)])
+
+
+def handed_over(chip: Machine) -> list[np.ndarray]:
+    """Fills with the half-buffers that go to the ring."""
+    heard: list[np.ndarray] = []
+
+    def half_buffer() -> None:
+        data = chip.core.mem_read(chip.argument(0), 2 * HALF)
+        heard.append(np.frombuffer(bytes(data), "<i2"))
+
+    chip.at("live_half_buffer", half_buffer)
+    return heard
+
+
+def levelled(raw: np.ndarray, shift: int, gain: int, one: int) -> np.ndarray:
+    """live_sample: the DC offset off, then the gain, then int16."""
+    dc, out = 0, np.empty(len(raw), np.int16)
+    for i, value in enumerate(raw.tolist()):
+        sample = value - (dc >> shift)
+        dc += sample
+        scaled = int(sample * gain / one)  # towards zero, as C does
+        out[i] = max(-32768, min(32767, scaled))
+    return out
+
+
+# --- the microphone -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -51,19 +96,227 @@ def test_nrf_halves_are_whole_in_any_order_of_events(
     """Every half-buffer that is handed over is the next one, and complete."""
     rng = np.random.default_rng(1)
     audio = rng.integers(-3000, 3000, 1000 * HALF).astype(np.int16)
-    chip = Nrf52840(images[name], boards.load(name), audio, events)
-    heard: list[np.ndarray] = []
-
-    def half_buffer() -> None:
-        data = chip.core.mem_read(chip.argument(0), 2 * HALF)
-        heard.append(np.frombuffer(bytes(data), "<i2"))
-
-    chip.at("live_half_buffer", half_buffer)
-    with pytest.raises(Asleep):
-        chip.run()
-    whole = audio.reshape(-1, HALF)
+    chip = nrf(name, images, audio, events)
+    heard = handed_over(chip)
+    until_asleep(chip)
+    whole = levelled(audio, 10, NRF_GAIN, 1).reshape(-1, HALF)
     wrong = sum(not np.array_equal(a, b) for a, b in zip(heard, whole, strict=False))
     assert (len(heard), wrong) == (1000, 0)
+
+
+@pytest.mark.parametrize("name", (*NRF, STM))
+def test_a_dc_offset_takes_no_room_from_the_signal(
+    name: str, images: dict[str, Path]
+) -> None:
+    """A tenth of full scale, which the gain alone would bring to the end of int16."""
+    hertz, seconds = 1000, 1.2
+    rate, full, gain = (64000, 390625, 1) if name == STM else (16000, 32767, NRF_GAIN)
+    time = np.arange(int(seconds * rate)) / rate
+    wave = 0.6 * 32767 / gain * np.sin(2 * np.pi * hertz * time)
+    raw = np.rint(full // 10 + wave).astype(int)
+    if name == STM:
+        chip: Machine = stm(images, raw)
+    else:
+        chip = nrf(name, images, raw.astype(np.int16))
+    heard = handed_over(chip)
+    until_asleep(chip)
+    settled = np.concatenate(heard[80:]).astype(float)
+    assert abs(settled.mean()) < 100
+    assert np.abs(settled).max() < 0.65 * 32767
+    # A sine: clipping would add power to its odd multiples.
+    spectrum = np.abs(np.fft.rfft(settled * np.hanning(len(settled))))
+    bin_of = len(settled) / 16000
+    tone_bin, third = (round(k * hertz * bin_of) for k in (1, 3))
+    assert spectrum[tone_bin] > 3000 * spectrum[third]
+
+
+@pytest.mark.parametrize("name", (*NRF, STM))
+def test_a_board_hears_words(name: str, images: dict[str, Path]) -> None:
+    audio = words()
+    if name == STM:  # straight lines between samples
+        at = np.arange(4 * len(audio)) / 4
+        chip: Machine = stm(
+            images,
+            np.rint(12 * np.interp(at, np.arange(len(audio)), audio)).astype(int),
+        )
+    else:
+        chip = nrf(name, images, np.rint(audio / NRF_GAIN).astype(np.int16))
+    said = monitor.parse(until_asleep(chip))
+    assert said.selftest is True
+    assert said.errors == []
+    assert [event.word for event in said.events] == list(LABELS[2:])
+    assert all(beat.overruns == 0 for beat in said.beats)
+    assert len(said.beats) >= 2
+
+
+def test_stm32_lost_audio_is_counted_and_the_dma_starts_again(
+    images: dict[str, Path],
+) -> None:
+    rng = np.random.default_rng(1)
+    chip = stm(images, rng.integers(-30000, 30000, 300 * 4 * HALF))
+    heard = handed_over(chip)
+    chip.run(60)
+    chip.overrun = 1  # the DFSDM had a sample before the last one was fetched
+    chip.run(2)
+    assert chip.overrun == 0
+    chip.half()
+    chip.half()  # both halves, before the interrupt is served
+    chip.run(1)
+    chip.fail()
+    chip.run(1)
+    assert chip.values["DMA1_CCR4"] & 1
+    assert chip.order("DMA1_CNDTR4")[-1] == f"DMA1_CNDTR4={8 * HALF:#x}"
+    chip.restarted()
+    before = len(heard)
+    text = until_asleep(chip)
+    assert len(heard) > before + 100
+    assert monitor.parse(text).beats[-1].overruns == (1 + 2 + 2) * HALF
+
+
+# --- text -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", (*NRF, STM))
+def test_text_goes_out_while_the_firmware_works(
+    name: str, images: dict[str, Path]
+) -> None:
+    """In these models the serial port moves while the core sleeps; who waits for it in
+    a loop is counted."""
+    silence = np.zeros(16000 * 3, np.int16)
+    chip: Any = nrf(name, images, silence) if name in NRF else None
+    chip = chip or stm(images, np.repeat(silence, 4))
+    text = until_asleep(chip)
+    said = monitor.parse(text)
+    assert said.selftest is True
+    assert len(said.beats) >= 2
+    assert text.count("\r\n") == text.count("\n") > 3
+    assert chip.stalls == 0
+
+
+@pytest.mark.parametrize("name", (*NRF, STM))
+def test_a_stopped_board_has_said_why_and_sleeps(name: str, tmp_path: Path) -> None:
+    """The self-test fails: the text is out, and no interrupt is left to wake the core,
+    although one is pending."""
+    need_compiler()
+    board = boards.load(name)
+    model = FakeModel(expected_shift=1).write(tmp_path / "model")
+    image = build.build(model, board, tmp_path).elf
+    chip: Machine = Stm32l475(image, board) if name == STM else Nrf52840(image, board)
+    chip.on_write["NVIC_ICPR1"] = lambda value: chip.pending.update(range(64))
+    with pytest.raises(Asleep):
+        chip.run()
+    assert chip.text.decode().endswith("kws selftest failed\r\n")
+    assert chip.pending  # of a part that goes on asking
+    assert not chip.enabled
+
+
+@pytest.mark.parametrize("name", (*NRF, STM))
+def test_a_fault_is_told_though_no_interrupt_can_run(name: str, tmp_path: Path) -> None:
+    """From the fault's handler the ring is emptied by asking."""
+    need_compiler()
+    board = boards.load(name)
+    image = build.build(FakeModel().write(tmp_path / "m"), board, tmp_path).elf
+    chip: Machine = Stm32l475(image, board) if name == STM else Nrf52840(image, board)
+
+    def fault() -> None:
+        chip.core.reg_write(arm.UC_ARM_REG_PRIMASK, 1)
+        chip.core.reg_write(arm.UC_ARM_REG_PC, chip.symbol("kws_fault_handler") | 1)
+
+    chip.at("kws_selftest", fault)
+    text = until_asleep(chip)
+    assert "kws boot " in text
+    assert "kws fault exception=" in text
+    assert monitor.parse(text).fault is not None
+
+
+# --- start-up -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NRF)
+def test_nrf_takes_over_from_a_bootloader(name: str, images: dict[str, Path]) -> None:
+    """What Arduino's may leave: an MPU, masked interrupts, a serial port with flow
+    control and a receiver, the USB device connected."""
+    chip = nrf(name, images, words())
+    chip.values.update(
+        {
+            "MPU_CTRL": 5,
+            "UARTE0_ENABLE": 8,
+            "UARTE0_CONFIG": 0xF,
+            "UARTE0_INTENSET": 0xFFFFFFFF,
+            "USBD_ENABLE": 1,
+            "USBD_USBPULLUP": 1,
+        }
+    )
+    for line, pin in (("RTS", 5), ("CTS", 7), ("RXD", 8)):
+        chip.values[f"UARTE0_PSEL_{line}"] = pin
+    chip.enabled = {39, 45}
+    chip.pending = {39}
+    chip.core.reg_write(arm.UC_ARM_REG_BASEPRI, 0x20)
+    chip.core.reg_write(arm.UC_ARM_REG_FAULTMASK, 1)
+    chip.core.reg_write(arm.UC_ARM_REG_PRIMASK, 1)
+    said = monitor.parse(until_asleep(chip))
+    assert said.selftest is True
+    assert len(said.beats) >= 2  # so interrupts arrive
+    assert chip.writes[0] == ("MPU_CTRL", 0)  # before RAM is written
+    assert chip.values["UARTE0_CONFIG"] == 0
+    for line in ("RTS", "CTS", "RXD"):
+        assert chip.values[f"UARTE0_PSEL_{line}"] & DISCONNECTED
+    names = [write for write, _ in chip.writes]
+    assert names.index("UARTE0_ENABLE") < names.index("UARTE0_PSEL_TXD")
+    assert (chip.values["USBD_ENABLE"], chip.values["USBD_USBPULLUP"]) == (0, 0)
+    assert not chip.enabled & {39, 45}
+
+
+def clockless(name: str, images: dict[str, Path]) -> Machine:
+    if name == STM:
+        return stm(images, pll=False)
+    return nrf(name, images, crystal=False)
+
+
+@pytest.mark.parametrize("name", (*NRF, STM))
+def test_a_clock_that_does_not_start_is_told(
+    name: str, images: dict[str, Path]
+) -> None:
+    """The LED flashes in threes, then the serial port says so, as far as it can."""
+    chip = clockless(name, images)
+    text = until_asleep(chip)
+    assert text == "kws error reason=clock\r\n"
+    if name == STM:
+        on = [value == 1 << 14 for write, value in chip.writes if write == "GPIOB_BSRR"]
+        assert chip.values["USART1_BRR"] == 35  # still at 4 MHz
+    else:
+        lit = "P0_OUTSET" if name == "nano33ble" else "P0_OUTCLR"
+        on = [w == lit for w, v in chip.writes if v == 1 << 13 and w[:6] == "P0_OUT"]
+    assert on[1:9] == [True, False, True, False, True, False, False, False]
+    assert on[-1]
+
+
+def test_stm32_locks_its_oscillator_to_the_crystal(images: dict[str, Path]) -> None:
+    chip = stm(images)
+    assert "crystal=none" not in until_asleep(chip)
+    assert chip.values["RCC_CR"] & 1 << 2
+    order = [name for name, _ in chip.writes if name in ("RCC_BDCR", "RCC_PLLCFGR")]
+    assert order == ["RCC_BDCR", "RCC_PLLCFGR"]  # before the PLL runs from it
+    # Without one it works on, and says so.
+    chip = stm(images, crystal=False)
+    text = until_asleep(chip)
+    assert text.startswith("kws clock crystal=none error_percent=3\r\nkws boot ")
+    assert not chip.values["RCC_CR"] & 1 << 2
+    assert "kws selftest ok" in text
+
+
+def test_the_dc_dc_regulator_is_on_where_its_coil_is(images: dict[str, Path]) -> None:
+    for name in NRF:
+        chip = nrf(name, images)
+        until_asleep(chip)
+        has = name == "nrf52840dk"
+        assert chip.order("POWER_DCDCEN") == ["POWER_DCDCEN=0x1"] * has
+        # An estimate is of what the firmware does, or is not made.
+        power = boards.load(name).power
+        assert (power is not None and "DC/DC on" in power.source) == has
+
+
+# --- the debug port, EasyDMA ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("uicr", [0xFFFFFF5A, 0xFFFFFF00, 0xFFFFFFFF])
@@ -72,10 +325,9 @@ def test_nrf_keeps_the_debug_port_as_its_owner_wants_it(
     name: str, uicr: int, images: dict[str, Path]
 ) -> None:
     """Revision 3 locks it after each reset unless the firmware says what UICR says."""
-    chip = Nrf52840(images[name], boards.load(name))
+    chip = nrf(name, images)
     chip.values["UICR_APPROTECT"] = uicr
-    with pytest.raises(Asleep):
-        chip.run()
+    until_asleep(chip)
     assert chip.order("APPROTECT_DISABLE") == [f"APPROTECT_DISABLE={uicr:#x}"]
     first = next(w for w, _ in chip.writes if w not in chip.core_names)
     assert first == "APPROTECT_DISABLE"  # whatever comes next may hang
@@ -96,14 +348,3 @@ def test_nrf_easydma_gets_whole_words(compiler: str, tmp_path: Path) -> None:
     with out.open("rb") as file:
         section = ELFFile(file).get_section_by_name(".bss.halves")
         assert section["sh_addralign"] >= 4
-
-
-@pytest.mark.parametrize("name", NRF)
-def test_nrf_hears_words(name: str, images: dict[str, Path]) -> None:
-    chip = Nrf52840(images[name], boards.load(name), words())
-    with pytest.raises(Asleep):
-        chip.run()
-    said = monitor.parse(chip.text.decode())
-    assert said.selftest is True
-    assert said.errors == []
-    assert [event.word for event in said.events] == list(LABELS[2:])

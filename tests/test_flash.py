@@ -247,6 +247,9 @@ class Provoke:
     def interrupted(self) -> Any:
         return self.says("kws error reason=image")
 
+    def clock(self) -> Any:
+        return self.says("kws error reason=clock")
+
     def hash(self) -> Any:
         return self.says("kws boot name=x hash=0123 schema=1", "4567")
 

@@ -65,8 +65,9 @@ def test_layers_add_up_to_the_exact_total(
     assert (found.energy is None) == (power is None)
     if found.energy is not None and power is not None:
         assert found.energy.inference_uj > power.active_mw * found.time_ms
-        assert 0 < found.energy.average_mw <= power.active_mw
-        assert found.as_dict()["energy_estimate"]["source"] == power.source
+        energy = found.as_dict()["energy_estimate"]
+        assert energy.keys() == {"inference_uj", "source"}  # nobody knows a mean
+        assert energy["source"] == power.source
     shape = shape_of(bundle.recipe, len(bundle.labels))
     mhsa, mlp = by_hand.mhsa_macs(shape), sum(by_hand.mlp_macs(shape).values())
     stem = by_hand.stem_macs(bundle.recipe)

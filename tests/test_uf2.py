@@ -178,6 +178,14 @@ def test_the_pico_boots_and_hears_words_by_its_adc(
     assert [event.word for event in said.events] == list(LABELS[2:])
 
 
+def test_a_pico_whose_crystal_does_not_start_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_CRYSTAL", "1")
+    text = _run(_image(tmp_path, toolchain.find().name), _words()[:16], tmp_path)
+    assert text.startswith("kws error reason=clock\r\n")
+
+
 def test_the_picos_dma_keeps_to_its_buffer_while_the_core_stands_still(
     tmp_path: Path,
 ) -> None:

@@ -20,6 +20,7 @@ enum {
   KWS_EXIT_SELFTEST = 11, /* the canned clip did not give the expected logits */
   KWS_EXIT_INPUT = 12,    /* an argument or a file is missing or unusable */
   KWS_EXIT_IMAGE = 13,    /* flash does not hold the whole image */
+  KWS_EXIT_CLOCK = 14,    /* a clock of the board did not start */
   KWS_EXIT_FAULT = 20,    /* a fault handler or an unexpected interrupt ran */
 };
 

@@ -103,7 +103,6 @@ def command(
         click.echo(f"stack     {result.stack_bytes:>12,} bytes used")
     if result.energy is not None:
         click.echo(
-            f"energy    {result.energy.inference_uj:,.0f} uJ per inference, "
-            f"{result.energy.average_mw:.2f} mW listening: an ESTIMATE, from "
-            f"{result.energy.source}"
+            f"energy    {result.energy.inference_uj:,.0f} uJ per inference: an "
+            f"ESTIMATE, from {result.energy.source}"
         )

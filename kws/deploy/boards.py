@@ -31,13 +31,12 @@ class Power:
     """[power]: what the part takes, for `kws profile`'s energy estimate.
 
     Args:
-        active_mw: Running at clock_hz from flash, in milliwatts; without a microphone.
-        sleep_mw: Waiting for the microphone's DMA.
-        source: Where the figures are from.
+        active_mw: Of the core while it runs at clock_hz from flash, as the firmware
+            sets the board up (regulator, cache), in milliwatts.
+        source: Where the figure is from, and for what.
     """
 
     active_mw: float
-    sleep_mw: float
     source: str
 
 
@@ -215,13 +214,12 @@ def _power(table: dict[str, Any] | None, path: Path) -> Power | None:
         return None
     power = Power(
         float(_take(table, "active_mw", (int, float), path)),
-        float(_take(table, "sleep_mw", (int, float), path)),
         _take(table, "source", str, path),
     )
     for leftover in table:
         raise _wrong(path, f"unknown key {leftover!r} in [power]")
-    if not 0 <= power.sleep_mw <= power.active_mw <= 10_000:
-        raise _wrong(path, "[power] expects 0 <= sleep_mw <= active_mw <= 10000")
+    if not 0 < power.active_mw <= 10_000:
+        raise _wrong(path, "[power] expects 0 < active_mw <= 10000")
     return power
 
 

@@ -156,6 +156,11 @@ FAILURES = {
         "The board's self-test failed: it computes other logits than this machine",
         "kws flash {run} --board {board} --compiler zig   (or gcc: another compiler)",
     ),
+    "clock": Failure(
+        "A crystal or clock of the board did not start",
+        "Unplug the board and plug it in again; if it stays, its supply is too weak or "
+        "the part broken",
+    ),
     "crashed": Failure(
         "The firmware crashed",
         "kws flash {run} --board {board}, and report the addresses if it stays",

@@ -311,7 +311,7 @@ class Monitor:
             raise BoardError("crashed", line, **self.names)
         if kind == "error":
             reason = transcript.errors[0]
-            key = "interrupted" if reason == "image" else "crashed"
+            key = {"image": "interrupted", "clock": "clock"}.get(reason, "crashed")
             raise BoardError(key, f"it says: {line}", **self.names)
         if kind == "end":
             self.ended = True

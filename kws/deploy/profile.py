@@ -96,13 +96,12 @@ class Energy:
     """An estimate, from the board's figures and not from a measurement.
 
     Args:
-        inference_uj: Microjoules of one inference and the features of one hop.
-        average_mw: Mean power of listening, asleep in between; microphone not included.
+        inference_uj: Microjoules of one inference and the features of one hop, of the
+            core alone: what sleep, crystal and microphone take is not known here.
         source: Where the figures are from.
     """
 
     inference_uj: float
-    average_mw: float
     source: str
 
 
@@ -379,19 +378,13 @@ def _on_real(image: Path, board: Board, job: Job, port: str | None) -> Transcrip
 def _energy(
     bundle: Bundle, board: Board, cycles: float, feature_cycles: float
 ) -> Energy | None:
-    """Active power times time, and sleep in between; None without figures."""
+    """Active power times time; None without a figure."""
     power = board.power
     if power is None:
         return None
     frames = bundle.recipe.detector.hop_frames
-    features = bundle.recipe.features
     active_s = (cycles + frames * feature_cycles) / board.clock_hz
-    busy = min(1.0, active_s * features.sample_rate / (frames * features.hop))
-    return Energy(
-        inference_uj=1000 * power.active_mw * active_s,
-        average_mw=busy * power.active_mw + (1 - busy) * power.sleep_mw,
-        source=power.source,
-    )
+    return Energy(1000 * power.active_mw * active_s, power.source)
 
 
 def on_host(

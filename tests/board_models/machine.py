@@ -30,6 +30,12 @@ PAGE = 0x1000
 RETURN = 0x1FFFF000  # where a handler returns to; a core has EXC_RETURN for it
 FRAME = (arm.UC_ARM_REG_R0, arm.UC_ARM_REG_R1, arm.UC_ARM_REG_R2, arm.UC_ARM_REG_R3)
 FRAME += (arm.UC_ARM_REG_R12, arm.UC_ARM_REG_LR, arm.UC_ARM_REG_PC)
+# Interrupts are off. (BASEPRI lets in those of a higher priority: none is given here.)
+MASKS = (
+    arm.UC_ARM_REG_PRIMASK,
+    arm.UC_ARM_REG_FAULTMASK,
+    arm.UC_ARM_REG_BASEPRI,
+)
 CPSIE = b"\x62\xb6"  # cpsie i
 MSR_PRIMASK = re.compile(rb"[\x80-\x8f]\xf3\x10\x88")  # msr primask, rN
 
@@ -60,6 +66,8 @@ class Machine:
         self.enabled: set[int] = set()
         self.pending: set[int] = set()
         self.sleeps = 0
+        self.cycles = 0
+        self.on_read["DWT_CYCCNT"] = self._cycles
         content = elf.read(image)
         self.symbols = {symbol.name: symbol.address for symbol in content.symbols}
         self.core = unicorn.Uc(
@@ -74,7 +82,7 @@ class Machine:
         for segment in content.segments:
             self.core.mem_write(segment.address, segment.data)
             self._let_in(segment.address, segment.data)
-        for bank in range(2):
+        for bank in range(3):
             self._nvic(bank)
         stack, start = self.words(self.vectors(), 2)
         self.core.reg_write(arm.UC_ARM_REG_SP, stack)
@@ -131,6 +139,9 @@ class Machine:
                 while not self._wanted():
                     self.idle()
 
+    def symbol(self, name: str) -> int:
+        return self.symbols[name] & ~1
+
     def order(self, *names: str) -> list[str]:
         """The writes to these registers, as NAME=value, in their order."""
         return [f"{name}={value:#x}" for name, value in self.writes if name in names]
@@ -156,7 +167,7 @@ class Machine:
 
     def _interrupts(self) -> None:
         """Take what is pending, one after the other, if the core lets it in."""
-        while not self.core.reg_read(arm.UC_ARM_REG_PRIMASK) and self._wanted():
+        while not self._masked() and self._wanted():
             number = min(self._wanted())
             self.pending.discard(number)
             stack = self.core.reg_read(arm.UC_ARM_REG_SP)
@@ -175,6 +186,9 @@ class Machine:
             self.core.reg_write(arm.UC_ARM_REG_SP, stack)
             self.pc = resume
 
+    def _masked(self) -> bool:
+        return any(self.core.reg_read(register) for register in MASKS)
+
     def _wanted(self) -> set[int]:
         return self.pending & self.enabled
 
@@ -184,7 +198,7 @@ class Machine:
         places += [match.end() for match in MSR_PRIMASK.finditer(data)]
 
         def hook(core: unicorn.Uc, address: int, size: int, _: object) -> None:
-            if not core.reg_read(arm.UC_ARM_REG_PRIMASK) and self._wanted():
+            if not self._masked() and self._wanted():
                 self.stopped = True
                 core.emu_stop()
 
@@ -194,6 +208,10 @@ class Machine:
                 self.core.hook_add(unicorn.UC_HOOK_CODE, hook, None, at, at)
 
     # --- registers --------------------------------------------------------------------
+
+    def _cycles(self) -> int:
+        self.cycles += 100
+        return self.cycles & 0xFFFFFFFF
 
     def _nvic(self, bank: int) -> None:
         def numbers(value: int) -> set[int]:

@@ -11,17 +11,22 @@ from board_models.machine import Asleep, Machine
 from kws.deploy.boards import BOARDS, Board
 
 HEADER = BOARDS / "common" / "nrf52840.h"
-PDM_IRQ = 29
+PDM_IRQ, UARTE_IRQ = 29, 2
 STARTED, END = "PDM_EVENTS_STARTED", "PDM_EVENTS_END"
+ENDTX = "UARTE0_EVENTS_ENDTX"
+DISCONNECTED = 1 << 31
+PATIENCE = 200  # reads of an event, after which a transfer that is waited for has ended
 
 
 class Nrf52840(Machine):
     """After reset, with a microphone that plays what it is given.
 
     Args:
-        audio: int16 samples; when they are through, the firmware sleeps for good.
+        audio: int16 samples, as the PDM block gives them; when they are through, the
+            firmware sleeps for good.
         events: In which order STARTED of a buffer and END of the one before it come:
             each that stands alone is an interrupt of its own.
+        crystal: Whether it starts.
     """
 
     def __init__(
@@ -37,20 +42,45 @@ class Nrf52840(Machine):
         self.events = events
         self.coming: list[tuple[str, ...]] = []
         self.buffer = (0, 0)  # address and samples of the one being filled
-        self.cycles = 0
-        self.on_read["CLOCK_HFCLKSTAT"] = lambda: 0x10001 if crystal else 0x10000
+        self.outgoing: bytes | None = None
+        self.waits = 0
+        self.stalls = 0  # how often the firmware has waited for the port in a loop
         self.values["UICR_APPROTECT"] = 0xFFFFFF5A
-        self.on_read["DWT_CYCCNT"] = self._cycles
+        for line in ("RTS", "TXD", "CTS", "RXD"):
+            self.values[f"UARTE0_PSEL_{line}"] = 0xFFFFFFFF
+        self.on_read["CLOCK_HFCLKSTAT"] = lambda: 0x10001 if crystal else 0x10000
         self.on_write["PDM_TASKS_START"] = self._start
-        self.on_write["UART0_TXD"] = self._send
-        self.on_read["UART0_EVENTS_TXDRDY"] = lambda: 1
+        self.on_write["UARTE0_TASKS_STARTTX"] = self._send
+        self.on_read[ENDTX] = self._waited_for
 
-    def _cycles(self) -> int:
-        self.cycles += 100
-        return self.cycles & 0xFFFFFFFF
+    # --- the serial port --------------------------------------------------------------
 
     def _send(self, value: int) -> None:
-        self.text.append(value)
+        assert self.values["UARTE0_ENABLE"] == 8
+        assert self.outgoing is None, "a transfer was started during another"
+        start, count = self.values["UARTE0_TXD_PTR"], self.values["UARTE0_TXD_MAXCNT"]
+        assert start >= self.board.ram_origin, "EasyDMA reads RAM only"
+        self.outgoing = bytes(self.core.mem_read(start, count))
+        self.waits = 0
+
+    def _transmit(self) -> bool:
+        """The transfer ends, if there is one and nothing holds it up."""
+        flow_control = self.values["UARTE0_CONFIG"] & 1
+        held_up = flow_control and not self.values["UARTE0_PSEL_CTS"] & DISCONNECTED
+        if self.outgoing is None or held_up:
+            return False
+        self.text += self.outgoing
+        self.outgoing = None
+        self.values[ENDTX] = 1
+        if self.values.get("UARTE0_INTENSET", 0) & 1 << 8:
+            self.pending.add(UARTE_IRQ)
+        return True
+
+    def _waited_for(self) -> int:
+        self.waits += 1
+        if self.waits > PATIENCE and self._transmit():
+            self.stalls += 1
+        return self.values.get(ENDTX, 0)
 
     # --- the microphone ---------------------------------------------------------------
 
@@ -73,6 +103,8 @@ class Nrf52840(Machine):
                 self.pending.add(PDM_IRQ)
 
     def idle(self) -> None:
+        if self._transmit():
+            return
         if not self.coming:
             address, count = self.buffer
             if len(self.audio) < count or count == 0:

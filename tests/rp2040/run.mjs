@@ -5,7 +5,8 @@
 // SECONDS of the chip's time at most; AUDIO is 16 kHz int16, played to ADC0 from the
 // moment that the firmware starts converting, and with its end the run ends. After HALT
 // seconds the core stands still for 0.2 s, as under a debugger; what changes in RAM
-// meanwhile, but for BYTES from FROM, is told.
+// meanwhile, but for BYTES from FROM, is told. With NO_CRYSTAL in the environment the
+// crystal does not start.
 import { readFileSync } from "node:fs";
 import { ConsoleLogger, LogLevel, RP2040 } from "rp2040js";
 
@@ -18,7 +19,30 @@ for (let at = 0; at < uf2.length; at += 512) {
   const address = uf2.readUInt32LE(at + 12) - 0x10000000;
   chip.flash.set(uf2.subarray(at + 32, at + 32 + uf2.readUInt32LE(at + 16)), address);
 }
-chip.uart[0].onByte = (byte) => process.stdout.write(Buffer.of(byte));
+// The emulator's transmitter takes any number of bytes at once. Here a byte takes its ten
+// bits' time, 32 wait at most, and the interrupt comes where half of them are gone.
+const uart = chip.uart[0];
+const outgoing = [];
+const BYTE_NANOS = 86806;
+const transmitted = chip.clock.createAlarm(() => {
+  process.stdout.write(Buffer.of(outgoing.shift()));
+  if (outgoing.length > 0) transmitted.schedule(BYTE_NANOS);
+  uart.checkInterrupts();
+});
+uart.onByte = (byte) => {
+  if (outgoing.length >= 32) throw new Error("a byte was written to a full FIFO");
+  outgoing.push(byte);
+  if (outgoing.length === 1) transmitted.schedule(BYTE_NANOS);
+  uart.checkInterrupts();
+};
+Object.defineProperty(uart, "flags", {
+  get: () => (outgoing.length ? 1 << 3 : 1 << 7) | (outgoing.length >= 32 ? 1 << 5 : 0),
+});
+uart.checkInterrupts = () => {
+  uart.interruptStatus = outgoing.length <= 16 ? 1 << 5 : 0;
+  chip.setInterrupt(uart.irq, (uart.interruptStatus & uart.interruptMask) !== 0);
+};
+if (process.env.NO_CRYSTAL) chip.peripherals[0x40024].readUint32 = () => 0;
 
 // Four conversions a sample, straight lines between samples.
 let conversions = 0;
@@ -67,6 +91,7 @@ while (chip.clock.nanos < end && !done) {
     standStill();
   }
   if (chip.core.waiting) {
+    if (chip.clock.nextAlarm === null) break; // it sleeps for good
     chip.clock.tick(chip.clock.nanosToNextAlarm);
   } else {
     chip.clock.tick(chip.core.executeInstruction() * nanosPerCycle);

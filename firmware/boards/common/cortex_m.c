@@ -20,10 +20,10 @@ void kws_start(void);
 void kws_fault_handler(void);
 void kws_fault_report(const uint32_t *frame, uint32_t exception);
 
-/* A board with an interrupt of its own defines these; unused ones end in the fault
+/* A board with interrupts of its own defines these; unused ones end in the fault
  * handler. */
 void kws_systick_handler(void) __attribute__((weak, alias("kws_fault_handler")));
-void kws_microphone_handler(void) __attribute__((weak, alias("kws_fault_handler")));
+void kws_interrupt_handler(void) __attribute__((weak, alias("kws_fault_handler")));
 
 typedef void (*handler_t)(void);
 typedef union {
@@ -32,25 +32,36 @@ typedef union {
 } vector_t;
 
 #define FAULT {.handler = kws_fault_handler}
-/* The 16 exceptions of the architecture and 32 interrupts. The only interrupt that a
- * board may enable is its microphone's, so that one handler serves them all. */
-__attribute__((section(".vectors"), used)) static const vector_t vectors[48] = {
+/* The 16 exceptions of the architecture and 48 interrupts. Of these a board enables its
+ * microphone's and its serial port's; one handler looks at both. */
+__attribute__((section(".vectors"), used)) static const vector_t vectors[64] = {
     [0] = {.stack = kws_stack_top},
     [1] = {.handler = kws_reset_handler},
     [2 ... 14] = FAULT,
     [15] = {.handler = kws_systick_handler},
-    [16 ... 47] = {.handler = kws_microphone_handler},
+    [16 ... 63] = {.handler = kws_interrupt_handler},
 };
 
-/* A bootloader may have left interrupts on or pending and another stack in use. In the
- * section of its name, as kws_start is: a board that copies itself to RAM runs these
- * from flash. */
+#if __ARM_ARCH >= 7
+#define LET_IN "msr basepri, r0\n msr faultmask, r0\n"
+#else
+#define LET_IN ""
+#endif
+#ifdef __ARM_ARCH_8M_MAIN__
+#define NO_LIMIT "msr msplim, r0\n"
+#else
+#define NO_LIMIT ""
+#endif
+
+/* A bootloader may have left interrupts on, masked or pending, and another stack in
+ * use, with a limit of its own. In the section of its name, as kws_start is: a board
+ * that copies itself to RAM runs these from flash. */
 __attribute__((naked, used)) void kws_reset_handler(void) {
   __asm volatile(
       "cpsid i\n"
       "movs r0, #0\n"
       "msr control, r0\n"
-      "isb\n"
+      "isb\n" LET_IN NO_LIMIT
       "ldr r0, =kws_stack_top\n"
       "msr msp, r0\n"
       "bl kws_start\n");
@@ -58,11 +69,15 @@ __attribute__((naked, used)) void kws_reset_handler(void) {
 
 /* Runs on the bare stack before any C object is initialised. */
 __attribute__((section(".text.kws_reset_handler"), used)) void kws_start(void) {
+  MPU_CTRL = 0; /* its regions are not this firmware's */
+  __asm volatile("dsb\n isb" ::: "memory");
   SYSTICK_CTRL = 0;
   NVIC_ICER0 = 0xffffffffu;
   NVIC_ICPR0 = 0xffffffffu;
 #if __ARM_ARCH >= 7
   NVIC_ICER1 = 0xffffffffu;
+  NVIC_ICPR1 = 0xffffffffu;
+  NVIC_ICER2 = 0xffffffffu;
 #endif
   SCB_ICSR = SCB_ICSR_PENDSTCLR | SCB_ICSR_PENDSVCLR;
 #if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)

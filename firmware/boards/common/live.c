@@ -2,21 +2,32 @@
 #include "live.h"
 
 #include "board_config.h"
+#include "cortex_m.h"
 #include "kws.h"
 #include "kws_board.h"
 
-/* The DC offset follows slowly: a high-pass at 16000 / (2 pi 2^DC_SHIFT) = 2.5 Hz. */
-enum { DC_SHIFT = 10, LED_HALF_BUFFERS = 50, SETTLE_SAMPLES = 16 * BOARD_SETTLE_MS };
+enum {
+  LED_HALF_BUFFERS = 50,
+  SETTLE_SAMPLES = 16 * BOARD_SETTLE_MS,
+  TEXT_BYTES = 1024,      /* a power of two; a beat takes about 200 */
+  WAIT_TURNS = 1000000,   /* about 8 cycles each */
+  FLUSH_TURNS = 10000000, /* seconds: TEXT_BYTES take 0.09 */
+  FLASH_TURNS = 500000,   /* a part of a second, whatever the clock */
+};
 
-static int32_t dc; /* times 2^DC_SHIFT */
+static int32_t dc; /* times 2^BOARD_DC_SHIFT */
 static uint32_t settled_samples;
 static volatile uint32_t halves_arrived;
 static volatile uint32_t led_left; /* half-buffers until the LED goes out */
 
 static uint64_t ticks_total;
 static uint32_t ticks_last;
-static uint64_t interrupt_ticks; /* spent in the microphone's interrupt */
-static uint64_t interrupt_start;
+static uint64_t interrupt_ticks; /* spent in interrupts */
+
+/* Both only grow. kws_board_write moves the head; the tail moves with interrupts off.
+ */
+static char text[TEXT_BYTES];
+static volatile uint32_t text_head, text_tail;
 
 /* The counter in 64 bits. It wraps after 53 s (80 MHz) or later; while audio arrives it
  * is read every 10 ms. Called with the interrupt off, or from it. */
@@ -48,24 +59,26 @@ uint64_t kws_board_ticks_to_cost(uint64_t ticks) {
   return ticks * BOARD_CYCLES_PER_TICK;
 }
 
-void live_enter(void) {
-  interrupt_start = read_ticks();
+/* The microphone's and the serial port's; their time is not the model's. */
+void kws_interrupt_handler(void) {
+  const uint64_t start = read_ticks();
+  board_microphone();
+  board_send();
+  interrupt_ticks += read_ticks() - start;
 }
 
-void live_leave(void) {
-  interrupt_ticks += read_ticks() - interrupt_start;
+static int16_t saturated(int32_t sample) {
+  return (int16_t)(sample > 32767 ? 32767 : sample < -32768 ? -32768 : sample);
 }
 
-static void remove_dc(int16_t *samples) {
-  for (int i = 0; i < LIVE_HALF_BUFFER; i++) {
-    const int32_t sample = samples[i] - (dc >> DC_SHIFT);
-    dc += sample;
-    samples[i] = (int16_t)(sample > 32767 ? 32767 : sample < -32768 ? -32768 : sample);
-  }
+/* The offset goes before the gain: times the gain, it alone could fill int16. */
+int16_t live_sample(int32_t raw) {
+  const int32_t sample = raw - (dc >> BOARD_DC_SHIFT);
+  dc += sample;
+  return saturated(sample * BOARD_GAIN / BOARD_GAIN_ONE);
 }
 
-void live_half_buffer(int16_t *samples) {
-  remove_dc(samples);
+void live_half_buffer(const int16_t *samples) {
   if (settled_samples < SETTLE_SAMPLES) {
     settled_samples += LIVE_HALF_BUFFER;
   } else {
@@ -99,16 +112,73 @@ void kws_board_show_event(void) {
   interrupts_restore(before);
 }
 
-void kws_board_write(const char *text) {
-  for (; *text != '\0'; text++) {
-    if (*text == '\n') board_put('\r');
-    board_put(*text);
-  }
+uint32_t live_text(const char **at) {
+  const uint32_t from = text_tail % TEXT_BYTES;
+  const uint32_t waits = text_head - text_tail, to_end = TEXT_BYTES - from;
+  *at = text + from;
+  return waits < to_end ? waits : to_end;
 }
 
+void live_sent(uint32_t n) {
+  text_tail += n;
+}
+
+static void send(void) {
+  const uint32_t before = interrupts_off();
+  board_send();
+  interrupts_restore(before);
+}
+
+/* Waits where the ring is full, and nowhere else. */
+static void put(char byte) {
+  while (text_head - text_tail == TEXT_BYTES) send();
+  text[text_head % TEXT_BYTES] = byte;
+  text_head++;
+}
+
+void kws_board_write(const char *string) {
+  for (; *string != '\0'; string++) {
+    if (*string == '\n') put('\r');
+    put(*string);
+  }
+  send();
+}
+
+/* The text goes out first; then nothing may wake the core: WFI does not sleep while an
+ * enabled interrupt is pending, masked or not. */
 _Noreturn void kws_board_exit(int code) {
   (void)code; /* the line before has told why */
   interrupts_off();
   board_led(1);
+  for (uint32_t turns = FLUSH_TURNS; turns > 0; turns--) {
+    board_send();
+    if (text_head == text_tail && !board_sending()) break;
+  }
+  NVIC_ICER0 = 0xffffffffu;
+  NVIC_ICPR0 = 0xffffffffu;
+#if __ARM_ARCH >= 7
+  NVIC_ICER1 = 0xffffffffu;
+  NVIC_ICPR1 = 0xffffffffu;
+#endif
   for (;;) __asm volatile("wfi");
+}
+
+int live_wait(const volatile uint32_t *reg, uint32_t mask, uint32_t value) {
+  for (uint32_t turns = WAIT_TURNS; turns > 0; turns--) {
+    if ((*reg & mask) == value) return 1;
+  }
+  return 0;
+}
+
+/* The LED first: the serial port's clock may be what did not start. */
+_Noreturn void live_stop(const char *what) {
+  for (int flash = 0; flash < 24; flash++) {
+    board_led(flash % 8 < 6 && flash % 2 == 0); /* three, and a pause */
+    for (volatile uint32_t turns = FLASH_TURNS; turns > 0; turns--) {
+    }
+  }
+  kws_board_write("kws error reason=");
+  kws_board_write(what);
+  kws_board_write("\n");
+  kws_board_exit(KWS_EXIT_CLOCK);
 }

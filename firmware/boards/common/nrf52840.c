@@ -1,8 +1,9 @@
 /* Boards with an nRF52840 and a PDM microphone: clock, UART, microphone, LED.
  *
- * Their board_config.h gives the pins (32 * port + pin) and the gain. The PDM block
- * makes 16 kHz samples by itself (1.28 MHz / 80) and its EasyDMA writes them into one
- * of two half-buffers while the other is handed over.
+ * Their board_config.h gives the pins (32 * port + pin), the gain, and whether there is
+ * a coil for the DC/DC regulator. The PDM block makes 16 kHz samples by itself (1.28
+ * MHz / 80) and its EasyDMA writes them into one of two half-buffers while the other is
+ * handed over.
  */
 #include "nrf52840.h"
 
@@ -13,6 +14,7 @@
 /* EasyDMA writes words. */
 static _Alignas(4) int16_t halves[2][LIVE_HALF_BUFFER];
 static uint32_t started; /* half-buffers that EasyDMA has begun */
+static uint32_t sending; /* bytes of text that EasyDMA is sending */
 
 static void pin_write(uint32_t pin, int high) {
   const uint32_t bit = 1u << (pin % 32);
@@ -48,33 +50,68 @@ uint32_t board_ticks(void) {
   return DWT_CYCCNT;
 }
 
-void board_put(char byte) {
-  UART0_EVENTS_TXDRDY = 0;
-  UART0_TXD = (uint8_t)byte;
-  while (UART0_EVENTS_TXDRDY == 0) {
+void board_send(void) {
+  if (sending > 0) {
+    if (UARTE0_EVENTS_ENDTX == 0) return;
+    UARTE0_EVENTS_ENDTX = 0;
+    (void)UARTE0_EVENTS_ENDTX; /* the cleared event reaches the interrupt controller */
+    live_sent(sending);
   }
+  const char *at;
+  sending = live_text(&at);
+  if (sending == 0) return;
+  UARTE0_TXD_PTR = (uint32_t)(uintptr_t)at;
+  UARTE0_TXD_MAXCNT = sending;
+  UARTE0_TASKS_STARTTX = 1;
+}
+
+int board_sending(void) {
+  return sending > 0;
+}
+
+/* What a bootloader has used: Arduino's hands over with the USB device connected, and a
+ * serial port with flow control would wait for ever. */
+static void take_over(void) {
+  UARTE0_INTENCLR = 0xffffffffu;
+  UARTE0_SHORTS = 0;
+  UARTE0_TASKS_STOPRX = 1;
+  UARTE0_TASKS_STOPTX = 1;
+  UARTE0_ENABLE = 0; /* pins can't change while it is on */
+  UARTE0_CONFIG = 0; /* no flow control, no parity, one stop bit */
+  UARTE0_PSEL_RTS = UARTE0_PSEL_RTS_CONNECT_DISCONNECTED;
+  UARTE0_PSEL_CTS = UARTE0_PSEL_CTS_CONNECT_DISCONNECTED;
+  UARTE0_PSEL_RXD = UARTE0_PSEL_RXD_CONNECT_DISCONNECTED;
+  PDM_INTENCLR = 0xffffffffu;
+  PDM_TASKS_STOP = 1;
+  PDM_ENABLE = 0;
+  USBD_USBPULLUP = 0;
+  USBD_ENABLE = 0;
 }
 
 void kws_board_init(void) {
   /* From revision 3 on the debug port is open only where UICR and, after every reset,
    * the firmware say so; nrfx does the same (system_nrf52_approtect.h). */
   APPROTECT_DISABLE = UICR_APPROTECT;
+  take_over();
   COREDEBUG_DEMCR |= COREDEBUG_DEMCR_TRCENA;
   DWT_CYCCNT = 0;
   DWT_CTRL |= DWT_CTRL_CYCCNTENA;
   NVMC_ICACHECNF = NVMC_ICACHECNF_CACHEEN_ENABLED;
+#ifdef BOARD_HAS_DCDC
+  POWER_DCDCEN = POWER_DCDCEN_DCDCEN_ENABLED;
+#endif
+  pin_output(BOARD_LED_PIN, !BOARD_LED_ON);
+  pin_output(BOARD_TX_PIN, 1);
+  UARTE0_PSEL_TXD = BOARD_TX_PIN;
+  UARTE0_BAUDRATE = UARTE0_BAUDRATE_BAUDRATE_BAUD115200;
+  UARTE0_EVENTS_ENDTX = 0;
+  UARTE0_INTENSET = UARTE0_INTENSET_ENDTX_SET;
+  UARTE0_ENABLE = UARTE0_ENABLE_ENABLE_ENABLED;
+  NVIC_ISER0 = 1u << UARTE0_UART0_IRQ;
   /* The crystal: the internal oscillator is off by up to 8 %. */
   const uint32_t crystal = CLOCK_HFCLKSTAT_SRC_XTAL | CLOCK_HFCLKSTAT_STATE_RUNNING;
   CLOCK_TASKS_HFCLKSTART = 1;
-  while ((CLOCK_HFCLKSTAT & crystal) != crystal) {
-  }
-  pin_output(BOARD_LED_PIN, !BOARD_LED_ON);
-  pin_output(BOARD_TX_PIN, 1);
-  UART0_ENABLE = 0; /* pins can't change while it is on */
-  UART0_PSEL_TXD = BOARD_TX_PIN;
-  UART0_BAUDRATE = UART0_BAUDRATE_BAUDRATE_BAUD115200;
-  UART0_ENABLE = UART0_ENABLE_ENABLE_ENABLED;
-  UART0_TASKS_STARTTX = 1;
+  if (!live_wait(&CLOCK_HFCLKSTAT, crystal, crystal)) live_stop("clock");
 }
 
 int kws_board_audio_start(void) {
@@ -88,8 +125,8 @@ int kws_board_audio_start(void) {
   PDM_PDMCLKCTRL = PDM_PDMCLKCTRL_FREQ_1280K;
   PDM_RATIO = PDM_RATIO_RATIO_RATIO80;
   PDM_MODE = PDM_MODE_OPERATION_MONO | PDM_MODE_EDGE_LEFTFALLING;
-  PDM_GAINL = BOARD_PDM_GAIN;
-  PDM_GAINR = BOARD_PDM_GAIN;
+  PDM_GAINL = PDM_GAINL_GAINL_DEFAULTGAIN; /* 0 dB: BOARD_GAIN comes in live_sample, */
+  PDM_GAINR = PDM_GAINR_GAINR_DEFAULTGAIN; /* when the DC offset is off */
   PDM_SAMPLE_PTR = (uint32_t)(uintptr_t)halves[0];
   PDM_SAMPLE_MAXCNT = LIVE_HALF_BUFFER;
   PDM_EVENTS_STARTED = 0;
@@ -104,15 +141,13 @@ int kws_board_audio_start(void) {
  * the one before is complete, and its address may be set for the time after. END says
  * the same of the one before; whether it comes earlier or later is not specified, so
  * nothing depends on it. (The last sample is read long after this starts.) */
-void kws_microphone_handler(void) {
-  live_enter();
-  if (PDM_EVENTS_STARTED != 0) {
-    PDM_EVENTS_STARTED = 0;
-    (void)PDM_EVENTS_STARTED; /* the cleared event reaches the interrupt controller */
-    int16_t *const other = halves[(started + 1) % 2];
-    PDM_SAMPLE_PTR = (uint32_t)(uintptr_t)other;
-    if (started > 0) live_half_buffer(other);
-    started++;
-  }
-  live_leave();
+void board_microphone(void) {
+  if (PDM_EVENTS_STARTED == 0) return;
+  PDM_EVENTS_STARTED = 0;
+  (void)PDM_EVENTS_STARTED; /* the cleared event reaches the interrupt controller */
+  int16_t *const other = halves[(started + 1) % 2];
+  PDM_SAMPLE_PTR = (uint32_t)(uintptr_t)other;
+  if (started++ == 0) return;
+  for (int i = 0; i < LIVE_HALF_BUFFER; i++) other[i] = live_sample(other[i]);
+  live_half_buffer(other);
 }

@@ -5,6 +5,9 @@
 #define BOARD_PDM_CLK_PIN     26
 #define BOARD_PDM_DIN_PIN     27
 
-#define BOARD_PDM_GAIN        0x50u /* +20 dB; 0x28 is 0 dB, steps of 0.5 dB */
+#define BOARD_GAIN            10 /* of the microphone: +20 dB */
+#define BOARD_GAIN_ONE        1
+#define BOARD_DC_SHIFT        10 /* 2.5 Hz */
+#define BOARD_HAS_DCDC        1  /* the coil of its second regulator is on the board */
 #define BOARD_SETTLE_MS       300
 #define BOARD_CYCLES_PER_TICK 1

@@ -40,34 +40,39 @@ uint32_t board_ticks(void) {
   return TIMER_TIMERAWL; /* microseconds; an M0+ has no cycle counter */
 }
 
-void board_put(char byte) {
-  while ((UART0_UARTFR & UART0_UARTFR_TXFF) != 0) {
+/* The interrupt comes when the FIFO, full now, is half empty. */
+void board_send(void) {
+  const char *at;
+  while ((UART0_UARTFR & UART0_UARTFR_TXFF) == 0 && live_text(&at) > 0) {
+    UART0_UARTDR = (uint8_t)*at;
+    live_sent(1);
   }
-  UART0_UARTDR = (uint8_t)byte;
+  UART0_UARTIMSC = live_text(&at) > 0 ? UART0_UARTIMSC_TXIM : 0;
+}
+
+int board_sending(void) {
+  return (UART0_UARTFR & UART0_UARTFR_BUSY) != 0;
 }
 
 /* Take blocks out of reset. */
-static void reset_blocks(uint32_t blocks) {
+static int reset_blocks(uint32_t blocks) {
   RESETS_RESET |= blocks;
   RESETS_RESET &= ~blocks;
-  while ((RESETS_RESET_DONE & blocks) != blocks) {
-  }
+  return live_wait(&RESETS_RESET_DONE, blocks, blocks);
 }
 
-static void clock_init(void) {
+/* 1, or 0 where something did not start; the ring oscillator then goes on. */
+static int clock_init(void) {
   /* After a debugger's reset clk_sys may still come from the PLL: back to clk_ref. */
   CLOCKS_CLK_SYS_CTRL = 0;
-  while (CLOCKS_CLK_SYS_SELECTED != 1) {
-  }
+  if (!live_wait(&CLOCKS_CLK_SYS_SELECTED, 0xffffffffu, 1)) return 0;
   /* The 12 MHz crystal; it has 47 * 256 cycles (1 ms) to start. */
   XOSC_STARTUP = 47;
   XOSC_CTRL = XOSC_CTRL_FREQ_RANGE_1_15MHZ | XOSC_CTRL_ENABLE_ENABLE;
-  while ((XOSC_STATUS & XOSC_STATUS_STABLE) == 0) {
-  }
+  if (!live_wait(&XOSC_STATUS, XOSC_STATUS_STABLE, XOSC_STATUS_STABLE)) return 0;
   CLOCKS_CLK_REF_CTRL = CLOCKS_CLK_REF_CTRL_SRC_XOSC_CLKSRC;
-  while (CLOCKS_CLK_REF_SELECTED != 1u << 2) {
-  }
-  reset_blocks(RESETS_RESET_PLL_SYS | RESETS_RESET_PLL_USB);
+  if (!live_wait(&CLOCKS_CLK_REF_SELECTED, 0xffffffffu, 1u << 2)) return 0;
+  if (!reset_blocks(RESETS_RESET_PLL_SYS | RESETS_RESET_PLL_USB)) return 0;
   /* 12 MHz * 125 / (6 * 2) = 125 MHz; 12 MHz * 100 / (5 * 5) = 48 MHz. */
   PLL_SYS_CS = 1;
   PLL_SYS_FBDIV_INT = 125;
@@ -75,47 +80,51 @@ static void clock_init(void) {
   PLL_USB_CS = 1;
   PLL_USB_FBDIV_INT = 100;
   PLL_USB_PWR &= ~(PLL_SYS_PWR_PD | PLL_SYS_PWR_VCOPD);
-  while ((PLL_SYS_CS & PLL_SYS_CS_LOCK) == 0 || (PLL_USB_CS & PLL_SYS_CS_LOCK) == 0) {
-  }
+  if (!live_wait(&PLL_SYS_CS, PLL_SYS_CS_LOCK, PLL_SYS_CS_LOCK)) return 0;
+  if (!live_wait(&PLL_USB_CS, PLL_SYS_CS_LOCK, PLL_SYS_CS_LOCK)) return 0;
   PLL_SYS_PRIM = PLL_SYS_PRIM_POSTDIV1(6) | PLL_SYS_PRIM_POSTDIV2(2);
   PLL_SYS_PWR &= ~PLL_SYS_PWR_POSTDIVPD;
   PLL_USB_PRIM = PLL_SYS_PRIM_POSTDIV1(5) | PLL_SYS_PRIM_POSTDIV2(5);
   PLL_USB_PWR &= ~PLL_SYS_PWR_POSTDIVPD;
-  /* Nothing runs from flash any more; a debugger may still read it: at most 31 MHz. */
+  /* Nothing runs from flash any more, but it is still read: at most 31 MHz. */
   SSI_SSIENR = 0;
   SSI_BAUDR = 4;
   SSI_SSIENR = 1;
   CLOCKS_CLK_SYS_CTRL = CLOCKS_CLK_SYS_CTRL_AUXSRC_CLKSRC_PLL_SYS;
   CLOCKS_CLK_SYS_CTRL = CLOCKS_CLK_SYS_CTRL_AUXSRC_CLKSRC_PLL_SYS |
                         CLOCKS_CLK_SYS_CTRL_SRC_CLKSRC_CLK_SYS_AUX;
-  while (CLOCKS_CLK_SYS_SELECTED != 1u << 1) {
-  }
-  CLOCKS_CLK_PERI_CTRL =
-      CLOCKS_CLK_PERI_CTRL_AUXSRC_CLK_SYS | CLOCKS_CLK_PERI_CTRL_ENABLE;
+  if (!live_wait(&CLOCKS_CLK_SYS_SELECTED, 0xffffffffu, 1u << 1)) return 0;
   CLOCKS_CLK_ADC_CTRL =
       CLOCKS_CLK_ADC_CTRL_AUXSRC_CLKSRC_PLL_USB | CLOCKS_CLK_ADC_CTRL_ENABLE;
   WATCHDOG_TICK = WATCHDOG_TICK_CYCLES(12) | WATCHDOG_TICK_ENABLE; /* 1 us */
+  return 1;
 }
 
 void kws_board_init(void) {
-  clock_init();
-  reset_blocks(RESETS_RESET_IO_BANK0 | RESETS_RESET_PADS_BANK0 | RESETS_RESET_TIMER |
-               RESETS_RESET_UART0 | RESETS_RESET_ADC | RESETS_RESET_DMA);
+  const int clocks = clock_init();
+  CLOCKS_CLK_PERI_CTRL =
+      CLOCKS_CLK_PERI_CTRL_AUXSRC_CLK_SYS | CLOCKS_CLK_PERI_CTRL_ENABLE;
+  const int blocks = reset_blocks(RESETS_RESET_IO_BANK0 | RESETS_RESET_PADS_BANK0 |
+                                  RESETS_RESET_TIMER | RESETS_RESET_UART0 |
+                                  RESETS_RESET_ADC | RESETS_RESET_DMA);
   board_led(0);
   SIO_GPIO_OE_SET = 1u << LED;
   IO_BANK0_GPIO25_CTRL = IO_BANK0_GPIO25_CTRL_FUNCSEL_SIO_25;
   IO_BANK0_GPIO0_CTRL = IO_BANK0_GPIO0_CTRL_FUNCSEL_UART0_TX;
-  UART0_UARTIBRD = 67; /* 125 MHz / (16 * 115200) = 67 + 52 / 64 */
-  UART0_UARTFBRD = 52;
+  /* 125 MHz / (16 * 115200) = 67 + 52 / 64; the ring oscillator is at 6.5 MHz or so:
+   * 3 + 34 / 64. */
+  UART0_UARTIBRD = clocks ? 67 : 3;
+  UART0_UARTFBRD = clocks ? 52 : 34;
   UART0_UARTLCR_H = UART0_UARTLCR_H_WLEN(3) | UART0_UARTLCR_H_FEN;
   UART0_UARTCR = UART0_UARTCR_UARTEN | UART0_UARTCR_TXE;
+  NVIC_ISER0 = 1u << UART0_IRQ_IRQ;
+  if (!clocks || !blocks) live_stop("clock");
 }
 
 int kws_board_audio_start(void) {
   PADS_BANK0_GPIO26 = PADS_BANK0_GPIO26_OD; /* neither output, input nor pulls */
   ADC_CS = ADC_CS_EN;
-  while ((ADC_CS & ADC_CS_READY) == 0) {
-  }
+  if (!live_wait(&ADC_CS, ADC_CS_READY, ADC_CS_READY)) return -1;
   ADC_FCS = ADC_FCS_EN | ADC_FCS_DREQ_EN | ADC_FCS_THRESH(1);
   ADC_DIV = ADC_DIV_INT(749); /* 48 MHz / 750 = 64 kHz */
 
@@ -140,13 +149,8 @@ int kws_board_audio_start(void) {
   return 0;
 }
 
-static int16_t with_gain(uint16_t code) {
-  const int32_t sample = (code - ADC_MIDDLE) * BOARD_GAIN;
-  return (int16_t)(sample > 32767 ? 32767 : sample < -32768 ? -32768 : sample);
-}
-
 static void half_complete(const volatile uint16_t *half) {
-  for (int i = 0; i < HALF_RAW; i++) wide[i] = with_gain(half[i]);
+  for (int i = 0; i < HALF_RAW; i++) wide[i] = live_sample(half[i] - ADC_MIDDLE);
   decimate(&decimator, wide, wide, LIVE_HALF_BUFFER);
   live_half_buffer(wide);
 }
@@ -157,16 +161,13 @@ static uint32_t filling(void) {
   return at >= sizeof raw[0] && at < sizeof raw;
 }
 
-void kws_microphone_handler(void) {
-  live_enter();
-  if (DMA_INTS0 != 0) {
-    DMA_INTS0 = CHANNEL_0;
-    if (filling() == completed % 2) { /* so late that it is written over already */
-      live_lost(1);
-      completed++;
-    }
-    half_complete(raw[completed % 2]);
+void board_microphone(void) {
+  if (DMA_INTS0 == 0) return;
+  DMA_INTS0 = CHANNEL_0;
+  if (filling() == completed % 2) { /* so late that it is written over already */
+    live_lost(1);
     completed++;
   }
-  live_leave();
+  half_complete(raw[completed % 2]);
+  completed++;
 }

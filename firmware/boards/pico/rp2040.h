@@ -72,6 +72,7 @@
 
 #define UART0_UARTDR                               REGISTER(0x40034000u)
 #define UART0_UARTFR                               REGISTER(0x40034018u)
+#define UART0_UARTFR_BUSY                          (1u << 3)
 #define UART0_UARTFR_TXFF                          (1u << 5)
 #define UART0_UARTIBRD                             REGISTER(0x40034024u)
 #define UART0_UARTFBRD                             REGISTER(0x40034028u)
@@ -81,6 +82,9 @@
 #define UART0_UARTCR                               REGISTER(0x40034030u)
 #define UART0_UARTCR_UARTEN                        (1u << 0)
 #define UART0_UARTCR_TXE                           (1u << 8)
+#define UART0_UARTIMSC                             REGISTER(0x40034038u)
+#define UART0_UARTIMSC_TXIM                        (1u << 5)
+#define UART0_IRQ_IRQ                              20
 
 #define ADC_CS                                     REGISTER(0x4004c000u)
 #define ADC_CS_EN                                  (1u << 0)
