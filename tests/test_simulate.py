@@ -415,6 +415,10 @@ def test_thresholds_are_one_for_each_slot():
 def test_every_layer_of_a_preset_has_its_variants_kinds():
     for preset in recipe.presets():
         model = recipe.load(preset).model
+        if model.attention == attention.NONE:
+            with pytest.raises(KwsError, match="attention in every block"):
+                attention.slots(model)
+            continue
         assert attention.slots(model) == Slots((KINDS,) * model.layers)
 
 

@@ -549,9 +549,9 @@ int main() {
   say("%*d %.*s %hhu|%lld", 4, 2, 3, "abc", 200, static_cast<long long>(1) << 63);
   int8_t logits[4] = {0};
   if (kws_tflm_init() != 0) return 99;
-  kws_model_invoke(logits, logits);
+  kws_tflm_run(logits, logits);
   tflite::outcome = kTfLiteError;
-  kws_model_invoke(logits, logits);
+  kws_tflm_run(logits, logits);
   puts("went on");
 }
 """

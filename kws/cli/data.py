@@ -186,18 +186,13 @@ def synth(
     metavar="DIR...",
     type=click.Path(path_type=Path),
 )
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of the corpus.",
-)
+@_options.out("Folder of the corpus.", required=True)
 @click.option(
     "--speaker",
     help="Who speaks in all recordings [default: the name in a file's name, else the "
     "speaker's folder, else the folder that holds the words'].",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_options.json
 @click.pass_context
 def import_(
     ctx: click.Context,
