@@ -9,8 +9,7 @@ from pathlib import Path
 
 from kws.errors import KwsError
 
-# What the seal covers, in this order in flash; see boards/common/link.ld.
-SEALED = (".text", ".model")
+# The CRC-32 of everything before it in flash; see boards/common/link.ld.
 SEAL = ".seal"
 PT_LOAD = 1
 
@@ -72,6 +71,16 @@ class Elf:
                 ]
         return bytes(out)
 
+    def before(self, address: int) -> bytes:
+        """All that flash holds, in one piece, up to an address."""
+        pieces: list[bytes] = []
+        for segment in reversed(self.segments):
+            data = segment.data[: max(0, address - segment.address)]
+            if segment.address + len(data) == address and data:
+                pieces.insert(0, data)
+                address = segment.address
+        return b"".join(pieces)
+
     def section(self, name: str) -> Section | None:
         """The section of that name."""
         return next((s for s in self.sections if s.name == name), None)
@@ -95,7 +104,7 @@ def read(path: Path) -> Elf:
 
 
 def seal(path: Path) -> None:
-    """Write the CRC-32 of code and model into the image's seal, where it has one.
+    """Write the CRC-32 of all that flash is to hold into the seal of an image with one.
 
     The firmware compares it at boot (firmware/app/image.c): an image that was not
     programmed to its end does not match.
@@ -104,15 +113,15 @@ def seal(path: Path) -> None:
     place = image.section(SEAL)
     if place is None:
         return
+    sealed = image.before(place.address)
+    rest = sum(len(segment.data) for segment in image.segments) - len(sealed)
+    # Nothing else is loaded; but for the vectors of a board that has them elsewhere.
+    vectors = image.section(".vectors")
+    apart = vectors.size if vectors and len(image.segments) > 1 else 0
+    if not sealed or rest - place.size not in (0, apart):
+        raise _bad(path)
     data = bytearray(path.read_bytes())
-    crc, end = 0, None
-    for name in SEALED:
-        part = image.section(name)
-        if part is None or end not in (None, part.address):
-            raise _bad(path)
-        crc = zlib.crc32(data[part.offset : part.offset + part.size], crc)
-        end = part.address + part.size
-    struct.pack_into("<I", data, place.offset, crc)
+    struct.pack_into("<I", data, place.offset, zlib.crc32(sealed))
     path.write_bytes(data)
 
 
