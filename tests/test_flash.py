@@ -567,31 +567,55 @@ def test_the_seal_is_the_crc_of_code_and_model(image: Path) -> None:
 
 
 def test_an_image_whose_parts_are_apart_is_not_sealed(tmp_path: Path) -> None:
+    """What lies between would be anybody's: whatever flash held before."""
     path = small_elf.write(tmp_path / "x.elf", CODE, MODEL)
     data = bytearray(path.read_bytes())
-    at = data.rindex(struct.pack("<II", small_elf.FLASH + len(CODE), 84 + len(CODE)))
-    struct.pack_into("<I", data, at, small_elf.FLASH + len(CODE) + 4)
+    # The seal four bytes further on than where its segment puts it.
+    at = data.rindex(struct.pack("<I", small_elf.FLASH + len(CODE) + len(MODEL)))
+    struct.pack_into("<I", data, at, small_elf.FLASH + len(CODE) + len(MODEL) + 4)
     path.write_bytes(data)
     with pytest.raises(KwsError, match="Not a 32-bit"):
         elf.seal(path, elf.read(path))
 
 
-def test_the_firmware_refuses_an_incomplete_image(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", boards.names())
+def test_the_seal_covers_all_that_is_written(name: str, tmp_path: Path) -> None:
+    """Vectors, start-up and the variables' first values as well as code and model."""
+    need_compiler()
+    board = boards.load(name)
+    model = FakeModel().write(tmp_path / "model")
+    with (model / "kws_model.c").open("a") as file:
+        file.write("int initialised = 7; int get(void); int get(void) {")
+        file.write(" return initialised++; }\n")
+    content = elf.read(build.build(model, board, tmp_path).elf)
+    place = content.section(".seal")
+    assert place is not None
+    first = content.segments[0].address
+    if board.boot_origin is not None:  # emulated, its vectors elsewhere
+        first = board.flash_origin
+    sealed = content.content(first, place.address - first)
+    (crc,) = struct.unpack("<I", content.content(place.address, 4))
+    assert crc == zlib.crc32(sealed)
+    # In one piece: what lies between two parts would be whatever flash held before.
+    written = [s for s in content.segments if s.address >= first]
+    assert sum(len(segment.data) for segment in written) == len(sealed) + 4
+
+
+@pytest.mark.parametrize("part", [".vectors", ".text", ".data", ".model"])
+def test_the_firmware_refuses_an_incomplete_image(part: str, tmp_path: Path) -> None:
     need_compiler()
     need_qemu()
     board = boards.load("qemu-m4")
     built = build.build(FakeModel().write(tmp_path / "model"), board, tmp_path)
-    content = elf.read(built.elf)
-    for name in elf.SEALED:
-        part = content.section(name)
-        assert part is not None
-        data = bytearray(built.elf.read_bytes())
-        data[part.offset + part.size - 1] ^= 1
-        broken = tmp_path / f"broken{name}.elf"
-        broken.write_bytes(data)
-        outcome = qemu.run(broken, board, {}, tmp_path, 20)
-        assert outcome.exit_code == 13
-        assert outcome.text == "kws error reason=image\n"  # and not a word more
+    section = elf.read(built.elf).section(part)
+    assert section is not None
+    data = bytearray(built.elf.read_bytes())
+    data[section.offset + section.size - 1] ^= 1
+    broken = tmp_path / "broken.elf"
+    broken.write_bytes(data)
+    outcome = qemu.run(broken, board, {}, tmp_path, 20)
+    assert outcome.exit_code == 13
+    assert outcome.text == "kws error reason=image\n"  # and not a word more
     whole = qemu.run(built.elf, board, {}, tmp_path, 20)
     assert "kws selftest ok" in whole.text
 

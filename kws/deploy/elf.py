@@ -15,8 +15,7 @@ from elftools.elf.sections import SymbolTableSection
 
 from kws.errors import KwsError
 
-# What the seal covers, in this order in flash; see boards/common/link.ld.
-SEALED = (".text", ".model")
+# The CRC-32 of everything before it in flash; see boards/common/link.ld.
 SEAL = ".seal"
 SEAL_BYTES = 4
 MAX_ELF_BYTES = 256 * 1024 * 1024
@@ -77,6 +76,16 @@ class Elf:
                 ]
         return bytes(out)
 
+    def before(self, address: int) -> bytes:
+        """All that flash holds, in one piece, up to an address."""
+        pieces: list[bytes] = []
+        for segment in reversed(self.segments):
+            data = segment.data[: max(0, address - segment.address)]
+            if segment.address + len(data) == address and data:
+                pieces.insert(0, data)
+                address = segment.address
+        return b"".join(pieces)
+
     def section(self, name: str) -> Section | None:
         """The section of that name."""
         return next((s for s in self.sections if s.name == name), None)
@@ -97,7 +106,7 @@ def read(path: Path) -> Elf:
 
 
 def seal(path: Path, image: Elf) -> None:
-    """Write the CRC-32 of code and model into the image's seal, where it has one.
+    """Write the CRC-32 of all that flash is to hold into the seal of an image with one.
 
     The firmware compares it at boot (firmware/app/image.c): an image that was not
     programmed to its end does not match.
@@ -112,17 +121,16 @@ def seal(path: Path, image: Elf) -> None:
     place = image.section(SEAL)
     if place is None:
         return
-    if place.size < SEAL_BYTES or not place.in_file:
+    sealed = image.before(place.address)
+    rest = sum(len(segment.data) for segment in image.segments) - len(sealed)
+    # Nothing else is loaded; but for the vectors of a board that has them elsewhere.
+    vectors = image.section(".vectors")
+    apart = vectors.size if vectors and len(image.segments) > 1 else 0
+    whole = sealed and rest - place.size in (0, apart)
+    if place.size < SEAL_BYTES or not place.in_file or not whole:
         raise _bad(path)
     data = bytearray(path.read_bytes())
-    crc, end = 0, None
-    for name in SEALED:
-        part = image.section(name)
-        if part is None or end not in (None, part.address):
-            raise _bad(path)
-        crc = zlib.crc32(data[part.offset : part.offset + part.size], crc)
-        end = part.address + part.size
-    struct.pack_into("<I", data, place.offset, crc)
+    struct.pack_into("<I", data, place.offset, zlib.crc32(sealed))
     path.write_bytes(data)
 
 

@@ -271,12 +271,10 @@ def _write(content: Elf, session: Any, job: Job) -> tuple[str, int]:
 
 def _model_range(content: Elf) -> range | None:
     """Where the model's constants and the seal lie: one piece of flash."""
-    parts = [content.section(name) for name in MODEL_SECTIONS]
-    if any(part is None for part in parts):
+    model, seal = (content.section(name) for name in MODEL_SECTIONS)
+    if model is None or seal is None or model.address + model.size != seal.address:
         return None
-    starts = [part.address for part in parts if part]
-    ends = [part.address + part.size for part in parts if part]
-    return range(min(starts), max(ends))
+    return range(model.address, seal.address + seal.size)
 
 
 def _differing(target: Any, start: int, data: bytes) -> Iterator[int]:
