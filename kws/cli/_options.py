@@ -6,6 +6,7 @@ a function of that. Old names of an option go on working, and are not shown.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -180,21 +181,10 @@ def run(command: Command) -> Command:
     def collected(**given: Any) -> None:
         from kws.train import RunOptions
 
+        own = {field.name for field in dataclasses.fields(RunOptions)} - {"convert"}
         options = RunOptions(
             convert=not given.pop("no_convert"),
-            **{
-                name: given.pop(name)
-                for name in (
-                    "data",
-                    "also",
-                    "teacher",
-                    "teacher_labels",
-                    "pool",
-                    "distribute",
-                    "restart",
-                    "limit",
-                )
-            },
+            **{name: given.pop(name) for name in own},
         )
         command(options=options, **given)
 

@@ -1,10 +1,10 @@
 """The folder of a run while it is trained: whose it is, and who works in it.
 
-checkpoints/       the pool and the loops' state; may be deleted after training
+results.csv            one line per epoch
+tensorboard/           the same as curves (pip install tensorboard to see them)
+checkpoints/           the pool and the loops' state; may be deleted after training
 checkpoints/run.json   which recipe the state is of
-checkpoints/lock   there while a process trains here
-results.csv        one line per epoch
-tensorboard/       the same as curves (pip install tensorboard to see them)
+checkpoints/lock       there while a process trains here
 """
 
 from __future__ import annotations
