@@ -7,6 +7,7 @@ longer than a second.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +24,42 @@ _RANGE_DB = 60.0  # below the loudest, all is silence
 # a word in a quiet room is below a share of its loudness.
 _ABOVE_DB, _SHARE = 6.0, 0.3
 _SOFT_S = 0.15  # how far a word's soft edges reach
+
+
+@dataclass(frozen=True)
+class Take:
+    """A recording to import.
+
+    Args:
+        file: Where it is.
+        word: What is said in it, as its folder is called; NOISE for background noise.
+        speaker: Who says it, as in the names of the clips.
+    """
+
+    file: Path
+    word: str
+    speaker: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a take that became a clip, or did not.
+
+    Args:
+        take: Where it is from.
+        start_s: Where it begins in the take.
+        stop_s: Where it ends.
+        name: Of the clip (`yes/anna_nohash_0.wav`); empty where there is none.
+        problem: Why there is none.
+        wave: Its waveform, as an SVG path.
+    """
+
+    take: Take
+    start_s: float
+    stop_s: float
+    name: str = ""
+    problem: str = ""
+    wave: str = ""
 
 
 @dataclass(frozen=True)

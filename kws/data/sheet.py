@@ -7,13 +7,11 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from kws.data.takes import Piece
+from kws.data.cut import Piece
 
 PAGE = Path(__file__).with_name("sheet.html")
 COLUMNS, HEIGHT = 120, 40

@@ -23,7 +23,7 @@ import numpy as np
 
 from kws.data import audio, cut, names, sheet
 from kws.data.audio import SAMPLE_RATE
-from kws.data.cut import Span
+from kws.data.cut import Piece, Span, Take
 from kws.data.speech_commands import NOISE_FOLDERS, clips_in, is_left_by_systems
 from kws.data.splits import some
 from kws.data.verify import CLIPPED_SHARE
@@ -43,42 +43,6 @@ SHORTER = 0.4  # of their length: a key, a part of the word
 PHRASE_PAUSE_S = 0.45  # sets phrases of several words apart
 _ROOM = 800  # samples: what is shorter does not tell how the room sounds
 _FADE = 80  # samples, between a word's surroundings and the room's sound
-
-
-@dataclass(frozen=True)
-class Take:
-    """A recording to import.
-
-    Args:
-        file: Where it is.
-        word: What is said in it, as its folder is called; NOISE for background noise.
-        speaker: Who says it, as in the names of the clips.
-    """
-
-    file: Path
-    word: str
-    speaker: str
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of a take that became a clip, or did not.
-
-    Args:
-        take: Where it is from.
-        start_s: Where it begins in the take.
-        stop_s: Where it ends.
-        name: Of the clip (`yes/anna_nohash_0.wav`); empty where there is none.
-        problem: Why there is none.
-        wave: Its waveform, as an SVG path.
-    """
-
-    take: Take
-    start_s: float
-    stop_s: float
-    name: str = ""
-    problem: str = ""
-    wave: str = ""
 
 
 @dataclass

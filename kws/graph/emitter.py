@@ -6,14 +6,11 @@ file (kws/attention/<name>/graph.py).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from kws.graph.nodes import Node
-
-if TYPE_CHECKING:
-    from kws.graph.products import Product
+from kws.graph.nodes import Node, Product
 
 
 class Emitter(Protocol):

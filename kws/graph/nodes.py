@@ -1,4 +1,4 @@
-"""The typed graph: tensors, nodes, and nothing else.
+"""The typed graph: tensors, nodes, products of nodes, and nothing else.
 
 A graph is a list of nodes in an order in which every node comes after what it reads.
 Passes rewrite the list; the emitter walks it.
@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from kws.thresholds import Slot
 
 
 @dataclass(frozen=True)
@@ -158,3 +160,44 @@ class Graph:
     def consumers(self, tensor: Tensor) -> list[Node]:
         """The nodes that read a tensor, in order."""
         return [node for node in self.nodes if any(t is tensor for t in node.inputs)]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product, by the input that may be held.
+
+    Args:
+        layer: Block of the network.
+        kind: Of that input: X, Q, K, P, O, M, H, or another of the variant's; "" where
+            it has no threshold.
+        role: What it is in its block: `qkv`, `scores`, `expand`, ...
+        rows: Rows of the input in one run.
+        inputs: Elements of a row.
+        outputs: Results of a row.
+        macs: Multiply-accumulates per transmitted element; 0 where it is only held,
+            and the other side counts (K in Q.K^T).
+        dense_rows: Rows at the start that are transmitted whole.
+        node: The product.
+        tensor: Its input.
+    """
+
+    layer: int
+    kind: str
+    role: str
+    rows: int
+    inputs: int
+    outputs: int
+    macs: int
+    dense_rows: int
+    node: Node = field(repr=False, compare=False)
+    tensor: Tensor = field(repr=False, compare=False)
+
+    @property
+    def slot(self) -> Slot:
+        """(layer, kind): where its threshold is."""
+        return (self.layer, self.kind)
+
+    @property
+    def elements(self) -> int:
+        """Of its input, in one run."""
+        return self.rows * self.inputs

@@ -1,8 +1,9 @@
 """Which product reads which tensor: every product of a network that may be skipped.
 
-A `Product` is one matrix product of a block, seen from the input that a delta encoding
-may hold (DESIGN D2). They are found once, in the graph as it was converted, before
-anything is fused; what is emitted, counted, simulated and profiled is this list.
+A `Product` (kws/graph/nodes.py) is one matrix product of a block, seen from the input
+that a delta encoding may hold (DESIGN D2). They are found once, in the graph as it was
+converted, before anything is fused; what is emitted, counted, simulated and profiled is
+this list.
 
 Attention variants find their own (kws/attention/<name>/graph.py); the MLP's dense
 layers, which stand between a block's attention and the next, are found here.
@@ -11,61 +12,19 @@ layers, which stand between a block's attention and the next, are found here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from kws.errors import KwsError
 from kws.graph import delta, operators, weight_layout
-from kws.graph.nodes import Graph, Node, Tensor
+from kws.graph.nodes import Graph, Node, Product, Tensor
 from kws.shape import Shape
 from kws.thresholds import Slot, Slots, Thresholds
 
 MLP_KINDS = {"M": "inputs of the MLP", "H": "hidden layer of the MLP"}
 MLP_ROLES = ("expand", "contract")
 MLP = tuple(zip(MLP_KINDS, MLP_ROLES, strict=True))
-
-
-@dataclass(frozen=True)
-class Product:
-    """A product, by the input that may be held.
-
-    Args:
-        layer: Block of the network.
-        kind: Of that input: X, Q, K, P, O, M, H, or another of the variant's; "" where
-            it has no threshold.
-        role: What it is in its block: `qkv`, `scores`, `expand`, ...
-        rows: Rows of the input in one run.
-        inputs: Elements of a row.
-        outputs: Results of a row.
-        macs: Multiply-accumulates per transmitted element; 0 where it is only held,
-            and the other side counts (K in Q.K^T).
-        dense_rows: Rows at the start that are transmitted whole.
-        node: The product.
-        tensor: Its input.
-
-    """
-
-    layer: int
-    kind: str
-    role: str
-    rows: int
-    inputs: int
-    outputs: int
-    macs: int
-    dense_rows: int
-    node: Node = field(repr=False, compare=False)
-    tensor: Tensor = field(repr=False, compare=False)
-
-    @property
-    def slot(self) -> Slot:
-        """(layer, kind): where its threshold is."""
-        return (self.layer, self.kind)
-
-    @property
-    def elements(self) -> int:
-        """Of its input, in one run."""
-        return self.rows * self.inputs
 
 
 @dataclass(frozen=True)
