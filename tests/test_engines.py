@@ -103,7 +103,7 @@ def test_many_clips_in_processes_keep_their_order(
     many = np.tile(pcm, (count // len(pcm) + 1, 1))[:count]
     np.testing.assert_array_equal(
         engines.get("tflm").logits(bundle, many, jobs=2),
-        host.logits(bundle, many, jobs=2),
+        engine.logits(bundle, many, jobs=2),
     )
 
 
@@ -183,7 +183,7 @@ def clip_set(bundle: Bundle, pcm: np.ndarray, label: list[int]) -> ClipSet:
 
 
 def test_accuracy_confusion_and_recall(bundle: Bundle, pcm: np.ndarray) -> None:
-    heard = host.logits(bundle, pcm).argmax(axis=1)
+    heard = engine.logits(bundle, pcm).argmax(axis=1)
     truth = [int(label) for label in heard]
     truth[0] = (truth[0] + 1) % len(bundle.labels)
     result = evaluate.evaluate_clips(bundle, clip_set(bundle, pcm, truth))
