@@ -15,7 +15,8 @@ from setuptools.command.build import build
 CARRIED = ("firmware", "datasets", "LICENSE")
 # Sources alone: a checkout's folders may hold objects and recordings as well.
 KINDS = re.compile(
-    r"[^.].*\.(S|c|cc|conf|h|ino|json|ld|md|overlay|properties|toml|txt|yaml|yml)|LICENSE|Kconfig"
+    r"[^.].*\.(S|c|cc|conf|h|ino|json|ld|md|overlay|properties|toml|txt|yaml|yml)"
+    r"|LICENSE|Kconfig"
 )
 
 

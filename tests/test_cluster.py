@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import small_corpus
+import toolbox
 
 from kws.errors import KwsError
 from kws.train import distribute
@@ -103,7 +104,7 @@ def rows(run: Path) -> list[list[str]]:
 def test_a_killed_worker_comes_back(tmp_path: Path) -> None:
     """Each worker with a folder of its own: the new one finds no checkpoint there."""
     if importlib.util.find_spec("tensorflow") is None:
-        pytest.skip("TensorFlow is not installed")
+        toolbox.skip_or_fail("TensorFlow is not installed")
     small_corpus.make(tmp_path / "audio")
     (tmp_path / "my.toml").write_text(RECIPE)
     outs = [tmp_path / "chief", tmp_path / "other"]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import small_corpus
 import soundfile
+import toolbox
 from click.testing import CliRunner
 
 from kws import data
@@ -31,10 +32,8 @@ RATE = 16000
 
 @pytest.fixture(scope="module")
 def speaker():
-    try:
-        return speakers.espeak()
-    except KwsError as error:
-        pytest.skip(str(error))
+    toolbox.need_espeak()
+    return speakers.espeak()
 
 
 def said(speaker, word: str, pitch: int = 50, voice: int = 3) -> np.ndarray:

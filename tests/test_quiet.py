@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+import toolbox
 
 WORDS = """
 import os
@@ -50,6 +50,6 @@ def test_the_last_words_of_a_crash_come_through() -> None:
 
 def test_tensorflow_starts_in_silence() -> None:
     if importlib.util.find_spec("tensorflow") is None:
-        pytest.skip("TensorFlow is not installed")
+        toolbox.skip_or_fail("TensorFlow is not installed")
     code = "from kws.layers.keras import tf; tf.constant(1.0) + 1.0"
     assert stderr_of(code) == []

@@ -6,7 +6,8 @@
 #   Flite        Debian package flite: more voices for kws data synth
 #   a cross compiler: arm-none-eabi-gcc (Debian), else zig (PyPI ziglang)
 #
-# KWS_SETUP_ZIG=1 installs zig beside gcc (the tests build every board with both).
+# KWS_SETUP_ZIG=1 installs zig beside gcc (the tests build every board with both), and
+# the commands that tests read and speak audio with: ffmpeg, espeak-ng.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -87,6 +88,13 @@ command -v qemu-system-arm >/dev/null || apt_install qemu-system-arm ||
 
 command -v flite >/dev/null || apt_install flite ||
   say "flite can't be had here; kws data synth will speak with eSpeak NG alone"
+
+if [ "${KWS_SETUP_ZIG:-}" = 1 ]; then
+  for tool in ffmpeg espeak-ng; do
+    command -v "$tool" >/dev/null || apt_install "$tool" ||
+      say "$tool can't be had here; its test will be skipped"
+  done
+fi
 
 # The emulator that the Pico's image is tested in, where Node.js is installed.
 if [ "${KWS_SETUP_ZIG:-}" = 1 ] && command -v npm >/dev/null &&

@@ -64,7 +64,8 @@ def page(pieces: Sequence[Piece], unreadable: dict[Path, str], out: Path) -> str
             f'<tr><td><a href="#{anchor}">{_text(word)}</a></td><td>{recordings}</td>'
             f"<td>{len(taken)}</td><td>{len(left) or ''}</td></tr>"
         )
-        parts.append(f'<h2 id="{anchor}">{_text(word)}: {len(taken)} clips</h2>')
+        clips = f"{len(taken)} clip{'s' * (len(taken) != 1)}"
+        parts.append(f'<h2 id="{anchor}">{_text(word)}: {clips}</h2>')
         parts.append(_list([_clip(piece) for piece in taken]))
         if left:
             parts.append(f"<h3>Left out: {len(left)}</h3>")

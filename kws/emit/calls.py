@@ -410,35 +410,41 @@ def _window(node: Node) -> dict[str, object]:
     }
 
 
-def _conv_2d(model: Model, node: Node) -> list[str]:
+def _conv_pairs(node: Node) -> list[tuple[int, int]]:
     x, weights, y = node.input(0), node.input(1), node.output
     assert weights.quantization is not None
-    pairs = qm.conv_multipliers(x.scale, weights.quantization.scales, y.scale)
-    struct = model.struct(
-        "kws_conv_2d_t",
-        {
-            **_window(node),
-            "input_channels": x.shape[3],
-            "dilation_height": 1,
-            "dilation_width": 1,
-            "product": _product(model, node, operators.weight_matrix(node), pairs),
-        },
-    )
+    return qm.conv_multipliers(x.scale, weights.quantization.scales, y.scale)
+
+
+def _convolve(model: Model, node: Node, kernel: str, struct: str) -> list[str]:
     return c_text.call(
-        "kws_conv_2d_s8",
+        kernel,
         struct,
         model.input(node, 0),
         model.first_rows[1],
-        model.rows(y.shape[1]),
+        model.rows(node.output.shape[1]),
         model.output(node),
         model.scratch(node),
     )
 
 
+def _conv_2d(model: Model, node: Node) -> list[str]:
+    pairs = _conv_pairs(node)
+    struct = model.struct(
+        "kws_conv_2d_t",
+        {
+            **_window(node),
+            "input_channels": node.input(0).shape[3],
+            "dilation_height": 1,
+            "dilation_width": 1,
+            "product": _product(model, node, operators.weight_matrix(node), pairs),
+        },
+    )
+    return _convolve(model, node, "kws_conv_2d_s8", struct)
+
+
 def _depthwise_conv_2d(model: Model, node: Node) -> list[str]:
-    x, weights, y = node.input(0), node.input(1), node.output
-    assert weights.quantization is not None
-    pairs = qm.conv_multipliers(x.scale, weights.quantization.scales, y.scale)
+    pairs = _conv_pairs(node)
     matrix = operators.weight_matrix(node)
     laid_out = weight_layout.depthwise_layout(matrix, model.core)
     symbol = model.constant("weights", np.frombuffer(laid_out, np.int8))
@@ -446,15 +452,7 @@ def _depthwise_conv_2d(model: Model, node: Node) -> list[str]:
         "kws_depthwise_conv_2d_t",
         {**_window(node), "taps": _product_of(model, node, matrix, pairs, symbol)},
     )
-    return c_text.call(
-        "kws_depthwise_conv_2d_s8",
-        struct,
-        model.input(node, 0),
-        model.first_rows[1],
-        model.rows(y.shape[1]),
-        model.output(node),
-        model.scratch(node),
-    )
+    return _convolve(model, node, "kws_depthwise_conv_2d_s8", struct)
 
 
 def _batch_matmul(model: Model, node: Node) -> list[str]:
