@@ -15,7 +15,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from kws import bundle, features
-from kws.data import ClipSet, augment, splice
+from kws.data import ClipSet, ambient, augment, splice
+from kws.data.ambient import Sound
 from kws.errors import KwsError
 from kws.lock import locked
 from kws.progress import Progress
@@ -31,6 +32,9 @@ from kws.recipe import SILENCE, Recipe
 
 CHUNK = 4096  # clips augmented at a time: 128 MB of audio
 CANDIDATES = 6  # splices made for each that is kept: most are no word at all
+NO_WORD = -1  # label of ambient windows: silence or unknown, nobody says which
+AMBIENT_GAIN_DB = 15.0  # people sit nearer or further away from what they don't say
+AMBIENT_MIXED = 0.3  # share of ambient windows that are mixed with another sound
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,14 @@ class Pool:
         features: int8 [variants, N, frames, mel_bins], mapped from a file.
         label: int32 [N].
         teacher: float32 [variants, N, labels] logits to distil from, or None.
+        ambient: int8 [M, 2, frames, mel_bins]: windows without the words, each with the
+            one that follows it, or None.
     """
 
     features: np.ndarray
     label: np.ndarray
     teacher: np.ndarray | None = None
+    ambient: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -57,16 +64,20 @@ def build(
     recipe: Recipe,
     folder: Path,
     teacher: Any = None,
+    sounds: Sequence[Sound] = (),
 ) -> Pool:
     """Make the pool in `folder`, or go on making it, or find it made.
 
     Args:
         clips: The training clips.
-        noises: Background noise to mix in (kws.data.noise_bank).
+        noises: Background noise to mix in (kws.data.noise_bank); that of `sounds` is
+            added.
         recipe: Its augment and features sections and train.seed are used; no splices
             without a teacher.
         folder: Where pools are kept, each in a folder of its own.
         teacher: A kws.teacher.Teacher, or None.
+        sounds: Ambient recordings (kws.data.ambient); windows of them are as many as
+            `augment.ambient_percent` asks for.
 
     Returns:
         The pool, read-only.
@@ -76,10 +87,53 @@ def build(
     """
     if teacher is not None:
         teacher.try_on(clips)
-    key = _key(clips, recipe, teacher)
+    key = _key(clips, recipe, teacher, sounds)
     folder = folder / key[:16]
+    noises = [*noises, *ambient.beds(sounds)]
     with locked(folder / "lock"):  # another run may be making the very same
-        return _build(clips, noises, recipe, folder, key, teacher)
+        made = _build(clips, noises, recipe, folder, key, teacher)
+        if not sounds or recipe.augment.ambient_percent <= 0:
+            return made
+        path = folder / "ambient.npy"
+        if not path.is_file():
+            _ambient(sounds, noises, recipe, len(made), path)
+        return dataclasses.replace(made, ambient=np.load(path, mmap_mode="r"))
+
+
+def _ambient(
+    sounds: Sequence[Sound],
+    noises: list[np.ndarray],
+    recipe: Recipe,
+    clips: int,
+    path: Path,
+) -> None:
+    """Write the ambient windows, each with the one that follows it."""
+    spec, settings = recipe.features, recipe.augment
+    variants = max(1, settings.variants)
+    count = variants * max(1, round(clips * settings.ambient_percent / 200))
+    twice = dataclasses.replace(spec, frames=2 * spec.frames)
+    settings = dataclasses.replace(
+        settings,
+        shift_ms=0.0,
+        gain_db=max(settings.gain_db, AMBIENT_GAIN_DB),
+        noise_probability=min(settings.noise_probability, AMBIENT_MIXED),
+    )
+    partial = path.with_name(".ambient.partial.npy")
+    shape = (count, 2, spec.frames, spec.mel_bins)
+    stored = _array(partial, np.int8, shape, fresh=True)
+    bar = Progress("ambient", count)
+    for number, first in enumerate(range(0, count, CHUNK)):
+        size = min(CHUNK, count - first)
+        seed = recipe.train.seed * 100_000 + number
+        pcm = ambient.windows(sounds, size, twice.clip_samples, [seed, 5])
+        pcm = augment.augment_many(pcm, seed, settings, noises)
+        made = features.of_clips(pcm, twice)
+        stored[first : first + size] = made.reshape(size, *shape[1:])
+        bar.at(first + size)
+    stored.flush()
+    del stored
+    bar.end()
+    partial.replace(path)
 
 
 def _build(
@@ -221,8 +275,8 @@ def _allocate(path: Path, written: int) -> None:
             file.write(bytes(min(1 << 20, size - file.tell())))
 
 
-def _key(clips: ClipSet, recipe: Recipe, teacher: Any) -> str:
-    """Equal keys, equal pools: of the clips, the settings and the teacher.
+def _key(clips: ClipSet, recipe: Recipe, teacher: Any, sounds: Sequence[Sound]) -> str:
+    """Equal keys, equal pools: of the clips, the settings, the teacher and the sounds.
 
     What acts on the batch, not on the pool, is left out.
     """
@@ -238,16 +292,23 @@ def _key(clips: ClipSet, recipe: Recipe, teacher: Any) -> str:
         "seed": recipe.train.seed,
         "teacher": None if teacher is None else teacher.key,
     }
+    if sounds:
+        digest = hashlib.sha256()
+        for sound in sounds:
+            digest.update(f"{sound.kind} {sound.file} {len(sound.pcm)} ".encode())
+            digest.update(np.ascontiguousarray(sound.pcm).tobytes())
+        spec["ambient"] = digest.hexdigest()
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
 
 
 def batches(
-    pool: Pool, recipe: Recipe, size: int, phase: int, epoch: int
+    pool: Pool, recipe: Recipe, size: int, phase: int, epoch: int, parts: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
     """One epoch of batches, a function of (seed, phase, epoch) alone.
 
     Every clip comes once, as one of its variants, moved by a few frames and masked
-    (SpecAugment); the last, smaller batch is left out.
+    (SpecAugment); the last, smaller batch is left out. Where the pool has ambient
+    windows, a share of every batch is those.
 
     Args:
         pool: The pool.
@@ -255,32 +316,76 @@ def batches(
         size: Clips in a batch.
         phase: 0 float training, 1 QAT: they draw differently.
         epoch: From 0.
+        parts: Replicas that share a batch; each has its share of ambient windows.
 
     Yields:
-        features int8 [size, frames, mel_bins], label int32 [size], share float32
-        [size] (mix-up: the clip's share, the rest is its mirror clip's in the batch),
-        and teacher float32 [size, labels] where the pool has it.
+        features int8 [size, frames, mel_bins], label int32 [size] (`NO_WORD` for
+        ambient windows), share float32 [size] (mix-up: the clip's share, the rest is
+        its mirror clip's in the batch), and teacher float32 [size, labels] where the
+        pool has it.
     """
     rng = np.random.default_rng([recipe.train.seed, phase, epoch])
     order = rng.permutation(len(pool))
     variant = rng.integers(0, len(pool.features), size=len(pool))
-    for first in range(0, len(pool) - size + 1, size):
-        chosen = order[first : first + size]
+    pairs = ambient_pairs(pool, recipe, size // parts)
+    first_at, second_at, clips_at = _places(size // parts, pairs, parts)
+    count = len(clips_at)
+    for first in range(0, len(pool) - count + 1, count):
+        chosen = order[first : first + count]
         picked = pool.features[variant[chosen], chosen]
         picked = _roll(picked, rng, recipe.augment.roll_frames)
-        picked = augment.vary_spectrum(picked, rng, recipe.augment, recipe.features)
+        label = np.full(size, NO_WORD, np.int32)
+        label[clips_at] = pool.label[chosen]
+        whole = np.empty((size, *picked.shape[1:]), np.int8)
+        whole[clips_at] = picked
+        if pairs:
+            assert pool.ambient is not None
+            drawn = rng.integers(0, len(pool.ambient), size=len(first_at))
+            whole[first_at] = pool.ambient[drawn, 0]
+            whole[second_at] = pool.ambient[drawn, 1]
+        whole = augment.vary_spectrum(whole, rng, recipe.augment, recipe.features)
         batch = {
-            "features": augment.spec_augment(picked, rng, recipe.augment),
-            "label": pool.label[chosen],
+            "features": augment.spec_augment(whole, rng, recipe.augment),
+            "label": label,
             "share": np.ones(size, np.float32),
         }
         if recipe.train.mixup > 0:
             share = rng.beta(recipe.train.mixup, recipe.train.mixup, size)
             # The clip itself stays the larger part: its label is then still its own.
             batch["share"] = np.maximum(share, 1 - share).astype(np.float32)
+            none = label == NO_WORD
+            batch["share"][none | none[::-1]] = 1.0
         if pool.teacher is not None:
-            batch["teacher"] = pool.teacher[variant[chosen], chosen]
+            batch["teacher"] = np.zeros((size, pool.teacher.shape[-1]), np.float32)
+            batch["teacher"][clips_at] = pool.teacher[variant[chosen], chosen]
         yield batch
+
+
+def ambient_pairs(pool: Pool, recipe: Recipe, size: int) -> int:
+    """Pairs of ambient windows among `size` clips of a batch; 0 where there are none.
+
+    Half of the pairs are heard one after the other, and half of them apart, so a batch
+    has clips that come after ambient sound and clips that ambient sound comes after.
+    """
+    if pool.ambient is None:
+        return 0
+    return min(round(size * recipe.augment.ambient_percent / 200), size // 4)
+
+
+def _places(
+    size: int, pairs: int, parts: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where in a batch the pairs' first windows lie, their second ones, and the clips.
+
+    A causal network hears the first half of a part before its second half, clip by clip
+    (kws/model/stream.py).
+    """
+    together, apart = pairs // 2, pairs - pairs // 2
+    first = np.arange(pairs)
+    second = size // 2 + np.r_[:together, pairs : pairs + apart]
+    clips = np.setdiff1d(np.arange(size), np.r_[first, second] if pairs else [])
+    starts = size * np.arange(parts)[:, None]
+    return tuple((starts + at).ravel() for at in (first, second, clips))  # type: ignore[return-value]
 
 
 def _roll(picked: np.ndarray, rng: np.random.Generator, most: int) -> np.ndarray:

@@ -192,6 +192,8 @@ class Augment:
         filter_db: Largest gain of a random frequency response on each draw, in dB.
         splice_percent: Clips per 100, cut and joined from others, that the teacher
             alone labels, where one is given (kws/data/splice.py).
+        ambient_percent: Windows of ambient sound per 100 of a batch, where there are
+            ambient recordings (kws/data/ambient.py); 50 at most.
         time_masks: SpecAugment: number of time masks.
         time_mask_frames: SpecAugment: widest time mask, in frames.
         mel_masks: SpecAugment: number of mel masks.
@@ -208,6 +210,7 @@ class Augment:
     mel_warp: float = 0.0
     filter_db: float = 0.0
     splice_percent: float = 0.0
+    ambient_percent: float = 25.0
     time_masks: int = 2
     time_mask_frames: int = 20
     mel_masks: int = 2
@@ -226,6 +229,8 @@ class Train:
         weight_decay: AdamW's, on kernels only.
         label_smoothing: 0..0.3.
         mixup: Beta parameter of mix-up; 0 = off.
+        between: Weight of a causal network's loss between two clips, where nothing but
+            their words may be heard (kws/model/stream.py).
         ema: Decay per step of the exponential moving average of weights; 0 = off.
         distill_weight: Share of the loss taken from the teacher, where one is given.
         distill_temperature: Softmax temperature of the distillation loss.
@@ -239,6 +244,7 @@ class Train:
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     mixup: float = 0.0
+    between: float = 0.5
     ema: float = 0.999
     distill_weight: float = 0.5
     distill_temperature: float = 2.0

@@ -79,6 +79,13 @@ also = click.option(
     multiple=True,
     help="Another folder of clips, from `kws data synth` say; may be repeated.",
 )
+ambient = click.option(
+    "--ambient",
+    type=PATH,
+    multiple=True,
+    help="Folder of sound that holds none of the words (docs/training.md); may be "
+    "repeated.",
+)
 limit = click.option(
     "--limit",
     type=click.IntRange(1),
@@ -191,6 +198,7 @@ def run(command: Command) -> Command:
     shared = (
         data,
         also,
+        ambient,
         teacher,
         teacher_labels,
         pool,

@@ -114,11 +114,12 @@ def command(
             },
         },
     )
-    clips = data.of_run(source, options.data, options.also)
+    clips = data.of_run(source, options.data, options.also, options.ambient)
     options = dataclasses.replace(
         options,
         data=clips.data,
         also=clips.also,
+        ambient=clips.ambient,
         teacher=None if own else options.teacher,
     )
     show(train.tune(source, recipe, out, options, self_distill=own), as_json)

@@ -24,10 +24,12 @@ class Sources:
     Args:
         data: The folder; None looks in the usual places (kws.data.find_data).
         also: More folders.
+        ambient: Folders of sound without the words (kws/data/ambient.py).
     """
 
     data: Path | None = None
     also: tuple[Path, ...] = ()
+    ambient: tuple[Path, ...] = ()
 
 
 def remember(run: Path, sources: Sources) -> None:
@@ -39,12 +41,16 @@ def remember(run: Path, sources: Sources) -> None:
     table = {
         "data": None if sources.data is None else str(sources.data.resolve()),
         "also": [str(folder.resolve()) for folder in sources.also],
+        "ambient": [str(folder.resolve()) for folder in sources.ambient],
     }
     write_atomic(path, (json.dumps(table, indent=1) + "\n").encode())
 
 
 def of_run(
-    bundle: Bundle, data: Path | None = None, also: tuple[Path, ...] = ()
+    bundle: Bundle,
+    data: Path | None = None,
+    also: tuple[Path, ...] = (),
+    ambient: tuple[Path, ...] = (),
 ) -> Sources:
     """Where to look for a run's clips: what is given, else what was remembered.
 
@@ -54,23 +60,25 @@ def of_run(
         bundle: The run.
         data: `--data`; with it nothing is remembered.
         also: `--also`; alone, it is added to what was remembered.
+        ambient: `--ambient`; instead of what was remembered.
 
     Raises:
         KwsError: a remembered folder is gone, or the file is not ours.
     """
     path = bundle.path / FILE
     if data is not None or bundle.shipped or not path.is_file():
-        return Sources(data, also)
+        return Sources(data, also, ambient)
     table = read_json(path)
     hint = "Say where the clips are now: --data DIR"
     try:
         kept = None if table["data"] is None else Path(table["data"])
         more = tuple(Path(folder) for folder in table["also"])
+        around = ambient or tuple(Path(folder) for folder in table.get("ambient", ()))
     except (KeyError, TypeError):
         raise KwsError(
             f"{FILE} is not where a training's clips are. Received: {path}", hint
         ) from None
-    folders = [folder for folder in (kept, *more) if folder is not None]
+    folders = [folder for folder in (kept, *more, *around) if folder is not None]
     for folder in folders:
         if not folder.exists():
             raise KwsError(
@@ -80,4 +88,4 @@ def of_run(
             )
     text = ", ".join(str(folder) for folder in folders)
     print(f"Clips as in its training: {text}", file=sys.stderr)
-    return Sources(kept, more + also)
+    return Sources(kept, more + also, around)

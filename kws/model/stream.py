@@ -57,8 +57,8 @@ def paired(network: Any, recipe: Recipe) -> Callable[..., Any]:
 
     Returns:
         (first, second, late, training): real features (B, frames, mel_bins) each, and
-        how many tokens after its end the first is decided; logits (2 B, labels), the
-        first clips' before the second ones'.
+        how many tokens after the first's end it is decided (or a list of several);
+        logits (B, labels) for each, and those of the second clips: in one tensor.
     """
     between = seam(recipe)
     head = network.get_layer("head")
@@ -67,33 +67,46 @@ def paired(network: Any, recipe: Recipe) -> Callable[..., Any]:
     def run(first: Any, second: Any, late: Any = 0, training: Any = False) -> Any:
         edge = tf.repeat(second[:, :1], between, axis=1)
         x = tokens(network, tf.concat([first, edge, second], 1), training)
-        early = x[:, late : late + window]
-        early.set_shape((None, window, x.shape[-1]))
-        ends = [head(early, training=training), head(x[:, -window:], training=training)]
-        return tf.concat(ends, 0)
+        ends = []
+        for start in late if isinstance(late, list) else [late]:
+            early = x[:, start : start + window]
+            early.set_shape((None, window, x.shape[-1]))
+            ends.append(head(early, training=training))
+        return tf.concat([*ends, head(x[:, -window:], training=training)], 0)
 
     return run
 
 
-def trained(network: Any, recipe: Recipe) -> Callable[[Any, Any], Any]:
+def trained(network: Any, recipe: Recipe) -> Callable[[Any, Any], tuple[Any, Any]]:
     """What stands for the network in a training step.
 
     Returns:
         (real, step): features (B, frames, mel_bins), and the number of the step, which
-        the lateness of the first clips' decisions is drawn from; logits (B, labels).
-        The first half of the batch comes before the second; of an odd one the last clip
-        is heard twice, and counts once.
+        the moments of the decisions are drawn from; logits (B, labels), and those
+        between two clips ((B + 1) // 2, labels), or None where the recipe doesn't ask
+        for them. The first half of the batch comes before the second; of an odd one the
+        last clip is heard twice, and counts once.
     """
     run = paired(network, recipe)
+    window = shape_of(recipe, 2).tokens
+    asks = recipe.train.between > 0 and window > LATE_TOKENS
 
-    def forward(real: Any, step: Any) -> Any:
+    def forward(real: Any, step: Any) -> tuple[Any, Any]:
         size = tf.shape(real)[0]
         half = (size + 1) // 2
-        late = tf.random.stateless_uniform(
-            (), (recipe.train.seed, step), 0, LATE_TOKENS, tf.int32
-        )
+
+        def moment(salt: int, first: int, end: int) -> Any:
+            seed = (recipe.train.seed + salt, step)
+            return tf.random.stateless_uniform((), seed, first, end, tf.int32)
+
+        late = [moment(0, 0, LATE_TOKENS)]
+        if asks:
+            late.append(moment(1000, LATE_TOKENS, window))
         logits = run(real[:half], real[size - half :], late, training=True)
-        return tf.concat([logits[:half], logits[3 * half - size :]], 0)
+        ends = tf.concat(
+            [logits[:half], logits[tf.shape(logits)[0] - size + half :]], 0
+        )
+        return ends, logits[half : 2 * half] if asks else None
 
     return forward
 

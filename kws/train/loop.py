@@ -94,6 +94,7 @@ class Loop:
         strategy: A tf.distribute strategy.
         silence: Index of the label that is not distilled (a teacher's silence is made
             another way than ours), or None.
+        no_words: Indices of the labels that are no words: silence and unknown.
         hold: Delta thresholds that the network runs with (kws/model/hold.py), or None.
         mentor: A network of the same labels to distil from, on every batch as it is
             trained on, or None.
@@ -111,17 +112,20 @@ class Loop:
         silence: int | None = None,
         hold: Any = None,
         mentor: Any = None,
+        no_words: tuple[int, ...] = (),
     ) -> None:
         from kws.layers.keras import tf
 
-        self.hold, self.mentor = hold, mentor
+        self.hold, self.mentor, self.no_words = hold, mentor, no_words
         self.network, self.recipe, self.schedule = network, recipe, schedule
         self.clips, self.validation = clips, validation
         self.folder, self.strategy, self.silence = folder, strategy, silence
         self.name = PHASES[schedule.phase]
         self.checkpoint = folder / "checkpoints" / f"{self.name}.npz"
         self.batch = batch_size(recipe, len(clips), strategy.num_replicas_in_sync)
-        self.steps = len(clips) // self.batch
+        replicas = strategy.num_replicas_in_sync
+        pairs = pool.ambient_pairs(clips, recipe, self.batch // replicas)
+        self.steps = len(clips) // (self.batch - 2 * pairs * replicas)
         self.warm = False  # all that is compiled is
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
@@ -252,7 +256,12 @@ class Loop:
 
             def parts() -> Any:
                 for batch in pool.batches(
-                    self.clips, self.recipe, self.batch, self.schedule.phase, epoch
+                    self.clips,
+                    self.recipe,
+                    self.batch,
+                    self.schedule.phase,
+                    epoch,
+                    replicas,
                 ):
                     for replica in mine:
                         part = slice(replica * local, (replica + 1) * local)
@@ -386,6 +395,16 @@ def _train_step(loop: Loop) -> Callable[[Any], Any]:
     # A mentor's silence is our own.
     silence = -1 if loop.silence is None or mentor is not None else loop.silence
 
+    # Silence and unknown, of which ambient windows are either.
+    none = tf.constant(
+        [float(index in loop.no_words) for index in range(labels)], tf.float32
+    )
+
+    def none_but(allowed: Any, logits: Any) -> Any:
+        """Cross entropy of "one of these labels": allowed (B, labels), 0 or 1."""
+        those = tf.reduce_logsumexp(logits - 1e9 * (1.0 - allowed), axis=1)
+        return tf.reduce_logsumexp(logits, axis=1) - those
+
     if recipe.model.causal:
         from kws.model import stream
 
@@ -396,12 +415,13 @@ def _train_step(loop: Loop) -> Callable[[Any], Any]:
     else:
 
         def forward(real: Any) -> Any:
-            return network(real, training=True)
+            return network(real, training=True), None
 
     def replica_step(batch: Any) -> Any:
         real = (tf.cast(batch["features"], tf.float32) - spec.zero_point) * spec.scale
-        target = tf.one_hot(batch["label"], labels)
-        target = target * (1 - settings.label_smoothing)
+        known = batch["label"] != pool.NO_WORD
+        said = tf.one_hot(batch["label"], labels)
+        target = said * (1 - settings.label_smoothing)
         target += settings.label_smoothing / labels
         if settings.mixup > 0:
             share = batch["share"][:, None]
@@ -410,7 +430,7 @@ def _train_step(loop: Loop) -> Callable[[Any], Any]:
             share = share[:, :, None]
             real = share * real + (1 - share) * tf.reverse(real, [0])
         with tf.GradientTape() as tape:
-            logits = forward(real)
+            logits, between = forward(real)
             loss = tf.nn.softmax_cross_entropy_with_logits(target, logits)
             if weight > 0:
                 if mentor is not None:
@@ -423,7 +443,13 @@ def _train_step(loop: Loop) -> Callable[[Any], Any]:
                 distance = tf.nn.softmax_cross_entropy_with_logits(soft, logits / heat)
                 part = weight * tf.cast(batch["label"] != silence, tf.float32)
                 loss = (1 - part) * loss + part * heat**2 * distance
+            loss = tf.where(known, loss, none_but(none, logits))
             loss = tf.reduce_sum(loss) / loop.batch
+            if between is not None:
+                half = tf.shape(between)[0]
+                either = said[:half] + said[tf.shape(said)[0] - half :] + none
+                other = none_but(tf.minimum(either, 1.0), between)
+                loss += settings.between * tf.reduce_sum(other) / loop.batch
             if penalty > 0:
                 share = loop.hold.expected_share()
                 loss += penalty * share / strategy.num_replicas_in_sync

@@ -20,7 +20,8 @@ from kws import bundle as bundles
 from kws import data, features, pool
 from kws import recipe as recipes
 from kws.bundle import Bundle
-from kws.data import ClipSet, Sources
+from kws.data import ClipSet, Sources, ambient
+from kws.data.ambient import Sound
 from kws.data.audio import SAMPLE_RATE
 from kws.errors import KwsError
 from kws.pool import Pool
@@ -45,6 +46,7 @@ class RunOptions:
     Args:
         data: Folder of clips; None looks in the usual places (kws.data.find_data).
         also: More folders of clips (kws.data.load).
+        ambient: Folders of sound without the words (kws.data.ambient).
         teacher: A .tflite to distil from.
         teacher_labels: Names of its logits; () see kws.teacher.Teacher.
         pool: Where pools are kept for several runs; None: inside the run.
@@ -56,6 +58,7 @@ class RunOptions:
 
     data: Path | None = None
     also: tuple[Path, ...] = ()
+    ambient: tuple[Path, ...] = ()
     teacher: Path | None = None
     teacher_labels: tuple[str, ...] = ()
     pool: Path | None = None
@@ -77,6 +80,7 @@ class Run:
         strategy: A tf.distribute strategy.
         training: The training clips.
         validation: The validation clips.
+        sounds: Ambient recordings of the split train.
         place: Of this worker in its cluster; 0 writes the run.
         began: time.monotonic() at its start.
     """
@@ -88,6 +92,7 @@ class Run:
     strategy: Any
     training: ClipSet
     validation: ClipSet
+    sounds: list[Sound]
     place: int
     began: float
 
@@ -216,12 +221,22 @@ def _begun(recipe: Recipe, out: Path, options: RunOptions) -> Iterator[Run]:
         if place == 0:
             folder.start(recipe, out, options.restart)
         training, validation = _read(recipe, options)
+        sounds = _ambient(recipe, options, labels)
         if options.distribute == "multiworker":
             print("Waiting for the cluster's other workers", file=sys.stderr)
         strategy = distribute.strategy_of(options.distribute)
         prepare(recipe.train.seed)
         run = Run(
-            recipe, out, options, labels, strategy, training, validation, place, began
+            recipe,
+            out,
+            options,
+            labels,
+            strategy,
+            training,
+            validation,
+            sounds,
+            place,
+            began,
         )
         try:
             yield run
@@ -262,6 +277,39 @@ def _read(recipe: Recipe, options: RunOptions) -> tuple[ClipSet, ClipSet]:
     return training, validation
 
 
+def _ambient(
+    recipe: Recipe, options: RunOptions, labels: tuple[str, ...]
+) -> list[Sound]:
+    """Ambient recordings to train on, if there are to be any."""
+    if not options.ambient:
+        return []
+    if no_words(labels) == ():
+        raise KwsError(
+            "Ambient sound is no label of this task. Expected a task with silence and "
+            f"unknown words. Received: {recipe.task.name}",
+            "Leave --ambient out, or take another task: --task gsc12",
+        )
+    words = [
+        label for label in labels if label not in (recipes.SILENCE, recipes.UNKNOWN)
+    ]
+    sounds = [
+        sound
+        for place in options.ambient
+        for sound in ambient.recordings(place, "train", words)
+    ]
+    print(f"Ambient sound: {ambient.overview(sounds)}", file=sys.stderr)
+    return sounds
+
+
+def no_words(labels: tuple[str, ...]) -> tuple[int, ...]:
+    """Indices of the labels that are no words."""
+    return tuple(
+        index
+        for index, label in enumerate(labels)
+        if label in (recipes.SILENCE, recipes.UNKNOWN)
+    )
+
+
 def gather(run: Run) -> Material:
     """Make the run's pool, or find it made, and the other clips' features."""
     options, spec = run.options, run.recipe.features
@@ -274,7 +322,7 @@ def gather(run: Run) -> Material:
     inside = run.out / "checkpoints"
     if run.place == 0:
         folder.claim(run.recipe, run.out)
-        data.remember(run.out, Sources(options.data, options.also))
+        data.remember(run.out, Sources(options.data, options.also, options.ambient))
         run.training.save(inside / "train.json")
         run.validation.save(inside / "val.json")
     clips = pool.build(
@@ -283,6 +331,7 @@ def gather(run: Run) -> Material:
         run.recipe,
         distribute.own_pool(options.pool or inside / "pool", run.place),
         mentor,
+        run.sounds,
     )
     rng = np.random.default_rng(run.recipe.train.seed)
     count = min(len(run.training), run.recipe.quantize.calibration_clips)
@@ -315,6 +364,7 @@ def _loop(
         run.labels.index(recipes.SILENCE) if silent else None,
         hold,
         mentor,
+        no_words(run.labels),
     )
 
 

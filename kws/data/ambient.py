@@ -1,0 +1,235 @@
+"""Sound that holds none of the words: folders of speech, noise and music.
+
+A detector listens to such sound all day. It is trained on some (`kws train --ambient`),
+and its false alarms an hour are counted on other (`kws eval --tape`).
+
+A folder holds recordings in folders named for what they are (`speech/`, `noise/`,
+`music/`, or anything else), or long files with an `index.tsv` whose first line names its
+columns:
+
+    file <TAB> first_sample <TAB> samples <TAB> split <TAB> kind
+    <TAB> speaker <TAB> name <TAB> text
+
+Without an index, recordings of half a minute and more are cut in three, 80/10/10 %, for
+train, val and test; shorter ones go whole to where the data set's rule puts their name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kws.data import archives, audio, names
+from kws.data.audio import SAMPLE_RATE
+from kws.data.splits import SPLITS, split_of
+from kws.errors import KwsError
+
+LONG_S = 30  # a recording this long is cut for the splits
+SHARE = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
+_COLUMNS = ("file", "first_sample", "samples", "split", "kind")
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A recording without the words.
+
+    Args:
+        pcm: int16 [samples], 16 kHz.
+        kind: What it is: speech, noise, music ...
+        file: Name of the file that it is of.
+        name: Its own name.
+        text: What is said in it, where that is known.
+    """
+
+    pcm: np.ndarray
+    kind: str
+    file: str
+    name: str
+    text: str = ""
+
+
+def recordings(folder: Path, split: str, words: Sequence[str] = ()) -> list[Sound]:
+    """The recordings of a folder's split.
+
+    Args:
+        folder: As above.
+        split: `train`, `val` or `test`.
+        words: Recordings whose text has one of these are left out, which is said.
+
+    Raises:
+        KwsError: no recordings, a broken index, a file that can't be used.
+
+    Example:
+        >>> sounds = recordings(Path("ambient"), "val", ("yes", "no"))  # doctest: +SKIP
+    """
+    if split not in SPLITS:
+        raise KwsError(
+            f"No such split. Expected train, val or test. Received: {split!r}",
+            "kws train --ambient FOLDER",
+        )
+    if not folder.is_dir():
+        raise KwsError(
+            "No such folder of ambient sound. Expected recordings in folders named "
+            f"speech, noise, music ... Received: {str(folder)!r}",
+            "kws train --help",
+        )
+    indexed = (folder / "index.tsv").is_file()
+    found = _indexed(folder, split) if indexed else _files(folder, split)
+    if not found:
+        raise KwsError(
+            f"No ambient recordings of the split {split}. Expected some in folders "
+            f"named speech, noise, music ... Received: {str(folder)!r}",
+            f"Put recordings of half a minute or more into {folder / 'noise'}",
+        )
+    wanted = [_spoken(word) for word in words]
+    kept = [
+        sound
+        for sound in found
+        if not sound.text or not any(word in _spoken(sound.text) for word in wanted)
+    ]
+    if len(kept) < len(found):
+        audio.say(
+            f"{folder}: {len(found) - len(kept)} {split} recordings have one of the "
+            "words in their text and are left out"
+        )
+    return kept
+
+
+def joined(sounds: Sequence[Sound]) -> dict[str, np.ndarray]:
+    """The recordings of each kind one after another: kind -> int16 [samples]."""
+    kinds = sorted({sound.kind for sound in sounds})
+    return {
+        kind: np.concatenate([s.pcm for s in sounds if s.kind == kind])
+        for kind in kinds
+    }
+
+
+def beds(sounds: Sequence[Sound], seconds: float = 2.0) -> list[np.ndarray]:
+    """What words are mixed with: the recordings of each file, one after another.
+
+    Args:
+        sounds: From `recordings`.
+        seconds: The shortest that is taken.
+
+    Returns:
+        int16 arrays.
+    """
+    files = dict.fromkeys((sound.kind, sound.file) for sound in sounds)
+    made = [
+        np.concatenate([s.pcm for s in sounds if (s.kind, s.file) == key])
+        for key in files
+    ]
+    return [bed for bed in made if len(bed) >= seconds * SAMPLE_RATE]
+
+
+def windows(
+    sounds: Sequence[Sound], count: int, samples: int, seed: int | list[int]
+) -> np.ndarray:
+    """Windows drawn anywhere in the recordings.
+
+    A kind is drawn by the square root of its length: what there is little of is heard
+    as well.
+
+    Args:
+        sounds: From `recordings`.
+        count: How many windows.
+        samples: Length of each.
+        seed: Of the draw.
+
+    Returns:
+        int16 [count, samples].
+    """
+    rng = np.random.default_rng(seed)
+    kinds = [pcm for pcm in joined(sounds).values() if len(pcm) >= samples]
+    if not kinds:
+        raise KwsError(
+            f"The ambient recordings of no kind last {samples / SAMPLE_RATE:g} s. "
+            f"Received: {sum(len(s.pcm) for s in sounds) / SAMPLE_RATE:.1f} s in all",
+            "Add recordings, or leave --ambient out.",
+        )
+    weights = np.sqrt([len(pcm) for pcm in kinds])
+    which = rng.choice(len(kinds), size=count, p=weights / weights.sum())
+    where = rng.random(count)
+    out = np.empty((count, samples), np.int16)
+    for row, kind, at in zip(out, which, where, strict=True):
+        start = int(at * (len(kinds[kind]) - samples + 1))
+        row[:] = kinds[kind][start : start + samples]
+    return out
+
+
+def overview(sounds: Sequence[Sound]) -> str:
+    """One line: minutes of each kind."""
+    return ", ".join(
+        f"{kind} {len(pcm) / SAMPLE_RATE / 60:.1f} min"
+        for kind, pcm in joined(sounds).items()
+    )
+
+
+def _spoken(text: str) -> str:
+    """A text's words with spaces around each, so that a phrase is found in it."""
+    found = re.findall(r"[^\W_]+", text)
+    return f" {' '.join(names.key(word) for word in found)} "
+
+
+def _indexed(folder: Path, split: str) -> list[Sound]:
+    path = folder / "index.tsv"
+    header, *lines = names.read_text(path).splitlines() or [""]
+    columns = {name: place for place, name in enumerate(header.split("\t"))}
+    missing = [name for name in _COLUMNS if name not in columns]
+    if missing:
+        raise _broken(path, f"its first line doesn't name {', '.join(missing)}")
+    out = []
+    for number, line in enumerate(lines, 2):
+        fields = dict(zip(columns, line.split("\t"), strict=False))
+        numbers = [fields.get(name, "") for name in ("first_sample", "samples")]
+        if (
+            not all(text.isdecimal() and len(text) < 13 for text in numbers)
+            or fields.get("split") not in SPLITS
+            or not fields.get("kind")
+            or not re.fullmatch(r"[\w.-]+", fields["file"])
+        ):
+            raise _broken(path, f"line {number} can't be read: {line[:80]!r}")
+        if fields["split"] != split:
+            continue
+        first, length = map(int, numbers)
+        samples = archives.decoded(folder / fields["file"])[first : first + length]
+        if len(samples) != length:
+            raise _broken(path, f"{fields['file']} ends before line {number}'s samples")
+        out.append(
+            Sound(
+                samples,
+                fields["kind"],
+                fields["file"],
+                fields.get("name", ""),
+                fields.get("text", ""),
+            )
+        )
+    return out
+
+
+def _files(folder: Path, split: str) -> list[Sound]:
+    out = []
+    low, high = SHARE[split]
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or not audio.is_audio(path):
+            continue
+        samples = audio.read(path).pcm
+        if len(samples) >= LONG_S * SAMPLE_RATE:
+            samples = samples[int(low * len(samples)) : int(high * len(samples))]
+        elif split_of(path.name) != split:
+            continue
+        relative = path.relative_to(folder)
+        kind = relative.parts[0] if len(relative.parts) > 1 else folder.name
+        out.append(Sound(samples, kind, str(relative), path.stem))
+    return out
+
+
+def _broken(path: Path, problem: str) -> KwsError:
+    return KwsError(
+        f"The index of ambient sound is broken: {problem}. Received: {path}",
+        "Its columns: file, first_sample, samples, split, kind, speaker, name, text.",
+    )
