@@ -36,11 +36,15 @@ LONG = 5 * FRAMES  # every ring comes round five times
 
 
 def causal(**model: Any) -> recipe.Recipe:
-    """kwt-stream-tiny, small, of 8 tokens."""
+    """kwt-stream-tiny, small, of 8 tokens of 4 frames."""
     spec = sample_models.recipe("kwt-stream-tiny", FRAMES)
     shape = {"dim": 16, "mlp_dim": 24, "layers": 2, "groups": 2, "queries": 3}
-    changed = dataclasses.replace(spec.model, readout_dim=12, **(shape | model))
-    return dataclasses.replace(spec, model=changed)
+    shape |= {"stem_stride": (2, 4), "readout_dim": 12}
+    return dataclasses.replace(
+        spec,
+        model=dataclasses.replace(spec.model, **(shape | model)),
+        detector=dataclasses.replace(spec.detector, hop_frames=4),
+    )
 
 
 @functools.cache
@@ -278,10 +282,18 @@ def test_a_training_batch_gives_one_decision_a_clip(size: int) -> None:
     net = float_network(spec)
     real = tf.random.stateless_normal((size, FRAMES, 40), (1, 2)) - 3
     forward = trained.trained(net, spec)
-    assert forward(real, tf.constant(7)).shape == (size, 5)
-    np.testing.assert_array_equal(forward(real, 7), forward(real, 7))
-    late = [forward(real, step).numpy()[0] for step in range(12)]
-    assert len({tuple(row) for row in late}) == trained.LATE_TOKENS
+    ends, between = forward(real, tf.constant(7))
+    assert ends.shape == (size, 5) and between.shape == ((size + 1) // 2, 5)
+    for first, again in zip((ends, between), forward(real, 7), strict=True):
+        np.testing.assert_array_equal(first, again)
+    drawn = [forward(real, step) for step in range(40)]
+    late, later = ({tuple(both[i].numpy()[0]) for both in drawn} for i in (0, 1))
+    assert len(late) == trained.LATE_TOKENS
+    assert len(later) == TOKENS - trained.LATE_TOKENS and not late & later
+    # The second clips' decisions are those at their ends, whatever was drawn.
+    half = (size + 1) // 2
+    warm = trained.paired(net, spec)(real[:half], real[size - half :])
+    np.testing.assert_array_equal(ends[half:], warm[3 * half - size :])
 
 
 def test_each_clip_is_judged_cold_and_after_the_one_before() -> None:

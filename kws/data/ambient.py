@@ -4,8 +4,8 @@ A detector listens to such sound all day. It is trained on some (`kws train --am
 and its false alarms an hour are counted on other (`kws eval --tape`).
 
 A folder holds recordings in folders named for what they are (`speech/`, `noise/`,
-`music/`, or anything else), or long files with an `index.tsv` whose first line names its
-columns:
+`music/`, or anything else), or long files with an `index.tsv` whose first line names
+its columns:
 
     file <TAB> first_sample <TAB> samples <TAB> split <TAB> kind
     <TAB> speaker <TAB> name <TAB> text
