@@ -106,7 +106,7 @@ def test_other_errors_are_not_a_full_disk(
 def test_a_model_that_sees_less_than_a_second(tmp_path: Path) -> None:
     """Before: numpy's complaint about shapes, after the clips were read."""
     chosen = recipe.load("kwt-stream-tiny")
-    assert chosen.features.frames == 96
+    assert chosen.features.clip_samples < 16000
     rng = np.random.default_rng(0)
     clips = ClipSet(
         rng.integers(-3000, 3000, (4, 16000), np.int16),
@@ -117,7 +117,7 @@ def test_a_model_that_sees_less_than_a_second(tmp_path: Path) -> None:
         {},
     )
     made = pool.build(clips, [], chosen, tmp_path)
-    assert made.features.shape == (8, 4, 96, 40)
+    assert made.features.shape == (8, 4, 48, 40)
     assert made.features.any()
 
 

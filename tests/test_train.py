@@ -105,7 +105,7 @@ def test_a_killed_run_ends_like_one_that_was_not(
 
     def deadly(*args: Any) -> Iterator[dict[str, np.ndarray]]:
         for step, batch in enumerate(honest(*args)):
-            if args[-1] == 2 and step == 3:
+            if args[4] == 2 and step == 3:  # the epoch
                 raise KeyboardInterrupt
             yield batch
 
