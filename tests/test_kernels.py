@@ -224,7 +224,7 @@ def test_scratch_formulas_equal_the_header(tmp_path: Path) -> None:
             ),
             f"KWS_ATTENTION_V_STRIDE({n})": layout.attention_v_stride(n),
             f"KWS_ATTENTION_K_BYTES({n}, 48)": layout.attention_k_bytes(n, 48),
-            f"KWS_ATTENTION_V_BYTES({n}, 48)": layout.attention_v_bytes(n, 48),
+            f"KWS_ATTENTION_V_BYTES({n}, 48)": 48 * layout.attention_v_stride(n),
             f"KWS_ATTENTION_SCRATCH_BYTES({n}, 3, 16)": (
                 layout.attention_scratch_bytes(n, 3, 16)
             ),

@@ -182,11 +182,6 @@ def attention_k_bytes(tokens: int, width: int) -> int:
     return round_up(tokens, 2) * width
 
 
-def attention_v_bytes(tokens: int, width: int) -> int:
-    """KWS_ATTENTION_V_BYTES: the buffer of the transposed V."""
-    return attention_v_stride(tokens) * width
-
-
 def attention_scratch_bytes(tokens: int, heads: int, head_dim: int) -> int:
     """KWS_ATTENTION_SCRATCH_BYTES."""
     columns = round_up(tokens, 4)
