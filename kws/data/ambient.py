@@ -100,7 +100,13 @@ def recordings(folder: Path, split: str, words: Sequence[str] = ()) -> list[Soun
 
 
 def joined(sounds: Sequence[Sound]) -> dict[str, np.ndarray]:
-    """The recordings of each kind one after another: kind -> int16 [samples]."""
+    """The recordings of each kind one after another: kind -> int16 [samples].
+
+    Example:
+        >>> rain = Sound(np.zeros(3, np.int16), "noise", "rain.wav", "rain")
+        >>> {kind: len(pcm) for kind, pcm in joined([rain, rain]).items()}
+        {'noise': 6}
+    """
     kinds = sorted({sound.kind for sound in sounds})
     return {
         kind: np.concatenate([s.pcm for s in sounds if s.kind == kind])
