@@ -283,7 +283,7 @@ def _key(clips: ClipSet, recipe: Recipe, teacher: Any, sounds: Sequence[Sound]) 
     settings = {
         name: value
         for name, value in dataclasses.asdict(recipe.augment).items()
-        if not name.startswith(("time_mask", "mel_", "roll_", "filter_"))
+        if not name.startswith(("time_mask", "mel_", "roll_", "filter_", "hold_"))
     }
     spec = {
         "clips": clips.manifest_hash,
@@ -344,8 +344,9 @@ def batches(
             whole[first_at] = pool.ambient[drawn, 0]
             whole[second_at] = pool.ambient[drawn, 1]
         whole = augment.vary_spectrum(whole, rng, recipe.augment, recipe.features)
+        whole = augment.spec_augment(whole, rng, recipe.augment)
         batch = {
-            "features": augment.spec_augment(whole, rng, recipe.augment),
+            "features": augment.hold(whole, rng, recipe.augment),
             "label": label,
             "share": np.ones(size, np.float32),
         }

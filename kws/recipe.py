@@ -198,6 +198,8 @@ class Augment:
         time_mask_frames: SpecAugment: widest time mask, in frames.
         mel_masks: SpecAugment: number of mel masks.
         mel_mask_bins: SpecAugment: widest mel mask, in bins.
+        hold_steps: Largest delta threshold of features, in int8 steps, that clips are
+            held with on each draw (docs/streaming.md); 0 = none.
     """
 
     variants: int = 8
@@ -215,6 +217,7 @@ class Augment:
     time_mask_frames: int = 20
     mel_masks: int = 2
     mel_mask_bins: int = 6
+    hold_steps: int = 0
 
 
 @dataclass(frozen=True)

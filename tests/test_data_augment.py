@@ -10,8 +10,9 @@ import small_corpus
 
 from kws import features
 from kws.data import splice
-from kws.data.augment import augment, augment_many, spec_augment, vary_spectrum
+from kws.data.augment import augment, augment_many, hold, spec_augment, vary_spectrum
 from kws.recipe import Augment, Features
+from kws.simulate.delta import encode
 
 NONE = Augment(shift_ms=0, speed=0, gain_db=0, noise_probability=0)
 
@@ -178,6 +179,24 @@ def word(low: int, high: int, hz: float) -> np.ndarray:
     clip = np.zeros(16000, np.int16)
     clip[low:high] = small_corpus.tone(hz)[low:high]
     return clip
+
+
+def test_held_clips_are_what_a_delta_encoding_holds() -> None:
+    """Of each clip, with one threshold of those that may be drawn."""
+    features = rng(3).integers(-128, 128, (60, 20, 8)).astype(np.int8)
+    settings = Augment(hold_steps=90)
+    held = hold(features, rng(1), settings)
+    assert np.array_equal(held, hold(features, rng(1), settings))
+    found = []
+    for clip, mine in zip(features, held, strict=True):
+        (limit, *_) = [
+            limit
+            for limit in range(91)
+            if np.array_equal(encode(clip[None], limit).held[0], mine)
+        ]
+        found.append(limit)
+    assert 8 <= found.count(0) <= 30 and max(found) > 75  # 3 of 10, and evenly
+    assert hold(features, rng(1), Augment()) is features
 
 
 def test_splices_are_made_of_the_words_and_stay_in_the_second():

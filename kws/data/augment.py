@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import mmap
 import multiprocessing
@@ -14,6 +15,7 @@ from kws.features.tables import mel_centres_hz
 from kws.recipe import Augment, Features
 
 WARPS = 33  # frequency warps that `vary_spectrum` chooses from
+HELD = 0.7  # share of clips that `hold` acts on
 FILTER_POINTS = 4  # of a random frequency response, over the mel axis
 
 
@@ -202,6 +204,33 @@ def spec_augment(
     mean = features.mean(axis=(1, 2), dtype=np.float32)
     fill = np.rint(mean).astype(features.dtype)[:, None, None]
     return np.where(hide_time[:, :, None] | hide_mel[:, None, :], fill, features)
+
+
+def hold(
+    features: np.ndarray, rng: np.random.Generator, settings: Augment
+) -> np.ndarray:
+    """Features as a delta encoding holds them, so that a network is used to it.
+
+    An element moves where it differs from what is held by more than a threshold, drawn
+    for each clip from 0 to `hold_steps`; some clips (3 of 10) are left as they are.
+
+    Args:
+        features: int8 [B, frames, mel bins].
+        rng: Source of all randomness.
+        settings: The recipe's [augment].
+
+    Returns:
+        int8 [B, frames, mel bins]; the same array where `hold_steps` is 0.
+    """
+    if settings.hold_steps < 1:
+        return features
+    batch = len(features)
+    limit = rng.integers(0, settings.hold_steps + 1, size=(batch, 1))
+    limit = np.where(rng.random((batch, 1)) < HELD, limit, 0).astype(np.int16)
+    rows = features.astype(np.int16).transpose(1, 0, 2)
+    for before, row in itertools.pairwise(rows):
+        np.copyto(row, before, where=np.abs(row - before) <= limit)
+    return rows.transpose(1, 0, 2).astype(np.int8)
 
 
 def _bands(
