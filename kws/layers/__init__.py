@@ -99,6 +99,8 @@ class Quantizer(KwsLayer):
         super().__init__(mode, name)
         self.fixed = fixed
         self.symmetric = symmetric
+        # What a delta encoding holds of the output goes on instead (kws/model/hold.py).
+        self.hold: Callable[[Any], Any] | None = None
         self.observed: list[tuple[float, float]] = []
         self._quantizer = quantizers.MovingAverageQuantizer(
             num_bits=8, per_axis=False, symmetric=symmetric, narrow_range=False
@@ -117,6 +119,8 @@ class Quantizer(KwsLayer):
 
     def call(self, inputs: Any, training: Any = False) -> Any:
         outputs = self.quantize(inputs, training)
+        if self.hold is not None:
+            outputs = self.hold(outputs)
         if Quantizer.watcher is not None and tf.executing_eagerly():
             seen = Quantizer.watcher(self, outputs)
             return outputs if seen is None else seen

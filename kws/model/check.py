@@ -98,11 +98,17 @@ def _check_quantize(recipe: Recipe) -> None:
     quantize = recipe.quantize
     if quantize.delta_thresholds:
         thresholds_of(quantize.delta_thresholds, recipe.model)
-    elif quantize.delta_penalty:
+    if quantize.delta_penalty and not quantize.delta_thresholds:
         raise KwsError(
             "A penalty on what is transmitted needs thresholds. "
             f"Received: delta_penalty={quantize.delta_penalty}, delta_thresholds=''",
             '[quantize] delta_thresholds = "X=6,P=2"',
+        )
+    if quantize.delta_penalty and recipe.model.causal:
+        raise KwsError(
+            "A penalty on what is transmitted is for networks on clips. "
+            f"Received: delta_penalty={quantize.delta_penalty}, causal = true",
+            "[quantize] delta_penalty = 0.0",
         )
     if not 0.0 <= quantize.delta_penalty <= 1e3:
         raise KwsError(

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from kws import attention
+from kws.errors import KwsError
 from kws.layers import Quantizer
 from kws.layers.keras import tf
 from kws.model.check import thresholds_of
-from kws.recipe import Recipe
+from kws.recipe import Model, Recipe
 from kws.shape import Shape, shape_of
-from kws.thresholds import Thresholds
+from kws.thresholds import Slot, Thresholds
 
 
 @cache
@@ -156,6 +157,70 @@ class NetworkHold:
         return spent / sum(price * whole for price, _, whole in parts)
 
 
+class StreamHold:
+    """Delta thresholds of a causal network in mode `qat`; see `holding`.
+
+    A row is what a step of the stream brings: a token, or the frames of one. What the
+    read-out's MLP takes (R) is computed once a decision, and is not held here.
+
+    Args:
+        network: Mode `qat`.
+        thresholds: In int8 steps.
+        model: The recipe's.
+
+    Raises:
+        KwsError: a norm that keeps nothing held.
+    """
+
+    def __init__(self, network: Any, thresholds: Thresholds, model: Model) -> None:
+        self.thresholds = thresholds.to_steps()
+        places = _stream_places(network, model)
+        self.held = [
+            (quantizer, _held_by_step(quantizer, rows, int(thresholds[slot])))
+            for slot, (quantizer, rows) in places.items()
+            if slot in thresholds.encoded
+        ]
+
+
+def _held_by_step(quantizer: Quantizer, rows: int, steps: int) -> Any:
+    """A function that replaces a quantizer's output, (B, T, ...), by what is held of
+    `rows` of T at a time."""
+
+    def hold(values: Any) -> Any:
+        _, time, *rest = values.shape
+        row = rows * int(np.prod(rest))
+        by_step = tf.reshape(values, (-1, time // rows, row))
+        limit = (steps + 0.5) * quantizer.step()
+        return tf.reshape(held_rows(by_step, limit), (-1, time, *rest))
+
+    return hold
+
+
+def _stream_places(network: Any, model: Model) -> dict[Slot, tuple[Quantizer, int]]:
+    """Slot -> the quantizer that makes its tensor, and the rows of it in a step."""
+    if model.norm != "dyt":
+        raise KwsError(
+            "A network for streams is tuned with thresholds where its norm keeps held "
+            f'elements held. Expected norm = "dyt". Received: norm = {model.norm!r}',
+            "kws tune RUN --out OUT   (without --theta and --delta)",
+        )
+    stem = network.get_layer("stem")
+    rows = model.stem_stride[0]
+    places: dict[Slot, tuple[Quantizer, int]] = {}
+    last = stem.activation.outputs_range
+    if model.stem_second_channels:
+        places[0, "C"] = (last, 2)
+        rows *= 2
+        last = stem.activation2.outputs_range
+    places[0, "F"] = (network.get_layer("inputs_range"), rows)
+    places[0, "E"] = (last, 1)
+    for layer in range(model.layers):
+        block = network.get_layer(f"block{layer}")
+        places[layer, "M"] = (block.norm2.squashed, 1)
+        places[layer, "H"] = (block.activation.outputs_range, 1)
+    return places
+
+
 def _places(network: Any, attentions: list[Any]) -> list[list[tuple[str, Quantizer]]]:
     """Per block, (kind, quantizer) of every call of its hold, in order.
 
@@ -186,7 +251,9 @@ def _places(network: Any, attentions: list[Any]) -> list[list[tuple[str, Quantiz
 
 
 @contextmanager
-def holding(network: Any, recipe: Recipe, labels: int) -> Iterator[NetworkHold | None]:
+def holding(
+    network: Any, recipe: Recipe, labels: int
+) -> Iterator[NetworkHold | StreamHold | None]:
     """Run `network` with the recipe's delta thresholds, until the block ends.
 
     Functions that are traced inside keep them. Without thresholds nothing is done.
@@ -203,10 +270,21 @@ def holding(network: Any, recipe: Recipe, labels: int) -> Iterator[NetworkHold |
     if not text:
         yield None
         return
+    thresholds = thresholds_of(text, recipe.model)
+    if recipe.model.causal:
+        stream = StreamHold(network, thresholds, recipe.model)
+        try:
+            for quantizer, function in stream.held:
+                quantizer.hold = function
+            yield stream
+        finally:
+            for quantizer, _ in stream.held:
+                quantizer.hold = None
+        return
     shape = shape_of(recipe, labels)
     hold = NetworkHold(
         network,
-        thresholds_of(text, recipe.model),
+        thresholds,
         shape,
         attention.macs_per_element(recipe.model, shape),
     )
