@@ -89,6 +89,15 @@ kws_poll_t kws_poll(kws_event_t *event);
 /* Logits of the last decision (label_count int8); NULL if none since kws_reset. */
 const int8_t *kws_last_logits(void);
 
+/* Smoothed posterior of a label after the last decision, Q15 (0..32767): what is
+ * compared with the word's threshold. 0 before the first. Called by the side that
+ * polls.
+ */
+uint16_t kws_score(int label);
+
+/* Features of the last frame (mel_bins int8); they mean nothing before the first. */
+const int8_t *kws_last_frame(void);
+
 /* Called by the side that polls. */
 void kws_stats(kws_stats_t *out);
 

@@ -213,6 +213,14 @@ const int8_t *kws_last_logits(void) {
   return has_logits ? logits : NULL;
 }
 
+uint16_t kws_score(int label) {
+  return kws_detector_score(&detector, kws_model_info.detector, label);
+}
+
+const int8_t *kws_last_frame(void) {
+  return features;
+}
+
 uint16_t kws_peak(void) {
   const uint16_t level = peak;
   peak = 0;

@@ -1,4 +1,4 @@
-"""Write a run as C for a core, or as a library for Arduino, PlatformIO, Zephyr."""
+"""Write a run as C for a core, as a library, or as one page for a browser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kws.cli import _options
 
 @click.command(epilog="Example: kws emit runs/tiny --out build/model --core dsp")
 @click.argument("run")
-@_options.out("Folder to write.", required=True)
+@_options.out("Folder to write; with --format web the page.", required=True)
 @click.option(
     "--core",
     type=click.Choice(["portable", "dsp", "mve"]),
@@ -23,10 +23,11 @@ from kws.cli import _options
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["c", "library"]),
+    type=click.Choice(["c", "library", "web"]),
     default="c",
     show_default=True,
-    help="library: for Arduino, PlatformIO and Zephyr, sources and examples included.",
+    help="library: for Arduino, PlatformIO and Zephyr, sources and examples included; "
+    "web: the page of kws live in one file, to send to somebody.",
 )
 @_options.json
 def command(
@@ -38,17 +39,30 @@ def command(
     firmware of your own that has TensorFlow Lite Micro.
     """
     from kws import bundle as bundles
-    from kws.deploy import emission
+    from kws.deploy import emission, web
     from kws.errors import KwsError
 
-    if form == "library" and (engine != "native" or core is not None):
+    if form != "c" and (engine != "native" or core is not None):
+        what = {
+            "library": "A library holds the network as C, for every core: the compiler "
+            "chooses.",
+            "web": "A page holds the network as WebAssembly, for a browser.",
+        }[form]
         raise KwsError(
-            "A library holds the network as C, for every core: the compiler chooses. "
-            "Expected --engine native and no --core. "
+            f"{what} Expected --engine native and no --core. "
             f"Received: --engine {engine}{f' --core {core}' if core else ''}",
-            f"kws emit {run} --format library --out {out}",
+            f"kws emit {run} --format {form} --out {out}",
         )
     bundle = bundles.load(run)
+    if form == "web":
+        page = web.emit(bundle, out)
+        size = page.stat().st_size
+        if as_json:
+            named = {"format": form, "hash": bundle.hash[:16]}
+            click.echo(json.dumps({**named, "files": [str(page)], "bytes": size}))
+        else:
+            click.echo(f"{page} ({size:,} bytes): open it in a browser")
+        return
     if form == "library":
         result, core = emission.export_library(bundle, out), "any"
     else:

@@ -171,12 +171,42 @@ def ring_samples(hop: int) -> int:
     return 1 << (hop + 2 * MAX_HALF_BUFFER - 1).bit_length()
 
 
+def first_word(labels: Sequence[str]) -> int:
+    """Labels before the first word: silence, unknown.
+
+    Example:
+        >>> first_word(("_silence_", "_unknown_", "yes"))
+        2
+    """
+    words = (i for i, label in enumerate(labels) if not label.startswith("_"))
+    return next(words, len(labels))
+
+
+def word_thresholds(bundle: Bundle) -> tuple[float, ...]:
+    """The threshold of each word, in label order.
+
+    Raises:
+        KwsError: the recipe has another number of them.
+    """
+    words = bundle.labels[first_word(bundle.labels) :]
+    detector = bundle.recipe.detector
+    own = detector.word_thresholds or (detector.threshold,) * len(words)
+    if len(own) != len(words):
+        raise KwsError(
+            f"[detector] word_thresholds: expected one for each of {', '.join(words)}. "
+            f"Received: {len(own)}",
+            f"Mend it in {bundle.path / 'recipe.toml'}.",
+        )
+    return own
+
+
 def info_source(
     bundle: Bundle,
     network: Network,
     logit_scale: float,
     init: str | None = None,
     run: str = "network",
+    tunable: bool = False,
 ) -> str:
     """kws_model_info and what it points to; kws_model_reset and kws_model_step.
 
@@ -186,34 +216,29 @@ def info_source(
         logit_scale: Of the model's output.
         init: The engine's function that sets it up, if it has one.
         run: The engine's function of a window of features and the logits.
+        tunable: The words' thresholds lie in memory that may be written: for a page
+            that moves them. A board's are constants, in flash.
     """
     check_detector(bundle.recipe, bundle.path / "recipe.toml")
     features, detector = bundle.recipe.features, bundle.recipe.detector
     count = len(bundle.labels)
-    first_word = 0
-    while first_word < count and bundle.labels[first_word].startswith("_"):
-        first_word += 1
-    words = bundle.labels[first_word:]
-    own = detector.word_thresholds or (detector.threshold,) * len(words)
-    if len(own) != len(words):
-        raise KwsError(
-            f"[detector] word_thresholds: expected one for each of {', '.join(words)}. "
-            f"Received: {len(own)}",
-            f"Mend it in {bundle.path / 'recipe.toml'}.",
-        )
-    thresholds_q15 = np.rint(Q15_ONE * np.array([1.0] * first_word + list(own)))
+    first, own = first_word(bundle.labels), word_thresholds(bundle)
+    thresholds_q15 = np.rint(Q15_ONE * np.array([1.0] * first + list(own)))
     exp_table = np.rint(Q15_ONE * np.exp(-logit_scale * np.arange(256)))
     values = {
         "detector_threshold": thresholds_q15,
         "detector_rearm": np.full(count, round(detector.rearm * Q15_ONE)),
         "detector_exp": exp_table,
     }
-    arrays = [c_text.array(k, v.astype(np.uint16)) for k, v in values.items()]
+    arrays = {k: c_text.array(k, v.astype(np.uint16)) for k, v in values.items()}
+    if tunable:
+        constant = arrays["detector_threshold"]
+        arrays["detector_threshold"] = constant.replace("static const", "static", 1)
     ring = ring_samples(detector.hop_frames * features.hop)
     labels = "\n".join(f"    {c_text.string(label)}," for label in bundle.labels)
     spec = {
         "label_count": count,
-        "first_word": first_word,
+        "first_word": first,
         "smoothing": detector.smoothing,
         "refractory": math.ceil(detector.refractory_ms / decision_ms(bundle.recipe)),
         "threshold": "detector_threshold",
@@ -261,7 +286,7 @@ def info_source(
     return "\n".join(
         [
             f"static const char *const label_names[{count}] = {{\n{labels}\n}};\n",
-            *arrays,
+            *arrays.values(),
             f"static uint16_t detector_history[{detector.smoothing * count}];",
             c_text.struct("kws_detector_spec_t", "detector_spec", spec),
             "extern const kws_feature_spec_t kws_model_features;",

@@ -18,8 +18,8 @@ from kws.graph.products import Products
 from kws.thresholds import Thresholds
 
 
-def sources(bundle: Bundle, core: str) -> Sources:
-    """The network and the feature tables of a bundle."""
+def sources(bundle: Bundle, core: str, tunable: bool = False) -> Sources:
+    """The network and the feature tables of a bundle; see `common.info_source`."""
     common.check_core(core)
     data = bundle.model_bytes()
     graph = reader.read(data, str(bundle.model_path))
@@ -27,7 +27,8 @@ def sources(bundle: Bundle, core: str) -> Sources:
     lines = [_network_head(bundle, core, hashlib.sha256(data).hexdigest())]
     network = network_source(graph, core, bundle)
     lines.append(network.text)
-    lines.append(common.info_source(bundle, network, graph.output.scale))
+    scale = graph.output.scale
+    lines.append(common.info_source(bundle, network, scale, tunable=tunable))
     texts = {
         common.MODEL: "\n".join(lines),
         common.FEATURES: common.features_source(bundle),
