@@ -164,7 +164,6 @@ class Server:
 def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         timeout = TIMEOUT_S
-        protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
             if self._path() != "":
@@ -183,11 +182,9 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
                 or self.headers.get("Content-Type") != "application/json"
                 or self.headers.get("Origin") not in (None, f"http://{server.host}")
             ):
-                self.close_connection = True
                 return self._say(HTTPStatus.NOT_FOUND, b"Not here.", "text/plain")
             length = self.headers.get("Content-Length", "")
             if not (length.isascii() and length.isdigit()) or int(length) > MAX_BODY:
-                self.close_connection = True
                 return self._answer(
                     HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error="Too much.", hint=""
                 )

@@ -86,6 +86,12 @@ class Engine {
   }
 }
 
+/* The share of products' multiply-accumulates that was skipped. */
+function shareOf(products) {
+  const sum = (key) => products.reduce((total, product) => total + product[key], 0);
+  return products.length ? 1 - sum("done") / sum("dense") : 0;
+}
+
 /* ---- Sound: any rate to 16 kHz, and WAV files to samples ---- */
 
 /* A low-pass filter and a new rate in one: a sinc under a Kaiser window, worked out for
@@ -386,10 +392,9 @@ async function board(app) {
       const { value, done } = await reader.read();
       if (done) break;
       for (const piece of decoder.decode(value, { stream: true }).split(/(?<=[\r\n])/)) {
-        // A line that is too long matches nothing.
-        line = (line + piece).slice(0, MAX_LINE + 2);
-        if (!/[\r\n]$/.test(line)) continue;
-        const parsed = parseLine(line.trim());
+        line = (line + piece).slice(0, MAX_LINE + 2); // too long matches nothing
+        if (!/[\r\n]$/.test(piece)) continue;
+        const parsed = line.length > MAX_LINE + 1 ? null : parseLine(line.trim());
         line = "";
         if (parsed === null) continue;
         heard();
@@ -859,7 +864,8 @@ class App {
   decided(logits, scores, milliseconds) {
     this.decisionMs += (milliseconds - this.decisionMs) * (this.decisionMs ? 0.1 : 1);
     this.scores = scores;
-    this.decisions.push({ frame: this.picture.count, logits, scores, heard: "" });
+    const skipped = shareOf(this.engine.skipped());
+    this.decisions.push({ frame: this.picture.count, logits, scores, skipped, heard: "" });
     if (this.decisions.length > MAX_DECISIONS) this.decisions.shift();
     this.picture.decision(scores);
   }
@@ -1001,22 +1007,15 @@ class App {
       return;
     }
     if (!this.cells.size || !this.decisions.length) return;
-    const sums = new Map();
-    const all = { dense: 0, done: 0 };
-    for (const { kind, layer, dense, done } of this.engine.skipped()) {
-      const sum = sums.get(layer + kind) ?? { dense: 0, done: 0 };
-      sums.set(layer + kind, { dense: sum.dense + dense, done: sum.done + done });
-      all.dense += dense;
-      all.done += done;
-    }
-    const share = ({ dense, done }) => (dense ? 1 - done / dense : 0);
+    const products = this.engine.skipped();
     for (const [key, cell] of this.cells) {
-      const skipped = sums.has(key) ? share(sums.get(key)) : null;
+      const here = products.filter(({ layer, kind }) => layer + kind === key);
+      const skipped = here.length ? shareOf(here) : null;
       cell.textContent = skipped === null ? "\u00b7" : (100 * skipped).toFixed(0) + " %";
       cell.style.backgroundColor = "rgba(var(--heat), "
         + (0.55 * (skipped ?? 0)).toFixed(2) + ")";
     }
-    part("skipped").textContent = (100 * share(all)).toFixed(0) + " %";
+    part("skipped").textContent = (100 * shareOf(products)).toFixed(0) + " %";
   }
 
   /* ---- Thresholds, and what is saved ---- */
@@ -1080,10 +1079,11 @@ class App {
   /* Every decision with its logits, for whoever wants to look closer. */
   table() {
     const quoted = (text) => '"' + text.replaceAll('"', '""') + '"';
-    const head = ["frame", "heard", ...data.labels.map((label) => "logit " + label),
+    const head = ["frame", "heard", "skipped", ...data.labels.map((label) => "logit " + label),
       ...data.labels.map((label) => "score " + label)].map(quoted);
-    const lines = this.decisions.map(({ frame, heard, logits, scores }) => [frame,
-      quoted(heard), ...logits, ...scores.map((s) => (s / data.one).toFixed(4))].join(","));
+    const lines = this.decisions.map(({ frame, heard, skipped, logits, scores }) => [
+      frame, quoted(heard), skipped.toFixed(4), ...logits,
+      ...scores.map((score) => (score / data.one).toFixed(4))].join(","));
     const blob = new Blob([[head.join(","), ...lines, ""].join("\n")], { type: "text/csv" });
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
