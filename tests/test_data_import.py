@@ -13,6 +13,7 @@ import urllib.parse
 from collections import Counter
 from pathlib import Path
 
+import browser
 import numpy as np
 import pytest
 import small_corpus
@@ -365,9 +366,7 @@ def test_the_page_needs_nothing_but_itself_and_the_audio(imported):
 
 
 def test_the_page_fits_a_phone(imported, tmp_path):
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
+    chromium = browser.chromium()
     out, _ = imported
     measure = (
         "<script>onload = () => document.title = 'wide '"

@@ -18,7 +18,12 @@ PATH = re.compile(
     r"(?<![\w/.-])(?:kws|firmware|tests|tools|docs|datasets)/[\w/.-]+"
     r"\.(?:cc?|h|ino|json|md|png|py|sh|toml)\b"
 )
-NEEDS = {"kws.deploy.build": need_compiler, "kws.data.synth": need_espeak}
+NEEDS = {
+    "kws.data.synth": need_espeak,
+    "kws.deploy.build": need_compiler,
+    "kws.deploy.serve": lambda: need_compiler("zig"),
+    "kws.deploy.web": lambda: need_compiler("zig"),
+}
 
 
 def modules() -> list[str]:

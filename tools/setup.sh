@@ -6,8 +6,9 @@
 #   Flite        Debian package flite: more voices for kws data synth
 #   a cross compiler: arm-none-eabi-gcc (Debian), else zig (PyPI ziglang)
 #
-# KWS_SETUP_ZIG=1 installs zig beside gcc (the tests build every board with both), and
-# the commands that tests read and speak audio with: ffmpeg, espeak-ng.
+# KWS_SETUP_ZIG=1 installs zig beside gcc (the tests build every board with both), the
+# commands that tests read and speak audio with (ffmpeg, espeak-ng), and the browser that
+# they open pages in (chromium with chromium-driver, about 120 MB).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -94,6 +95,9 @@ if [ "${KWS_SETUP_ZIG:-}" = 1 ]; then
     command -v "$tool" >/dev/null || apt_install "$tool" ||
       say "$tool can't be had here; its test will be skipped"
   done
+  command -v chromium >/dev/null && command -v chromedriver >/dev/null ||
+    apt_install chromium chromium-driver ||
+    say "chromium can't be had here; tests of pages will be skipped, or fail"
 fi
 
 # The emulator that the Pico's image is tested in, where Node.js is installed.

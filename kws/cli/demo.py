@@ -45,6 +45,7 @@ def command(
     """
     from kws import bundle as bundles
     from kws import evaluate
+    from kws.cli._run import next_line
     from kws.data import synth, tape
     from kws.deploy import boards, flash
 
@@ -96,6 +97,8 @@ def command(
         click.echo(json.dumps(table))
     else:
         _show(result, windows, score, time.monotonic() - begin)
+        run = out / "run" if with_training else SHIPPED
+        click.echo(next_line("kws", "live", run), err=True)
     for problem in result.problems:
         click.echo(f"Failed: {problem}", err=True)
     ctx.exit(0 if passed else 1)

@@ -12,8 +12,8 @@ const MAX_FILE_BYTES = 200e6;
 const MAX_SECONDS = 3600;
 const MAX_ROWS = 200;           // events on the page
 const MAX_DECISIONS = 100000;   // kept for the table
-const SILENCE_AFTER_S = 1;      // so that the last word passes the model's window
-const BEHIND_S = 1;             // a microphone's sound older than this is dropped
+const SILENCE_AFTER_S = 1;      // of a recording
+const BEHIND_S = 2;             // a microphone's sound older than this is dropped
 const stillness = matchMedia("(prefers-reduced-motion: reduce)");
 const darkness = matchMedia("(prefers-color-scheme: dark)");
 
@@ -76,21 +76,24 @@ class Engine {
     return this.c.web_set_threshold(label, Math.round(level * data.one)) === 1;
   }
 
-  /* Multiply-accumulates of the products that skip, in the last decision. */
+  /* The products that skip, and what each transmitted in the last decision. */
   skipped() {
-    return this.delta.map((product, i) => ({
-      ...product,
-      dense: product.macs * product.elements,
-      done: product.macs * this.c.web_delta_sent(i),
-    }));
+    return this.delta.map((product, i) => ({ ...product, sent: this.c.web_delta_sent(i) }));
   }
 }
 
-/* The share of products' multiply-accumulates that was skipped. */
-function shareOf(products) {
-  const sum = (key) => products.reduce((total, product) => total + product[key], 0);
-  return products.length ? 1 - sum("done") / sum("dense") : 0;
+/* What products left out: the share of their elements, each counted `weight` times. */
+function leftOut(products, weight) {
+  let all = 0, sent = 0;
+  for (const product of products) {
+    all += weight(product) * product.elements;
+    sent += weight(product) * product.sent;
+  }
+  return all ? 1 - sent / all : 0;
 }
+
+const byMacs = (product) => product.macs;
+const byElements = () => 1;
 
 /* ---- Sound: any rate to 16 kHz, and WAV files to samples ---- */
 
@@ -165,17 +168,7 @@ function toInt16(value) {
   return Math.max(-32768, Math.min(32767, Math.round(value * 32768)));
 }
 
-function resampled(samples, rate) {
-  if (rate === RATE) return Int16Array.from(samples, toInt16);
-  const resampler = new Resampler(rate);
-  const parts = [resampler.push(samples), resampler.end()];
-  const all = new Int16Array(parts[0].length + parts[1].length);
-  all.set(parts[0]);
-  all.set(parts[1], parts[0].length);
-  return all;
-}
-
-/* A WAV file -> { rate, samples: float, channels mixed }; null where it is none. */
+/* A WAV file -> { rate, samples }: float32, channels averaged; null where it is none. */
 function readWav(buffer) {
   const view = new DataView(buffer);
   const word = (at) => String.fromCharCode(...new Uint8Array(buffer, at, 4));
@@ -208,11 +201,11 @@ const READERS = {
 
 function readSamples(view, start, size, { tag, channels, rate, bits }) {
   const read = READERS[tag + " " + bits];
-  if (!read || channels < 1 || rate < 4000 || rate > 384000) return null;
+  if (!read || channels < 1 || rate < 8000 || rate > 192000) return null;
   const wide = bits / 8;
   const count = Math.floor(size / (wide * channels));
   if (count > MAX_SECONDS * rate) throw new Error("A recording may last an hour.");
-  const samples = new Float64Array(count);
+  const samples = new Float32Array(count);
   for (let i = 0, at = start; i < count; i++) {
     let sum = 0;
     for (let channel = 0; channel < channels; channel++, at += wide) sum += read(view, at);
@@ -221,29 +214,21 @@ function readSamples(view, start, size, { tag, channels, rate, bits }) {
   return { rate, samples };
 }
 
-/* Any file -> int16 at 16 kHz: WAV here, what else it may be by the browser. */
+/* The same of any file: WAV is read here, what else it may be by the browser. */
 async function readFile(file) {
   if (file.size > MAX_FILE_BYTES) throw new Error("A file may have 200 MB.");
   const buffer = await file.arrayBuffer();
-  let sound = readWav(buffer), how = "";
-  if (sound === null) {
-    const context = new OfflineAudioContext(1, 1, 48000);
-    const decoded = await context.decodeAudioData(buffer).catch(() => null);
-    if (decoded === null) throw new Error("This browser can't read " + file.name + ".");
-    if (decoded.duration > MAX_SECONDS) throw new Error("A recording may last an hour.");
-    const channels = Array.from({ length: decoded.numberOfChannels },
-      (_, i) => decoded.getChannelData(i));
-    sound = { rate: 48000, samples: channels[0].map(
-      (_, i) => channels.reduce((sum, c) => sum + c[i], 0) / channels.length) };
-    how = ", decoded by the browser";
-  }
-  if (sound.rate !== RATE) {
-    how += ", " + sound.rate.toLocaleString("en") + " Hz resampled to 16,000";
-  }
-  const said = resampled(sound.samples, sound.rate);
-  const samples = new Int16Array(said.length + SILENCE_AFTER_S * RATE);
-  samples.set(said);
-  return { samples, how };
+  const sound = readWav(buffer);
+  if (sound !== null) return { ...sound, how: "" };
+  const context = new OfflineAudioContext(1, 1, 48000);
+  const decoded = await context.decodeAudioData(buffer).catch(() => null);
+  if (decoded === null) throw new Error("This browser can't read " + file.name + ".");
+  if (decoded.duration > MAX_SECONDS) throw new Error("A recording may last an hour.");
+  const channels = Array.from({ length: decoded.numberOfChannels },
+    (_, i) => decoded.getChannelData(i));
+  const samples = channels[0].map(
+    (_, i) => channels.reduce((sum, channel) => sum + channel[i], 0) / channels.length);
+  return { rate: 48000, samples, how: ", decoded by the browser" };
 }
 
 /* ---- Sources: each has stop() ---- */
@@ -307,23 +292,30 @@ async function microphone(app) {
 }
 
 async function recording(app, file, speed) {
-  const { samples, how } = await readFile(file);
-  const seconds = (samples.length / RATE - SILENCE_AFTER_S).toFixed(1);
-  const about = file.name + ", " + seconds + " s" + how;
-  let at = 0, timer = 0, stopped = false, sound = null;
-  if (speed === 1) sound = play(samples);
+  const { rate, samples, how } = await readFile(file);
+  if (samples.length === 0) throw new Error("There is no sound in " + file.name + ".");
+  const resampler = rate === RATE ? null : new Resampler(rate);
+  const about = file.name + ", " + (samples.length / rate).toFixed(1) + " s" + how
+    + (resampler ? ", " + rate.toLocaleString("en") + " Hz resampled to 16,000" : "");
+  // A second of silence follows, so that the last word passes the model's window.
+  const all = samples.length + SILENCE_AFTER_S * rate, some = Math.round(rate / 10);
+  let at = 0, timer = 0, stopped = false;
+  const sound = speed === 1 ? play(samples, rate) : null;
   const begin = performance.now();
   const turn = () => {
-    const budget = performance.now() + 25;
-    const due = speed === 0 ? samples.length
-      : Math.min(samples.length, speed * RATE * (performance.now() - begin) / 1000);
-    while (at < due && performance.now() < budget) {
-      const block = samples.subarray(at, Math.min(due, at + 1600));
-      app.hear(block);
-      at += block.length;
+    const now = performance.now();
+    const due = speed === 0 ? all
+      : Math.min(all, Math.round(speed * rate * (now - begin) / 1000));
+    while (at < due && performance.now() < now + 25) {
+      const until = Math.min(due, at + some);
+      const block = new Float32Array(until - at);
+      block.set(samples.subarray(at, until));
+      app.hear(resampler ? resampler.push(block) : Int16Array.from(block, toInt16));
+      at = until;
     }
-    app.progress(at / samples.length);
-    if (at < samples.length) timer = setTimeout(turn, speed === 0 ? 0 : 15);
+    if (at === all && resampler) app.hear(resampler.end());
+    app.progress(at / all);
+    if (at < all) timer = setTimeout(turn, speed === 0 ? 0 : 15);
     else if (!stopped) app.stop("Heard all of " + about + ".");
   };
   timer = setTimeout(turn, 0);
@@ -335,10 +327,10 @@ async function recording(app, file, speed) {
   } };
 }
 
-function play(samples) {
+function play(samples, rate) {
   const context = new AudioContext();
-  const buffer = context.createBuffer(1, samples.length, RATE);
-  buffer.copyToChannel(Float32Array.from(samples, (value) => value / 32768), 0);
+  const buffer = context.createBuffer(1, samples.length, rate);
+  buffer.copyToChannel(samples, 0);
   const source = context.createBufferSource();
   source.buffer = buffer;
   source.connect(context.destination);
@@ -864,7 +856,7 @@ class App {
   decided(logits, scores, milliseconds) {
     this.decisionMs += (milliseconds - this.decisionMs) * (this.decisionMs ? 0.1 : 1);
     this.scores = scores;
-    const skipped = shareOf(this.engine.skipped());
+    const skipped = leftOut(this.engine.skipped(), byMacs);
     this.decisions.push({ frame: this.picture.count, logits, scores, skipped, heard: "" });
     if (this.decisions.length > MAX_DECISIONS) this.decisions.shift();
     this.picture.decision(scores);
@@ -953,7 +945,7 @@ class App {
     if (this.decisionMs) {
       const busy = this.decisionMs * FRAMES_A_SECOND / data.hop_frames / 1000;
       this.fact("a decision in this browser", this.decisionMs.toFixed(1) + " ms");
-      this.fact("of this computer's core", (100 * busy).toFixed(1) + " %");
+      this.fact("of one core of this computer", (100 * busy).toFixed(1) + " %");
     }
     const lost = Number(this.engine.c.web_samples_lost());
     if (lost) this.fact("samples lost: too slow here", lost.toLocaleString("en"));
@@ -985,6 +977,7 @@ class App {
       if (scope) made.scope = scope;
       return made;
     };
+    table.createCaption().textContent = "Elements left out, in percent";
     const head = table.createTHead().insertRow();
     cell(head, "th", "layer", "col");
     for (const kind of kinds) cell(head, "th", kind, "col").title = data.kinds[kind];
@@ -1010,12 +1003,12 @@ class App {
     const products = this.engine.skipped();
     for (const [key, cell] of this.cells) {
       const here = products.filter(({ layer, kind }) => layer + kind === key);
-      const skipped = here.length ? shareOf(here) : null;
-      cell.textContent = skipped === null ? "\u00b7" : (100 * skipped).toFixed(0) + " %";
+      const skipped = here.length ? leftOut(here, byElements) : null;
+      cell.textContent = skipped === null ? "\u00b7" : (100 * skipped).toFixed(0);
       cell.style.backgroundColor = "rgba(var(--heat), "
         + (0.55 * (skipped ?? 0)).toFixed(2) + ")";
     }
-    part("skipped").textContent = (100 * shareOf(products)).toFixed(0) + " %";
+    part("skipped").textContent = (100 * leftOut(products, byMacs)).toFixed(0) + " %";
   }
 
   /* ---- Thresholds, and what is saved ---- */
