@@ -234,6 +234,12 @@ def test_the_resampler_keeps_what_fits_and_lets_nothing_fold_back(
     [
         ("not-audio.wav", b"nothing of the kind", "can't read not-audio.wav"),
         (
+            "empty.wav",
+            b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x80\x3e\0\0\0\x7d\0\0"
+            b"\x02\0\x10\0data\0\0\0\0",
+            "no sound in empty.wav",
+        ),
+        (
             "cut.wav",
             b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0" + bytes(30),
             "can't read cut.wav",

@@ -17,16 +17,18 @@ from kws.cli import _options
 )
 @click.argument("run")
 @click.option(
-    "--port",
+    "--http-port",
     type=click.IntRange(0, 65535),
+    cls=_options.Option,
+    old=("--port",),  # a serial port elsewhere
     default=0,
-    help="Of this machine.  [default: a free one]",
+    help="Port of this machine that the page is at.  [default: a free one]",
 )
 @click.option("--no-browser", is_flag=True, help="Print the address, and open nothing.")
 @_options.board()
 @_options.json
 def command(
-    run: str, port: int, no_browser: bool, board_name: str | None, as_json: bool
+    run: str, http_port: int, no_browser: bool, board_name: str | None, as_json: bool
 ) -> None:
     """Open a page that hears RUN's words, with the board's own C in the browser.
 
@@ -48,7 +50,7 @@ def command(
         bundle = bundles.load(run)
         click.echo(f"Counting on {board.name}", err=True)
         measured = profile.on_board(bundle, board, flash.output_folder(bundle, board))
-    server = serve.Server(run, port, measured)
+    server = serve.Server(run, http_port, measured)
     with server.serving() as address, contextlib.suppress(KeyboardInterrupt):
         if as_json:
             click.echo(json.dumps({"run": run, "address": address}))
