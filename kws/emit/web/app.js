@@ -601,7 +601,8 @@ class Words {
       const level = document.createElement("span");
       const dot = document.createElement("i"); // the colour of its curve
       dot.className = "dot";
-      name.append(dot, named(label));
+      name.append(dot, document.createElement("span"));
+      name.lastChild.textContent = named(label);
       name.className = word < 0 ? "name" : "";
       level.className = "threshold";
       level.setAttribute("aria-hidden", "true"); // the slider says it
@@ -939,12 +940,13 @@ class App {
     if (!this.changed || now - (this.told ?? -1e9) < 60) return;
     this.told = now;
     this.changed = false;
+    part("idle").hidden = this.picture.count > 0 || this.board !== null;
     part("clock").textContent = (this.samples / RATE).toFixed(1) + " s";
     this.words.scores(this.scores);
     this.drawLevel();
     if (this.decisionMs) {
       const busy = this.decisionMs * FRAMES_A_SECOND / data.hop_frames / 1000;
-      this.fact("a decision in this browser", this.decisionMs.toFixed(1) + " ms");
+      this.fact("a decision in this browser", this.decisionMs.toFixed(2) + " ms");
       this.fact("of one core of this computer", (100 * busy).toFixed(1) + " %");
     }
     const lost = Number(this.engine.c.web_samples_lost());
