@@ -25,6 +25,7 @@ from kws.thresholds import Thresholds
 
 # Shares of multiply-accumulates that delta thresholds spare; `_rows`: Q.K^T as a
 # Cortex-M runs it, not as papers count it.
+AFTER = {"reset": "a reset", "silence": "a second of silence", "word": "another clip"}
 CUTS = ("mhsa_mac_cut", "mac_cut", "mhsa_mac_cut_rows", "mac_cut_rows")
 
 
@@ -43,6 +44,8 @@ class Evaluation:
         seconds: What it took here.
         cost: What delta thresholds spared (kws.simulate.counts.summary); None where the
             engine or the bundle has none, and all is dense.
+        after: What the stream heard before each clip: `reset` (nothing), `silence` or
+            `word`.
     """
 
     task: str
@@ -54,6 +57,7 @@ class Evaluation:
     logits: np.ndarray
     seconds: float
     cost: dict[str, Any] | None = None
+    after: str = "reset"
 
     @property
     def n(self) -> int:
@@ -84,6 +88,7 @@ class Evaluation:
             "split": self.split,
             "engine": self.engine,
             "board": self.board,
+            "after": self.after,
             "n": self.n,
             "accuracy": self.accuracy,
             "ci95": list(self.ci95),
@@ -128,6 +133,8 @@ def describe(result: Evaluation) -> str:
     """One line for people: task, split, engine, accuracy, N, interval."""
     low, high = result.ci95
     where = f" on {result.board}" if result.board else ""
+    if result.after != "reset":
+        where += f", after {AFTER[result.after]}"
     return (
         f"{result.task}, {result.split}, {result.engine}{where}: "
         f"{100 * result.accuracy:.2f} % of {result.n:,} clips right "
@@ -141,6 +148,7 @@ def evaluate_clips(
     engine: str = "host",
     board: str | None = None,
     jobs: int = 2,
+    after: str = "reset",
 ) -> Evaluation:
     """Run an engine over clips and count.
 
@@ -150,6 +158,9 @@ def evaluate_clips(
         engine: A name from kws.engines.
         board: For engines that run on one.
         jobs: Processes, threads or emulators side by side.
+        after: What comes before each clip: `reset`; or, for networks for streams on the
+            engine host, a second of `silence` (digital zeros), or the clip before it
+            (`word`; the first comes after the last).
 
     Raises:
         KwsError: the clips' labels aren't the bundle's, or the engine can't run.
@@ -164,9 +175,12 @@ def evaluate_clips(
     module = engines.get(engine)
     bar = Progress(f"{engine} on {len(clips)} clips", len(clips))
     start = time.monotonic()
-    skips = bool(bundle.thresholds) and hasattr(module, "counted")
+    skips = bool(bundle.thresholds) and hasattr(module, "counted") and after == "reset"
     run = module.counted if skips else module.logits
-    result = run(bundle, clips.pcm, jobs=jobs, board=board, progress=bar.at)
+    more = {}
+    if after != "reset":
+        more["before"] = _before(bundle, clips.pcm, engine, after)
+    result = run(bundle, clips.pcm, jobs=jobs, board=board, progress=bar.at, **more)
     logits, sent = result if skips else (result, None)
     bar.end()
     seconds = time.monotonic() - start
@@ -185,7 +199,26 @@ def evaluate_clips(
         logits=logits,
         seconds=seconds,
         cost=cost,
+        after=after,
     )
+
+
+def _before(bundle: Bundle, pcm: np.ndarray, engine: str, after: str) -> np.ndarray:
+    """What a stream hears before each clip: int16 [N, about a second], whole steps of
+    the network, so that the last decision is that of the clip."""
+    recipe = bundle.recipe
+    if not recipe.model.causal or engine != "host":
+        raise KwsError(
+            f"What comes before a clip ({after}) is heard by networks for streams, on "
+            f"the engine host. Received: {recipe.name}, causal = "
+            f"{str(recipe.model.causal).lower()}, engine {engine}",
+            f"kws eval {bundle.path}",
+        )
+    step = recipe.detector.hop_frames * recipe.features.hop
+    size = pcm.shape[1] // step * step
+    if after == "silence":
+        return np.zeros((len(pcm), size), np.int16)
+    return np.roll(pcm, 1, axis=0)[:, pcm.shape[1] - size :]
 
 
 def spared(

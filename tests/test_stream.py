@@ -18,12 +18,15 @@ pytest.importorskip("tensorflow", reason="the sample models are made with Tensor
 import sample_models
 import toolbox
 
-from kws import recipe
+from kws import bundle as bundles
+from kws import evaluate, recipe
 from kws.bundle import Bundle
+from kws.data import ClipSet
 from kws.deploy import boards, flash, host, run
 from kws.emit import native
 from kws.engines import common
 from kws.errors import KwsError
+from kws.features import extract
 from kws.graph import cost, passes, reader, stream
 from kws.graph.nodes import Graph
 from kws.layers.keras import tf
@@ -306,3 +309,47 @@ def test_each_clip_is_judged_cold_and_after_the_one_before() -> None:
     np.testing.assert_allclose(logits[:7], net(real), atol=1e-4)
     pairs = trained.paired(net, spec)(np.roll(real, 1, axis=0), real)
     np.testing.assert_allclose(logits[7:], pairs[7:], atol=1e-4)
+
+
+@pytest.mark.parametrize("after", ["silence", "word"])
+def test_clips_are_judged_as_a_stream_hears_them(after: str) -> None:
+    """kws eval --after: the decision at the clip's end, of one stream from a reset."""
+    bundle = sample()
+    rng = np.random.default_rng(9)
+    samples = bundle.recipe.features.clip_samples
+    pcm = rng.integers(-9000, 9000, (5, samples + 700), np.int16)
+    clips = ClipSet(
+        pcm,
+        np.arange(5, dtype=np.int32),
+        list("abcde"),
+        sample_models.LABELS,
+        "val",
+        {},
+    )
+    result = evaluate.evaluate_clips(bundle, clips, after=after)
+    step = 4 * bundle.recipe.features.hop
+    size = pcm.shape[1] // step * step
+    before = np.zeros((5, size), np.int16)
+    if after == "word":
+        before = np.roll(pcm, 1, axis=0)[:, -size:]
+    for row in range(5):
+        stream = np.concatenate([before[row], pcm[row, :samples]])
+        features = extract(stream, bundle.recipe.features)
+        assert np.array_equal(decisions([features])[-1], result.logits[row])
+    assert (result.logits != evaluate.evaluate_clips(bundle, clips).logits).any()
+    assert result.as_dict()["after"] == after
+
+
+def test_what_comes_before_a_clip_is_for_networks_for_streams() -> None:
+    clips = ClipSet(
+        np.zeros((1, 16000), np.int16),
+        np.zeros(1, np.int32),
+        ["a"],
+        sample_models.LABELS,
+        "val",
+        {},
+    )
+    for bundle, engine in ((sample(), "tflm"), (bundles.load("kwt-tiny"), "host")):
+        named = dataclasses.replace(clips, labels=bundle.labels)
+        with pytest.raises(KwsError, match="networks for streams"):
+            evaluate.evaluate_clips(bundle, named, engine, after="word")

@@ -49,6 +49,14 @@ Examples:
     type=_options.PATH,
     help="What is said on the tape: start_s, end_s, word (TSV).  [default: beside it]",
 )
+@click.option(
+    "--after",
+    type=click.Choice(["reset", "silence", "word"]),
+    default="reset",
+    show_default=True,
+    help="What a network for streams hears before each clip: nothing, a second of "
+    "zeros, or the clip before it.",
+)
 @_options.jobs
 @_options.json
 def command(
@@ -61,6 +69,7 @@ def command(
     also: tuple[Path, ...],
     tape: Path | None,
     truth: Path | None,
+    after: str,
     jobs: int | None,
     as_json: bool,
 ) -> None:
@@ -85,7 +94,9 @@ def command(
         split, bundle.recipe.task, folders.data, limit=limit, also=folders.also
     )
     jobs = jobs or os.cpu_count() or 1
-    results = [evaluate_clips(bundle, clips, name, board_name, jobs) for name in names]
+    results = [
+        evaluate_clips(bundle, clips, name, board_name, jobs, after) for name in names
+    ]
     pairs = [agreement(results[0], other) for other in results[1:]]
     if as_json:
         table = results[0].as_dict()

@@ -44,9 +44,15 @@ def logits(
     jobs: int = 2,
     board: str | None = None,
     progress: common.Progress | None = None,
+    before: np.ndarray | None = None,
 ) -> np.ndarray:
-    """int8 logits [N, labels]; see `kws.engines`. `jobs` threads, each its own copy."""
-    return counted(bundle, pcm, jobs, board, progress)[0]
+    """int8 logits [N, labels]; see `kws.engines`. `jobs` threads, each its own copy.
+
+    Args:
+        before: int16 [N, samples]: what the stream heard before each clip; None: the
+            clip comes after a reset.
+    """
+    return counted(bundle, pcm, jobs, board, progress, before)[0]
 
 
 def counted(
@@ -55,9 +61,12 @@ def counted(
     jobs: int = 2,
     board: str | None = None,
     progress: common.Progress | None = None,
+    before: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`logits`, and what was transmitted: uint32 [N, products]."""
     clips = common.clip_pcm(bundle, pcm)
+    if before is not None:
+        clips = np.concatenate([before, clips], axis=1)
     path = host.library(bundle)
     parts = np.array_split(clips, -(-len(clips) // common.CHUNK))
     done, results = 0, []
