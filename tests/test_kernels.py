@@ -195,13 +195,14 @@ def test_a_bias_that_could_overflow_is_refused() -> None:
         qm.fold_bias(weights, np.array([2**31 - 100], np.int32), -3)
 
 
-def test_dsp_layout_interleaves_pairs_of_rows() -> None:
-    weights = np.arange(15, dtype=np.int8).reshape(3, 5)
-    pairs = np.frombuffer(weight_layout.layout(weights, "dsp"), np.int8)
-    assert pairs.tolist() == [
-        *(0, 1, 2, 3, 5, 6, 7, 8, 4, 0, 0, 0, 9, 0, 0, 0),
-        *(10, 11, 12, 13, 0, 0, 0, 0, 14, 0, 0, 0, 0, 0, 0, 0),
-    ]
+def test_dsp_layout_mixes_pairs_of_rows() -> None:
+    weights = np.arange(-7, 8, dtype=np.int8).reshape(3, 5)
+    halves = np.frombuffer(weight_layout.layout(weights, "dsp"), "<i2")
+    padded = np.zeros((4, 8), int)
+    padded[:3, :5] = weights
+    order = [0, 2, 1, 3, 4, 6, 5, 7]
+    expected = [padded[i, order] + 256 * padded[i + 1, order] for i in (0, 2)]
+    assert halves.tolist() == np.concatenate(expected).tolist()
     assert weight_layout.layout(weights, "mve") == weights.tobytes()
     with pytest.raises(ValueError, match="core must be"):
         weight_layout.layout(weights, "avx")

@@ -73,7 +73,7 @@ extern "C" {
 /* y[r, o] = clamp(requantise(bias[o] + sum_i weights[o, i] * x[r, i]) + zero point).
  * Per tensor is written as per channel: the generator repeats the multiplier. No sum
  * may reach 2^30 in magnitude (quantized_math.fold_bias checks it). Rows in multiples
- * of 3 (dsp) and of 2 (portable) waste nothing. */
+ * of 3 (dsp) and of 2 (portable) waste nothing. No weight is -128. */
 typedef struct {
   uint16_t inputs;           /* columns of x, 1..65535 */
   uint16_t outputs;          /* columns of y, 1..65535 */
@@ -85,6 +85,9 @@ typedef struct {
   int16_t output_zero_point; /* -128..127 */
   int8_t activation_min;     /* fused clamp, -128..127 */
   int8_t activation_max;
+  uint8_t ordinary; /* 1 promises: shifts of -22..-1, a clamp to int8's own range,
+                     * sums below 2^23 in magnitude (quantized_math.is_ordinary). 0
+                     * promises nothing, and is slower. */
 } kws_fully_connected_t;
 
 /* Widened activations of a block of rows. */

@@ -1,10 +1,14 @@
 /* Matrix products and attention with SMLAD: Cortex-M4, M7, M33. See kws_kernels.h.
  *
- * All products go through one block of 3 rows by 2 columns. Activations are widened to
- * 16 bits once per row, in the order that SXTB16 gives (bytes 0, 2, then 1, 3), three
- * rows interleaved: a "panel". The other operand's rows come in pairs, four bytes of
- * each in turn, laid so offline (weight_layout.py) or by pack_pair below. So the inner
- * loop walks two pointers, and needs 20 instructions for 24 MACs.
+ * Products go through a block of 3 rows by 2 columns, or of one row where only one is
+ * left. Activations are widened to 16 bits once per row, in the order that SXTB16 gives
+ * (bytes 0, 2, then 1, 3), the block's rows interleaved: a "panel". The other operand's
+ * rows come in pairs, so that the inner loop walks two pointers:
+ *   - weights, two columns mixed in 16 bits (weight_layout.py): w0 + 256 * w1. SMLAD
+ *     with such halves sums a0 + 256 * a1, and with their low bytes a0. So one SXTB16
+ *     serves four weights: 18 instructions for 24 MACs, or 14 for one row's 16.
+ *   - what is known at run time only, four bytes of each row in turn (pack_pair below):
+ *     20 instructions for 24 MACs.
  */
 #include "kernels_internal.h"
 
@@ -21,6 +25,7 @@
 /* Three rows against pairs of columns, requantised and stored; the common case of
  * products, which the inner loops below run through. It holds where
  *   - every sum is below 2^30 in magnitude (kws/graph/quantized_math.py checks it),
+ *     and of weights 2^23: what remains of a1 above,
  *   - every shift is in -22..-1, and
  *   - the clamp is int8's own range. */
 typedef struct {
@@ -78,24 +83,36 @@ _Static_assert(offsetof(run_t, gap) == 16 && offsetof(run_t, start) == 36 &&
 void kws_dsp_dense(const run_t *run);
 void kws_dsp_product(const run_t *run);
 
-#define ROW(column0, column1)              \
-  "  ldrd r8, r9, [r0], #8\n"              \
-  "  smlad " column0 ", r8, r12, " column0 \
-  "\n"                                     \
-  "  smlad " column0 ", r9, r10, " column0 \
-  "\n"                                     \
-  "  smlad " column1 ", r8, lr, " column1  \
-  "\n"                                     \
-  "  smlad " column1 ", r9, r11, " column1 "\n"
-#define GROUP                   \
+#define ROW(column0, even0, odd0, column1, even1, odd1) \
+  "  ldrd r8, r9, [r0], #8\n"                           \
+  "  smlad " column0 ", r8, " even0 ", " column0         \
+  "\n"                                                  \
+  "  smlad " column0 ", r9, " odd0 ", " column0          \
+  "\n"                                                  \
+  "  smlad " column1 ", r8, " even1 ", " column1         \
+  "\n"                                                  \
+  "  smlad " column1 ", r9, " odd1 ", " column1 "\n"
+#define ROW_OF_MIXED(column0, both) ROW(column0, "r12", "lr", both, "r10", "r11")
+#define GROUP_OF_MIXED          \
+  "  ldrd r10, r11, [r1], #8\n" \
+  "  sxtb16 r12, r10\n"         \
+  "  sxtb16 lr, r11\n"          \
+  ROW_OF_MIXED("r2", "r3")      \
+  ROW_OF_MIXED("r4", "r5")      \
+  ROW_OF_MIXED("r6", "r7")
+#define ROW_OF_PAIR(column0, column1) ROW(column0, "r12", "r10", column1, "lr", "r11")
+#define GROUP_OF_PAIR           \
   "  ldrd r10, r11, [r1], #8\n" \
   "  sxtb16 r12, r10\n"         \
   "  sxtb16 r10, r10, ror #8\n" \
   "  sxtb16 lr, r11\n"          \
-  "  sxtb16 r11, r11, ror #8\n" ROW("r2", "r3") ROW("r4", "r5") ROW("r6", "r7")
+  "  sxtb16 r11, r11, ror #8\n" \
+  ROW_OF_PAIR("r2", "r3")       \
+  ROW_OF_PAIR("r4", "r5")       \
+  ROW_OF_PAIR("r6", "r7")
 
 /* All groups of one pair: four at a time, then the rest. */
-#define SUMS                     \
+#define SUMS(GROUP)              \
   "  ldrd r0, r1, [sp, #0]\n"    \
   "  ldr r8, [sp, #8]\n"         \
   "  cmp r8, #0\n"               \
@@ -121,14 +138,18 @@ void kws_dsp_product(const run_t *run);
  * requantisation of one sum, saturated. SMMLAR is the first rounding, of twice the
  * sum, and adds what the second rounds by; one less where the sum is negative (which
  * makes no difference where the first comes out as 0). */
-#define FINISH(sum, address)    \
-  "  lsl r1, " sum              \
-  ", #1\n"                      \
+#define FINISH(twice, address)  \
+  twice                         \
   "  smmlar r0, r1, r9, r11\n"  \
   "  add r0, r0, r1, asr #31\n" \
   "  asr r0, r0, r10\n"         \
   "  ssat r0, #8, r0\n"         \
   "  strb r0, " address "\n"
+#define TWICE(sum) "  lsl r1, " sum ", #1\n"
+/* Of the second of two mixed columns. */
+#define TWICE_SECOND(both, column0)    \
+  "  sub r1, " both ", " column0 "\n" \
+  "  asr r1, r1, #7\n"
 #define FINISH_COLUMN(row0, row1, row2) \
   FINISH(row0, "[r8]") FINISH(row1, "[r8, lr]") FINISH(row2, "[r8, lr, lsl #1]")
 
@@ -186,24 +207,27 @@ __asm(BEGIN("kws_dsp_dense")
       "  ldr r8, [sp, #36]\n" /* both columns' biases, for all rows */
       "  ldrd r2, r3, [r8], #8\n"
       "  str r8, [sp, #36]\n"
+      "  add r3, r2, r3, lsl #8\n"
       "  mov r4, r2\n"
       "  mov r5, r3\n"
       "  mov r6, r2\n"
-      "  mov r7, r3\n" SUMS
+      "  mov r7, r3\n" SUMS(GROUP_OF_MIXED)
       "  ldr r8, [sp, #24]\n"
       "  ldr lr, [sp, #28]\n"
       "  str r1, [sp, #4]\n" /* the next pair follows at once */
-      NEXT_COLUMN FINISH_COLUMN("r2", "r4", "r6")
+      NEXT_COLUMN FINISH_COLUMN(TWICE("r2"), TWICE("r4"), TWICE("r6"))
       "  ldr r9, [sp, #32]\n"
-      "  add r8, r9\n"
-      NEXT_COLUMN FINISH_COLUMN("r3", "r5", "r7") NEXT_PAIR("kws_dsp_dense"));
+      "  add r8, r9\n" NEXT_COLUMN FINISH_COLUMN(TWICE_SECOND("r3", "r2"),
+                                                 TWICE_SECOND("r5", "r4"),
+                                                 TWICE_SECOND("r7", "r6"))
+          NEXT_PAIR("kws_dsp_dense"));
 
 __asm(BEGIN("kws_dsp_product")
       "  ldr r8, [sp, #36]\n" /* the rows' corrections, for both columns */
       "  ldm r8, {r2, r4, r6}\n"
       "  mov r3, r2\n"
       "  mov r5, r4\n"
-      "  mov r7, r6\n" SUMS
+      "  mov r7, r6\n" SUMS(GROUP_OF_PAIR)
       "  ldr r8, [sp, #16]\n"
       "  add r1, r8\n"
       "  str r1, [sp, #4]\n"
@@ -211,9 +235,115 @@ __asm(BEGIN("kws_dsp_product")
       "  ldr lr, [sp, #28]\n"
       "  ldr r9, [sp, #40]\n"
       "  ldr r10, [sp, #44]\n"
-      "  ldr r11, [sp, #48]\n" FINISH_COLUMN("r2", "r4", "r6")
+      "  ldr r11, [sp, #48]\n" FINISH_COLUMN(TWICE("r2"), TWICE("r4"), TWICE("r6"))
       "  ldr r12, [sp, #32]\n"
-      "  add r8, r12\n" FINISH_COLUMN("r3", "r5", "r7") NEXT_PAIR("kws_dsp_product"));
+      "  add r8, r12\n" FINISH_COLUMN(TWICE("r3"), TWICE("r5"), TWICE("r7"))
+          NEXT_PAIR("kws_dsp_product"));
+
+/* One row of p->inputs, widened to a panel of its own, against pairs of columns; p is
+ * ordinary and has two outputs or more.
+ *   r0 panel, r1 weights, r2 sum of column 0, r3 of both, r4-r7 8 inputs, r8-r11 their
+ *   weights, r12 the panel's end, lr pairs that are left
+ *   on the stack: panel, biases, multipliers, shifts, y, 2 * zero point + 1, where a
+ *   pair's code is entered, and where it goes on after an odd group
+ * A pair's code is a chain of links of 8 inputs, entered where as many follow as there
+ * are: no loop turns for less than ROW_LINKS of them. */
+void kws_dsp_row(const kws_fully_connected_t *p, const int16_t *panel, int32_t groups,
+                 int8_t *y);
+_Static_assert(offsetof(kws_fully_connected_t, outputs) == 2 &&
+                   offsetof(kws_fully_connected_t, weights) == 4 &&
+                   offsetof(kws_fully_connected_t, bias) == 8 &&
+                   offsetof(kws_fully_connected_t, shift) == 16 &&
+                   offsetof(kws_fully_connected_t, output_zero_point) == 20,
+               "the assembly knows where they lie");
+
+#define ROW_WORD(inputs, weights)                         \
+  "  smlad r3, " inputs ", " weights ", r3\n"             \
+  "  sxtb16 " weights ", " weights "\n"                   \
+  "  smlad r2, " inputs ", " weights ", r2\n"
+#define ROW_LINK               \
+  "  ldmia.w r0!, {r4-r7}\n"   \
+  "  ldmia.w r1!, {r8-r11}\n"  \
+  ROW_WORD("r4", "r8")         \
+  ROW_WORD("r5", "r9")         \
+  ROW_WORD("r6", "r10")        \
+  ROW_WORD("r7", "r11")
+#define ROW_LINK_BYTES "56" /* of code */
+/* r9 right shift - 1 in its low byte; see FINISH_CHANNEL. */
+#define ROW_FINISH(twice, multiplier)                                \
+  "  smmulr " multiplier ", " twice ", " multiplier "\n"             \
+  "  add " multiplier ", " multiplier ", " twice ", asr #31\n"       \
+  "  asr " multiplier ", " multiplier ", r9\n"                       \
+  "  add " multiplier ", " multiplier ", r8\n"                       \
+  "  ssat " multiplier ", #8, " multiplier ", asr #1\n"              \
+  "  strb " multiplier ", [r7], #1\n"
+
+__asm(
+    "  .syntax unified\n"
+    "  .thumb\n"
+    "  .pushsection .text.kws_dsp_row, \"ax\", %progbits\n"
+    "  .align 2\n"
+    "  .global kws_dsp_row\n"
+    "  .type kws_dsp_row, %function\n"
+    "  .thumb_func\n"
+    "kws_dsp_row:\n"
+    "  push {r4-r11, lr}\n"
+    "  sub sp, #36\n"
+    "  add r12, r1, r2, lsl #3\n"
+    "  ldrh lr, [r0, #2]\n"
+    "  lsr lr, #1\n"
+    "  ldrd r4, r5, [r0, #8]\n"
+    "  ldr r6, [r0, #16]\n"
+    "  mov r7, r3\n"
+    "  ldrsh r8, [r0, #20]\n"
+    "  add r8, r8, r8\n"
+    "  add r8, #1\n"
+    /* r9: after an odd group; the link where (groups / 2) % 8 links remain. */
+    "  adr.w r9, 3f\n"
+    "  lsrs r10, r2, #1\n"
+    "  it eq\n"
+    "  adreq.w r9, 4f\n"
+    "  rsb r10, r10, #0\n"
+    "  and r10, #7\n"
+    "  mov r11, #" ROW_LINK_BYTES "\n"
+    "  mla r9, r10, r11, r9\n"
+    "  add r9, #1\n" /* Thumb */
+    "  mov r10, r9\n"
+    "  tst r2, #1\n"
+    "  it ne\n"
+    "  adrne.w r10, 2f + 1\n"
+    "  ldr r11, [r0, #4]\n"
+    "  mov r0, r1\n"
+    "  mov r1, r11\n"
+    "  str r8, [sp, #20]\n"
+    "  strd r10, r9, [sp, #24]\n"
+    "1:\n"
+    "  ldrd r2, r3, [r4], #8\n"
+    "  stmia.w sp, {r0, r4-r7}\n"
+    "  add r3, r2, r3, lsl #8\n"
+    "  ldr pc, [sp, #24]\n"
+    "2:\n"
+    "  ldrd r4, r5, [r0], #8\n"
+    "  ldrd r8, r9, [r1], #8\n" ROW_WORD("r4", "r8") ROW_WORD("r5", "r9")
+    "  ldr pc, [sp, #28]\n"
+    "3:\n" ROW_LINK ROW_LINK ROW_LINK ROW_LINK ROW_LINK ROW_LINK ROW_LINK ROW_LINK
+    "  cmp r0, r12\n"
+    "  bne 3b\n"
+    "4:\n"
+    "  ldmia.w sp, {r0, r4-r8}\n"
+    "  sub r3, r3, r2\n"
+    "  asr r3, r3, #7\n"
+    "  lsl r2, r2, #1\n"
+    "  ldrd r10, r11, [r5], #8\n"
+    "  ldrh r9, [r6], #2\n"
+    "  mvn r9, r9\n" ROW_FINISH("r2", "r10")
+    "  lsr r9, r9, #8\n" ROW_FINISH("r3", "r11")
+    "  subs lr, #1\n"
+    "  bne 1b\n"
+    "  add sp, #36\n"
+    "  pop {r4-r11, pc}\n"
+    "  .size kws_dsp_row, . - kws_dsp_row\n"
+    "  .popsection\n");
 
 #else /* The same in C, so that the sanitizers see this file on the host. */
 
@@ -240,13 +370,19 @@ static int8_t finish_common(int32_t sum, int32_t multiplier, int32_t right,
 
 static void sum_block(const int16_t *panel, const int8_t *pair, int32_t groups,
                       int32_t *sums);
+static void sum_mixed(const int16_t *panel, int32_t rows, const int8_t *pair,
+                      int32_t groups, int32_t *sums);
 
 static void run_pairs(const run_t *run, int dense) {
   const int32_t groups = run->main_bytes / 8 + run->rest_groups;
   const int8_t *pair = run->pair;
   for (int32_t i = 0; i < run->pairs; ++i) {
     int32_t sums[BLOCK_ROWS * BLOCK_COLUMNS];
-    sum_block(run->panel, pair, groups, sums);
+    if (dense) {
+      sum_mixed(run->panel, BLOCK_ROWS, pair, groups, sums);
+    } else {
+      sum_block(run->panel, pair, groups, sums);
+    }
     pair += 8 * groups + run->gap;
     for (int32_t c = 0; c < BLOCK_COLUMNS; ++c) {
       const int32_t column = BLOCK_COLUMNS * i + c;
@@ -273,7 +409,48 @@ static void kws_dsp_product(const run_t *run) {
   run_pairs(run, 0);
 }
 
+static void kws_dsp_row(const kws_fully_connected_t *p, const int16_t *panel,
+                        int32_t groups, int8_t *y) {
+  for (int32_t o = 0; o + 1 < p->outputs; o += 2) {
+    int32_t sums[BLOCK_COLUMNS];
+    sum_mixed(panel, 1, p->weights + 4 * groups * o, groups, sums);
+    for (int32_t c = o; c < o + 2; ++c) {
+      const int32_t right = -p->shift[c];
+      y[c] = finish_common(sums[c - o] + p->bias[c], p->multiplier[c], right,
+                           (2 * p->output_zero_point + 1) * (1 << (right - 1)));
+    }
+  }
+}
+
 #endif
+
+/* sums[2 * r + c] = sum over `groups` groups of 4 of panel row r times column c of two
+ * mixed ones. */
+static void sum_mixed(const int16_t *panel, int32_t rows, const int8_t *pair,
+                      int32_t groups, int32_t *sums) {
+  memset(sums, 0, (size_t)(rows * BLOCK_COLUMNS) * sizeof *sums);
+  for (int32_t g = 0; g < groups; ++g) {
+    uint32_t columns[2][2]; /* of halves: even and odd inputs */
+    for (int i = 0; i < 2; ++i) {
+      uint32_t mixed;
+      memcpy(&mixed, pair + 4 * i, sizeof mixed);
+      columns[0][i] = add_even_bytes(0, mixed);
+      /* The second column's are one less where the first's are negative. */
+      columns[1][i] = add_odd_bytes((columns[0][i] >> 15) & 0x00010001u, mixed);
+    }
+    for (int32_t r = 0; r < rows; ++r) {
+      uint32_t row[2];
+      memcpy(row, panel, sizeof row);
+      panel += 4;
+      for (int c = 0; c < BLOCK_COLUMNS; ++c) {
+        int32_t *sum = &sums[BLOCK_COLUMNS * r + c];
+        *sum = dual_multiply_add(row[0], columns[c][0], *sum);
+        *sum = dual_multiply_add(row[1], columns[c][1], *sum);
+      }
+    }
+    pair += 4 * BLOCK_COLUMNS;
+  }
+}
 
 /* sums[2 * r + c] = sum over `groups` groups of 4 of panel row r times pair row c. */
 static void sum_block(const int16_t *panel, const int8_t *pair, int32_t groups,
@@ -312,15 +489,18 @@ static int32_t widen_rest(const int8_t *x, int32_t n, int32_t zero_point,
   return sum;
 }
 
-/* Row `row` of a panel: x, padded with zeros to a group of 4. */
-static void widen(const int8_t *x, int32_t n, int32_t row, int16_t *restrict panel) {
+/* Row `row` of a panel of `rows` (a constant): x, padded with zeros to a group of 4. */
+static inline __attribute__((always_inline)) void widen(const int8_t *x, int32_t n,
+                                                        int32_t row, int32_t rows,
+                                                        int16_t *restrict panel) {
   panel += 4 * row;
+#pragma GCC unroll 2
   for (const int8_t *end = x + n / 4 * 4; x < end; x += 4) {
     uint32_t bytes;
     memcpy(&bytes, x, sizeof bytes);
     const uint32_t halves[2] = {add_even_bytes(0, bytes), add_odd_bytes(0, bytes)};
     memcpy(panel, halves, sizeof halves);
-    panel += 4 * BLOCK_ROWS;
+    panel += 4 * rows;
   }
   if (n % 4 != 0) widen_rest(x, n % 4, 0, panel);
 }
@@ -385,55 +565,53 @@ static void finish_column(const int32_t *sums, int32_t rows,
   }
 }
 
-/* May kws_dsp_dense or kws_dsp_product do it? */
-static int is_common(const int8_t *shift, int32_t n, int32_t low, int32_t high) {
-  if (low != INT8_MIN || high != INT8_MAX) return 0;
-  for (int32_t i = 0; i < n; ++i) {
-    if (shift[i] >= 0 || shift[i] < -LARGEST_RIGHT_SHIFT) return 0;
-  }
-  return 1;
-}
-
 static void fully_connected(const kws_fully_connected_t *p, const int8_t *x,
                             int32_t rows, int8_t *y, int32_t row_step,
                             int32_t output_step, int16_t *panel) {
   const int32_t inputs = p->inputs;
   const int32_t outputs = p->outputs;
   const int32_t groups = (inputs + 3) / 4;
-  const int common = is_common(p->shift, outputs, p->activation_min, p->activation_max);
   int32_t sums[BLOCK_ROWS * BLOCK_COLUMNS];
-  for (int32_t first = 0; first < rows; first += BLOCK_ROWS) {
-    /* The last block reaches back over rows already done; where there are fewer than
-     * three in all, it repeats the first. */
-    const int32_t row = rows < BLOCK_ROWS ? 0 : kws_min(first, rows - BLOCK_ROWS);
-    const int32_t block = kws_min(rows, BLOCK_ROWS);
-    for (int32_t r = 0; r < BLOCK_ROWS; ++r) {
-      widen(x + (row + (r < block ? r : 0)) * inputs, inputs, r, panel);
-    }
-    int8_t *to = y + row * row_step;
+  while (rows > 0) {
+    const int32_t block = rows < BLOCK_ROWS ? 1 : BLOCK_ROWS;
     int32_t o = 0;
-    if (common && block != 2 && outputs >= BLOCK_COLUMNS) {
-      const run_t run = {.panel = panel,
-                         .pair = p->weights,
-                         .main_bytes = groups / 4 * 32,
-                         .rest_groups = groups % 4,
-                         .pairs = outputs / BLOCK_COLUMNS,
-                         .y = to,
-                         .row_step = block == 1 ? 0 : row_step,
-                         .column_step = output_step,
-                         .start = p->bias,
-                         .multiplier.array = p->multiplier,
-                         .shift.array = p->shift,
-                         .rounding = 2 * p->output_zero_point + 1};
-      kws_dsp_dense(&run);
-      o = outputs - outputs % BLOCK_COLUMNS;
-    }
-    for (; o < outputs; o += BLOCK_COLUMNS) {
-      sum_block(panel, p->weights + 4 * groups * o, groups, sums);
-      for (int32_t c = 0; c < kws_min(outputs - o, BLOCK_COLUMNS); ++c) {
-        finish_column(sums + c, block, p, o + c, to + (o + c) * output_step, row_step);
+    if (block == 1) {
+      widen(x, inputs, 0, 1, panel);
+    } else {
+      for (int32_t r = 0; r < BLOCK_ROWS; ++r) {
+        widen(x + r * inputs, inputs, r, BLOCK_ROWS, panel);
       }
     }
+    if (p->ordinary && outputs >= BLOCK_COLUMNS) {
+      if (block == BLOCK_ROWS) {
+        const run_t run = {.panel = panel,
+                           .pair = p->weights,
+                           .main_bytes = groups / 4 * 32,
+                           .rest_groups = groups % 4,
+                           .pairs = outputs / BLOCK_COLUMNS,
+                           .y = y,
+                           .row_step = row_step,
+                           .column_step = output_step,
+                           .start = p->bias,
+                           .multiplier.array = p->multiplier,
+                           .shift.array = p->shift,
+                           .rounding = 2 * p->output_zero_point + 1};
+        kws_dsp_dense(&run);
+        o = outputs - outputs % BLOCK_COLUMNS;
+      } else if (output_step == 1) {
+        kws_dsp_row(p, panel, groups, y);
+        o = outputs - outputs % BLOCK_COLUMNS;
+      }
+    }
+    for (; o < outputs; o += BLOCK_COLUMNS) {
+      sum_mixed(panel, block, p->weights + 4 * groups * o, groups, sums);
+      for (int32_t c = 0; c < kws_min(outputs - o, BLOCK_COLUMNS); ++c) {
+        finish_column(sums + c, block, p, o + c, y + (o + c) * output_step, row_step);
+      }
+    }
+    x += block * inputs;
+    y += block * row_step;
+    rows -= block;
   }
 }
 
@@ -662,14 +840,19 @@ static void widen_block(const kws_batch_matmul_t *p, const int8_t *a, int32_t a_
   }
 }
 
+/* May kws_dsp_product do it? */
+static int is_common(const kws_batch_matmul_t *p) {
+  return p->shift < 0 && p->shift >= -LARGEST_RIGHT_SHIFT &&
+         p->activation_min == INT8_MIN && p->activation_max == INT8_MAX;
+}
+
 /* A panel against `columns` packed rows, gap bytes between the pairs. */
 static void panel_product(const kws_batch_matmul_t *p, const int16_t *panel,
                           const int32_t *corrections, int32_t rows, const int8_t *pair,
                           int32_t gap, int32_t columns, int32_t groups, int8_t *y,
                           int32_t y_stride) {
   int32_t c = 0;
-  if (rows != 2 && columns >= BLOCK_COLUMNS &&
-      is_common(&p->shift, 1, p->activation_min, p->activation_max)) {
+  if (rows != 2 && columns >= BLOCK_COLUMNS && is_common(p)) {
     const int32_t right = -p->shift;
     const run_t run = {.panel = panel,
                        .pair = pair,

@@ -294,6 +294,7 @@ def _product_of(
         "output_zero_point": y.zero_point,
         "activation_min": low,
         "activation_max": high,
+        "ordinary": int(qm.is_ordinary(weights, folded, pairs, (low, high))),
     }
 
 

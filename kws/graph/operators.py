@@ -152,6 +152,9 @@ def _weights(node: Node, index: int, rank: int, outputs_axis: int = 0) -> Tensor
         quantization.per_channel and quantization.axis != outputs_axis
     ):
         raise refuse(node, "weights must be symmetric, per tensor or per output")
+    if weights.data.min() == -128:
+        # Kernels add two products in 16 bits. TFLite's weights are -127..127.
+        raise refuse(node, "a weight of -128: expected -127 to 127")
     return weights
 
 
@@ -238,10 +241,6 @@ def _depthwise_conv_2d(node: Node) -> tuple[int, ...]:
         raise refuse(node, f"depth multiplier {node.options['DepthMultiplier']}, not 1")
     if one != 1:
         raise refuse(node, "expected weights of [1, height, width, channels]")
-    assert weights.data is not None
-    if weights.data.min() == -128:
-        # Helium's kernel adds two products in 16 bits. TFLite's weights are -127..127.
-        raise refuse(node, "a weight of -128: expected -127 to 127")
     _bias(node, channels)
     x = node.input(0)
     if len(x.shape) != 4 or x.shape[0] != 1 or x.shape[3] != channels:

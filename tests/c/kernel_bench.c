@@ -83,7 +83,8 @@ static kws_fully_connected_t product(uint16_t inputs, uint16_t outputs) {
                                  .shift = shift,
                                  .output_zero_point = 3,
                                  .activation_min = -128,
-                                 .activation_max = 127};
+                                 .activation_max = 127,
+                                 .ordinary = 1};
 }
 
 int main(void) {

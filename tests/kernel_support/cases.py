@@ -144,11 +144,11 @@ def _product_struct(
     if len(multipliers) == 1:
         multipliers = multipliers * outputs
     low, high = qm.calculate_activation_range(activation, *output)
+    folded = qm.fold_bias(weights, bias, input_zero_point)
+    ordinary = qm.is_ordinary(weights, folded, multipliers, (low, high))
     arrays = (
         lay_out(f"{name}_weights", weights)
-        + c_array(
-            f"{name}_bias", qm.fold_bias(weights, bias, input_zero_point), "int32_t"
-        )
+        + c_array(f"{name}_bias", folded, "int32_t")
         + c_array(f"{name}_multiplier", [m for m, _ in multipliers], "int32_t")
         + c_array(f"{name}_shift", [s for _, s in multipliers])
     )
@@ -156,7 +156,8 @@ def _product_struct(
         f"{{.inputs = {inputs}, .outputs = {outputs}, .weights = {name}_weights, "
         f".bias = {name}_bias, .multiplier = {name}_multiplier, "
         f".shift = {name}_shift, .output_zero_point = {output[1]}, "
-        f".activation_min = {low}, .activation_max = {high}}}"
+        f".activation_min = {low}, .activation_max = {high}, "
+        f".ordinary = {int(ordinary)}}}"
     )
     return arrays, fields
 
