@@ -223,6 +223,9 @@ def test_scratch_formulas_equal_the_header(tmp_path: Path) -> None:
             f"KWS_BATCH_MATMUL_SCRATCH_BYTES({n})": (
                 layout.batch_matmul_scratch_bytes(n)
             ),
+            f"KWS_BATCH_MATMUL_COLUMNS_SCRATCH_BYTES({n})": (
+                layout.batch_matmul_columns_scratch_bytes(n)
+            ),
             f"KWS_ATTENTION_V_STRIDE({n})": layout.attention_v_stride(n),
             f"KWS_ATTENTION_K_BYTES({n}, 48)": layout.attention_k_bytes(n, 48),
             f"KWS_ATTENTION_V_BYTES({n}, 48)": 48 * layout.attention_v_stride(n),

@@ -183,11 +183,19 @@ typedef struct {
 
 /* a [m, inner] with rows a_stride apart; b is given with its inner axis contiguous:
  * b_rows [n, inner] with rows b_stride apart (TFLite's adj_y = true). Where the graph
- * has adj_y = false, or adj_x = true, transpose with kws_transpose_s8 first.
+ * has adj_x = true, transpose with kws_transpose_s8 first.
  * inner: 1..16384. y [m, n] has rows y_stride apart. */
 void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a_stride,
                          const int8_t *b_rows, int32_t b_stride, int32_t m, int32_t n,
                          int32_t inner, int8_t *y, int32_t y_stride, void *scratch);
+
+#define KWS_BATCH_MATMUL_COLUMNS_SCRATCH_BYTES(inner) (16 * KWS_ROUND_UP(inner, 8))
+
+/* The same of b [inner, n], rows b_stride apart (adj_y = false). */
+void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
+                                 int32_t a_stride, const int8_t *b, int32_t b_stride,
+                                 int32_t m, int32_t n, int32_t inner, int8_t *y,
+                                 int32_t y_stride, void *scratch);
 
 /* x [rows, columns] -> y: element (r, c) goes to y[c * y_stride + r]. */
 void kws_transpose_s8(const int8_t *x, int32_t rows, int32_t columns, int8_t *y,

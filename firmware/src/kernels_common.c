@@ -33,7 +33,8 @@ static void gather_patch(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
   }
 }
 
-/* The same where addresses and pixels are words and the patch lies within the image. */
+/* The same, words at a time, where the patch lies within the image and what is read
+ * too much at rows' ends as well; so much is written behind the patch. */
 static void gather_words(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
                          int32_t left, int8_t *restrict patch) {
   const int32_t channels = p->input_channels;
@@ -41,10 +42,15 @@ static void gather_words(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
   const int32_t patch_row = p->filter_width * channels;
   const int8_t *row = x + top * row_bytes + left * channels;
   for (int32_t fy = 0; fy < p->filter_height; ++fy, row += row_bytes) {
-    for (int32_t i = 0; i < patch_row; i += 4, patch += 4) {
-      memcpy(__builtin_assume_aligned(patch, 4), __builtin_assume_aligned(row + i, 4),
-             4);
+    for (int32_t i = 0; i < patch_row; i += 4) {
+#if defined(__ARM_FEATURE_UNALIGNED)
+      memcpy(patch + i, row + i, 4);
+#else
+      memcpy(__builtin_assume_aligned(patch + i, 4),
+             __builtin_assume_aligned(row + i, 4), 4);
+#endif
     }
+    patch += patch_row;
   }
 }
 
@@ -57,14 +63,19 @@ static inline __attribute__((always_inline)) void convolve(const kws_conv_2d_t *
   int8_t *patches = scratch;
   void *product_scratch = patches + KWS_ROUND_UP(KWS_CONV_2D_BLOCK * inputs, 4);
   const int32_t width = p->output_width;
+  const int32_t channels = p->input_channels;
+  const int32_t lowest = p->input_height - p->filter_height;
+  const int32_t farthest = p->input_width - p->filter_width;
+  const int32_t row_bytes = p->input_width * channels;
+  const int32_t row_words = KWS_ROUND_UP(p->filter_width * channels, 4);
   int32_t column = 0;
   while (left > 0) {
     const int32_t count = kws_min(left, KWS_CONV_2D_BLOCK);
     for (int32_t i = 0; i < count; ++i) {
       const int32_t top = row * p->stride_height - p->pad_top;
       const int32_t start = column * p->stride_width - p->pad_left;
-      if (words && top >= 0 && top <= p->input_height - p->filter_height &&
-          start >= 0 && start <= p->input_width - p->filter_width) {
+      if (words && top >= 0 && top <= lowest && start >= 0 && start <= farthest &&
+          (top < lowest || start * channels + row_words <= row_bytes)) {
         gather_words(p, x, top, start, patches + i * inputs);
       } else {
         gather_patch(p, x, top, start, patches + i * inputs);
@@ -83,9 +94,11 @@ static inline __attribute__((always_inline)) void convolve(const kws_conv_2d_t *
 void kws_conv_2d_s8(const kws_conv_2d_t *p, const int8_t *x, int32_t first_row,
                     int32_t rows, int8_t *y, void *scratch) {
   const int32_t left = rows * p->output_width;
-  const int words =
-      (((uintptr_t)x | (uintptr_t)scratch | (uintptr_t)p->input_channels) & 3) == 0 &&
-      p->dilation_height == 1 && p->dilation_width == 1;
+  int words = p->dilation_height == 1 && p->dilation_width == 1;
+#if !defined(__ARM_FEATURE_UNALIGNED)
+  words = words &&
+          (((uintptr_t)x | (uintptr_t)scratch | (uintptr_t)p->input_channels) & 3) == 0;
+#endif
   if (words) {
     convolve(p, x, first_row, left, y, scratch, 1);
   } else {

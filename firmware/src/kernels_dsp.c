@@ -67,6 +67,18 @@ static inline uint32_t add_odd_bytes(uint32_t halves, uint32_t bytes) {
   return result;
 }
 
+static inline uint32_t even_bytes(uint32_t bytes) {
+  uint32_t result;
+  __asm("sxtb16 %0, %1" : "=r"(result) : "r"(bytes));
+  return result;
+}
+
+static inline uint32_t odd_bytes(uint32_t bytes) {
+  uint32_t result;
+  __asm("sxtb16 %0, %1, ror #8" : "=r"(result) : "r"(bytes));
+  return result;
+}
+
 static inline int32_t dual_multiply_add(uint32_t a, uint32_t b, int32_t sum) {
   int32_t result;
   __asm("smlad %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
@@ -357,6 +369,14 @@ static inline uint32_t add_odd_bytes(uint32_t halves, uint32_t bytes) {
   return add_even_bytes(halves, (bytes >> 8) | (bytes << 24));
 }
 
+static inline uint32_t even_bytes(uint32_t bytes) {
+  return add_even_bytes(0, bytes);
+}
+
+static inline uint32_t odd_bytes(uint32_t bytes) {
+  return add_odd_bytes(0, bytes);
+}
+
 static inline int32_t dual_multiply_add(uint32_t a, uint32_t b, int32_t sum) {
   return sum + (int16_t)a * (int16_t)b + (int16_t)(a >> 16) * (int16_t)(b >> 16);
 }
@@ -434,7 +454,7 @@ static void sum_mixed(const int16_t *panel, int32_t rows, const int8_t *pair,
     for (int i = 0; i < 2; ++i) {
       uint32_t mixed;
       memcpy(&mixed, pair + 4 * i, sizeof mixed);
-      columns[0][i] = add_even_bytes(0, mixed);
+      columns[0][i] = even_bytes(mixed);
       /* The second column's are one less where the first's are negative. */
       columns[1][i] = add_odd_bytes((columns[0][i] >> 15) & 0x00010001u, mixed);
     }
@@ -465,8 +485,8 @@ static void sum_block(const int16_t *panel, const int8_t *pair, int32_t groups,
         uint32_t column;
         memcpy(&column, pair + 4 * c, sizeof column);
         int32_t *sum = &sums[BLOCK_COLUMNS * r + c];
-        *sum = dual_multiply_add(row[0], add_even_bytes(0, column), *sum);
-        *sum = dual_multiply_add(row[1], add_odd_bytes(0, column), *sum);
+        *sum = dual_multiply_add(row[0], even_bytes(column), *sum);
+        *sum = dual_multiply_add(row[1], odd_bytes(column), *sum);
       }
     }
     pair += 4 * BLOCK_COLUMNS;
@@ -475,18 +495,23 @@ static void sum_block(const int16_t *panel, const int8_t *pair, int32_t groups,
 
 /* ---- Panels and pairs ---- */
 
-/* The last n < 4 elements of a panel's row, padded with zeros. Returns their sum. */
-static int32_t widen_rest(const int8_t *x, int32_t n, int32_t zero_point,
-                          int16_t *panel) {
-  int16_t rest[4] = {0, 0, 0, 0}; /* elements 0, 2, 1, 3 */
-  int32_t sum = 0;
-  for (int32_t k = 0; k < n; ++k) {
-    const int32_t value = x[k] - zero_point;
-    rest[(k >> 1) | ((k & 1) << 1)] = (int16_t)value;
-    sum += value;
-  }
-  memcpy(panel, rest, sizeof rest);
-  return sum;
+static inline uint32_t load_word(const int8_t *x) {
+  uint32_t word;
+  memcpy(&word, x, sizeof word);
+  return word;
+}
+
+/* To an aligned place. */
+static inline void store_word(uint32_t word, int16_t *to) {
+  memcpy(__builtin_assume_aligned(to, 4), &word, sizeof word);
+}
+
+/* The last n < 4 elements of a row, padded with zeros. */
+static inline uint32_t load_rest(const int8_t *x, int32_t n) {
+  uint32_t word = (uint8_t)x[0];
+  if (n > 1) word |= (uint32_t)(uint8_t)x[1] << 8;
+  if (n > 2) word |= (uint32_t)(uint8_t)x[2] << 16;
+  return word;
 }
 
 /* Row `row` of a panel of `rows` (a constant): x, padded with zeros to a group of 4. */
@@ -496,33 +521,45 @@ static inline __attribute__((always_inline)) void widen(const int8_t *x, int32_t
   panel += 4 * row;
 #pragma GCC unroll 2
   for (const int8_t *end = x + n / 4 * 4; x < end; x += 4) {
-    uint32_t bytes;
-    memcpy(&bytes, x, sizeof bytes);
-    const uint32_t halves[2] = {add_even_bytes(0, bytes), add_odd_bytes(0, bytes)};
-    memcpy(panel, halves, sizeof halves);
+    const uint32_t bytes = load_word(x);
+    store_word(even_bytes(bytes), panel);
+    store_word(odd_bytes(bytes), panel + 2);
     panel += 4 * rows;
   }
-  if (n % 4 != 0) widen_rest(x, n % 4, 0, panel);
+  if (n % 4 != 0) {
+    const uint32_t rest = load_rest(x, n % 4);
+    store_word(even_bytes(rest), panel);
+    store_word(odd_bytes(rest), panel + 2);
+  }
 }
 
 /* The same less a zero point. Returns the sum. */
-static int32_t widen_less(const int8_t *x, int32_t n, int32_t zero_point, int32_t row,
-                          int16_t *restrict panel) {
+static inline __attribute__((always_inline)) int32_t widen_less(
+    const int8_t *x, int32_t n, int32_t zero_point, int32_t row, int32_t rows,
+    int16_t *restrict panel) {
   const uint32_t offset = PAIR(-zero_point);
   const uint32_t ones = PAIR(1);
   int32_t sum = 0;
   panel += 4 * row;
   for (const int8_t *end = x + n / 4 * 4; x < end; x += 4) {
-    uint32_t bytes;
-    memcpy(&bytes, x, sizeof bytes);
-    const uint32_t halves[2] = {add_even_bytes(offset, bytes),
-                                add_odd_bytes(offset, bytes)};
-    sum = dual_multiply_add(halves[0], ones, sum);
-    sum = dual_multiply_add(halves[1], ones, sum);
-    memcpy(panel, halves, sizeof halves);
-    panel += 4 * BLOCK_ROWS;
+    const uint32_t bytes = load_word(x);
+    const uint32_t even = add_even_bytes(offset, bytes);
+    const uint32_t odd = add_odd_bytes(offset, bytes);
+    sum = dual_multiply_add(even, ones, sum);
+    sum = dual_multiply_add(odd, ones, sum);
+    store_word(even, panel);
+    store_word(odd, panel + 2);
+    panel += 4 * rows;
   }
-  if (n % 4 != 0) sum += widen_rest(x, n % 4, zero_point, panel);
+  if (n % 4 != 0) {
+    int16_t rest[4] = {0, 0, 0, 0}; /* elements 0, 2, 1, 3 */
+    for (int32_t k = 0; k < n % 4; ++k) {
+      const int32_t value = x[k] - zero_point;
+      rest[(k >> 1) | ((k & 1) << 1)] = (int16_t)value;
+      sum += value;
+    }
+    memcpy(panel, rest, sizeof rest);
+  }
   return sum;
 }
 
@@ -836,7 +873,7 @@ static void widen_block(const kws_batch_matmul_t *p, const int8_t *a, int32_t a_
                         int32_t rows, int32_t n, int16_t *panel, int32_t *corrections) {
   for (int32_t r = 0; r < BLOCK_ROWS; ++r) {
     const int8_t *row = a + (r < rows ? r * a_stride : 0);
-    corrections[r] = -p->b_zero_point * widen_less(row, n, p->a_zero_point, r, panel);
+    corrections[r] = -p->b_zero_point * widen_less(row, n, p->a_zero_point, r, BLOCK_ROWS, panel);
   }
 }
 
@@ -896,6 +933,188 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a
       pack_pair(b, columns > 1 ? b + b_stride : b, inner, pair);
       panel_product(p, panel, corrections, rows, pair, 0, columns, groups,
                     y + r * y_stride + c, y_stride);
+    }
+  }
+}
+
+/* Rows i and i + 2 of four columns as pairs. */
+static inline __attribute__((always_inline)) void pack_rows(uint32_t row0,
+                                                            uint32_t row2,
+                                                            int16_t *packed) {
+  const uint32_t low = (row0 & 0xffffu) | (row2 << 16);
+  const uint32_t high = (row0 >> 16) | (row2 & 0xffff0000u);
+  store_word(even_bytes(low), packed);
+  store_word(odd_bytes(low), packed + 2);
+  store_word(even_bytes(high), packed + 4);
+  store_word(odd_bytes(high), packed + 6);
+}
+
+/* Up to four columns of b, in pairs of rows as a panel has its inputs: for each 4 rows,
+ * 0 and 2 of each column, then 1 and 3. */
+static void pack_columns(const int8_t *b, int32_t stride, int32_t inner,
+                         int32_t columns, int16_t *packed) {
+  if (columns == 4) {
+    for (; inner >= 4; inner -= 4, b += 4 * stride, packed += 16) {
+      pack_rows(load_word(b), load_word(b + 2 * stride), packed);
+      pack_rows(load_word(b + stride), load_word(b + 3 * stride), packed + 8);
+    }
+  }
+  for (; inner > 0; inner -= 4, packed += 16) {
+    uint32_t rows[4] = {0, 0, 0, 0};
+    for (int32_t i = 0; i < kws_min(inner, 4); ++i, b += stride) {
+      memcpy(&rows[i], b, (size_t)columns);
+    }
+    pack_rows(rows[0], rows[2], packed);
+    pack_rows(rows[1], rows[3], packed + 8);
+  }
+}
+
+/* Rows of a panel against four packed columns. */
+typedef struct {
+  const int16_t *packed; /* 0 */
+  int32_t multiplier;    /* 4 */
+  int32_t right;         /* 8: 1..LARGEST_RIGHT_SHIFT */
+  int32_t rounding;      /* 12: half and zero point */
+  int8_t *y;             /* 16 */
+  const int32_t *start;  /* 20: the rows' corrections */
+  int32_t y_stride;      /* 24 */
+  const int16_t *panel;  /* 28: row after row */
+  int32_t row_bytes;     /* 32: of the panel, a multiple of 16 */
+  int32_t rows;          /* 36: 1.. */
+} columns_t;
+
+/* sums[c] = a row of a panel times column c of four. */
+static void sum_columns(const int16_t *panel, const int16_t *packed, int32_t bytes,
+                        int32_t *sums) {
+  memset(sums, 0, 4 * sizeof *sums);
+  for (int32_t k = 0; k < bytes / 4; ++k, panel += 2, packed += 8) {
+    for (int c = 0; c < 4; ++c) {
+      sums[c] += panel[0] * packed[2 * c] + panel[1] * packed[2 * c + 1];
+    }
+  }
+}
+
+#if defined(__ARM_FEATURE_DSP)
+
+/* r0 panel, r1 packed, r2-r5 sums, r6 r7 four of a row, r8-r11 those of the columns,
+ * r12 the row's end, lr rows; columns_t lies on the stack. */
+void kws_dsp_columns(const columns_t *run);
+_Static_assert(offsetof(columns_t, y) == 16 && offsetof(columns_t, rows) == 36,
+               "the assembly knows where they lie");
+
+#define FOUR_COLUMNS(pair)         \
+  "  ldmia.w r1!, {r8-r11}\n"      \
+  "  smlad r2, " pair ", r8, r2\n" \
+  "  smlad r3, " pair ", r9, r3\n" \
+  "  smlad r4, " pair ", r10, r4\n" \
+  "  smlad r5, " pair ", r11, r5\n"
+#define FOUR_BY_FOUR \
+  "  ldrd r6, r7, [r0], #8\n" FOUR_COLUMNS("r6") FOUR_COLUMNS("r7")
+#define FINISH_FOURTH(sum, offset)       \
+  "  lsl " sum ", " sum ", #1\n"         \
+  "  smmlar r6, " sum ", r8, r10\n"      \
+  "  add r6, r6, " sum ", asr #31\n"     \
+  "  asr r6, r6, r9\n"                   \
+  "  ssat r6, #8, r6\n"                  \
+  "  strb r6, [r11, #" offset "]\n"
+
+__asm(
+    "  .syntax unified\n"
+    "  .thumb\n"
+    "  .pushsection .text.kws_dsp_columns, \"ax\", %progbits\n"
+    "  .align 2\n"
+    "  .global kws_dsp_columns\n"
+    "  .type kws_dsp_columns, %function\n"
+    "  .thumb_func\n"
+    "kws_dsp_columns:\n"
+    "  push {r4-r11, lr}\n"
+    "  sub sp, #36\n"
+    "  ldmia.w r0!, {r1-r7}\n"
+    "  stmia.w sp, {r1-r7}\n"
+    "  ldmia.w r0, {r0, r6, lr}\n"
+    "  str r6, [sp, #28]\n"
+    "  mov r12, r0\n"
+    "1:\n"
+    "  ldr r6, [sp, #20]\n"
+    "  ldr r7, [sp, #28]\n"
+    "  ldr r2, [r6], #4\n"
+    "  str r6, [sp, #20]\n"
+    "  add r12, r7\n"
+    "  mov r3, r2\n"
+    "  mov r4, r2\n"
+    "  mov r5, r2\n"
+    "2:\n" FOUR_BY_FOUR FOUR_BY_FOUR
+    "  cmp r0, r12\n"
+    "  bne 2b\n"
+    "  ldmia.w sp, {r1, r8-r11}\n" FINISH_FOURTH("r2", "0") FINISH_FOURTH("r3", "1")
+        FINISH_FOURTH("r4", "2") FINISH_FOURTH("r5", "3")
+    "  ldr r6, [sp, #24]\n"
+    "  add r11, r6\n"
+    "  str r11, [sp, #16]\n"
+    "  subs lr, #1\n"
+    "  bne 1b\n"
+    "  add sp, #36\n"
+    "  pop {r4-r11, pc}\n"
+    "  .size kws_dsp_columns, . - kws_dsp_columns\n"
+    "  .popsection\n");
+
+#else
+
+static void kws_dsp_columns(const columns_t *run) {
+  for (int32_t r = 0; r < run->rows; ++r) {
+    int32_t sums[4];
+    sum_columns(run->panel + r * run->row_bytes / 2, run->packed, run->row_bytes, sums);
+    for (int c = 0; c < 4; ++c) {
+      run->y[r * run->y_stride + c] = finish_common(
+          sums[c] + run->start[r], run->multiplier, run->right, run->rounding);
+    }
+  }
+}
+
+#endif
+
+void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
+                                 int32_t a_stride, const int8_t *b, int32_t b_stride,
+                                 int32_t m, int32_t n, int32_t inner, int8_t *y,
+                                 int32_t y_stride, void *scratch) {
+  enum { ROWS = 4 };
+  const int32_t row = KWS_ROUND_UP(inner, 8);
+  int16_t *packed = scratch;
+  int16_t *panel = packed + 4 * row;
+  int32_t corrections[ROWS];
+  const int common = is_common(p);
+  const int32_t right = common ? -p->shift : 1;
+  columns_t run = {.packed = packed,
+                   .multiplier = p->multiplier,
+                   .right = right,
+                   .rounding = (2 * p->output_zero_point + 1) * (1 << (right - 1)),
+                   .start = corrections,
+                   .y_stride = y_stride,
+                   .panel = panel,
+                   .row_bytes = 2 * row};
+  memset(scratch, 0, KWS_BATCH_MATMUL_COLUMNS_SCRATCH_BYTES((size_t)inner));
+  for (; m > 0; m -= ROWS, a += ROWS * a_stride, y += ROWS * y_stride) {
+    run.rows = kws_min(m, ROWS);
+    for (int32_t r = 0; r < run.rows; ++r) {
+      corrections[r] =
+          -p->b_zero_point * widen_less(a + r * a_stride, inner, p->a_zero_point, 0, 1,
+                                        panel + row * r);
+    }
+    for (int32_t c = 0; c < n; c += 4) {
+      const int32_t columns = kws_min(n - c, 4);
+      pack_columns(b + c, b_stride, inner, columns, packed);
+      run.y = y + c;
+      if (common && columns == 4) {
+        kws_dsp_columns(&run);
+        continue;
+      }
+      for (int32_t r = 0; r < run.rows; ++r) {
+        int32_t sums[4];
+        sum_columns(panel + row * r, packed, 2 * row, sums);
+        for (int32_t i = 0; i < columns; ++i) {
+          run.y[r * y_stride + i] = finish_product(p, sums[i] + corrections[r]);
+        }
+      }
     }
   }
 }
@@ -979,12 +1198,6 @@ static inline uint32_t steps_below(uint32_t largest, uint32_t x) {
   }
   return result;
 #endif
-}
-
-static inline uint32_t load_word(const int8_t *x) {
-  uint32_t word;
-  memcpy(&word, x, sizeof word);
-  return word;
 }
 
 /* Nothing is negative, so TFLM's two roundings are one: see kernels_common.c. */

@@ -124,6 +124,28 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a
   }
 }
 
+void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
+                                 int32_t a_stride, const int8_t *b, int32_t b_stride,
+                                 int32_t m, int32_t n, int32_t inner, int8_t *y,
+                                 int32_t y_stride, void *scratch) {
+  int16_t *wide = scratch;
+  for (int32_t r = 0; r < m; ++r, a += a_stride, y += y_stride) {
+    const int32_t sum = widen(a, inner, p->a_zero_point, wide);
+    for (int32_t c = 0; c < n; c += 2) {
+      /* Where one column is left, it is taken twice. */
+      const int32_t next = c + 1 < n;
+      const int8_t *row = b + c;
+      int32_t sum0 = -p->b_zero_point * sum, sum1 = sum0;
+      for (int32_t k = 0; k < inner; ++k, row += b_stride) {
+        sum0 += wide[k] * row[0];
+        sum1 += wide[k] * row[next];
+      }
+      y[c] = finish_product(p, sum0);
+      y[c + next] = finish_product(p, sum1);
+    }
+  }
+}
+
 /* ---- Attention ---- */
 
 void kws_attention_prepare(const kws_attention_t *p, int8_t *k, int8_t *v_transposed,

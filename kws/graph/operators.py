@@ -595,14 +595,14 @@ def _scratch_depthwise_conv(node: Node) -> int:
     return weight_layout.depthwise_conv_2d_scratch_bytes(height * width, channels)
 
 
-def batch_matmul_scratch(node: Node) -> tuple[int, int, int]:
-    """Offsets of the transposed left and right matrix in the scratch, and its size."""
+def batch_matmul_scratch(node: Node) -> tuple[int, int]:
+    """Offset of the transposed left matrix in the scratch, and its size."""
     *_, rows, depth = _matrix(node.input(0), node.options["AdjX"])
-    columns = node.output.shape[-1]
-    own = weight_layout.batch_matmul_scratch_bytes(depth)
-    left = weight_layout.round_up(rows * depth, 4) if node.options["AdjX"] else 0
-    right = 0 if node.options["AdjY"] else columns * depth
-    return own, own + left, own + left + right
+    if node.options["AdjY"]:
+        own = weight_layout.batch_matmul_scratch_bytes(depth)
+    else:
+        own = weight_layout.batch_matmul_columns_scratch_bytes(depth)
+    return own, own + (rows * depth if node.options["AdjX"] else 0)
 
 
 def _scratch_mean(node: Node) -> int:
@@ -631,7 +631,7 @@ OPERATORS: dict[str, Operator] = {
         "BatchMatMulOptions",
         ("AdjX", "AdjY"),
         rows=_rows_batch_matmul,
-        scratch=lambda node: batch_matmul_scratch(node)[2],
+        scratch=lambda node: batch_matmul_scratch(node)[1],
     ),
     "CONV_2D": Operator(
         _conv_2d,

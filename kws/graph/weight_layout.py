@@ -174,6 +174,11 @@ def batch_matmul_scratch_bytes(inner: int) -> int:
     return 8 * round_up(inner, 4)
 
 
+def batch_matmul_columns_scratch_bytes(inner: int) -> int:
+    """KWS_BATCH_MATMUL_COLUMNS_SCRATCH_BYTES."""
+    return 16 * round_up(inner, 8)
+
+
 def attention_v_stride(tokens: int) -> int:
     """KWS_ATTENTION_V_STRIDE: bytes between rows of the transposed V."""
     return round_up(tokens, 4)

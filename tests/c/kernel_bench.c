@@ -188,6 +188,11 @@ int main(void) {
                       scratch);
   end("batch_matmul_98x98x64", TOKENS * TOKENS * DIM);
 
+  /* The read-out of a stream: 4 queries' shares of 24 tokens. */
+  begin();
+  kws_batch_matmul_columns_s8(&matmul, x, 24, x2, 48, 4, 48, 24, y, 48, scratch);
+  end("batch_matmul_columns_4x48x24", 4 * 48 * 24);
+
   kws_attention_t attention = {.tokens = TOKENS,
                                .heads = 1,
                                .head_dim = DIM,

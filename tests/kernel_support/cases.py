@@ -440,7 +440,7 @@ def _fields(parameters: dict[str, Any]) -> str:
 
 
 def batch_matmul(rng: np.random.Generator, name: str) -> Case:
-    """BATCH_MATMUL with each adjoint; the kernel takes b's rows, so b is transposed."""
+    """BATCH_MATMUL with each adjoint."""
     m, n, inner = (int(v) for v in rng.integers(1, (8, 12, 70)))
     a_q, b_q = _quantization(rng), _quantization(rng)
     a, b = _int8(rng, m, inner), _int8(rng, n, inner)
@@ -458,23 +458,18 @@ def batch_matmul(rng: np.random.Generator, name: str) -> Case:
         options,
     )
     fields = _fields(_product_parameters(a_q, b_q, y))
+    kernel = "batch_matmul" if options.adjY else "batch_matmul_columns"
+    scratch = f"KWS_{kernel.upper()}_SCRATCH_BYTES({inner})"
     constants = (
         c_array(f"{name}_a", a)
         + c_array(f"{name}_b", b if options.adjY else b.T)
-        + f"static int8_t {name}_rows[{n * inner}];\n"
         + f"static const kws_batch_matmul_t {name} = {fields};\n"
-        + c_output(name, expected, f"KWS_BATCH_MATMUL_SCRATCH_BYTES({inner})")
+        + c_output(name, expected, scratch)
     )
-    rows = f"{name}_b"
-    call = ""
-    if not options.adjY:
-        call = f"kws_transpose_s8({rows}, {inner}, {n}, {name}_rows, {inner});\n  "
-        rows = f"{name}_rows"
-    else:
-        constants = constants.replace(f"static int8_t {name}_rows[{n * inner}];\n", "")
-    call += (
-        f"kws_batch_matmul_s8(&{name}, {name}_a, {inner}, {rows}, {inner}, {m}, {n}, "
-        f"{inner}, {name}_out, {n}, {name}_scratch);"
+    call = (
+        f"kws_{kernel}_s8(&{name}, {name}_a, {inner}, {name}_b, "
+        f"{inner if options.adjY else n}, {m}, {n}, {inner}, {name}_out, {n}, "
+        f"{name}_scratch);"
     )
     return Case(name, constants, call)
 

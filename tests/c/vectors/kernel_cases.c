@@ -782,17 +782,15 @@ static const int8_t batch_matmul_1_b[132] = {
   0, 0, -128, 0, 127, -127, 0, 127, -128, 0, -128, 127, -127, 127, -127, -127, -127, -127, -128, -128,
   127, -127, -127, -127, 127, -127, 0, 0, 0, 127, -127, 127, -128, 0, 0, 127, 127, -127, 0, 0,
   -128, -127, -127, -128, -127, 127, 0, -128, 0, -127, -127, 0};
-static int8_t batch_matmul_1_rows[132];
 static const kws_batch_matmul_t batch_matmul_1 = {.a_zero_point = 127, .b_zero_point = 3, .multiplier = 1073799641, .shift = -9, .activation_min = -128, .activation_max = 127, .output_zero_point = -128};
 static const int8_t batch_matmul_1_expected[42] = {
   -128, -100, -25, -87, -20, -104, -128, -76, -53, -63, -28, -112, -128, -128, -27, -77, -11, -105, -128, -105,
   -23, -81, -23, -109, -126, -96, -39, -89, -12, -104, -128, -106, -23, -77, -1, -96, -128, -103, -21, -64,
   -5, -95};
 static int8_t batch_matmul_1_out[42];
-static int32_t batch_matmul_1_scratch[((KWS_BATCH_MATMUL_SCRATCH_BYTES(22)) + 3) / 4];
+static int32_t batch_matmul_1_scratch[((KWS_BATCH_MATMUL_COLUMNS_SCRATCH_BYTES(22)) + 3) / 4];
 static void batch_matmul_1_run(void) {
-  kws_transpose_s8(batch_matmul_1_b, 22, 6, batch_matmul_1_rows, 22);
-  kws_batch_matmul_s8(&batch_matmul_1, batch_matmul_1_a, 22, batch_matmul_1_rows, 22, 7, 6, 22, batch_matmul_1_out, 6, batch_matmul_1_scratch);
+  kws_batch_matmul_columns_s8(&batch_matmul_1, batch_matmul_1_a, 22, batch_matmul_1_b, 6, 7, 6, 22, batch_matmul_1_out, 6, batch_matmul_1_scratch);
 }
 
 static const int8_t batch_matmul_2_a[188] = {
@@ -865,15 +863,13 @@ static const int8_t batch_matmul_3_b[621] = {
   -54, 72, -15, -35, -114, -42, -51, 2, -67, -24, 23, 35, -117, -107, 102, 53, 10, 120, -20, -15,
   99, -12, 60, 39, -83, -78, -87, 88, -61, 98, 35, -63, -124, -29, -71, -39, 52, -84, -14, -94,
   -113};
-static int8_t batch_matmul_3_rows[621];
 static const kws_batch_matmul_t batch_matmul_3 = {.a_zero_point = 127, .b_zero_point = 127, .multiplier = 1651930319, .shift = -13, .activation_min = -128, .activation_max = 127, .output_zero_point = 9};
 static const int8_t batch_matmul_3_expected[18] = {
   126, 122, 127, 125, 127, 112, 102, 125, 127, 108, 97, 104, 105, 118, 93, 91, 107, 118};
 static int8_t batch_matmul_3_out[18];
-static int32_t batch_matmul_3_scratch[((KWS_BATCH_MATMUL_SCRATCH_BYTES(69)) + 3) / 4];
+static int32_t batch_matmul_3_scratch[((KWS_BATCH_MATMUL_COLUMNS_SCRATCH_BYTES(69)) + 3) / 4];
 static void batch_matmul_3_run(void) {
-  kws_transpose_s8(batch_matmul_3_b, 69, 9, batch_matmul_3_rows, 69);
-  kws_batch_matmul_s8(&batch_matmul_3, batch_matmul_3_a, 69, batch_matmul_3_rows, 69, 2, 9, 69, batch_matmul_3_out, 9, batch_matmul_3_scratch);
+  kws_batch_matmul_columns_s8(&batch_matmul_3, batch_matmul_3_a, 69, batch_matmul_3_b, 9, 2, 9, 69, batch_matmul_3_out, 9, batch_matmul_3_scratch);
 }
 
 static const int8_t batch_matmul_4_a[3] = {
