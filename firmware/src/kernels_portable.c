@@ -153,17 +153,139 @@ static int8_t finish_output(const kws_fully_connected_t *p, int32_t output,
   return (int8_t)kws_clamp(value, p->activation_min, p->activation_max);
 }
 
+#if defined(__ARM_ARCH_6M__)
+
+/* finish_sum of sums[i] + bias[i], count of them, which are below 2^23 in magnitude;
+ * assembly because compilers spill half of it.
+ *   r0 sums, r1 biases, r2 multipliers, r3 shifts, r4 sum, r5-r7 of a product,
+ *   r8 y, r9 its step, r10 rounding, r11 2^14, r12 the sums' end */
+void kws_m0_finish(const int32_t *sums, const int32_t *bias, const int32_t *multiplier,
+                   const int8_t *shift, int32_t count, int32_t rounding, int8_t *y,
+                   int32_t y_step);
+
+__asm(
+    "  .syntax unified\n"
+    "  .thumb\n"
+    "  .pushsection .text.kws_m0_finish, \"ax\", %progbits\n"
+    "  .align 2\n"
+    "  .global kws_m0_finish\n"
+    "  .type kws_m0_finish, %function\n"
+    "  .thumb_func\n"
+    "kws_m0_finish:\n"
+    "  push {r4-r7, lr}\n"
+    "  mov r4, r8\n"
+    "  mov r5, r9\n"
+    "  mov r6, r10\n"
+    "  mov r7, r11\n"
+    "  push {r4-r7}\n"
+    "  add r4, sp, #36\n"
+    "  ldmia r4!, {r5, r6}\n"
+    "  lsls r5, r5, #2\n"
+    "  adds r5, r5, r0\n"
+    "  mov r12, r5\n"
+    "  mov r10, r6\n"
+    "  ldmia r4!, {r5, r6}\n"
+    "  mov r8, r5\n"
+    "  mov r9, r6\n"
+    "  movs r5, #1\n"
+    "  lsls r5, r5, #14\n"
+    "  mov r11, r5\n"
+    "1:\n"
+    "  ldmia r0!, {r4}\n"
+    "  ldmia r1!, {r5}\n"
+    "  adds r4, r4, r5\n"
+    "  ldmia r2!, {r5}\n"
+    "  sxth r6, r4\n"
+    "  cmp r6, r4\n"
+    "  bne 4f\n"
+    /* 16 bits: both products of the multiplier's halves fit */
+    "  uxth r6, r5\n"
+    "  asrs r5, r5, #16\n"
+    "  muls r6, r4, r6\n"
+    "  muls r5, r4, r5\n"
+    "  asrs r6, r6, #16\n"
+    "  adds r5, r5, r6\n"
+    "  add r5, r11\n"
+    "  asrs r5, r5, #15\n"
+    "2:\n"
+    "  asrs r6, r5, #31\n"
+    "  adds r5, r5, r6\n"
+    "  movs r6, #0\n"
+    "  ldrsb r6, [r3, r6]\n"
+    "  adds r3, #1\n"
+    "  mvns r6, r6\n"
+    "  asrs r5, r6\n"
+    "  add r5, r10\n"
+    "  asrs r5, r5, #1\n"
+    "  sxtb r6, r5\n"
+    "  cmp r6, r5\n"
+    "  bne 5f\n"
+    "3:\n"
+    "  mov r7, r8\n"
+    "  strb r6, [r7]\n"
+    "  add r8, r9\n"
+    "  cmp r0, r12\n"
+    "  bne 1b\n"
+    "  pop {r4-r7}\n"
+    "  mov r8, r4\n"
+    "  mov r9, r5\n"
+    "  mov r10, r6\n"
+    "  mov r11, r7\n"
+    "  pop {r4-r7, pc}\n"
+    /* More than 16 bits. With h and l for upper and lower halves,
+     *   2 * ah * bh + (ah * bl + al * bh + al * bl / 2^16 + 2^14) / 2^15,
+     * less 2^30 before the last shift, for the sign bit's sake, and 2^15 more after. */
+    "4:\n"
+    "  mov lr, r3\n"
+    "  uxth r6, r4\n"
+    "  asrs r4, r4, #16\n"
+    "  uxth r7, r5\n"
+    "  lsrs r5, r5, #16\n"
+    "  mov r3, r6\n"
+    "  muls r3, r7, r3\n"
+    "  muls r6, r5, r6\n"
+    "  muls r7, r4, r7\n"
+    "  muls r5, r4, r5\n"
+    "  lsrs r3, r3, #16\n"
+    "  adds r6, r6, r3\n"
+    "  adds r6, r6, r7\n"
+    "  add r6, r11\n"
+    "  movs r3, #1\n"
+    "  lsls r4, r3, #30\n"
+    "  subs r6, r6, r4\n"
+    "  asrs r6, r6, #15\n"
+    "  lsls r5, r5, #1\n"
+    "  adds r5, r5, r6\n"
+    "  lsls r3, r3, #15\n"
+    "  adds r5, r5, r3\n"
+    "  mov r3, lr\n"
+    "  b 2b\n"
+    "5:\n"
+    "  movs r6, #127\n"
+    "  asrs r5, r5, #31\n"
+    "  eors r6, r5\n"
+    "  b 3b\n"
+    "  .size kws_m0_finish, . - kws_m0_finish\n"
+    "  .popsection\n");
+
+#else
+
+static void kws_m0_finish(const int32_t *sums, const int32_t *bias,
+                          const int32_t *multiplier, const int8_t *shift, int32_t count,
+                          int32_t rounding, int8_t *y, int32_t y_step) {
+  for (int32_t i = 0; i < count; ++i) {
+    y[i * y_step] = finish_sum(sums[i] + bias[i], multiplier[i], shift[i], rounding);
+  }
+}
+
+#endif
+
 /* Outputs first .. first + count - 1, each y_step from the one before. */
 static void finish_outputs(const kws_fully_connected_t *p, int32_t first, int32_t count,
                            const int32_t *sums, int8_t *y, int32_t y_step) {
   if (p->ordinary) {
-    const int32_t *bias = p->bias + first;
-    const int32_t *multiplier = p->multiplier + first;
-    const int8_t *shift = p->shift + first;
-    const int32_t rounding = 2 * p->output_zero_point + 1;
-    for (const int32_t *end = sums + count; sums < end; y += y_step) {
-      *y = finish_sum(*sums++ + *bias++, *multiplier++, *shift++, rounding);
-    }
+    kws_m0_finish(sums, p->bias + first, p->multiplier + first, p->shift + first, count,
+                  2 * p->output_zero_point + 1, y, y_step);
   } else {
     for (int32_t i = 0; i < count; ++i) {
       y[i * y_step] = finish_output(p, first + i, sums[i]);
