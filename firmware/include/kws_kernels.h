@@ -191,7 +191,7 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a
 
 #define KWS_BATCH_MATMUL_COLUMNS_SCRATCH_BYTES(inner) (16 * KWS_ROUND_UP(inner, 8))
 
-/* The same of b [inner, n], rows b_stride apart (adj_y = false). */
+/* The same of b [inner, n], rows b_stride apart (adj_y = false), 1..8192. */
 void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
                                  int32_t a_stride, const int8_t *b, int32_t b_stride,
                                  int32_t m, int32_t n, int32_t inner, int8_t *y,

@@ -460,10 +460,6 @@ void kws_mean_columns_s8(const kws_mean_t *p, const int8_t *x, int32_t rows,
 void kws_mean_rows_s8(const kws_mean_t *p, const int8_t *x, int32_t columns, int8_t *y,
                       void *scratch) {
   int32_t *sums = scratch;
-  for (int32_t c = 0; c < columns; ++c) sums[c] = 0;
-  for (int32_t r = 0; r < p->count; ++r) {
-    for (int32_t c = 0; c < columns; ++c) sums[c] += x[c];
-    x += columns;
-  }
+  kws_sum_rows_s8(x, p->count, columns, sums);
   for (int32_t c = 0; c < columns; ++c) y[c] = finish_mean(p, sums[c]);
 }

@@ -1440,4 +1440,27 @@ int32_t kws_sum_s8(const int8_t *x, int32_t n) {
   return sum;
 }
 
+void kws_sum_rows_s8(const int8_t *x, int32_t rows, int32_t columns, int32_t *sums) {
+  int32_t c = 0;
+  for (; c + 4 <= columns && rows <= 255; c += 4) {
+    uint32_t even = 0, odd = 0;
+    for (const int8_t *at = x + c, *end = x + rows * columns; at < end; at += columns) {
+      const uint32_t four = load_word(at);
+      even = add_even_bytes(even, four);
+      odd = add_odd_bytes(odd, four);
+    }
+    sums[c] = (int16_t)even;
+    sums[c + 1] = (int16_t)odd;
+    sums[c + 2] = (int16_t)(even >> 16);
+    sums[c + 3] = (int16_t)(odd >> 16);
+  }
+  for (; c < columns; ++c) {
+    int32_t sum = 0;
+    for (const int8_t *at = x + c, *end = x + rows * columns; at < end; at += columns) {
+      sum += *at;
+    }
+    sums[c] = sum;
+  }
+}
+
 #endif

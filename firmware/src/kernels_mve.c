@@ -99,6 +99,18 @@ int32_t kws_sum_s8(const int8_t *x, int32_t n) {
   return sum;
 }
 
+void kws_sum_rows_s8(const int8_t *x, int32_t rows, int32_t columns, int32_t *sums) {
+  for (int32_t c = 0; c < columns; c += LANES) {
+    const mve_pred16_t lanes = vctp32q((uint32_t)(columns - c));
+    const int8_t *at = x + c;
+    int32x4_t sum = vdupq_n_s32(0);
+    for (int32_t r = 0; r < rows; ++r, at += columns) {
+      sum = vaddq_s32(sum, vldrbq_z_s32(at, lanes));
+    }
+    vstrwq_p_s32(sums + c, sum, lanes);
+  }
+}
+
 /* ---- FULLY_CONNECTED ---- */
 
 /* One row against 4 * groups outputs from the first on; p is ordinary. Assembly because
@@ -467,42 +479,71 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a
   }
 }
 
-/* Four columns of b against up to four rows of a, which share b's loads. */
+/* Lane i: sum_k of row i of a panel times column b of rows step / 8 apart. In the panel
+ * 8 elements of each row follow in turn. */
+static inline int32x4_t gathered_dot_4(const int16_t *panel, const int8_t *b,
+                                       uint16x8_t offsets, int32_t step, int32_t n) {
+  int32_t sum0, sum1, sum2, sum3;
+  int32x4_t sums;
+  __asm volatile(
+      "  dlstp.16 lr, %[n]\n"
+      "  mov %[sum0], #0\n"
+      "  mov %[sum1], #0\n"
+      "  mov %[sum2], #0\n"
+      "  mov %[sum3], #0\n"
+      "1:\n"
+      "  vldrb.s16 q0, [%[b], %q[offsets]]\n"
+      "  add %[b], %[step]\n"
+      "  vldrh.16 q1, [%[panel]], #16\n"
+      "  vmladava.s16 %[sum0], q0, q1\n"
+      "  vldrh.16 q2, [%[panel]], #16\n"
+      "  vmladava.s16 %[sum1], q0, q2\n"
+      "  vldrh.16 q1, [%[panel]], #16\n"
+      "  vmladava.s16 %[sum2], q0, q1\n"
+      "  vldrh.16 q2, [%[panel]], #16\n"
+      "  vmladava.s16 %[sum3], q0, q2\n"
+      "  letp lr, 1b\n"
+      "  vmov %q[sums][2], %q[sums][0], %[sum0], %[sum2]\n"
+      "  vmov %q[sums][3], %q[sums][1], %[sum1], %[sum3]\n"
+      : [panel] "+&r"(panel), [b] "+&r"(b), [sum0] "=&Te"(sum0), [sum1] "=&Te"(sum1),
+        [sum2] "=&Te"(sum2), [sum3] "=&Te"(sum3), [sums] "=w"(sums)
+      : [n] "r"(n), [step] "r"(step), [offsets] "w"(offsets)
+      : "lr", "q0", "q1", "q2", "memory");
+  return sums;
+}
+
+/* Four rows of a at a time are widened less their zero point. */
 void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
                                  int32_t a_stride, const int8_t *b, int32_t b_stride,
                                  int32_t m, int32_t n, int32_t inner, int8_t *y,
                                  int32_t y_stride, void *scratch) {
-  (void)scratch;
-  const int32_t a_zero_point = -p->a_zero_point;
-  for (; m > 0; m -= 4, a += 4 * a_stride, y += 4 * y_stride) {
-    const rows_t rows = rows_4(a, a_stride, m);
-    int32_t constants[4];
-    for (int32_t r = 0; r < kws_min(m, 4); ++r) {
-      constants[r] = p->b_zero_point *
-                     (inner * p->a_zero_point - kws_sum_s8(a + r * a_stride, inner));
+  int16_t *const panel = scratch;
+  const uint16x8_t column = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)b_stride);
+  const uint32x4_t row = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)y_stride);
+  const int32_t multiplier = p->multiplier, shift = p->shift;
+  const int32_t a_zero_point = p->a_zero_point, zero_point = p->output_zero_point;
+  const int32x4_t low = vdupq_n_s32(p->activation_min);
+  const int32x4_t high = vdupq_n_s32(p->activation_max);
+  for (; m > 0; m -= LANES, a += LANES * a_stride, y += LANES * y_stride) {
+    const mve_pred16_t lanes = vctp32q((uint32_t)m);
+    int32_t corrections[LANES] = {0, 0, 0, 0};
+    for (int32_t r = 0; r < kws_min(m, LANES); ++r) {
+      const int8_t *from = a + r * a_stride;
+      int32_t sum = 0;
+      for (int32_t k = 0; k < inner; k += 8) {
+        const mve_pred16_t rest = vctp16q((uint32_t)(inner - k));
+        const int16x8_t wide = vsubq_n_s16(vldrbq_z_s16(from + k, rest), a_zero_point);
+        vst1q_s16(panel + 4 * k + 8 * r, wide);
+        sum = vaddvaq_p_s16(sum, wide, rest);
+      }
+      corrections[r] = -p->b_zero_point * sum;
     }
-    for (int32_t c = 0; c < n; c += LANES) {
-      const mve_pred16_t lanes = vctp32q((uint32_t)(n - c));
-      const int8_t *at = b + c;
-      int32x4_t b_sums = vdupq_n_s32(0);
-      int32x4_t sums0 = b_sums, sums1 = b_sums, sums2 = b_sums, sums3 = b_sums;
-      for (int32_t k = 0; k < inner; ++k, at += b_stride) {
-        const int32x4_t value = vldrbq_z_s32(at, lanes);
-        b_sums = vaddq_s32(b_sums, value);
-        sums0 = vmlaq_n_s32(sums0, value, rows.row0[k]);
-        sums1 = vmlaq_n_s32(sums1, value, rows.row1[k]);
-        sums2 = vmlaq_n_s32(sums2, value, rows.row2[k]);
-        sums3 = vmlaq_n_s32(sums3, value, rows.row3[k]);
-      }
-      const int32x4_t sums[4] = {sums0, sums1, sums2, sums3};
-      for (int32_t r = 0; r < kws_min(m, 4); ++r) {
-        int32x4_t value = vmlaq_n_s32(sums[r], b_sums, a_zero_point);
-        value =
-            requantize_all(vaddq_n_s32(value, constants[r]), p->multiplier, p->shift);
-        value = clamp(vaddq_n_s32(value, p->output_zero_point), p->activation_min,
-                      p->activation_max);
-        vstrbq_p_s32(y + r * y_stride + c, value, lanes);
-      }
+    const int32x4_t correction = vld1q_s32(corrections);
+    for (int32_t c = 0; c < n; ++c) {
+      int32x4_t value = gathered_dot_4(panel, b + c, column, 8 * b_stride, inner);
+      value = requantize_all(vaddq_s32(value, correction), multiplier, shift);
+      value = vminq_s32(vmaxq_s32(vaddq_n_s32(value, zero_point), low), high);
+      vstrbq_scatter_offset_p_s32(y + c, row, value, lanes);
     }
   }
 }

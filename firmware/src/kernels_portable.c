@@ -481,4 +481,13 @@ int32_t kws_sum_s8(const int8_t *x, int32_t n) {
   return sum;
 }
 
+void kws_sum_rows_s8(const int8_t *x, int32_t rows, int32_t columns, int32_t *sums) {
+  const int32_t n = rows * columns;
+  for (int32_t c = 0; c < columns; ++c) {
+    int32_t sum = 0;
+    for (const int8_t *at = x + c, *end = x + n; at < end; at += columns) sum += *at;
+    sums[c] = sum;
+  }
+}
+
 #endif

@@ -27,6 +27,7 @@ ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}
 MAX_WIDTH = 65535  # the kernels' uint16_t fields
 MAX_SOFTMAX_COLUMNS = 511  # see kws_softmax_s8
 MAX_MATMUL_DEPTH = 16384  # of a sum in 32 bits; see kws_batch_matmul_s8
+MAX_MATMUL_COLUMNS = 8192  # see kws_batch_matmul_columns_s8
 
 
 class Access(Enum):
@@ -212,6 +213,8 @@ def _batch_matmul(node: Node) -> tuple[int, ...]:
         raise refuse(node, "the matrices don't fit each other")
     if depth > MAX_MATMUL_DEPTH:
         raise refuse(node, f"sums of more than {MAX_MATMUL_DEPTH} products")
+    if columns > MAX_MATMUL_COLUMNS and not node.options["AdjY"]:
+        raise refuse(node, f"more than {MAX_MATMUL_COLUMNS} columns")
     return (*batch, rows, columns)
 
 
