@@ -113,13 +113,14 @@ void kws_sum_rows_s8(const int8_t *x, int32_t rows, int32_t columns, int32_t *su
 
 /* ---- FULLY_CONNECTED ---- */
 
-/* One row against 4 * groups outputs from the first on; p is ordinary. Assembly because
+/* Rows against 4 * groups outputs from the first on; p is ordinary. Assembly because
  * a group needs all registers but two; around the loop of dot_4 it has 25 instructions.
  *   r0 x, r1 r3 r5 r12 four rows of weights, r2 y, r4 r6 r8 r10 sums, r7 shifts,
  *   r9 biases, r11 multipliers, q3 zero point
- *   on the stack: x, y's end, the next rows of weights, inputs */
-void kws_mve_row(const kws_fully_connected_t *p, const int8_t *x, int8_t *y,
-                 int32_t first, int32_t groups);
+ *   on the stack: x, the row's end in y, the next rows of weights, inputs; p, first,
+ *   4 * groups, and from one row's end in y to the next row */
+void kws_mve_rows(const kws_fully_connected_t *p, const int8_t *x, int8_t *y,
+                  int32_t first, int32_t groups, int32_t rows);
 _Static_assert(offsetof(kws_fully_connected_t, inputs) == 0 &&
                    offsetof(kws_fully_connected_t, weights) == 4 &&
                    offsetof(kws_fully_connected_t, bias) == 8 &&
@@ -129,21 +130,27 @@ _Static_assert(offsetof(kws_fully_connected_t, inputs) == 0 &&
 
 __asm("  .syntax unified\n"
       "  .thumb\n"
-      "  .pushsection .text.kws_mve_row, \"ax\", %progbits\n"
+      "  .pushsection .text.kws_mve_rows, \"ax\", %progbits\n"
       "  .align 2\n"
-      "  .global kws_mve_row\n"
-      "  .type kws_mve_row, %function\n"
+      "  .global kws_mve_rows\n"
+      "  .type kws_mve_rows, %function\n"
       "  .thumb_func\n"
-      "kws_mve_row:\n"
+      "kws_mve_rows:\n"
       "  push {r4-r11, lr}\n"
-      "  sub sp, #20\n"
-      "  ldr r4, [sp, #56]\n"
+      "  sub sp, #36\n"
+      "  ldr r4, [sp, #72]\n"
       "  ldrh r10, [r0]\n"
-      "  ldrd r5, r9, [r0, #4]\n"
-      "  ldrd r11, r7, [r0, #12]\n"
+      "  ldrh r5, [r0, #2]\n"
       "  ldrsh r6, [r0, #20]\n"
       "  vdup.32 q3, r6\n"
-      "  add r4, r2, r4, lsl #2\n"
+      "  lsl r4, r4, #2\n"
+      "  sub r5, r5, r4\n"
+      "  strd r0, r3, [sp, #16]\n"
+      "  strd r4, r5, [sp, #24]\n"
+      "0:\n"
+      "  ldrd r5, r9, [r0, #4]\n"
+      "  ldrd r11, r7, [r0, #12]\n"
+      "  add r4, r2\n"
       "  mla r5, r3, r10, r5\n"
       "  add r9, r9, r3, lsl #2\n"
       "  add r11, r11, r3, lsl #2\n"
@@ -187,9 +194,19 @@ __asm("  .syntax unified\n"
       "  ldr r4, [sp, #4]\n"
       "  cmp r2, r4\n"
       "  bne 1b\n"
-      "  add sp, #20\n"
+      "  ldr r4, [sp, #76]\n"
+      "  subs r4, #1\n"
+      "  str r4, [sp, #76]\n"
+      "  ldrd r0, r3, [sp, #16]\n"
+      "  ldrd r4, r5, [sp, #24]\n"
+      "  ldr r1, [sp]\n"
+      "  ldr r10, [sp, #12]\n"
+      "  add r2, r5\n" /* no flags */
+      "  add r1, r10\n"
+      "  bne 0b\n"
+      "  add sp, #36\n"
       "  pop {r4-r11, pc}\n"
-      "  .size kws_mve_row, . - kws_mve_row\n"
+      "  .size kws_mve_rows, . - kws_mve_rows\n"
       "  .popsection\n");
 
 /* Rows of x against up to 4 outputs; element (r, o) goes to
@@ -223,17 +240,16 @@ static void fully_connected(const kws_fully_connected_t *p, const int8_t *x,
                             int32_t rows, int8_t *y, int32_t row_step,
                             int32_t output_step) {
   const int32_t outputs = p->outputs;
-  if (!p->ordinary || output_step != 1 || outputs < LANES) {
+  if (!p->ordinary || output_step != 1 || outputs < LANES || rows < 1) {
     for (int32_t o = 0; o < outputs; o += LANES) {
       outputs_4(p, x, rows, o, y, row_step, output_step);
     }
     return;
   }
-  const int32_t last = outputs - LANES;
-  for (; rows > 0; --rows, x += p->inputs, y += row_step) {
-    kws_mve_row(p, x, y, 0, outputs / LANES);
-    /* What is left reaches back over outputs that are done. */
-    if (outputs % LANES != 0) kws_mve_row(p, x, y + last, last, 1);
+  kws_mve_rows(p, x, y, 0, outputs / LANES, rows);
+  if (outputs % LANES != 0) { /* reaches back over outputs that are done */
+    const int32_t last = outputs - LANES;
+    kws_mve_rows(p, x, y + last, last, 1, rows);
   }
 }
 
