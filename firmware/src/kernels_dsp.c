@@ -31,23 +31,22 @@
 typedef struct {
   const int16_t *panel;   /* 0 */
   const int8_t *pair;     /* 4 */
-  int32_t main_bytes;     /* 8: of a pair, a multiple of 32 */
-  int32_t rest_groups;    /* 12: 0..3 after main_bytes */
-  int32_t gap;            /* 16: bytes from the end of a pair to the next */
-  int32_t pairs;          /* 20: 1.. */
-  int8_t *y;              /* 24 */
-  int32_t row_step;       /* 28 */
-  int32_t column_step;    /* 32 */
-  const int32_t *start;   /* 36: dense: biases; product: the rows' corrections */
-  union {                 /* 40 */
+  int32_t pair_bytes;     /* 8: a multiple of 8 */
+  int32_t gap;            /* 12: bytes from the end of a pair to the next */
+  int32_t pairs;          /* 16: 1.. */
+  int8_t *y;              /* 20 */
+  int32_t row_step;       /* 24 */
+  int32_t column_step;    /* 28 */
+  const int32_t *start;   /* 32: dense: biases; product: the rows' corrections */
+  union {                 /* 36 */
     const int32_t *array; /* dense */
     int32_t value;        /* product */
   } multiplier;
-  union {                /* 44 */
+  union {                /* 40 */
     const int8_t *array; /* dense: TFLM's shifts */
     intptr_t right;      /* product: the right shift */
   } shift;
-  int32_t rounding; /* 48: dense: 2 * zero point + 1; product: that, shifted */
+  int32_t rounding; /* 44: dense: 2 * zero point + 1; product: that, shifted */
 } run_t;
 
 #define LARGEST_RIGHT_SHIFT 22
@@ -89,8 +88,8 @@ static inline int32_t dual_multiply_add(uint32_t a, uint32_t b, int32_t sum) {
  *   r0 panel, r1 pair, r2-r7 sums (row 0 column 0, row 0 column 1, row 1 column 0 ...),
  *   r8 r9 a row's 4 values, r10-r12 lr the columns'
  * run_t lies on the stack; the numbers are its offsets. */
-_Static_assert(offsetof(run_t, gap) == 16 && offsetof(run_t, start) == 36 &&
-                   offsetof(run_t, rounding) == 48,
+_Static_assert(offsetof(run_t, gap) == 12 && offsetof(run_t, start) == 32 &&
+                   offsetof(run_t, rounding) == 44,
                "the assembly knows where they lie");
 void kws_dsp_dense(const run_t *run);
 void kws_dsp_product(const run_t *run);
@@ -123,134 +122,140 @@ void kws_dsp_product(const run_t *run);
   ROW_OF_PAIR("r4", "r5")       \
   ROW_OF_PAIR("r6", "r7")
 
-/* All groups of one pair: four at a time, then the rest. */
-#define SUMS(GROUP)              \
-  "  ldrd r0, r1, [sp, #0]\n"    \
-  "  ldr r8, [sp, #8]\n"         \
-  "  cmp r8, #0\n"               \
-  "  beq 3f\n"                   \
-  "  add r8, r1\n"               \
-  "  str r8, [sp, #56]\n"        \
-  "2:\n" GROUP GROUP GROUP GROUP \
-  "  ldr r8, [sp, #56]\n"        \
-  "  cmp r1, r8\n"               \
-  "  bne 2b\n"                   \
-  "3:\n"                         \
-  "  ldr r8, [sp, #12]\n"        \
-  "  cmp r8, #0\n"               \
-  "  beq 5f\n"                   \
-  "4:\n"                         \
-  "  str r8, [sp, #56]\n" GROUP  \
-  "  ldr r8, [sp, #56]\n"        \
-  "  subs r8, #1\n"              \
-  "  bne 4b\n"                   \
-  "5:\n"
+/* All groups of one pair: a chain of LINKS groups, entered where as many follow as
+ * there are, so that no loop turns for less. */
+#define SUMS(LINKS_OF_GROUPS)   \
+  "  ldrd r0, r1, [sp, #0]\n"   \
+  "  ldr r8, [sp, #8]\n"        \
+  "  add r8, r1\n"              \
+  "  str r8, [sp, #48]\n"       \
+  "  ldr pc, [sp, #52]\n"       \
+  "2:\n" LINKS_OF_GROUPS        \
+  "  ldr r8, [sp, #48]\n"       \
+  "  cmp r1, r8\n"              \
+  "  bne 2b\n"
 
 /* r9 multiplier, r10 right shift, r11 rounding with the zero point: TFLM's
  * requantisation of one sum, saturated. SMMLAR is the first rounding, of twice the
  * sum, and adds what the second rounds by; one less where the sum is negative (which
  * makes no difference where the first comes out as 0). */
-#define FINISH(twice, address)  \
-  twice                         \
+#define FINISH(sum, address)    \
+  "  lsl r1, " sum ", #1\n"     \
   "  smmlar r0, r1, r9, r11\n"  \
   "  add r0, r0, r1, asr #31\n" \
   "  asr r0, r0, r10\n"         \
   "  ssat r0, #8, r0\n"         \
   "  strb r0, " address "\n"
+#define FINISH_COLUMN(row0, row1, row2) \
+  FINISH(row0, "[r8]") FINISH(row1, "[r8, lr]") FINISH(row2, "[r8, lr, lsl #1]")
+
+/* The same of weights, where every column has its own: r10 right shift - 1 in its low
+ * byte, r11 2 * zero point + 1. The second rounding's half comes last, doubled and with
+ * the zero point. */
+#define FINISH_DENSE(twice, multiplier, address) \
+  twice                                          \
+  "  smmulr r0, r1, " multiplier "\n"            \
+  "  add r0, r0, r1, asr #31\n"                  \
+  "  asr r0, r0, r10\n"                          \
+  "  add r0, r11\n"                              \
+  "  ssat r0, #8, r0, asr #1\n"                  \
+  "  strb r0, " address "\n"
+#define FINISH_DENSE_COLUMN(row0, row1, row2, multiplier) \
+  FINISH_DENSE(row0, multiplier, "[r8]")                  \
+  FINISH_DENSE(row1, multiplier, "[r8, lr]")              \
+  FINISH_DENSE(row2, multiplier, "[r8, lr, lsl #1]")
 #define TWICE(sum) "  lsl r1, " sum ", #1\n"
 /* Of the second of two mixed columns. */
 #define TWICE_SECOND(both, column0)    \
   "  sub r1, " both ", " column0 "\n" \
   "  asr r1, r1, #7\n"
-#define FINISH_COLUMN(row0, row1, row2) \
-  FINISH(row0, "[r8]") FINISH(row1, "[r8, lr]") FINISH(row2, "[r8, lr, lsl #1]")
 
-/* The next column's multiplier, shift and rounding = (2 * zero point + 1) << (e - 1).
- */
-#define NEXT_COLUMN          \
-  "  ldr r12, [sp, #40]\n"   \
-  "  ldr r9, [r12], #4\n"    \
-  "  str r12, [sp, #40]\n"   \
-  "  ldr r12, [sp, #44]\n"   \
-  "  ldrsb r10, [r12], #1\n" \
-  "  str r12, [sp, #44]\n"   \
-  "  ldr r11, [sp, #48]\n"   \
-  "  mvn r12, r10\n"         \
-  "  rsb r10, r10, #0\n"     \
-  "  lsl r11, r11, r12\n"
-
-#define BEGIN(name)            \
-  "  .syntax unified\n"        \
-  "  .thumb\n"                 \
-  "  .pushsection .text." name \
-  ", \"ax\", %progbits\n"      \
-  "  .align 2\n"               \
-  "  .global " name            \
-  "\n"                         \
-  "  .type " name              \
-  ", %function\n"              \
-  "  .thumb_func\n" name       \
-  ":\n"                        \
-  "  push {r3-r11, lr}\n"      \
-  "  sub sp, #64\n"            \
-  "  ldm r0!, {r1-r7}\n"       \
-  "  stm sp, {r1-r7}\n"        \
-  "  add r8, sp, #28\n"        \
-  "  ldm r0, {r1-r6}\n"        \
-  "  stm r8, {r1-r6}\n"        \
+#define BEGIN(name, links, eighth_of_link_bytes)    \
+  "  .syntax unified\n"                             \
+  "  .thumb\n"                                      \
+  "  .pushsection .text." name                      \
+  ", \"ax\", %progbits\n"                           \
+  "  .align 2\n"                                    \
+  "  .global " name                                 \
+  "\n"                                              \
+  "  .type " name                                   \
+  ", %function\n"                                   \
+  "  .thumb_func\n" name                            \
+  ":\n"                                             \
+  "  push {r3-r11, lr}\n"                           \
+  "  sub sp, #56\n"                                 \
+  "  ldm r0!, {r1-r7}\n"                            \
+  "  stm sp, {r1-r7}\n"                             \
+  "  add r8, sp, #28\n"                             \
+  "  ldm r0, {r1-r5}\n"                             \
+  "  stm r8, {r1-r5}\n"                             \
+  "  ldr r8, [sp, #8]\n"                            \
+  "  rsb r8, r8, #0\n"                              \
+  "  and r8, #8 * " links " - 8\n"                  \
+  "  mov r9, #" eighth_of_link_bytes                \
+  "\n"                                              \
+  "  adr.w r10, 2f\n"                               \
+  "  mla r8, r8, r9, r10\n"                         \
+  "  add r8, #1\n" /* Thumb */                      \
+  "  str r8, [sp, #52]\n"                           \
   "1:\n"
 
 /* y, the pair, and round again. r8 is y at the second column. */
 #define NEXT_PAIR(name)         \
-  "  ldr r9, [sp, #32]\n"       \
+  "  ldr r9, [sp, #28]\n"       \
   "  add r8, r9\n"              \
-  "  str r8, [sp, #24]\n"       \
-  "  ldr r8, [sp, #20]\n"       \
-  "  subs r8, #1\n"             \
   "  str r8, [sp, #20]\n"       \
+  "  ldr r8, [sp, #16]\n"       \
+  "  subs r8, #1\n"             \
+  "  str r8, [sp, #16]\n"       \
   "  bne 1b\n"                  \
-  "  add sp, #64\n"             \
+  "  add sp, #56\n"             \
   "  pop {r3-r11, pc}\n"        \
   "  .size " name ", . - " name \
   "\n"                          \
   "  .popsection\n"
 
-__asm(BEGIN("kws_dsp_dense")
-      "  ldr r8, [sp, #36]\n" /* both columns' biases, for all rows */
+#define FOUR(group) group group group group
+
+__asm(BEGIN("kws_dsp_dense", "8", "9")
+      "  ldr r8, [sp, #32]\n" /* both columns' biases, for all rows */
       "  ldrd r2, r3, [r8], #8\n"
-      "  str r8, [sp, #36]\n"
+      "  str r8, [sp, #32]\n"
       "  add r3, r2, r3, lsl #8\n"
       "  mov r4, r2\n"
       "  mov r5, r3\n"
       "  mov r6, r2\n"
-      "  mov r7, r3\n" SUMS(GROUP_OF_MIXED)
-      "  ldr r8, [sp, #24]\n"
-      "  ldr lr, [sp, #28]\n"
+      "  mov r7, r3\n" SUMS(FOUR(GROUP_OF_MIXED) FOUR(GROUP_OF_MIXED))
       "  str r1, [sp, #4]\n" /* the next pair follows at once */
-      NEXT_COLUMN FINISH_COLUMN(TWICE("r2"), TWICE("r4"), TWICE("r6"))
-      "  ldr r9, [sp, #32]\n"
-      "  add r8, r9\n" NEXT_COLUMN FINISH_COLUMN(TWICE_SECOND("r3", "r2"),
-                                                 TWICE_SECOND("r5", "r4"),
-                                                 TWICE_SECOND("r7", "r6"))
-          NEXT_PAIR("kws_dsp_dense"));
+      "  ldrd r0, r1, [sp, #36]\n"
+      "  ldrd r9, r12, [r0], #8\n"
+      "  ldrh r10, [r1], #2\n"
+      "  strd r0, r1, [sp, #36]\n"
+      "  mvn r10, r10\n"
+      "  ldr r11, [sp, #44]\n"
+      "  ldrd r8, lr, [sp, #20]\n"
+      FINISH_DENSE_COLUMN(TWICE("r2"), TWICE("r4"), TWICE("r6"), "r9")
+      "  ldr r9, [sp, #28]\n"
+      "  add r8, r9\n"
+      "  lsr r10, #8\n"
+      FINISH_DENSE_COLUMN(TWICE_SECOND("r3", "r2"), TWICE_SECOND("r5", "r4"),
+                          TWICE_SECOND("r7", "r6"), "r12")
+      NEXT_PAIR("kws_dsp_dense"));
 
-__asm(BEGIN("kws_dsp_product")
-      "  ldr r8, [sp, #36]\n" /* the rows' corrections, for both columns */
+__asm(BEGIN("kws_dsp_product", "4", "10")
+      "  ldr r8, [sp, #32]\n" /* the rows' corrections, for both columns */
       "  ldm r8, {r2, r4, r6}\n"
       "  mov r3, r2\n"
       "  mov r5, r4\n"
-      "  mov r7, r6\n" SUMS(GROUP_OF_PAIR)
-      "  ldr r8, [sp, #16]\n"
+      "  mov r7, r6\n" SUMS(FOUR(GROUP_OF_PAIR))
+      "  ldr r8, [sp, #12]\n"
       "  add r1, r8\n"
       "  str r1, [sp, #4]\n"
-      "  ldr r8, [sp, #24]\n"
-      "  ldr lr, [sp, #28]\n"
-      "  ldr r9, [sp, #40]\n"
-      "  ldr r10, [sp, #44]\n"
-      "  ldr r11, [sp, #48]\n" FINISH_COLUMN(TWICE("r2"), TWICE("r4"), TWICE("r6"))
-      "  ldr r12, [sp, #32]\n"
-      "  add r8, r12\n" FINISH_COLUMN(TWICE("r3"), TWICE("r5"), TWICE("r7"))
-          NEXT_PAIR("kws_dsp_product"));
+      "  ldrd r8, lr, [sp, #20]\n"
+      "  ldr r9, [sp, #36]\n"
+      "  ldrd r10, r11, [sp, #40]\n" FINISH_COLUMN("r2", "r4", "r6")
+      "  ldr r12, [sp, #28]\n"
+      "  add r8, r12\n" FINISH_COLUMN("r3", "r5", "r7") NEXT_PAIR("kws_dsp_product"));
 
 /* One row of p->inputs, widened to a panel of its own, against pairs of columns; p is
  * ordinary and has two outputs or more.
@@ -394,7 +399,7 @@ static void sum_mixed(const int16_t *panel, int32_t rows, const int8_t *pair,
                       int32_t groups, int32_t *sums);
 
 static void run_pairs(const run_t *run, int dense) {
-  const int32_t groups = run->main_bytes / 8 + run->rest_groups;
+  const int32_t groups = run->pair_bytes / 8;
   const int8_t *pair = run->pair;
   for (int32_t i = 0; i < run->pairs; ++i) {
     int32_t sums[BLOCK_ROWS * BLOCK_COLUMNS];
@@ -623,8 +628,7 @@ static void fully_connected(const kws_fully_connected_t *p, const int8_t *x,
       if (block == BLOCK_ROWS) {
         const run_t run = {.panel = panel,
                            .pair = p->weights,
-                           .main_bytes = groups / 4 * 32,
-                           .rest_groups = groups % 4,
+                           .pair_bytes = 8 * groups,
                            .pairs = outputs / BLOCK_COLUMNS,
                            .y = y,
                            .row_step = row_step,
@@ -893,8 +897,7 @@ static void panel_product(const kws_batch_matmul_t *p, const int16_t *panel,
     const int32_t right = -p->shift;
     const run_t run = {.panel = panel,
                        .pair = pair,
-                       .main_bytes = groups / 4 * 32,
-                       .rest_groups = groups % 4,
+                       .pair_bytes = 8 * groups,
                        .gap = gap,
                        .pairs = columns / BLOCK_COLUMNS,
                        .y = y,
