@@ -96,43 +96,39 @@ void kws_dsp_product(const run_t *run);
 
 #define ROW(column0, even0, odd0, column1, even1, odd1) \
   "  ldrd r8, r9, [r0], #8\n"                           \
-  "  smlad " column0 ", r8, " even0 ", " column0         \
+  "  smlad " column0 ", r8, " even0 ", " column0        \
   "\n"                                                  \
-  "  smlad " column0 ", r9, " odd0 ", " column0          \
+  "  smlad " column0 ", r9, " odd0 ", " column0         \
   "\n"                                                  \
-  "  smlad " column1 ", r8, " even1 ", " column1         \
+  "  smlad " column1 ", r8, " even1 ", " column1        \
   "\n"                                                  \
   "  smlad " column1 ", r9, " odd1 ", " column1 "\n"
 #define ROW_OF_MIXED(column0, both) ROW(column0, "r12", "lr", both, "r10", "r11")
-#define GROUP_OF_MIXED          \
-  "  ldrd r10, r11, [r1], #8\n" \
-  "  sxtb16 r12, r10\n"         \
-  "  sxtb16 lr, r11\n"          \
-  ROW_OF_MIXED("r2", "r3")      \
-  ROW_OF_MIXED("r4", "r5")      \
-  ROW_OF_MIXED("r6", "r7")
+#define GROUP_OF_MIXED                                                   \
+  "  ldrd r10, r11, [r1], #8\n"                                          \
+  "  sxtb16 r12, r10\n"                                                  \
+  "  sxtb16 lr, r11\n" ROW_OF_MIXED("r2", "r3") ROW_OF_MIXED("r4", "r5") \
+      ROW_OF_MIXED("r6", "r7")
 #define ROW_OF_PAIR(column0, column1) ROW(column0, "r12", "r10", column1, "lr", "r11")
-#define GROUP_OF_PAIR           \
-  "  ldrd r10, r11, [r1], #8\n" \
-  "  sxtb16 r12, r10\n"         \
-  "  sxtb16 r10, r10, ror #8\n" \
-  "  sxtb16 lr, r11\n"          \
-  "  sxtb16 r11, r11, ror #8\n" \
-  ROW_OF_PAIR("r2", "r3")       \
-  ROW_OF_PAIR("r4", "r5")       \
-  ROW_OF_PAIR("r6", "r7")
+#define GROUP_OF_PAIR                                                           \
+  "  ldrd r10, r11, [r1], #8\n"                                                 \
+  "  sxtb16 r12, r10\n"                                                         \
+  "  sxtb16 r10, r10, ror #8\n"                                                 \
+  "  sxtb16 lr, r11\n"                                                          \
+  "  sxtb16 r11, r11, ror #8\n" ROW_OF_PAIR("r2", "r3") ROW_OF_PAIR("r4", "r5") \
+      ROW_OF_PAIR("r6", "r7")
 
 /* All groups of one pair: a chain of LINKS groups, entered where as many follow as
  * there are, so that no loop turns for less. */
-#define SUMS(LINKS_OF_GROUPS)   \
-  "  ldrd r0, r1, [sp, #0]\n"   \
-  "  ldr r8, [sp, #8]\n"        \
-  "  add r8, r1\n"              \
-  "  str r8, [sp, #48]\n"       \
-  "  ldr pc, [sp, #52]\n"       \
-  "2:\n" LINKS_OF_GROUPS        \
-  "  ldr r8, [sp, #48]\n"       \
-  "  cmp r1, r8\n"              \
+#define SUMS(LINKS_OF_GROUPS) \
+  "  ldrd r0, r1, [sp, #0]\n" \
+  "  ldr r8, [sp, #8]\n"      \
+  "  add r8, r1\n"            \
+  "  str r8, [sp, #48]\n"     \
+  "  ldr pc, [sp, #52]\n"     \
+  "2:\n" LINKS_OF_GROUPS      \
+  "  ldr r8, [sp, #48]\n"     \
+  "  cmp r1, r8\n"            \
   "  bne 2b\n"
 
 /* r9 multiplier, r10 right shift, r11 rounding with the zero point: TFLM's
@@ -140,7 +136,8 @@ void kws_dsp_product(const run_t *run);
  * sum, and adds what the second rounds by; one less where the sum is negative (which
  * makes no difference where the first comes out as 0). */
 #define FINISH(sum, address)    \
-  "  lsl r1, " sum ", #1\n"     \
+  "  lsl r1, " sum              \
+  ", #1\n"                      \
   "  smmlar r0, r1, r9, r11\n"  \
   "  add r0, r0, r1, asr #31\n" \
   "  asr r0, r0, r10\n"         \
@@ -153,51 +150,53 @@ void kws_dsp_product(const run_t *run);
  * byte, r11 2 * zero point + 1. The second rounding's half comes last, doubled and with
  * the zero point. */
 #define FINISH_DENSE(twice, multiplier, address) \
-  twice                                          \
-  "  smmulr r0, r1, " multiplier "\n"            \
-  "  add r0, r0, r1, asr #31\n"                  \
-  "  asr r0, r0, r10\n"                          \
-  "  add r0, r11\n"                              \
-  "  ssat r0, #8, r0, asr #1\n"                  \
-  "  strb r0, " address "\n"
+  twice "  smmulr r0, r1, " multiplier           \
+        "\n"                                     \
+        "  add r0, r0, r1, asr #31\n"            \
+        "  asr r0, r0, r10\n"                    \
+        "  add r0, r11\n"                        \
+        "  ssat r0, #8, r0, asr #1\n"            \
+        "  strb r0, " address "\n"
 #define FINISH_DENSE_COLUMN(row0, row1, row2, multiplier) \
   FINISH_DENSE(row0, multiplier, "[r8]")                  \
   FINISH_DENSE(row1, multiplier, "[r8, lr]")              \
   FINISH_DENSE(row2, multiplier, "[r8, lr, lsl #1]")
 #define TWICE(sum) "  lsl r1, " sum ", #1\n"
 /* Of the second of two mixed columns. */
-#define TWICE_SECOND(both, column0)    \
-  "  sub r1, " both ", " column0 "\n" \
+#define TWICE_SECOND(both, column0) \
+  "  sub r1, " both ", " column0    \
+  "\n"                              \
   "  asr r1, r1, #7\n"
 
-#define BEGIN(name, links, eighth_of_link_bytes)    \
-  "  .syntax unified\n"                             \
-  "  .thumb\n"                                      \
-  "  .pushsection .text." name                      \
-  ", \"ax\", %progbits\n"                           \
-  "  .align 2\n"                                    \
-  "  .global " name                                 \
-  "\n"                                              \
-  "  .type " name                                   \
-  ", %function\n"                                   \
-  "  .thumb_func\n" name                            \
-  ":\n"                                             \
-  "  push {r3-r11, lr}\n"                           \
-  "  sub sp, #56\n"                                 \
-  "  ldm r0!, {r1-r7}\n"                            \
-  "  stm sp, {r1-r7}\n"                             \
-  "  add r8, sp, #28\n"                             \
-  "  ldm r0, {r1-r5}\n"                             \
-  "  stm r8, {r1-r5}\n"                             \
-  "  ldr r8, [sp, #8]\n"                            \
-  "  rsb r8, r8, #0\n"                              \
-  "  and r8, #8 * " links " - 8\n"                  \
-  "  mov r9, #" eighth_of_link_bytes                \
-  "\n"                                              \
-  "  adr.w r10, 2f\n"                               \
-  "  mla r8, r8, r9, r10\n"                         \
-  "  add r8, #1\n" /* Thumb */                      \
-  "  str r8, [sp, #52]\n"                           \
+#define BEGIN(name, links, eighth_of_link_bytes) \
+  "  .syntax unified\n"                          \
+  "  .thumb\n"                                   \
+  "  .pushsection .text." name                   \
+  ", \"ax\", %progbits\n"                        \
+  "  .align 2\n"                                 \
+  "  .global " name                              \
+  "\n"                                           \
+  "  .type " name                                \
+  ", %function\n"                                \
+  "  .thumb_func\n" name                         \
+  ":\n"                                          \
+  "  push {r3-r11, lr}\n"                        \
+  "  sub sp, #56\n"                              \
+  "  ldm r0!, {r1-r7}\n"                         \
+  "  stm sp, {r1-r7}\n"                          \
+  "  add r8, sp, #28\n"                          \
+  "  ldm r0, {r1-r5}\n"                          \
+  "  stm r8, {r1-r5}\n"                          \
+  "  ldr r8, [sp, #8]\n"                         \
+  "  rsb r8, r8, #0\n"                           \
+  "  and r8, #8 * " links                        \
+  " - 8\n"                                       \
+  "  mov r9, #" eighth_of_link_bytes             \
+  "\n"                                           \
+  "  adr.w r10, 2f\n"                            \
+  "  mla r8, r8, r9, r10\n"                      \
+  "  add r8, #1\n" /* Thumb */                   \
+  "  str r8, [sp, #52]\n"                        \
   "1:\n"
 
 /* y, the pair, and round again. r8 is y at the second column. */
@@ -274,25 +273,29 @@ _Static_assert(offsetof(kws_fully_connected_t, outputs) == 2 &&
                    offsetof(kws_fully_connected_t, output_zero_point) == 20,
                "the assembly knows where they lie");
 
-#define ROW_WORD(inputs, weights)                         \
-  "  smlad r3, " inputs ", " weights ", r3\n"             \
-  "  sxtb16 " weights ", " weights "\n"                   \
+#define ROW_WORD(inputs, weights)    \
+  "  smlad r3, " inputs ", " weights \
+  ", r3\n"                           \
+  "  sxtb16 " weights ", " weights   \
+  "\n"                               \
   "  smlad r2, " inputs ", " weights ", r2\n"
-#define ROW_LINK               \
-  "  ldmia.w r0!, {r4-r7}\n"   \
-  "  ldmia.w r1!, {r8-r11}\n"  \
-  ROW_WORD("r4", "r8")         \
-  ROW_WORD("r5", "r9")         \
-  ROW_WORD("r6", "r10")        \
-  ROW_WORD("r7", "r11")
+#define ROW_LINK                                                        \
+  "  ldmia.w r0!, {r4-r7}\n"                                            \
+  "  ldmia.w r1!, {r8-r11}\n" ROW_WORD("r4", "r8") ROW_WORD("r5", "r9") \
+      ROW_WORD("r6", "r10") ROW_WORD("r7", "r11")
 #define ROW_LINK_BYTES "56" /* of code */
 /* r9 right shift - 1 in its low byte; see FINISH_CHANNEL. */
-#define ROW_FINISH(twice, multiplier)                                \
-  "  smmulr " multiplier ", " twice ", " multiplier "\n"             \
-  "  add " multiplier ", " multiplier ", " twice ", asr #31\n"       \
-  "  asr " multiplier ", " multiplier ", r9\n"                       \
-  "  add " multiplier ", " multiplier ", r8\n"                       \
-  "  ssat " multiplier ", #8, " multiplier ", asr #1\n"              \
+#define ROW_FINISH(twice, multiplier)               \
+  "  smmulr " multiplier ", " twice ", " multiplier \
+  "\n"                                              \
+  "  add " multiplier ", " multiplier ", " twice    \
+  ", asr #31\n"                                     \
+  "  asr " multiplier ", " multiplier               \
+  ", r9\n"                                          \
+  "  add " multiplier ", " multiplier               \
+  ", r8\n"                                          \
+  "  ssat " multiplier ", #8, " multiplier          \
+  ", asr #1\n"                                      \
   "  strb " multiplier ", [r7], #1\n"
 
 __asm(
@@ -539,9 +542,9 @@ static inline __attribute__((always_inline)) void widen(const int8_t *x, int32_t
 }
 
 /* The same less a zero point. Returns the sum. */
-static inline __attribute__((always_inline)) int32_t widen_less(
-    const int8_t *x, int32_t n, int32_t zero_point, int32_t row, int32_t rows,
-    int16_t *restrict panel) {
+static inline __attribute__((always_inline)) int32_t
+widen_less(const int8_t *x, int32_t n, int32_t zero_point, int32_t row, int32_t rows,
+           int16_t *restrict panel) {
   const uint32_t offset = PAIR(-zero_point);
   const uint32_t ones = PAIR(1);
   int32_t sum = 0;
@@ -877,7 +880,8 @@ static void widen_block(const kws_batch_matmul_t *p, const int8_t *a, int32_t a_
                         int32_t rows, int32_t n, int16_t *panel, int32_t *corrections) {
   for (int32_t r = 0; r < BLOCK_ROWS; ++r) {
     const int8_t *row = a + (r < rows ? r * a_stride : 0);
-    corrections[r] = -p->b_zero_point * widen_less(row, n, p->a_zero_point, r, BLOCK_ROWS, panel);
+    corrections[r] =
+        -p->b_zero_point * widen_less(row, n, p->a_zero_point, r, BLOCK_ROWS, panel);
   }
 }
 
@@ -1005,20 +1009,25 @@ void kws_dsp_columns(const columns_t *run);
 _Static_assert(offsetof(columns_t, y) == 16 && offsetof(columns_t, rows) == 36,
                "the assembly knows where they lie");
 
-#define FOUR_COLUMNS(pair)         \
-  "  ldmia.w r1!, {r8-r11}\n"      \
-  "  smlad r2, " pair ", r8, r2\n" \
-  "  smlad r3, " pair ", r9, r3\n" \
-  "  smlad r4, " pair ", r10, r4\n" \
+#define FOUR_COLUMNS(pair)    \
+  "  ldmia.w r1!, {r8-r11}\n" \
+  "  smlad r2, " pair         \
+  ", r8, r2\n"                \
+  "  smlad r3, " pair         \
+  ", r9, r3\n"                \
+  "  smlad r4, " pair         \
+  ", r10, r4\n"               \
   "  smlad r5, " pair ", r11, r5\n"
-#define FOUR_BY_FOUR \
-  "  ldrd r6, r7, [r0], #8\n" FOUR_COLUMNS("r6") FOUR_COLUMNS("r7")
-#define FINISH_FOURTH(sum, offset)       \
-  "  lsl " sum ", " sum ", #1\n"         \
-  "  smmlar r6, " sum ", r8, r10\n"      \
-  "  add r6, r6, " sum ", asr #31\n"     \
-  "  asr r6, r6, r9\n"                   \
-  "  ssat r6, #8, r6\n"                  \
+#define FOUR_BY_FOUR "  ldrd r6, r7, [r0], #8\n" FOUR_COLUMNS("r6") FOUR_COLUMNS("r7")
+#define FINISH_FOURTH(sum, offset) \
+  "  lsl " sum ", " sum            \
+  ", #1\n"                         \
+  "  smmlar r6, " sum              \
+  ", r8, r10\n"                    \
+  "  add r6, r6, " sum             \
+  ", asr #31\n"                    \
+  "  asr r6, r6, r9\n"             \
+  "  ssat r6, #8, r6\n"            \
   "  strb r6, [r11, #" offset "]\n"
 
 __asm(
@@ -1100,8 +1109,8 @@ void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
     run.rows = kws_min(m, ROWS);
     for (int32_t r = 0; r < run.rows; ++r) {
       corrections[r] =
-          -p->b_zero_point * widen_less(a + r * a_stride, inner, p->a_zero_point, 0, 1,
-                                        panel + row * r);
+          -p->b_zero_point *
+          widen_less(a + r * a_stride, inner, p->a_zero_point, 0, 1, panel + row * r);
     }
     for (int32_t c = 0; c < n; c += 4) {
       const int32_t columns = kws_min(n - c, 4);

@@ -19,20 +19,20 @@
 void kws_m0_sums(const int8_t *x, int32_t n, const int8_t *rows, int32_t stride,
                  int32_t fours, int32_t *sums);
 
-#define ONE_BY_FOUR          \
-  "  ldrsb r2, [r0, r1]\n"   \
-  "  ldrsb r3, [r4, r1]\n"   \
-  "  muls r3, r2, r3\n"      \
-  "  add r8, r3\n"           \
-  "  ldrsb r3, [r5, r1]\n"   \
-  "  muls r3, r2, r3\n"      \
-  "  add r9, r3\n"           \
-  "  ldrsb r3, [r6, r1]\n"   \
-  "  muls r3, r2, r3\n"      \
-  "  add r10, r3\n"          \
-  "  ldrsb r3, [r7, r1]\n"   \
-  "  muls r3, r2, r3\n"      \
-  "  add r11, r3\n"          \
+#define ONE_BY_FOUR        \
+  "  ldrsb r2, [r0, r1]\n" \
+  "  ldrsb r3, [r4, r1]\n" \
+  "  muls r3, r2, r3\n"    \
+  "  add r8, r3\n"         \
+  "  ldrsb r3, [r5, r1]\n" \
+  "  muls r3, r2, r3\n"    \
+  "  add r9, r3\n"         \
+  "  ldrsb r3, [r6, r1]\n" \
+  "  muls r3, r2, r3\n"    \
+  "  add r10, r3\n"        \
+  "  ldrsb r3, [r7, r1]\n" \
+  "  muls r3, r2, r3\n"    \
+  "  add r11, r3\n"        \
   "  adds r1, #1\n"
 
 __asm(
@@ -72,8 +72,7 @@ __asm(
     "  ldr r1, [sp, #0]\n"
     "  lsls r3, r1, #31\n"
     "  bne 3f\n" /* odd: one less */
-    "2:\n" ONE_BY_FOUR
-    "3:\n" ONE_BY_FOUR
+    "2:\n" ONE_BY_FOUR "3:\n" ONE_BY_FOUR
     "  bne 2b\n"
     "  ldr r3, [sp, #44]\n"
     "  mov r1, r8\n"
@@ -133,13 +132,12 @@ static void sum_rows(const int8_t *x, int32_t n, const int8_t *rows, int32_t str
  * last. Most sums fit 16 bits, and then the first takes two products. */
 static inline int8_t finish_sum(int32_t sum, int32_t multiplier, int32_t shift,
                                 int32_t rounding) {
-  const int32_t product =
-      sum == (int16_t)sum ? (sum * (multiplier >> 16) +
-                             ((sum * (multiplier & 0xffff)) >> 16) + 0x4000) >>
-                                15
-                          : kws_high_multiply(sum, multiplier);
-  const int32_t value =
-      (((product + (product >> 31)) >> (-shift - 1)) + rounding) >> 1;
+  const int32_t product = sum == (int16_t)sum
+                              ? (sum * (multiplier >> 16) +
+                                 ((sum * (multiplier & 0xffff)) >> 16) + 0x4000) >>
+                                    15
+                              : kws_high_multiply(sum, multiplier);
+  const int32_t value = (((product + (product >> 31)) >> (-shift - 1)) + rounding) >> 1;
   return (int8_t)(value == (int8_t)value ? value : (value >> 31) ^ INT8_MAX);
 }
 

@@ -280,7 +280,7 @@ def is_ordinary(
     return (
         clamp == (INT8_MIN, INT8_MAX)
         and all(shift in ORDINARY_SHIFTS for _, shift in pairs)
-        and -ORDINARY_SUM < low
+        and low > -ORDINARY_SUM
         and high < ORDINARY_SUM
     )
 
