@@ -34,7 +34,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "kwt-tiny-dense": ("kwt-tiny-dense", {}),
     "kwt-1-relu": ("kwt-1", {"activation": "relu"}),
     "kwt-1": ("kwt-1", {}),
-    "kwt-stream-tiny": ("kwt-stream-tiny", {"frames": 96}),
+    "kwt-stream-tiny": ("kwt-stream-tiny", {"frames": 48}),
 }
 BOARDS = ("qemu-m0", "qemu-m4", "qemu-m55")
 # Share by which a figure may grow before `regressions` names it.

@@ -176,8 +176,12 @@ def fully_connected(
     rng: np.random.Generator,
     name: str,
     shape: tuple[int, int, int] | None = None,
+    extreme: bool = False,
 ) -> Case:
-    """FULLY_CONNECTED, plain and transposed; shape = rows, inputs, outputs."""
+    """FULLY_CONNECTED, plain and transposed; shape = rows, inputs, outputs.
+
+    extreme: weights and inputs at their ends, so that sums are as large as they get.
+    """
     rows, inputs, outputs = shape or (
         int(rng.integers(1, 9)),
         int(rng.choice([1, 3, 4, 16, 25, 33, 48, 64, 100, int(rng.integers(1, 140))])),
@@ -186,6 +190,10 @@ def fully_connected(
     x_scale, x_zero = _quantization(rng)
     weights, scales, bias = _weights_and_bias(rng, outputs, inputs, rng.random() < 0.6)
     x = _int8(rng, rows, inputs)
+    if extreme:
+        x = np.where(x < 0, -128, 127).astype(np.int8)
+        signs = np.sign(x[0]) * rng.choice([-1, 1], (outputs, 1))
+        weights[:] = 127 * np.where(rng.random(weights.shape) < 0.02, -signs, signs)
     accumulators = (x.astype(np.int64) - x_zero) @ weights.T.astype(np.int64)
     real = (accumulators + (0 if bias is None else bias)) * x_scale * np.array(scales)
     y = _output_scale(rng, real), _zero_point(rng)
@@ -439,15 +447,19 @@ def _fields(parameters: dict[str, Any]) -> str:
     return f"{{{body}}}"
 
 
-def batch_matmul(rng: np.random.Generator, name: str) -> Case:
-    """BATCH_MATMUL with each adjoint."""
-    m, n, inner = (int(v) for v in rng.integers(1, (8, 12, 70)))
+def batch_matmul(
+    rng: np.random.Generator, name: str, shape: tuple[int, int, int] | None = None
+) -> Case:
+    """BATCH_MATMUL with each adjoint; shape = m, n, inner, b's inner axis first."""
+    m, n, inner = shape or (int(v) for v in rng.integers(1, (8, 12, 70)))
     a_q, b_q = _quantization(rng), _quantization(rng)
     a, b = _int8(rng, m, inner), _int8(rng, n, inner)
     real = (a.astype(np.int64) - a_q[1]) @ (b.T.astype(np.int64) - b_q[1])
     y = _output_scale(rng, real * a_q[0] * b_q[0]), _zero_point(rng)
     options = schema.BatchMatMulOptionsT()
     options.adjX, options.adjY = bool(rng.random() < 0.3), bool(rng.random() < 0.6)
+    if shape:
+        options.adjX = options.adjY = False
     expected = tflm.operator(
         "BATCH_MATMUL",
         [
