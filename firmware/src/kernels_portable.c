@@ -98,10 +98,18 @@ __asm(
 
 static void kws_m0_sums(const int8_t *x, int32_t n, const int8_t *rows, int32_t stride,
                         int32_t fours, int32_t *sums) {
-  for (int32_t o = 0; o < 4 * fours; ++o, rows += stride) {
-    int32_t sum = 0;
-    for (int32_t i = 0; i < n; ++i) sum += x[i] * rows[i];
-    *sums++ = sum;
+  for (; fours > 0; --fours, rows += 4 * stride, sums += 4) {
+    int32_t sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
+    for (int32_t i = 0; i < n; ++i) {
+      sum0 += x[i] * rows[i];
+      sum1 += x[i] * rows[stride + i];
+      sum2 += x[i] * rows[2 * stride + i];
+      sum3 += x[i] * rows[3 * stride + i];
+    }
+    sums[0] = sum0;
+    sums[1] = sum1;
+    sums[2] = sum2;
+    sums[3] = sum3;
   }
 }
 
@@ -127,18 +135,25 @@ static void sum_rows(const int8_t *x, int32_t n, const int8_t *rows, int32_t str
   }
 }
 
+/* round(a * b / 2^31), halves up, for b >= 0. On an M0+ it takes four products, or two
+ * where a has 16 bits, as most sums do. */
+static inline int32_t high_multiply(int32_t a, int32_t b) {
+#if defined(__ARM_ARCH_6M__)
+  if (a == (int16_t)a) {
+    return (a * (b >> 16) + ((a * (b & 0xffff)) >> 16) + 0x4000) >> 15;
+  }
+#endif
+  return kws_high_multiply(a, b);
+}
+
 /* TFLM's requantisation, saturated, where the shift is to the right and the sum below
  * 2^30 in magnitude. rounding = 2 * zero point + 1: the second rounding's half comes
- * last. Most sums fit 16 bits, and then the first takes two products. */
+ * last. */
 static inline int8_t finish_sum(int32_t sum, int32_t multiplier, int32_t shift,
                                 int32_t rounding) {
-  const int32_t product = sum == (int16_t)sum
-                              ? (sum * (multiplier >> 16) +
-                                 ((sum * (multiplier & 0xffff)) >> 16) + 0x4000) >>
-                                    15
-                              : kws_high_multiply(sum, multiplier);
+  const int32_t product = high_multiply(sum, multiplier);
   const int32_t value = (((product + (product >> 31)) >> (-shift - 1)) + rounding) >> 1;
-  return (int8_t)(value == (int8_t)value ? value : (value >> 31) ^ INT8_MAX);
+  return (int8_t)kws_clamp(value, INT8_MIN, INT8_MAX);
 }
 
 /* ---- FULLY_CONNECTED ---- */

@@ -24,7 +24,7 @@ CONV_2D_BLOCK = 12
 DELTA_BLOCK = 6
 
 # Cores whose dense layers with thresholds keep weights for the dense kernel too. Helium
-# is cheaper dense from 15 % transmitted (docs/delta.md). On the others the dense kernel
+# is cheaper dense from 16 % transmitted (docs/delta.md). On the others the dense kernel
 # wins only at shares that no useful threshold reaches, and they have less flash.
 DELTA_KEEPS_DENSE = ("mve",)
 
