@@ -254,6 +254,34 @@ def test_a_matrix_product_that_could_overflow_is_refused(depth: int) -> None:
         reader.read(data)
 
 
+@pytest.mark.parametrize("columns", [8192, 8193])
+def test_a_matrix_product_of_too_many_columns_is_refused(columns: int) -> None:
+    model = tflm.Model()
+    x = model.tensor((1, 2, columns), 0.1)
+    square, y = model.tensor((1, 2, 2), 1.0), model.tensor((1, 2, columns), 1.0)
+    transposed = tflm.schema.BatchMatMulOptionsT()
+    transposed.adjY = True
+    model.operator("BATCH_MATMUL", [x, x], square, transposed)
+    plain = tflm.schema.BatchMatMulOptionsT()
+    model.operator("BATCH_MATMUL", [square, x], y, plain)
+    data = model.to_bytes([x], [y])
+    if columns == 8192:
+        assert reader.read(data).nodes[1].kind == "BATCH_MATMUL"
+        return
+    with pytest.raises(KwsError, match="more than 8192 columns"):
+        reader.read(data)
+
+
+def test_a_weight_that_tflite_does_not_have_is_refused() -> None:
+    model = tflm.Model()
+    x, y = model.tensor((1, 2), 0.1), model.tensor((1, 3), 1.0)
+    w = model.tensor((3, 2), 0.1, data=np.full((3, 2), -128, np.int8))
+    options = tflm.schema.FullyConnectedOptionsT()
+    model.operator("FULLY_CONNECTED", [x, w, -1], y, options)
+    with pytest.raises(KwsError, match="FULLY_CONNECTED.*a weight of -128"):
+        reader.read(model.to_bytes([x], [y]))
+
+
 def test_dynamic_shape_is_refused() -> None:
     from kws.layers.keras import tf
 

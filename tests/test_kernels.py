@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,15 +35,32 @@ from kernel_support import cases, image  # noqa: E402
 VECTORS = image.C / "vectors" / "kernel_cases.c"
 CHECK = image.C / "kernel_check.c"
 CASES_PER_KERNEL = 25
+# rows, inputs, outputs, whether with the largest sums: 516 inputs reach 2**23, and are
+# the first that are no `ordinary` product.
+ROWS = [
+    *((1, inputs, outputs, False) for inputs in range(1, 30) for outputs in (2, 7)),
+    *((2, inputs, 12, False) for inputs in (48, 56, 60, 64, 68, 96, 120, 130, 192)),
+    *((1, inputs, 16, True) for inputs in (40, 144, 500, 514, 515, 516, 600)),
+    *((4, inputs, 6, True) for inputs in (63, 499, 517)),
+]
 
 
 @pytest.fixture(scope="module")
 def random_cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """A C file of random cases, and how many they are; also the shapes of real models:
-    the last group of a block, a token too many."""
+    the last group of a block, a token too many; and one row, of every rest that inputs
+    and outputs leave, and with the largest sums."""
     made = cases.make(dict.fromkeys(cases.MAKERS, CASES_PER_KERNEL), seed=20)
     rng = np.random.default_rng(21)
     made += [
+        cases.fully_connected(
+            rng, f"row_{inputs}x{outputs}", (rows, inputs, outputs), extreme
+        )
+        for rows, inputs, outputs, extreme in ROWS
+    ]
+    made += [
+        cases.batch_matmul(rng, "readout", (4, 48, 24)),
+        cases.batch_matmul(rng, "readout_of_25", (5, 50, 25)),
         cases.fully_connected(rng, "dense_98", (98, 64, 64)),
         cases.depthwise_conv_2d(rng, "token_of_5", (5, 1, 48, 5, 1)),
         cases.depthwise_conv_2d(rng, "image_3x3", (9, 5, 64, 3, 3)),
@@ -55,6 +73,37 @@ def random_cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     return path, len(made)
 
 
+def test_most_products_are_ordinary(random_cases: tuple[Path, int]) -> None:
+    """Or the quick kernels would go untested."""
+    text = random_cases[0].read_text()
+    ordinary, other = (text.count(f".ordinary = {flag}") for flag in (1, 0))
+    assert ordinary > 60 and other > 30
+
+
+@pytest.mark.parametrize(
+    ("change", "ordinary"),
+    [
+        ({}, True),
+        ({"clamp": (-128, 100)}, False),
+        ({"pairs": [(2**30, -1), (2**30, 0)]}, False),
+        ({"pairs": [(2**30, -22)]}, True),
+        ({"pairs": [(2**30, -23)]}, False),
+        ({"folded": np.array([0, 2**23 - 1 - 4 * 127], np.int32)}, True),
+        ({"folded": np.array([0, 2**23 - 4 * 127], np.int32)}, False),
+        ({"folded": np.array([4 * 128 - 2**23, 0], np.int32)}, False),
+        ({"folded": np.array([4 * 128 - 2**23 + 1, 0], np.int32)}, True),
+    ],
+)
+def test_what_an_ordinary_product_is(change: dict[str, Any], ordinary: bool) -> None:
+    plain = {
+        "weights": np.ones((2, 4), np.int8),
+        "folded": np.zeros(2, np.int32),
+        "pairs": [(2**30, -5)],
+        "clamp": (-128, 127),
+    }
+    assert qm.is_ordinary(**plain | change) is ordinary  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("core", ["portable", "dsp"])
 def test_random_operators_equal_tflm_on_the_host(
     core: str, random_cases: tuple[Path, int], tmp_path: Path
@@ -62,6 +111,18 @@ def test_random_operators_equal_tflm_on_the_host(
     source, count = random_cases
     result = image.run_host(image.host([source, CHECK], core, tmp_path))
     assert result.stderr == ""
+    assert result.stdout == f"{count} of {count} kernel cases equal TFLM\n"
+
+
+@pytest.mark.parametrize("name", ["qemu-m0", "qemu-m4", "qemu-m55"])
+def test_random_operators_equal_tflm_on_an_emulated_core(
+    name: str, random_cases: tuple[Path, int], tmp_path: Path
+) -> None:
+    need_compiler()
+    need_qemu()
+    source, count = random_cases
+    board = boards.load(name)
+    result = image.run_board(image.board([source, CHECK], board, tmp_path), board)
     assert result.stdout == f"{count} of {count} kernel cases equal TFLM\n"
 
 
@@ -195,13 +256,14 @@ def test_a_bias_that_could_overflow_is_refused() -> None:
         qm.fold_bias(weights, np.array([2**31 - 100], np.int32), -3)
 
 
-def test_dsp_layout_interleaves_pairs_of_rows() -> None:
-    weights = np.arange(15, dtype=np.int8).reshape(3, 5)
-    pairs = np.frombuffer(weight_layout.layout(weights, "dsp"), np.int8)
-    assert pairs.tolist() == [
-        *(0, 1, 2, 3, 5, 6, 7, 8, 4, 0, 0, 0, 9, 0, 0, 0),
-        *(10, 11, 12, 13, 0, 0, 0, 0, 14, 0, 0, 0, 0, 0, 0, 0),
-    ]
+def test_dsp_layout_mixes_pairs_of_rows() -> None:
+    weights = np.arange(-7, 8, dtype=np.int8).reshape(3, 5)
+    halves = np.frombuffer(weight_layout.layout(weights, "dsp"), "<i2")
+    padded = np.zeros((4, 8), int)
+    padded[:3, :5] = weights
+    order = [0, 2, 1, 3, 4, 6, 5, 7]
+    expected = [padded[i, order] + 256 * padded[i + 1, order] for i in (0, 2)]
+    assert halves.tolist() == np.concatenate(expected).tolist()
     assert weight_layout.layout(weights, "mve") == weights.tobytes()
     with pytest.raises(ValueError, match="core must be"):
         weight_layout.layout(weights, "avx")
@@ -221,6 +283,9 @@ def test_scratch_formulas_equal_the_header(tmp_path: Path) -> None:
             ),
             f"KWS_BATCH_MATMUL_SCRATCH_BYTES({n})": (
                 layout.batch_matmul_scratch_bytes(n)
+            ),
+            f"KWS_BATCH_MATMUL_COLUMNS_SCRATCH_BYTES({n})": (
+                layout.batch_matmul_columns_scratch_bytes(n)
             ),
             f"KWS_ATTENTION_V_STRIDE({n})": layout.attention_v_stride(n),
             f"KWS_ATTENTION_K_BYTES({n}, 48)": layout.attention_k_bytes(n, 48),

@@ -26,7 +26,14 @@ def bench() -> ModuleType:
 
 @pytest.mark.parametrize(
     ("model", "board"),
-    [("kwt-tiny", "qemu-m4"), ("kwt-tiny", "qemu-m55"), ("kwt-1-relu", "qemu-m4")],
+    [
+        ("kwt-tiny", "qemu-m4"),
+        ("kwt-tiny", "qemu-m55"),
+        ("kwt-1-relu", "qemu-m4"),
+        ("kwt-stream-tiny", "qemu-m0"),
+        ("kwt-stream-tiny", "qemu-m4"),
+        ("kwt-stream-tiny", "qemu-m55"),
+    ],
 )
 def test_a_network_costs_what_the_baseline_says(
     bench: ModuleType, model: str, board: str

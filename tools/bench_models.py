@@ -34,8 +34,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "kwt-tiny-dense": ("kwt-tiny-dense", {}),
     "kwt-1-relu": ("kwt-1", {"activation": "relu"}),
     "kwt-1": ("kwt-1", {}),
+    "kwt-stream-tiny": ("kwt-stream-tiny", {"frames": 48}),
 }
-BOARDS = ("qemu-m4", "qemu-m55")
+BOARDS = ("qemu-m0", "qemu-m4", "qemu-m55")
 # Share by which a figure may grow before `regressions` names it.
 TOLERANCE = 0.02
 CLIPS = 2
@@ -53,7 +54,7 @@ def measure(
 
     Returns:
         board -> {instructions, arena_bytes, weights_bytes, flash_bytes, ram_bytes,
-        stack_bytes}.
+        stack_bytes}; instructions of a step, where the network is for streams.
 
     Raises:
         AssertionError: a board's logits are not TFLM's.
@@ -62,7 +63,8 @@ def measure(
     spec = sample_models.recipe(preset, **changes | (more or {}))
     rng = np.random.default_rng(0)
     loudness = rng.uniform(100, 8000, (CLIPS, 1))
-    pcm = np.clip(rng.normal(0, 1, (CLIPS, 16000)) * loudness, -32768, 32767)
+    samples = (CLIPS, spec.features.clip_samples)
+    pcm = np.clip(rng.normal(0, 1, samples) * loudness, -32768, 32767)
     clips = pcm.astype(np.int16)
     table = {}
     with tempfile.TemporaryDirectory() as folder:

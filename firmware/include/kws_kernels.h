@@ -73,7 +73,7 @@ extern "C" {
 /* y[r, o] = clamp(requantise(bias[o] + sum_i weights[o, i] * x[r, i]) + zero point).
  * Per tensor is written as per channel: the generator repeats the multiplier. No sum
  * may reach 2^30 in magnitude (quantized_math.fold_bias checks it). Rows in multiples
- * of 3 (dsp) and of 2 (portable) waste nothing. */
+ * of 3 (dsp) and of 2 (portable) waste nothing. No weight is -128. */
 typedef struct {
   uint16_t inputs;           /* columns of x, 1..65535 */
   uint16_t outputs;          /* columns of y, 1..65535 */
@@ -85,6 +85,9 @@ typedef struct {
   int16_t output_zero_point; /* -128..127 */
   int8_t activation_min;     /* fused clamp, -128..127 */
   int8_t activation_max;
+  uint8_t ordinary; /* 1 promises: shifts of -22..-1, a clamp to int8's own range,
+                     * sums below 2^23 in magnitude (quantized_math.is_ordinary). 0
+                     * promises nothing, and is slower. */
 } kws_fully_connected_t;
 
 /* Widened activations of a block of rows. */
@@ -180,11 +183,19 @@ typedef struct {
 
 /* a [m, inner] with rows a_stride apart; b is given with its inner axis contiguous:
  * b_rows [n, inner] with rows b_stride apart (TFLite's adj_y = true). Where the graph
- * has adj_y = false, or adj_x = true, transpose with kws_transpose_s8 first.
+ * has adj_x = true, transpose with kws_transpose_s8 first.
  * inner: 1..16384. y [m, n] has rows y_stride apart. */
 void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a_stride,
                          const int8_t *b_rows, int32_t b_stride, int32_t m, int32_t n,
                          int32_t inner, int8_t *y, int32_t y_stride, void *scratch);
+
+#define KWS_BATCH_MATMUL_COLUMNS_SCRATCH_BYTES(inner) (16 * KWS_ROUND_UP(inner, 8))
+
+/* The same of b [inner, n], rows b_stride apart (adj_y = false), 1..8192. */
+void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
+                                 int32_t a_stride, const int8_t *b, int32_t b_stride,
+                                 int32_t m, int32_t n, int32_t inner, int8_t *y,
+                                 int32_t y_stride, void *scratch);
 
 /* x [rows, columns] -> y: element (r, c) goes to y[c * y_stride + r]. */
 void kws_transpose_s8(const int8_t *x, int32_t rows, int32_t columns, int8_t *y,

@@ -5,6 +5,23 @@
 
 /* ---- CONV_2D ---- */
 
+/* A few bytes, 1 or more. */
+static inline void copy_bytes(const int8_t *x, int32_t n, int8_t *restrict y) {
+#if defined(KWS_CORE_MVE)
+  __asm volatile(
+      "  dlstp.8 lr, %[n]\n"
+      "1:\n"
+      "  vldrb.8 q0, [%[x]], #16\n"
+      "  vstrb.8 q0, [%[y]], #16\n"
+      "  letp lr, 1b\n"
+      : [x] "+&r"(x), [y] "+&r"(y)
+      : [n] "r"(n)
+      : "lr", "q0", "memory");
+#else
+  for (int32_t i = 0; i < n; ++i) y[i] = x[i];
+#endif
+}
+
 /* One patch [filter_height, filter_width, channels], the padding filled. */
 static void gather_patch(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
                          int32_t left, int8_t *restrict patch) {
@@ -21,7 +38,8 @@ static void gather_patch(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
     if (top < 0 || top >= p->input_height) {
       for (int32_t i = 0; i < patch_row; ++i) *patch++ = padding;
     } else if (whole_rows) {
-      for (int32_t i = 0; i < patch_row; ++i) *patch++ = *row++;
+      copy_bytes(row, patch_row, patch);
+      patch += patch_row;
     } else {
       for (int32_t fx = 0; fx < taps; ++fx) {
         const int32_t column = left + fx * p->dilation_width;
@@ -33,39 +51,54 @@ static void gather_patch(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
   }
 }
 
-/* The same where addresses and pixels are words and the patch lies within the image. */
-static void gather_words(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
-                         int32_t left, int8_t *restrict patch) {
+/* The same where the patch lies within the image: vectors or words at a time. Words may
+ * read too much at rows' ends, and write as much behind the patch. */
+static void gather_inside(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
+                          int32_t left, int8_t *restrict patch) {
   const int32_t channels = p->input_channels;
   const int32_t row_bytes = p->input_width * channels;
   const int32_t patch_row = p->filter_width * channels;
   const int8_t *row = x + top * row_bytes + left * channels;
   for (int32_t fy = 0; fy < p->filter_height; ++fy, row += row_bytes) {
-    for (int32_t i = 0; i < patch_row; i += 4, patch += 4) {
-      memcpy(__builtin_assume_aligned(patch, 4), __builtin_assume_aligned(row + i, 4),
-             4);
+#if defined(KWS_CORE_MVE)
+    copy_bytes(row, patch_row, patch);
+#else
+    for (int32_t i = 0; i < patch_row; i += 4) {
+#if defined(__ARM_FEATURE_UNALIGNED)
+      memcpy(patch + i, row + i, 4);
+#else
+      memcpy(__builtin_assume_aligned(patch + i, 4),
+             __builtin_assume_aligned(row + i, 4), 4);
+#endif
     }
+#endif
+    patch += patch_row;
   }
 }
 
-/* `words` is a constant: the loop of bytes pays nothing for the other. */
+/* `quick` is a constant: the loop of bytes pays nothing for the other. */
 static inline __attribute__((always_inline)) void convolve(const kws_conv_2d_t *p,
                                                            const int8_t *x, int32_t row,
                                                            int32_t left, int8_t *y,
-                                                           void *scratch, int words) {
+                                                           void *scratch, int quick) {
   const int32_t inputs = p->product.inputs;
   int8_t *patches = scratch;
   void *product_scratch = patches + KWS_ROUND_UP(KWS_CONV_2D_BLOCK * inputs, 4);
   const int32_t width = p->output_width;
+  const int32_t channels = p->input_channels;
+  const int32_t lowest = p->input_height - p->filter_height;
+  const int32_t farthest = p->input_width - p->filter_width;
+  const int32_t row_bytes = p->input_width * channels;
+  const int32_t row_words = KWS_ROUND_UP(p->filter_width * channels, 4);
   int32_t column = 0;
   while (left > 0) {
     const int32_t count = kws_min(left, KWS_CONV_2D_BLOCK);
     for (int32_t i = 0; i < count; ++i) {
       const int32_t top = row * p->stride_height - p->pad_top;
       const int32_t start = column * p->stride_width - p->pad_left;
-      if (words && top >= 0 && top <= p->input_height - p->filter_height &&
-          start >= 0 && start <= p->input_width - p->filter_width) {
-        gather_words(p, x, top, start, patches + i * inputs);
+      if (quick && top >= 0 && top <= lowest && start >= 0 && start <= farthest &&
+          (top < lowest || start * channels + row_words <= row_bytes)) {
+        gather_inside(p, x, top, start, patches + i * inputs);
       } else {
         gather_patch(p, x, top, start, patches + i * inputs);
       }
@@ -83,10 +116,12 @@ static inline __attribute__((always_inline)) void convolve(const kws_conv_2d_t *
 void kws_conv_2d_s8(const kws_conv_2d_t *p, const int8_t *x, int32_t first_row,
                     int32_t rows, int8_t *y, void *scratch) {
   const int32_t left = rows * p->output_width;
-  const int words =
-      (((uintptr_t)x | (uintptr_t)scratch | (uintptr_t)p->input_channels) & 3) == 0 &&
-      p->dilation_height == 1 && p->dilation_width == 1;
-  if (words) {
+  int quick = p->dilation_height == 1 && p->dilation_width == 1;
+#if !defined(__ARM_FEATURE_UNALIGNED)
+  quick = quick &&
+          (((uintptr_t)x | (uintptr_t)scratch | (uintptr_t)p->input_channels) & 3) == 0;
+#endif
+  if (quick) {
     convolve(p, x, first_row, left, y, scratch, 1);
   } else {
     convolve(p, x, first_row, left, y, scratch, 0);
@@ -447,10 +482,6 @@ void kws_mean_columns_s8(const kws_mean_t *p, const int8_t *x, int32_t rows,
 void kws_mean_rows_s8(const kws_mean_t *p, const int8_t *x, int32_t columns, int8_t *y,
                       void *scratch) {
   int32_t *sums = scratch;
-  for (int32_t c = 0; c < columns; ++c) sums[c] = 0;
-  for (int32_t r = 0; r < p->count; ++r) {
-    for (int32_t c = 0; c < columns; ++c) sums[c] += x[c];
-    x += columns;
-  }
+  kws_sum_rows_s8(x, p->count, columns, sums);
   for (int32_t c = 0; c < columns; ++c) y[c] = finish_mean(p, sums[c]);
 }

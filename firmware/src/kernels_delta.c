@@ -687,11 +687,11 @@ static void finish_product(const finish_t *f, const int32_t *sums, int32_t corre
  *   python tools/bench_delta.py --compiler gcc
  * (64x64; a dense kernel's rows in blocks, changes of 16 steps). */
 #if defined(KWS_CORE_MVE)
-#define CROSSOVER 12
+#define CROSSOVER 10
 #elif defined(KWS_CORE_DSP)
-#define CROSSOVER 28
+#define CROSSOVER 24
 #else
-#define CROSSOVER 41
+#define CROSSOVER 24
 #endif
 
 /* What a dense layer keeps from row to row. */

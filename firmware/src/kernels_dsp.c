@@ -1,10 +1,14 @@
 /* Matrix products and attention with SMLAD: Cortex-M4, M7, M33. See kws_kernels.h.
  *
- * All products go through one block of 3 rows by 2 columns. Activations are widened to
- * 16 bits once per row, in the order that SXTB16 gives (bytes 0, 2, then 1, 3), three
- * rows interleaved: a "panel". The other operand's rows come in pairs, four bytes of
- * each in turn, laid so offline (weight_layout.py) or by pack_pair below. So the inner
- * loop walks two pointers, and needs 20 instructions for 24 MACs.
+ * Products go through a block of 3 rows by 2 columns, or of one row where only one is
+ * left. Activations are widened to 16 bits once per row, in the order that SXTB16 gives
+ * (bytes 0, 2, then 1, 3), the block's rows interleaved: a "panel". The other operand's
+ * rows come in pairs, so that the inner loop walks two pointers:
+ *   - weights, two columns mixed in 16 bits (weight_layout.py): w0 + 256 * w1. SMLAD
+ *     with such halves sums a0 + 256 * a1, and with their low bytes a0. So one SXTB16
+ *     serves four weights: 18 instructions for 24 MACs, or 14 for one row's 16.
+ *   - what is known at run time only, four bytes of each row in turn (pack_pair below):
+ *     20 instructions for 24 MACs.
  */
 #include "kernels_internal.h"
 
@@ -21,28 +25,28 @@
 /* Three rows against pairs of columns, requantised and stored; the common case of
  * products, which the inner loops below run through. It holds where
  *   - every sum is below 2^30 in magnitude (kws/graph/quantized_math.py checks it),
+ *     and of weights 2^23: what remains of a1 above,
  *   - every shift is in -22..-1, and
  *   - the clamp is int8's own range. */
 typedef struct {
   const int16_t *panel;   /* 0 */
   const int8_t *pair;     /* 4 */
-  int32_t main_bytes;     /* 8: of a pair, a multiple of 32 */
-  int32_t rest_groups;    /* 12: 0..3 after main_bytes */
-  int32_t gap;            /* 16: bytes from the end of a pair to the next */
-  int32_t pairs;          /* 20: 1.. */
-  int8_t *y;              /* 24 */
-  int32_t row_step;       /* 28 */
-  int32_t column_step;    /* 32 */
-  const int32_t *start;   /* 36: dense: biases; product: the rows' corrections */
-  union {                 /* 40 */
+  int32_t pair_bytes;     /* 8: a multiple of 8 */
+  int32_t gap;            /* 12: bytes from the end of a pair to the next */
+  int32_t pairs;          /* 16: 1.. */
+  int8_t *y;              /* 20 */
+  int32_t row_step;       /* 24 */
+  int32_t column_step;    /* 28 */
+  const int32_t *start;   /* 32: dense: biases; product: the rows' corrections */
+  union {                 /* 36 */
     const int32_t *array; /* dense */
     int32_t value;        /* product */
   } multiplier;
-  union {                /* 44 */
+  union {                /* 40 */
     const int8_t *array; /* dense: TFLM's shifts */
     intptr_t right;      /* product: the right shift */
   } shift;
-  int32_t rounding; /* 48: dense: 2 * zero point + 1; product: that, shifted */
+  int32_t rounding; /* 44: dense: 2 * zero point + 1; product: that, shifted */
 } run_t;
 
 #define LARGEST_RIGHT_SHIFT 22
@@ -62,6 +66,18 @@ static inline uint32_t add_odd_bytes(uint32_t halves, uint32_t bytes) {
   return result;
 }
 
+static inline uint32_t even_bytes(uint32_t bytes) {
+  uint32_t result;
+  __asm("sxtb16 %0, %1" : "=r"(result) : "r"(bytes));
+  return result;
+}
+
+static inline uint32_t odd_bytes(uint32_t bytes) {
+  uint32_t result;
+  __asm("sxtb16 %0, %1, ror #8" : "=r"(result) : "r"(bytes));
+  return result;
+}
+
 static inline int32_t dual_multiply_add(uint32_t a, uint32_t b, int32_t sum) {
   int32_t result;
   __asm("smlad %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
@@ -72,50 +88,48 @@ static inline int32_t dual_multiply_add(uint32_t a, uint32_t b, int32_t sum) {
  *   r0 panel, r1 pair, r2-r7 sums (row 0 column 0, row 0 column 1, row 1 column 0 ...),
  *   r8 r9 a row's 4 values, r10-r12 lr the columns'
  * run_t lies on the stack; the numbers are its offsets. */
-_Static_assert(offsetof(run_t, gap) == 16 && offsetof(run_t, start) == 36 &&
-                   offsetof(run_t, rounding) == 48,
+_Static_assert(offsetof(run_t, gap) == 12 && offsetof(run_t, start) == 32 &&
+                   offsetof(run_t, rounding) == 44,
                "the assembly knows where they lie");
 void kws_dsp_dense(const run_t *run);
 void kws_dsp_product(const run_t *run);
 
-#define ROW(column0, column1)              \
-  "  ldrd r8, r9, [r0], #8\n"              \
-  "  smlad " column0 ", r8, r12, " column0 \
-  "\n"                                     \
-  "  smlad " column0 ", r9, r10, " column0 \
-  "\n"                                     \
-  "  smlad " column1 ", r8, lr, " column1  \
-  "\n"                                     \
-  "  smlad " column1 ", r9, r11, " column1 "\n"
-#define GROUP                   \
-  "  ldrd r10, r11, [r1], #8\n" \
-  "  sxtb16 r12, r10\n"         \
-  "  sxtb16 r10, r10, ror #8\n" \
-  "  sxtb16 lr, r11\n"          \
-  "  sxtb16 r11, r11, ror #8\n" ROW("r2", "r3") ROW("r4", "r5") ROW("r6", "r7")
+#define ROW(column0, even0, odd0, column1, even1, odd1) \
+  "  ldrd r8, r9, [r0], #8\n"                           \
+  "  smlad " column0 ", r8, " even0 ", " column0        \
+  "\n"                                                  \
+  "  smlad " column0 ", r9, " odd0 ", " column0         \
+  "\n"                                                  \
+  "  smlad " column1 ", r8, " even1 ", " column1        \
+  "\n"                                                  \
+  "  smlad " column1 ", r9, " odd1 ", " column1 "\n"
+#define ROW_OF_MIXED(column0, both) ROW(column0, "r12", "lr", both, "r10", "r11")
+#define GROUP_OF_MIXED                                                   \
+  "  ldrd r10, r11, [r1], #8\n"                                          \
+  "  sxtb16 r12, r10\n"                                                  \
+  "  sxtb16 lr, r11\n" ROW_OF_MIXED("r2", "r3") ROW_OF_MIXED("r4", "r5") \
+      ROW_OF_MIXED("r6", "r7")
+#define ROW_OF_PAIR(column0, column1) ROW(column0, "r12", "r10", column1, "lr", "r11")
+#define GROUP_OF_PAIR                                                           \
+  "  ldrd r10, r11, [r1], #8\n"                                                 \
+  "  sxtb16 r12, r10\n"                                                         \
+  "  sxtb16 r10, r10, ror #8\n"                                                 \
+  "  sxtb16 lr, r11\n"                                                          \
+  "  sxtb16 r11, r11, ror #8\n" ROW_OF_PAIR("r2", "r3") ROW_OF_PAIR("r4", "r5") \
+      ROW_OF_PAIR("r6", "r7")
 
-/* All groups of one pair: four at a time, then the rest. */
-#define SUMS                     \
-  "  ldrd r0, r1, [sp, #0]\n"    \
-  "  ldr r8, [sp, #8]\n"         \
-  "  cmp r8, #0\n"               \
-  "  beq 3f\n"                   \
-  "  add r8, r1\n"               \
-  "  str r8, [sp, #56]\n"        \
-  "2:\n" GROUP GROUP GROUP GROUP \
-  "  ldr r8, [sp, #56]\n"        \
-  "  cmp r1, r8\n"               \
-  "  bne 2b\n"                   \
-  "3:\n"                         \
-  "  ldr r8, [sp, #12]\n"        \
-  "  cmp r8, #0\n"               \
-  "  beq 5f\n"                   \
-  "4:\n"                         \
-  "  str r8, [sp, #56]\n" GROUP  \
-  "  ldr r8, [sp, #56]\n"        \
-  "  subs r8, #1\n"              \
-  "  bne 4b\n"                   \
-  "5:\n"
+/* All groups of one pair: a chain of LINKS groups, entered where as many follow as
+ * there are, so that no loop turns for less. */
+#define SUMS(LINKS_OF_GROUPS) \
+  "  ldrd r0, r1, [sp, #0]\n" \
+  "  ldr r8, [sp, #8]\n"      \
+  "  add r8, r1\n"            \
+  "  str r8, [sp, #48]\n"     \
+  "  ldr pc, [sp, #52]\n"     \
+  "2:\n" LINKS_OF_GROUPS      \
+  "  ldr r8, [sp, #48]\n"     \
+  "  cmp r1, r8\n"            \
+  "  bne 2b\n"
 
 /* r9 multiplier, r10 right shift, r11 rounding with the zero point: TFLM's
  * requantisation of one sum, saturated. SMMLAR is the first rounding, of twice the
@@ -132,88 +146,224 @@ void kws_dsp_product(const run_t *run);
 #define FINISH_COLUMN(row0, row1, row2) \
   FINISH(row0, "[r8]") FINISH(row1, "[r8, lr]") FINISH(row2, "[r8, lr, lsl #1]")
 
-/* The next column's multiplier, shift and rounding = (2 * zero point + 1) << (e - 1).
- */
-#define NEXT_COLUMN          \
-  "  ldr r12, [sp, #40]\n"   \
-  "  ldr r9, [r12], #4\n"    \
-  "  str r12, [sp, #40]\n"   \
-  "  ldr r12, [sp, #44]\n"   \
-  "  ldrsb r10, [r12], #1\n" \
-  "  str r12, [sp, #44]\n"   \
-  "  ldr r11, [sp, #48]\n"   \
-  "  mvn r12, r10\n"         \
-  "  rsb r10, r10, #0\n"     \
-  "  lsl r11, r11, r12\n"
+/* The same of weights, where every column has its own: r10 right shift - 1 in its low
+ * byte, r11 2 * zero point + 1. The second rounding's half comes last, doubled and with
+ * the zero point. */
+#define FINISH_DENSE(twice, multiplier, address) \
+  twice "  smmulr r0, r1, " multiplier           \
+        "\n"                                     \
+        "  add r0, r0, r1, asr #31\n"            \
+        "  asr r0, r0, r10\n"                    \
+        "  add r0, r11\n"                        \
+        "  ssat r0, #8, r0, asr #1\n"            \
+        "  strb r0, " address "\n"
+#define FINISH_DENSE_COLUMN(row0, row1, row2, multiplier) \
+  FINISH_DENSE(row0, multiplier, "[r8]")                  \
+  FINISH_DENSE(row1, multiplier, "[r8, lr]")              \
+  FINISH_DENSE(row2, multiplier, "[r8, lr, lsl #1]")
+#define TWICE(sum) "  lsl r1, " sum ", #1\n"
+/* Of the second of two mixed columns. */
+#define TWICE_SECOND(both, column0) \
+  "  sub r1, " both ", " column0    \
+  "\n"                              \
+  "  asr r1, r1, #7\n"
 
-#define BEGIN(name)            \
-  "  .syntax unified\n"        \
-  "  .thumb\n"                 \
-  "  .pushsection .text." name \
-  ", \"ax\", %progbits\n"      \
-  "  .align 2\n"               \
-  "  .global " name            \
-  "\n"                         \
-  "  .type " name              \
-  ", %function\n"              \
-  "  .thumb_func\n" name       \
-  ":\n"                        \
-  "  push {r3-r11, lr}\n"      \
-  "  sub sp, #64\n"            \
-  "  ldm r0!, {r1-r7}\n"       \
-  "  stm sp, {r1-r7}\n"        \
-  "  add r8, sp, #28\n"        \
-  "  ldm r0, {r1-r6}\n"        \
-  "  stm r8, {r1-r6}\n"        \
+#define BEGIN(name, links, eighth_of_link_bytes) \
+  "  .syntax unified\n"                          \
+  "  .thumb\n"                                   \
+  "  .pushsection .text." name                   \
+  ", \"ax\", %progbits\n"                        \
+  "  .align 2\n"                                 \
+  "  .global " name                              \
+  "\n"                                           \
+  "  .type " name                                \
+  ", %function\n"                                \
+  "  .thumb_func\n" name                         \
+  ":\n"                                          \
+  "  push {r3-r11, lr}\n"                        \
+  "  sub sp, #56\n"                              \
+  "  ldm r0!, {r1-r7}\n"                         \
+  "  stm sp, {r1-r7}\n"                          \
+  "  add r8, sp, #28\n"                          \
+  "  ldm r0, {r1-r5}\n"                          \
+  "  stm r8, {r1-r5}\n"                          \
+  "  ldr r8, [sp, #8]\n"                         \
+  "  rsb r8, r8, #0\n"                           \
+  "  and r8, #8 * " links                        \
+  " - 8\n"                                       \
+  "  mov r9, #" eighth_of_link_bytes             \
+  "\n"                                           \
+  "  adr.w r10, 2f\n"                            \
+  "  mla r8, r8, r9, r10\n"                      \
+  "  add r8, #1\n" /* Thumb */                   \
+  "  str r8, [sp, #52]\n"                        \
   "1:\n"
 
 /* y, the pair, and round again. r8 is y at the second column. */
 #define NEXT_PAIR(name)         \
-  "  ldr r9, [sp, #32]\n"       \
+  "  ldr r9, [sp, #28]\n"       \
   "  add r8, r9\n"              \
-  "  str r8, [sp, #24]\n"       \
-  "  ldr r8, [sp, #20]\n"       \
-  "  subs r8, #1\n"             \
   "  str r8, [sp, #20]\n"       \
+  "  ldr r8, [sp, #16]\n"       \
+  "  subs r8, #1\n"             \
+  "  str r8, [sp, #16]\n"       \
   "  bne 1b\n"                  \
-  "  add sp, #64\n"             \
+  "  add sp, #56\n"             \
   "  pop {r3-r11, pc}\n"        \
   "  .size " name ", . - " name \
   "\n"                          \
   "  .popsection\n"
 
-__asm(BEGIN("kws_dsp_dense")
-      "  ldr r8, [sp, #36]\n" /* both columns' biases, for all rows */
+#define FOUR(group) group group group group
+
+__asm(BEGIN("kws_dsp_dense", "8", "9")
+      "  ldr r8, [sp, #32]\n" /* both columns' biases, for all rows */
       "  ldrd r2, r3, [r8], #8\n"
-      "  str r8, [sp, #36]\n"
+      "  str r8, [sp, #32]\n"
+      "  add r3, r2, r3, lsl #8\n"
       "  mov r4, r2\n"
       "  mov r5, r3\n"
       "  mov r6, r2\n"
-      "  mov r7, r3\n" SUMS
-      "  ldr r8, [sp, #24]\n"
-      "  ldr lr, [sp, #28]\n"
+      "  mov r7, r3\n" SUMS(FOUR(GROUP_OF_MIXED) FOUR(GROUP_OF_MIXED))
       "  str r1, [sp, #4]\n" /* the next pair follows at once */
-      NEXT_COLUMN FINISH_COLUMN("r2", "r4", "r6")
-      "  ldr r9, [sp, #32]\n"
+      "  ldrd r0, r1, [sp, #36]\n"
+      "  ldrd r9, r12, [r0], #8\n"
+      "  ldrh r10, [r1], #2\n"
+      "  strd r0, r1, [sp, #36]\n"
+      "  mvn r10, r10\n"
+      "  ldr r11, [sp, #44]\n"
+      "  ldrd r8, lr, [sp, #20]\n"
+      FINISH_DENSE_COLUMN(TWICE("r2"), TWICE("r4"), TWICE("r6"), "r9")
+      "  ldr r9, [sp, #28]\n"
       "  add r8, r9\n"
-      NEXT_COLUMN FINISH_COLUMN("r3", "r5", "r7") NEXT_PAIR("kws_dsp_dense"));
+      "  lsr r10, #8\n"
+      FINISH_DENSE_COLUMN(TWICE_SECOND("r3", "r2"), TWICE_SECOND("r5", "r4"),
+                          TWICE_SECOND("r7", "r6"), "r12")
+      NEXT_PAIR("kws_dsp_dense"));
 
-__asm(BEGIN("kws_dsp_product")
-      "  ldr r8, [sp, #36]\n" /* the rows' corrections, for both columns */
+__asm(BEGIN("kws_dsp_product", "4", "10")
+      "  ldr r8, [sp, #32]\n" /* the rows' corrections, for both columns */
       "  ldm r8, {r2, r4, r6}\n"
       "  mov r3, r2\n"
       "  mov r5, r4\n"
-      "  mov r7, r6\n" SUMS
-      "  ldr r8, [sp, #16]\n"
+      "  mov r7, r6\n" SUMS(FOUR(GROUP_OF_PAIR))
+      "  ldr r8, [sp, #12]\n"
       "  add r1, r8\n"
       "  str r1, [sp, #4]\n"
-      "  ldr r8, [sp, #24]\n"
-      "  ldr lr, [sp, #28]\n"
-      "  ldr r9, [sp, #40]\n"
-      "  ldr r10, [sp, #44]\n"
-      "  ldr r11, [sp, #48]\n" FINISH_COLUMN("r2", "r4", "r6")
-      "  ldr r12, [sp, #32]\n"
+      "  ldrd r8, lr, [sp, #20]\n"
+      "  ldr r9, [sp, #36]\n"
+      "  ldrd r10, r11, [sp, #40]\n" FINISH_COLUMN("r2", "r4", "r6")
+      "  ldr r12, [sp, #28]\n"
       "  add r8, r12\n" FINISH_COLUMN("r3", "r5", "r7") NEXT_PAIR("kws_dsp_product"));
+
+/* One row of p->inputs, widened to a panel of its own, against pairs of columns; p is
+ * ordinary and has two outputs or more.
+ *   r0 panel, r1 weights, r2 sum of column 0, r3 of both, r4-r7 8 inputs, r8-r11 their
+ *   weights, r12 the panel's end, lr pairs that are left
+ *   on the stack: panel, biases, multipliers, shifts, y, 2 * zero point + 1, where a
+ *   pair's code is entered, and where it goes on after an odd group
+ * A pair's code is a chain of links of 8 inputs, entered where as many follow as there
+ * are: no loop turns for less than ROW_LINKS of them. */
+void kws_dsp_row(const kws_fully_connected_t *p, const int16_t *panel, int32_t groups,
+                 int8_t *y);
+_Static_assert(offsetof(kws_fully_connected_t, outputs) == 2 &&
+                   offsetof(kws_fully_connected_t, weights) == 4 &&
+                   offsetof(kws_fully_connected_t, bias) == 8 &&
+                   offsetof(kws_fully_connected_t, shift) == 16 &&
+                   offsetof(kws_fully_connected_t, output_zero_point) == 20,
+               "the assembly knows where they lie");
+
+#define ROW_WORD(inputs, weights)    \
+  "  smlad r3, " inputs ", " weights \
+  ", r3\n"                           \
+  "  sxtb16 " weights ", " weights   \
+  "\n"                               \
+  "  smlad r2, " inputs ", " weights ", r2\n"
+#define ROW_LINK                                                        \
+  "  ldmia.w r0!, {r4-r7}\n"                                            \
+  "  ldmia.w r1!, {r8-r11}\n" ROW_WORD("r4", "r8") ROW_WORD("r5", "r9") \
+      ROW_WORD("r6", "r10") ROW_WORD("r7", "r11")
+#define ROW_LINK_BYTES "56" /* of code */
+/* r9 right shift - 1 in its low byte; see FINISH_CHANNEL. */
+#define ROW_FINISH(twice, multiplier)               \
+  "  smmulr " multiplier ", " twice ", " multiplier \
+  "\n"                                              \
+  "  add " multiplier ", " multiplier ", " twice    \
+  ", asr #31\n"                                     \
+  "  asr " multiplier ", " multiplier               \
+  ", r9\n"                                          \
+  "  add " multiplier ", " multiplier               \
+  ", r8\n"                                          \
+  "  ssat " multiplier ", #8, " multiplier          \
+  ", asr #1\n"                                      \
+  "  strb " multiplier ", [r7], #1\n"
+
+__asm(
+    "  .syntax unified\n"
+    "  .thumb\n"
+    "  .pushsection .text.kws_dsp_row, \"ax\", %progbits\n"
+    "  .align 2\n"
+    "  .global kws_dsp_row\n"
+    "  .type kws_dsp_row, %function\n"
+    "  .thumb_func\n"
+    "kws_dsp_row:\n"
+    "  push {r4-r11, lr}\n"
+    "  sub sp, #36\n"
+    "  add r12, r1, r2, lsl #3\n"
+    "  ldrh lr, [r0, #2]\n"
+    "  lsr lr, #1\n"
+    "  ldrd r4, r5, [r0, #8]\n"
+    "  ldr r6, [r0, #16]\n"
+    "  mov r7, r3\n"
+    "  ldrsh r8, [r0, #20]\n"
+    "  add r8, r8, r8\n"
+    "  add r8, #1\n"
+    /* r9: after an odd group; the link where (groups / 2) % 8 links remain. */
+    "  adr.w r9, 3f\n"
+    "  lsrs r10, r2, #1\n"
+    "  it eq\n"
+    "  adreq.w r9, 4f\n"
+    "  rsb r10, r10, #0\n"
+    "  and r10, #7\n"
+    "  mov r11, #" ROW_LINK_BYTES "\n"
+    "  mla r9, r10, r11, r9\n"
+    "  add r9, #1\n" /* Thumb */
+    "  mov r10, r9\n"
+    "  tst r2, #1\n"
+    "  it ne\n"
+    "  adrne.w r10, 2f + 1\n"
+    "  ldr r11, [r0, #4]\n"
+    "  mov r0, r1\n"
+    "  mov r1, r11\n"
+    "  str r8, [sp, #20]\n"
+    "  strd r10, r9, [sp, #24]\n"
+    "1:\n"
+    "  ldrd r2, r3, [r4], #8\n"
+    "  stmia.w sp, {r0, r4-r7}\n"
+    "  add r3, r2, r3, lsl #8\n"
+    "  ldr pc, [sp, #24]\n"
+    "2:\n"
+    "  ldrd r4, r5, [r0], #8\n"
+    "  ldrd r8, r9, [r1], #8\n" ROW_WORD("r4", "r8") ROW_WORD("r5", "r9")
+    "  ldr pc, [sp, #28]\n"
+    "3:\n" ROW_LINK ROW_LINK ROW_LINK ROW_LINK ROW_LINK ROW_LINK ROW_LINK ROW_LINK
+    "  cmp r0, r12\n"
+    "  bne 3b\n"
+    "4:\n"
+    "  ldmia.w sp, {r0, r4-r8}\n"
+    "  sub r3, r3, r2\n"
+    "  asr r3, r3, #7\n"
+    "  lsl r2, r2, #1\n"
+    "  ldrd r10, r11, [r5], #8\n"
+    "  ldrh r9, [r6], #2\n"
+    "  mvn r9, r9\n" ROW_FINISH("r2", "r10")
+    "  lsr r9, r9, #8\n" ROW_FINISH("r3", "r11")
+    "  subs lr, #1\n"
+    "  bne 1b\n"
+    "  add sp, #36\n"
+    "  pop {r4-r11, pc}\n"
+    "  .size kws_dsp_row, . - kws_dsp_row\n"
+    "  .popsection\n");
 
 #else /* The same in C, so that the sanitizers see this file on the host. */
 
@@ -225,6 +375,14 @@ static inline uint32_t add_even_bytes(uint32_t halves, uint32_t bytes) {
 
 static inline uint32_t add_odd_bytes(uint32_t halves, uint32_t bytes) {
   return add_even_bytes(halves, (bytes >> 8) | (bytes << 24));
+}
+
+static inline uint32_t even_bytes(uint32_t bytes) {
+  return add_even_bytes(0, bytes);
+}
+
+static inline uint32_t odd_bytes(uint32_t bytes) {
+  return add_odd_bytes(0, bytes);
 }
 
 static inline int32_t dual_multiply_add(uint32_t a, uint32_t b, int32_t sum) {
@@ -240,13 +398,19 @@ static int8_t finish_common(int32_t sum, int32_t multiplier, int32_t right,
 
 static void sum_block(const int16_t *panel, const int8_t *pair, int32_t groups,
                       int32_t *sums);
+static void sum_mixed(const int16_t *panel, int32_t rows, const int8_t *pair,
+                      int32_t groups, int32_t *sums);
 
 static void run_pairs(const run_t *run, int dense) {
-  const int32_t groups = run->main_bytes / 8 + run->rest_groups;
+  const int32_t groups = run->pair_bytes / 8;
   const int8_t *pair = run->pair;
   for (int32_t i = 0; i < run->pairs; ++i) {
     int32_t sums[BLOCK_ROWS * BLOCK_COLUMNS];
-    sum_block(run->panel, pair, groups, sums);
+    if (dense) {
+      sum_mixed(run->panel, BLOCK_ROWS, pair, groups, sums);
+    } else {
+      sum_block(run->panel, pair, groups, sums);
+    }
     pair += 8 * groups + run->gap;
     for (int32_t c = 0; c < BLOCK_COLUMNS; ++c) {
       const int32_t column = BLOCK_COLUMNS * i + c;
@@ -273,7 +437,48 @@ static void kws_dsp_product(const run_t *run) {
   run_pairs(run, 0);
 }
 
+static void kws_dsp_row(const kws_fully_connected_t *p, const int16_t *panel,
+                        int32_t groups, int8_t *y) {
+  for (int32_t o = 0; o + 1 < p->outputs; o += 2) {
+    int32_t sums[BLOCK_COLUMNS];
+    sum_mixed(panel, 1, p->weights + 4 * groups * o, groups, sums);
+    for (int32_t c = o; c < o + 2; ++c) {
+      const int32_t right = -p->shift[c];
+      y[c] = finish_common(sums[c - o] + p->bias[c], p->multiplier[c], right,
+                           (2 * p->output_zero_point + 1) * (1 << (right - 1)));
+    }
+  }
+}
+
 #endif
+
+/* sums[2 * r + c] = sum over `groups` groups of 4 of panel row r times column c of two
+ * mixed ones. */
+static void sum_mixed(const int16_t *panel, int32_t rows, const int8_t *pair,
+                      int32_t groups, int32_t *sums) {
+  memset(sums, 0, (size_t)(rows * BLOCK_COLUMNS) * sizeof *sums);
+  for (int32_t g = 0; g < groups; ++g) {
+    uint32_t columns[2][2]; /* of halves: even and odd inputs */
+    for (int i = 0; i < 2; ++i) {
+      uint32_t mixed;
+      memcpy(&mixed, pair + 4 * i, sizeof mixed);
+      columns[0][i] = even_bytes(mixed);
+      /* The second column's are one less where the first's are negative. */
+      columns[1][i] = add_odd_bytes((columns[0][i] >> 15) & 0x00010001u, mixed);
+    }
+    for (int32_t r = 0; r < rows; ++r) {
+      uint32_t row[2];
+      memcpy(row, panel, sizeof row);
+      panel += 4;
+      for (int c = 0; c < BLOCK_COLUMNS; ++c) {
+        int32_t *sum = &sums[BLOCK_COLUMNS * r + c];
+        *sum = dual_multiply_add(row[0], columns[c][0], *sum);
+        *sum = dual_multiply_add(row[1], columns[c][1], *sum);
+      }
+    }
+    pair += 4 * BLOCK_COLUMNS;
+  }
+}
 
 /* sums[2 * r + c] = sum over `groups` groups of 4 of panel row r times pair row c. */
 static void sum_block(const int16_t *panel, const int8_t *pair, int32_t groups,
@@ -288,8 +493,8 @@ static void sum_block(const int16_t *panel, const int8_t *pair, int32_t groups,
         uint32_t column;
         memcpy(&column, pair + 4 * c, sizeof column);
         int32_t *sum = &sums[BLOCK_COLUMNS * r + c];
-        *sum = dual_multiply_add(row[0], add_even_bytes(0, column), *sum);
-        *sum = dual_multiply_add(row[1], add_odd_bytes(0, column), *sum);
+        *sum = dual_multiply_add(row[0], even_bytes(column), *sum);
+        *sum = dual_multiply_add(row[1], odd_bytes(column), *sum);
       }
     }
     pair += 4 * BLOCK_COLUMNS;
@@ -298,51 +503,71 @@ static void sum_block(const int16_t *panel, const int8_t *pair, int32_t groups,
 
 /* ---- Panels and pairs ---- */
 
-/* The last n < 4 elements of a panel's row, padded with zeros. Returns their sum. */
-static int32_t widen_rest(const int8_t *x, int32_t n, int32_t zero_point,
-                          int16_t *panel) {
-  int16_t rest[4] = {0, 0, 0, 0}; /* elements 0, 2, 1, 3 */
-  int32_t sum = 0;
-  for (int32_t k = 0; k < n; ++k) {
-    const int32_t value = x[k] - zero_point;
-    rest[(k >> 1) | ((k & 1) << 1)] = (int16_t)value;
-    sum += value;
-  }
-  memcpy(panel, rest, sizeof rest);
-  return sum;
+static inline uint32_t load_word(const int8_t *x) {
+  uint32_t word;
+  memcpy(&word, x, sizeof word);
+  return word;
 }
 
-/* Row `row` of a panel: x, padded with zeros to a group of 4. */
-static void widen(const int8_t *x, int32_t n, int32_t row, int16_t *restrict panel) {
+/* To an aligned place. */
+static inline void store_word(uint32_t word, int16_t *to) {
+  memcpy(__builtin_assume_aligned(to, 4), &word, sizeof word);
+}
+
+/* The last n < 4 elements of a row, padded with zeros. */
+static inline uint32_t load_rest(const int8_t *x, int32_t n) {
+  uint32_t word = (uint8_t)x[0];
+  if (n > 1) word |= (uint32_t)(uint8_t)x[1] << 8;
+  if (n > 2) word |= (uint32_t)(uint8_t)x[2] << 16;
+  return word;
+}
+
+/* Row `row` of a panel of `rows` (a constant): x, padded with zeros to a group of 4. */
+static inline __attribute__((always_inline)) void widen(const int8_t *x, int32_t n,
+                                                        int32_t row, int32_t rows,
+                                                        int16_t *restrict panel) {
   panel += 4 * row;
+#pragma GCC unroll 2
   for (const int8_t *end = x + n / 4 * 4; x < end; x += 4) {
-    uint32_t bytes;
-    memcpy(&bytes, x, sizeof bytes);
-    const uint32_t halves[2] = {add_even_bytes(0, bytes), add_odd_bytes(0, bytes)};
-    memcpy(panel, halves, sizeof halves);
-    panel += 4 * BLOCK_ROWS;
+    const uint32_t bytes = load_word(x);
+    store_word(even_bytes(bytes), panel);
+    store_word(odd_bytes(bytes), panel + 2);
+    panel += 4 * rows;
   }
-  if (n % 4 != 0) widen_rest(x, n % 4, 0, panel);
+  if (n % 4 != 0) {
+    const uint32_t rest = load_rest(x, n % 4);
+    store_word(even_bytes(rest), panel);
+    store_word(odd_bytes(rest), panel + 2);
+  }
 }
 
 /* The same less a zero point. Returns the sum. */
-static int32_t widen_less(const int8_t *x, int32_t n, int32_t zero_point, int32_t row,
-                          int16_t *restrict panel) {
+static inline __attribute__((always_inline)) int32_t
+widen_less(const int8_t *x, int32_t n, int32_t zero_point, int32_t row, int32_t rows,
+           int16_t *restrict panel) {
   const uint32_t offset = PAIR(-zero_point);
   const uint32_t ones = PAIR(1);
   int32_t sum = 0;
   panel += 4 * row;
   for (const int8_t *end = x + n / 4 * 4; x < end; x += 4) {
-    uint32_t bytes;
-    memcpy(&bytes, x, sizeof bytes);
-    const uint32_t halves[2] = {add_even_bytes(offset, bytes),
-                                add_odd_bytes(offset, bytes)};
-    sum = dual_multiply_add(halves[0], ones, sum);
-    sum = dual_multiply_add(halves[1], ones, sum);
-    memcpy(panel, halves, sizeof halves);
-    panel += 4 * BLOCK_ROWS;
+    const uint32_t bytes = load_word(x);
+    const uint32_t even = add_even_bytes(offset, bytes);
+    const uint32_t odd = add_odd_bytes(offset, bytes);
+    sum = dual_multiply_add(even, ones, sum);
+    sum = dual_multiply_add(odd, ones, sum);
+    store_word(even, panel);
+    store_word(odd, panel + 2);
+    panel += 4 * rows;
   }
-  if (n % 4 != 0) sum += widen_rest(x, n % 4, zero_point, panel);
+  if (n % 4 != 0) {
+    int16_t rest[4] = {0, 0, 0, 0}; /* elements 0, 2, 1, 3 */
+    for (int32_t k = 0; k < n % 4; ++k) {
+      const int32_t value = x[k] - zero_point;
+      rest[(k >> 1) | ((k & 1) << 1)] = (int16_t)value;
+      sum += value;
+    }
+    memcpy(panel, rest, sizeof rest);
+  }
   return sum;
 }
 
@@ -385,55 +610,52 @@ static void finish_column(const int32_t *sums, int32_t rows,
   }
 }
 
-/* May kws_dsp_dense or kws_dsp_product do it? */
-static int is_common(const int8_t *shift, int32_t n, int32_t low, int32_t high) {
-  if (low != INT8_MIN || high != INT8_MAX) return 0;
-  for (int32_t i = 0; i < n; ++i) {
-    if (shift[i] >= 0 || shift[i] < -LARGEST_RIGHT_SHIFT) return 0;
-  }
-  return 1;
-}
-
 static void fully_connected(const kws_fully_connected_t *p, const int8_t *x,
                             int32_t rows, int8_t *y, int32_t row_step,
                             int32_t output_step, int16_t *panel) {
   const int32_t inputs = p->inputs;
   const int32_t outputs = p->outputs;
   const int32_t groups = (inputs + 3) / 4;
-  const int common = is_common(p->shift, outputs, p->activation_min, p->activation_max);
   int32_t sums[BLOCK_ROWS * BLOCK_COLUMNS];
-  for (int32_t first = 0; first < rows; first += BLOCK_ROWS) {
-    /* The last block reaches back over rows already done; where there are fewer than
-     * three in all, it repeats the first. */
-    const int32_t row = rows < BLOCK_ROWS ? 0 : kws_min(first, rows - BLOCK_ROWS);
-    const int32_t block = kws_min(rows, BLOCK_ROWS);
-    for (int32_t r = 0; r < BLOCK_ROWS; ++r) {
-      widen(x + (row + (r < block ? r : 0)) * inputs, inputs, r, panel);
-    }
-    int8_t *to = y + row * row_step;
+  while (rows > 0) {
+    const int32_t block = rows < BLOCK_ROWS ? 1 : BLOCK_ROWS;
     int32_t o = 0;
-    if (common && block != 2 && outputs >= BLOCK_COLUMNS) {
-      const run_t run = {.panel = panel,
-                         .pair = p->weights,
-                         .main_bytes = groups / 4 * 32,
-                         .rest_groups = groups % 4,
-                         .pairs = outputs / BLOCK_COLUMNS,
-                         .y = to,
-                         .row_step = block == 1 ? 0 : row_step,
-                         .column_step = output_step,
-                         .start = p->bias,
-                         .multiplier.array = p->multiplier,
-                         .shift.array = p->shift,
-                         .rounding = 2 * p->output_zero_point + 1};
-      kws_dsp_dense(&run);
-      o = outputs - outputs % BLOCK_COLUMNS;
-    }
-    for (; o < outputs; o += BLOCK_COLUMNS) {
-      sum_block(panel, p->weights + 4 * groups * o, groups, sums);
-      for (int32_t c = 0; c < kws_min(outputs - o, BLOCK_COLUMNS); ++c) {
-        finish_column(sums + c, block, p, o + c, to + (o + c) * output_step, row_step);
+    if (block == 1) {
+      widen(x, inputs, 0, 1, panel);
+    } else {
+      for (int32_t r = 0; r < BLOCK_ROWS; ++r) {
+        widen(x + r * inputs, inputs, r, BLOCK_ROWS, panel);
       }
     }
+    if (p->ordinary && outputs >= BLOCK_COLUMNS) {
+      if (block == BLOCK_ROWS) {
+        const run_t run = {.panel = panel,
+                           .pair = p->weights,
+                           .pair_bytes = 8 * groups,
+                           .pairs = outputs / BLOCK_COLUMNS,
+                           .y = y,
+                           .row_step = row_step,
+                           .column_step = output_step,
+                           .start = p->bias,
+                           .multiplier.array = p->multiplier,
+                           .shift.array = p->shift,
+                           .rounding = 2 * p->output_zero_point + 1};
+        kws_dsp_dense(&run);
+        o = outputs - outputs % BLOCK_COLUMNS;
+      } else if (output_step == 1) {
+        kws_dsp_row(p, panel, groups, y);
+        o = outputs - outputs % BLOCK_COLUMNS;
+      }
+    }
+    for (; o < outputs; o += BLOCK_COLUMNS) {
+      sum_mixed(panel, block, p->weights + 4 * groups * o, groups, sums);
+      for (int32_t c = 0; c < kws_min(outputs - o, BLOCK_COLUMNS); ++c) {
+        finish_column(sums + c, block, p, o + c, y + (o + c) * output_step, row_step);
+      }
+    }
+    x += block * inputs;
+    y += block * row_step;
+    rows -= block;
   }
 }
 
@@ -658,8 +880,15 @@ static void widen_block(const kws_batch_matmul_t *p, const int8_t *a, int32_t a_
                         int32_t rows, int32_t n, int16_t *panel, int32_t *corrections) {
   for (int32_t r = 0; r < BLOCK_ROWS; ++r) {
     const int8_t *row = a + (r < rows ? r * a_stride : 0);
-    corrections[r] = -p->b_zero_point * widen_less(row, n, p->a_zero_point, r, panel);
+    corrections[r] =
+        -p->b_zero_point * widen_less(row, n, p->a_zero_point, r, BLOCK_ROWS, panel);
   }
+}
+
+/* May kws_dsp_product do it? */
+static int is_common(const kws_batch_matmul_t *p) {
+  return p->shift < 0 && p->shift >= -LARGEST_RIGHT_SHIFT &&
+         p->activation_min == INT8_MIN && p->activation_max == INT8_MAX;
 }
 
 /* A panel against `columns` packed rows, gap bytes between the pairs. */
@@ -668,13 +897,11 @@ static void panel_product(const kws_batch_matmul_t *p, const int16_t *panel,
                           int32_t gap, int32_t columns, int32_t groups, int8_t *y,
                           int32_t y_stride) {
   int32_t c = 0;
-  if (rows != 2 && columns >= BLOCK_COLUMNS &&
-      is_common(&p->shift, 1, p->activation_min, p->activation_max)) {
+  if (rows != 2 && columns >= BLOCK_COLUMNS && is_common(p)) {
     const int32_t right = -p->shift;
     const run_t run = {.panel = panel,
                        .pair = pair,
-                       .main_bytes = groups / 4 * 32,
-                       .rest_groups = groups % 4,
+                       .pair_bytes = 8 * groups,
                        .gap = gap,
                        .pairs = columns / BLOCK_COLUMNS,
                        .y = y,
@@ -713,6 +940,193 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a
       pack_pair(b, columns > 1 ? b + b_stride : b, inner, pair);
       panel_product(p, panel, corrections, rows, pair, 0, columns, groups,
                     y + r * y_stride + c, y_stride);
+    }
+  }
+}
+
+/* Rows i and i + 2 of four columns as pairs. */
+static inline __attribute__((always_inline)) void pack_rows(uint32_t row0,
+                                                            uint32_t row2,
+                                                            int16_t *packed) {
+  const uint32_t low = (row0 & 0xffffu) | (row2 << 16);
+  const uint32_t high = (row0 >> 16) | (row2 & 0xffff0000u);
+  store_word(even_bytes(low), packed);
+  store_word(odd_bytes(low), packed + 2);
+  store_word(even_bytes(high), packed + 4);
+  store_word(odd_bytes(high), packed + 6);
+}
+
+/* Up to four columns of b, in pairs of rows as a panel has its inputs: for each 4 rows,
+ * 0 and 2 of each column, then 1 and 3. */
+static void pack_columns(const int8_t *b, int32_t stride, int32_t inner,
+                         int32_t columns, int16_t *packed) {
+  if (columns == 4) {
+    for (; inner >= 4; inner -= 4, b += 4 * stride, packed += 16) {
+      pack_rows(load_word(b), load_word(b + 2 * stride), packed);
+      pack_rows(load_word(b + stride), load_word(b + 3 * stride), packed + 8);
+    }
+  }
+  for (; inner > 0; inner -= 4, packed += 16) {
+    uint32_t rows[4] = {0, 0, 0, 0};
+    for (int32_t i = 0; i < kws_min(inner, 4); ++i, b += stride) {
+      memcpy(&rows[i], b, (size_t)columns);
+    }
+    pack_rows(rows[0], rows[2], packed);
+    pack_rows(rows[1], rows[3], packed + 8);
+  }
+}
+
+/* Rows of a panel against four packed columns. */
+typedef struct {
+  const int16_t *packed; /* 0 */
+  int32_t multiplier;    /* 4 */
+  int32_t right;         /* 8: 1..LARGEST_RIGHT_SHIFT */
+  int32_t rounding;      /* 12: half and zero point */
+  int8_t *y;             /* 16 */
+  const int32_t *start;  /* 20: the rows' corrections */
+  int32_t y_stride;      /* 24 */
+  const int16_t *panel;  /* 28: row after row */
+  int32_t row_bytes;     /* 32: of the panel, a multiple of 16 */
+  int32_t rows;          /* 36: 1.. */
+} columns_t;
+
+/* sums[c] = a row of a panel times column c of four. */
+static void sum_columns(const int16_t *panel, const int16_t *packed, int32_t bytes,
+                        int32_t *sums) {
+  memset(sums, 0, 4 * sizeof *sums);
+  for (int32_t k = 0; k < bytes / 4; ++k, panel += 2, packed += 8) {
+    for (int c = 0; c < 4; ++c) {
+      sums[c] += panel[0] * packed[2 * c] + panel[1] * packed[2 * c + 1];
+    }
+  }
+}
+
+#if defined(__ARM_FEATURE_DSP)
+
+/* r0 panel, r1 packed, r2-r5 sums, r6 r7 four of a row, r8-r11 those of the columns,
+ * r12 the row's end, lr rows; columns_t lies on the stack. */
+void kws_dsp_columns(const columns_t *run);
+_Static_assert(offsetof(columns_t, y) == 16 && offsetof(columns_t, rows) == 36,
+               "the assembly knows where they lie");
+
+#define FOUR_COLUMNS(pair)    \
+  "  ldmia.w r1!, {r8-r11}\n" \
+  "  smlad r2, " pair         \
+  ", r8, r2\n"                \
+  "  smlad r3, " pair         \
+  ", r9, r3\n"                \
+  "  smlad r4, " pair         \
+  ", r10, r4\n"               \
+  "  smlad r5, " pair ", r11, r5\n"
+#define FOUR_BY_FOUR "  ldrd r6, r7, [r0], #8\n" FOUR_COLUMNS("r6") FOUR_COLUMNS("r7")
+#define FINISH_FOURTH(sum, offset) \
+  "  lsl " sum ", " sum            \
+  ", #1\n"                         \
+  "  smmlar r6, " sum              \
+  ", r8, r10\n"                    \
+  "  add r6, r6, " sum             \
+  ", asr #31\n"                    \
+  "  asr r6, r6, r9\n"             \
+  "  ssat r6, #8, r6\n"            \
+  "  strb r6, [r11, #" offset "]\n"
+
+__asm(
+    "  .syntax unified\n"
+    "  .thumb\n"
+    "  .pushsection .text.kws_dsp_columns, \"ax\", %progbits\n"
+    "  .align 2\n"
+    "  .global kws_dsp_columns\n"
+    "  .type kws_dsp_columns, %function\n"
+    "  .thumb_func\n"
+    "kws_dsp_columns:\n"
+    "  push {r4-r11, lr}\n"
+    "  sub sp, #36\n"
+    "  ldmia.w r0!, {r1-r7}\n"
+    "  stmia.w sp, {r1-r7}\n"
+    "  ldmia.w r0, {r0, r6, lr}\n"
+    "  str r6, [sp, #28]\n"
+    "  mov r12, r0\n"
+    "1:\n"
+    "  ldr r6, [sp, #20]\n"
+    "  ldr r7, [sp, #28]\n"
+    "  ldr r2, [r6], #4\n"
+    "  str r6, [sp, #20]\n"
+    "  add r12, r7\n"
+    "  mov r3, r2\n"
+    "  mov r4, r2\n"
+    "  mov r5, r2\n"
+    "2:\n" FOUR_BY_FOUR FOUR_BY_FOUR
+    "  cmp r0, r12\n"
+    "  bne 2b\n"
+    "  ldmia.w sp, {r1, r8-r11}\n" FINISH_FOURTH("r2", "0") FINISH_FOURTH("r3", "1")
+        FINISH_FOURTH("r4", "2") FINISH_FOURTH("r5", "3")
+    "  ldr r6, [sp, #24]\n"
+    "  add r11, r6\n"
+    "  str r11, [sp, #16]\n"
+    "  subs lr, #1\n"
+    "  bne 1b\n"
+    "  add sp, #36\n"
+    "  pop {r4-r11, pc}\n"
+    "  .size kws_dsp_columns, . - kws_dsp_columns\n"
+    "  .popsection\n");
+
+#else
+
+static void kws_dsp_columns(const columns_t *run) {
+  for (int32_t r = 0; r < run->rows; ++r) {
+    int32_t sums[4];
+    sum_columns(run->panel + r * run->row_bytes / 2, run->packed, run->row_bytes, sums);
+    for (int c = 0; c < 4; ++c) {
+      run->y[r * run->y_stride + c] = finish_common(
+          sums[c] + run->start[r], run->multiplier, run->right, run->rounding);
+    }
+  }
+}
+
+#endif
+
+void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
+                                 int32_t a_stride, const int8_t *b, int32_t b_stride,
+                                 int32_t m, int32_t n, int32_t inner, int8_t *y,
+                                 int32_t y_stride, void *scratch) {
+  enum { ROWS = 4 };
+  const int32_t row = KWS_ROUND_UP(inner, 8);
+  int16_t *packed = scratch;
+  int16_t *panel = packed + 4 * row;
+  int32_t corrections[ROWS];
+  const int common = is_common(p);
+  const int32_t right = common ? -p->shift : 1;
+  columns_t run = {.packed = packed,
+                   .multiplier = p->multiplier,
+                   .right = right,
+                   .rounding = (2 * p->output_zero_point + 1) * (1 << (right - 1)),
+                   .start = corrections,
+                   .y_stride = y_stride,
+                   .panel = panel,
+                   .row_bytes = 2 * row};
+  memset(scratch, 0, KWS_BATCH_MATMUL_COLUMNS_SCRATCH_BYTES((size_t)inner));
+  for (; m > 0; m -= ROWS, a += ROWS * a_stride, y += ROWS * y_stride) {
+    run.rows = kws_min(m, ROWS);
+    for (int32_t r = 0; r < run.rows; ++r) {
+      corrections[r] =
+          -p->b_zero_point *
+          widen_less(a + r * a_stride, inner, p->a_zero_point, 0, 1, panel + row * r);
+    }
+    for (int32_t c = 0; c < n; c += 4) {
+      const int32_t columns = kws_min(n - c, 4);
+      pack_columns(b + c, b_stride, inner, columns, packed);
+      run.y = y + c;
+      if (common && columns == 4) {
+        kws_dsp_columns(&run);
+        continue;
+      }
+      for (int32_t r = 0; r < run.rows; ++r) {
+        int32_t sums[4];
+        sum_columns(panel + row * r, packed, 2 * row, sums);
+        for (int32_t i = 0; i < columns; ++i) {
+          run.y[r * y_stride + i] = finish_product(p, sums[i] + corrections[r]);
+        }
+      }
     }
   }
 }
@@ -796,12 +1210,6 @@ static inline uint32_t steps_below(uint32_t largest, uint32_t x) {
   }
   return result;
 #endif
-}
-
-static inline uint32_t load_word(const int8_t *x) {
-  uint32_t word;
-  memcpy(&word, x, sizeof word);
-  return word;
 }
 
 /* Nothing is negative, so TFLM's two roundings are one: see kernels_common.c. */
@@ -1042,6 +1450,29 @@ int32_t kws_sum_s8(const int8_t *x, int32_t n) {
   }
   for (; n > 0; --n) sum += *x++;
   return sum;
+}
+
+void kws_sum_rows_s8(const int8_t *x, int32_t rows, int32_t columns, int32_t *sums) {
+  int32_t c = 0;
+  for (; c + 4 <= columns && rows <= 255; c += 4) {
+    uint32_t even = 0, odd = 0;
+    for (const int8_t *at = x + c, *end = x + rows * columns; at < end; at += columns) {
+      const uint32_t four = load_word(at);
+      even = add_even_bytes(even, four);
+      odd = add_odd_bytes(odd, four);
+    }
+    sums[c] = (int16_t)even;
+    sums[c + 1] = (int16_t)odd;
+    sums[c + 2] = (int16_t)(even >> 16);
+    sums[c + 3] = (int16_t)(odd >> 16);
+  }
+  for (; c < columns; ++c) {
+    int32_t sum = 0;
+    for (const int8_t *at = x + c, *end = x + rows * columns; at < end; at += columns) {
+      sum += *at;
+    }
+    sums[c] = sum;
+  }
 }
 
 #endif

@@ -99,14 +99,122 @@ int32_t kws_sum_s8(const int8_t *x, int32_t n) {
   return sum;
 }
 
+void kws_sum_rows_s8(const int8_t *x, int32_t rows, int32_t columns, int32_t *sums) {
+  for (int32_t c = 0; c < columns; c += LANES) {
+    const mve_pred16_t lanes = vctp32q((uint32_t)(columns - c));
+    const int8_t *at = x + c;
+    int32x4_t sum = vdupq_n_s32(0);
+    for (int32_t r = 0; r < rows; ++r, at += columns) {
+      sum = vaddq_s32(sum, vldrbq_z_s32(at, lanes));
+    }
+    vstrwq_p_s32(sums + c, sum, lanes);
+  }
+}
+
 /* ---- FULLY_CONNECTED ---- */
 
-/* Rows of x against a group of 4 outputs; element (r, o) goes to
- * y[r * row_step + o * output_step]. `ordinary` promises that there are four, together
- * in y, and that every shift is to the right. */
-static inline __attribute__((always_inline)) void outputs_4(
-    const kws_fully_connected_t *p, const int8_t *x, int32_t rows, int32_t output,
-    int ordinary, int8_t *y, int32_t row_step, int32_t output_step) {
+/* Rows against 4 * groups outputs from the first on; p is ordinary. Assembly because
+ * a group needs all registers but two; around the loop of dot_4 it has 25 instructions.
+ *   r0 x, r1 r3 r5 r12 four rows of weights, r2 y, r4 r6 r8 r10 sums, r7 shifts,
+ *   r9 biases, r11 multipliers, q3 zero point
+ *   on the stack: x, the row's end in y, the next rows of weights, inputs; p, first,
+ *   4 * groups, and from one row's end in y to the next row */
+void kws_mve_rows(const kws_fully_connected_t *p, const int8_t *x, int8_t *y,
+                  int32_t first, int32_t groups, int32_t rows);
+_Static_assert(offsetof(kws_fully_connected_t, inputs) == 0 &&
+                   offsetof(kws_fully_connected_t, weights) == 4 &&
+                   offsetof(kws_fully_connected_t, bias) == 8 &&
+                   offsetof(kws_fully_connected_t, shift) == 16 &&
+                   offsetof(kws_fully_connected_t, output_zero_point) == 20,
+               "the assembly knows where they lie");
+
+__asm(
+    "  .syntax unified\n"
+    "  .thumb\n"
+    "  .pushsection .text.kws_mve_rows, \"ax\", %progbits\n"
+    "  .align 2\n"
+    "  .global kws_mve_rows\n"
+    "  .type kws_mve_rows, %function\n"
+    "  .thumb_func\n"
+    "kws_mve_rows:\n"
+    "  push {r4-r11, lr}\n"
+    "  sub sp, #36\n"
+    "  ldr r4, [sp, #72]\n"
+    "  ldrh r10, [r0]\n"
+    "  ldrh r5, [r0, #2]\n"
+    "  ldrsh r6, [r0, #20]\n"
+    "  vdup.32 q3, r6\n"
+    "  lsl r4, r4, #2\n"
+    "  sub r5, r5, r4\n"
+    "  strd r0, r3, [sp, #16]\n"
+    "  strd r4, r5, [sp, #24]\n"
+    "0:\n"
+    "  ldrd r5, r9, [r0, #4]\n"
+    "  ldrd r11, r7, [r0, #12]\n"
+    "  add r4, r2\n"
+    "  mla r5, r3, r10, r5\n"
+    "  add r9, r9, r3, lsl #2\n"
+    "  add r11, r11, r3, lsl #2\n"
+    "  add r7, r3\n"
+    "  strd r1, r4, [sp]\n"
+    "  strd r5, r10, [sp, #8]\n"
+    "1:\n"
+    "  ldrd r1, r10, [sp, #8]\n"
+    "  ldr r0, [sp]\n"
+    "  add r3, r1, r10\n"
+    "  add r5, r3, r10\n"
+    "  add r12, r5, r10\n"
+    "  add r4, r12, r10\n"
+    "  str r4, [sp, #8]\n"
+    "  dlstp.8 lr, r10\n"
+    "  ldrd r4, r6, [r9], #8\n"
+    "  ldrd r8, r10, [r9], #8\n"
+    "2:\n"
+    "  vldrb.8 q0, [r0], #16\n"
+    "  vldrb.8 q1, [r1], #16\n"
+    "  vmladava.s8 r4, q0, q1\n"
+    "  vldrb.8 q2, [r3], #16\n"
+    "  vmladava.s8 r6, q0, q2\n"
+    "  vldrb.8 q1, [r5], #16\n"
+    "  vmladava.s8 r8, q0, q1\n"
+    "  vldrb.8 q2, [r12], #16\n"
+    "  vmladava.s8 r10, q0, q2\n"
+    "  letp lr, 2b\n"
+    "  vldrw.32 q1, [r11], #16\n"
+    "  vmov q0[2], q0[0], r4, r8\n"
+    "  vmov q0[3], q0[1], r6, r10\n"
+    "  vqrdmulh.s32 q0, q0, q1\n"
+    "  vldrb.s32 q2, [r7], #4\n"
+    "  vshr.s32 q1, q0, #31\n" /* halves away from zero: see requantize */
+    "  vadd.i32 q0, q0, q1\n"
+    "  vrshl.s32 q0, q0, q2\n"
+    "  vadd.i32 q0, q0, q3\n"
+    "  vqmovnb.s32 q0, q0\n"
+    "  vqmovnb.s16 q0, q0\n"
+    "  vstrb.32 q0, [r2], #4\n"
+    "  ldr r4, [sp, #4]\n"
+    "  cmp r2, r4\n"
+    "  bne 1b\n"
+    "  ldr r4, [sp, #76]\n"
+    "  subs r4, #1\n"
+    "  str r4, [sp, #76]\n"
+    "  ldrd r0, r3, [sp, #16]\n"
+    "  ldrd r4, r5, [sp, #24]\n"
+    "  ldr r1, [sp]\n"
+    "  ldr r10, [sp, #12]\n"
+    "  add r2, r5\n" /* no flags */
+    "  add r1, r10\n"
+    "  bne 0b\n"
+    "  add sp, #36\n"
+    "  pop {r4-r11, pc}\n"
+    "  .size kws_mve_rows, . - kws_mve_rows\n"
+    "  .popsection\n");
+
+/* Rows of x against up to 4 outputs; element (r, o) goes to
+ * y[r * row_step + o * output_step]. */
+static void outputs_4(const kws_fully_connected_t *p, const int8_t *x, int32_t rows,
+                      int32_t output, int8_t *y, int32_t row_step,
+                      int32_t output_step) {
   const int32_t inputs = p->inputs;
   const int32_t count = kws_min(p->outputs - output, LANES);
   const mve_pred16_t lanes = vctp32q((uint32_t)count);
@@ -121,18 +229,9 @@ static inline __attribute__((always_inline)) void outputs_4(
   y += output * output_step;
   for (; rows > 0; --rows) {
     int32x4_t value = vaddq_s32(dot_4(x, weights, inputs), bias);
-    if (ordinary) {
-      value = vqrdmulhq_s32(value, multiplier);
-      value = vrshlq_s32(vaddq_s32(value, vshrq_n_s32(value, 31)), shift);
-    } else {
-      value = requantize(value, multiplier, shift);
-    }
+    value = requantize(value, multiplier, shift);
     value = vminq_s32(vmaxq_s32(vaddq_n_s32(value, zero_point), low), high);
-    if (ordinary) {
-      vstrbq_s32(y, value);
-    } else {
-      vstrbq_scatter_offset_p_s32(y, offsets, value, lanes);
-    }
+    vstrbq_scatter_offset_p_s32(y, offsets, value, lanes);
     x += inputs;
     y += row_step;
   }
@@ -141,16 +240,17 @@ static inline __attribute__((always_inline)) void outputs_4(
 static void fully_connected(const kws_fully_connected_t *p, const int8_t *x,
                             int32_t rows, int8_t *y, int32_t row_step,
                             int32_t output_step) {
-  for (int32_t o = 0; o < p->outputs; o += LANES) {
-    int ordinary = output_step == 1 && o + LANES <= p->outputs;
-    for (int32_t i = o; i < kws_min(o + LANES, p->outputs); ++i) {
-      ordinary &= p->shift[i] < 0;
+  const int32_t outputs = p->outputs;
+  if (!p->ordinary || output_step != 1 || outputs < LANES || rows < 1) {
+    for (int32_t o = 0; o < outputs; o += LANES) {
+      outputs_4(p, x, rows, o, y, row_step, output_step);
     }
-    if (ordinary) {
-      outputs_4(p, x, rows, o, 1, y, row_step, 1);
-    } else {
-      outputs_4(p, x, rows, o, 0, y, row_step, output_step);
-    }
+    return;
+  }
+  kws_mve_rows(p, x, y, 0, outputs / LANES, rows);
+  if (outputs % LANES != 0) { /* reaches back over outputs that are done */
+    const int32_t last = outputs - LANES;
+    kws_mve_rows(p, x, y + last, last, 1, rows);
   }
 }
 
@@ -392,6 +492,75 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a
     for (int32_t r = 0; r < m; ++r) {
       row_product(p, a + r * a_stride, b, b_stride, b_sums, count, inner,
                   y + r * y_stride + c);
+    }
+  }
+}
+
+/* Lane i: sum_k of row i of a panel times column b of rows step / 8 apart. In the panel
+ * 8 elements of each row follow in turn. */
+static inline int32x4_t gathered_dot_4(const int16_t *panel, const int8_t *b,
+                                       uint16x8_t offsets, int32_t step, int32_t n) {
+  int32_t sum0, sum1, sum2, sum3;
+  int32x4_t sums;
+  __asm volatile(
+      "  dlstp.16 lr, %[n]\n"
+      "  mov %[sum0], #0\n"
+      "  mov %[sum1], #0\n"
+      "  mov %[sum2], #0\n"
+      "  mov %[sum3], #0\n"
+      "1:\n"
+      "  vldrb.s16 q0, [%[b], %q[offsets]]\n"
+      "  add %[b], %[step]\n"
+      "  vldrh.16 q1, [%[panel]], #16\n"
+      "  vmladava.s16 %[sum0], q0, q1\n"
+      "  vldrh.16 q2, [%[panel]], #16\n"
+      "  vmladava.s16 %[sum1], q0, q2\n"
+      "  vldrh.16 q1, [%[panel]], #16\n"
+      "  vmladava.s16 %[sum2], q0, q1\n"
+      "  vldrh.16 q2, [%[panel]], #16\n"
+      "  vmladava.s16 %[sum3], q0, q2\n"
+      "  letp lr, 1b\n"
+      "  vmov %q[sums][2], %q[sums][0], %[sum0], %[sum2]\n"
+      "  vmov %q[sums][3], %q[sums][1], %[sum1], %[sum3]\n"
+      : [panel] "+&r"(panel), [b] "+&r"(b), [sum0] "=&Te"(sum0), [sum1] "=&Te"(sum1),
+        [sum2] "=&Te"(sum2), [sum3] "=&Te"(sum3), [sums] "=w"(sums)
+      : [n] "r"(n), [step] "r"(step), [offsets] "w"(offsets)
+      : "lr", "q0", "q1", "q2", "memory");
+  return sums;
+}
+
+/* Four rows of a at a time are widened less their zero point. */
+void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
+                                 int32_t a_stride, const int8_t *b, int32_t b_stride,
+                                 int32_t m, int32_t n, int32_t inner, int8_t *y,
+                                 int32_t y_stride, void *scratch) {
+  int16_t *const panel = scratch;
+  const uint16x8_t column = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)b_stride);
+  const uint32x4_t row = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)y_stride);
+  const int32_t multiplier = p->multiplier, shift = p->shift;
+  const int32_t a_zero_point = p->a_zero_point, zero_point = p->output_zero_point;
+  const int32x4_t low = vdupq_n_s32(p->activation_min);
+  const int32x4_t high = vdupq_n_s32(p->activation_max);
+  for (; m > 0; m -= LANES, a += LANES * a_stride, y += LANES * y_stride) {
+    const mve_pred16_t lanes = vctp32q((uint32_t)m);
+    int32_t corrections[LANES] = {0, 0, 0, 0};
+    for (int32_t r = 0; r < kws_min(m, LANES); ++r) {
+      const int8_t *from = a + r * a_stride;
+      int32_t sum = 0;
+      for (int32_t k = 0; k < inner; k += 8) {
+        const mve_pred16_t rest = vctp16q((uint32_t)(inner - k));
+        const int16x8_t wide = vsubq_n_s16(vldrbq_z_s16(from + k, rest), a_zero_point);
+        vst1q_s16(panel + 4 * k + 8 * r, wide);
+        sum = vaddvaq_p_s16(sum, wide, rest);
+      }
+      corrections[r] = -p->b_zero_point * sum;
+    }
+    const int32x4_t correction = vld1q_s32(corrections);
+    for (int32_t c = 0; c < n; ++c) {
+      int32x4_t value = gathered_dot_4(panel, b + c, column, 8 * b_stride, inner);
+      value = requantize_all(vaddq_s32(value, correction), multiplier, shift);
+      value = vminq_s32(vmaxq_s32(vaddq_n_s32(value, zero_point), low), high);
+      vstrbq_scatter_offset_p_s32(y + c, row, value, lanes);
     }
   }
 }

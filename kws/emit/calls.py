@@ -294,6 +294,7 @@ def _product_of(
         "output_zero_point": y.zero_point,
         "activation_min": low,
         "activation_max": high,
+        "ordinary": int(qm.is_ordinary(weights, folded, pairs, (low, high))),
     }
 
 
@@ -459,8 +460,9 @@ def _batch_matmul(model: Model, node: Node) -> list[str]:
     a, y = node.input(0), node.output
     rows, columns = y.shape[-2:]
     depth = a.shape[-2 if node.options["AdjX"] else -1]
-    left_at, right_at, _ = operators.batch_matmul_scratch(node)
+    left_at, _ = operators.batch_matmul_scratch(node)
     scratch = model.plan.scratch[id(node)].offset
+    adjoint = node.options["AdjY"]
     struct = model.struct("kws_batch_matmul_t", parameters.batch_matmul(node))
     lines = []
     for batch in range(y.elements // (rows * columns)):
@@ -470,17 +472,13 @@ def _batch_matmul(model: Model, node: Node) -> list[str]:
             to = _offset("arena", scratch + left_at)
             lines += c_text.call("kws_transpose_s8", a_at, depth, rows, to, depth)
             a_at = to
-        if not node.options["AdjY"]:
-            to = _offset("arena", scratch + right_at)
-            lines += c_text.call("kws_transpose_s8", b_at, depth, columns, to, depth)
-            b_at = to
         lines += c_text.call(
-            "kws_batch_matmul_s8",
+            "kws_batch_matmul_s8" if adjoint else "kws_batch_matmul_columns_s8",
             struct,
             a_at,
             depth,
             b_at,
-            depth,
+            depth if adjoint else columns,
             model.rows(rows),
             columns,
             depth,

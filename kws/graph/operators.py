@@ -27,6 +27,7 @@ ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}
 MAX_WIDTH = 65535  # the kernels' uint16_t fields
 MAX_SOFTMAX_COLUMNS = 511  # see kws_softmax_s8
 MAX_MATMUL_DEPTH = 16384  # of a sum in 32 bits; see kws_batch_matmul_s8
+MAX_MATMUL_COLUMNS = 8192  # see kws_batch_matmul_columns_s8
 
 
 class Access(Enum):
@@ -152,6 +153,9 @@ def _weights(node: Node, index: int, rank: int, outputs_axis: int = 0) -> Tensor
         quantization.per_channel and quantization.axis != outputs_axis
     ):
         raise refuse(node, "weights must be symmetric, per tensor or per output")
+    if weights.data.min() == -128:
+        # Kernels add two products in 16 bits. TFLite's weights are -127..127.
+        raise refuse(node, "a weight of -128: expected -127 to 127")
     return weights
 
 
@@ -209,6 +213,8 @@ def _batch_matmul(node: Node) -> tuple[int, ...]:
         raise refuse(node, "the matrices don't fit each other")
     if depth > MAX_MATMUL_DEPTH:
         raise refuse(node, f"sums of more than {MAX_MATMUL_DEPTH} products")
+    if columns > MAX_MATMUL_COLUMNS and not node.options["AdjY"]:
+        raise refuse(node, f"more than {MAX_MATMUL_COLUMNS} columns")
     return (*batch, rows, columns)
 
 
@@ -238,10 +244,6 @@ def _depthwise_conv_2d(node: Node) -> tuple[int, ...]:
         raise refuse(node, f"depth multiplier {node.options['DepthMultiplier']}, not 1")
     if one != 1:
         raise refuse(node, "expected weights of [1, height, width, channels]")
-    assert weights.data is not None
-    if weights.data.min() == -128:
-        # Helium's kernel adds two products in 16 bits. TFLite's weights are -127..127.
-        raise refuse(node, "a weight of -128: expected -127 to 127")
     _bias(node, channels)
     x = node.input(0)
     if len(x.shape) != 4 or x.shape[0] != 1 or x.shape[3] != channels:
@@ -596,14 +598,14 @@ def _scratch_depthwise_conv(node: Node) -> int:
     return weight_layout.depthwise_conv_2d_scratch_bytes(height * width, channels)
 
 
-def batch_matmul_scratch(node: Node) -> tuple[int, int, int]:
-    """Offsets of the transposed left and right matrix in the scratch, and its size."""
+def batch_matmul_scratch(node: Node) -> tuple[int, int]:
+    """Offset of the transposed left matrix in the scratch, and its size."""
     *_, rows, depth = _matrix(node.input(0), node.options["AdjX"])
-    columns = node.output.shape[-1]
-    own = weight_layout.batch_matmul_scratch_bytes(depth)
-    left = weight_layout.round_up(rows * depth, 4) if node.options["AdjX"] else 0
-    right = 0 if node.options["AdjY"] else columns * depth
-    return own, own + left, own + left + right
+    if node.options["AdjY"]:
+        own = weight_layout.batch_matmul_scratch_bytes(depth)
+    else:
+        own = weight_layout.batch_matmul_columns_scratch_bytes(depth)
+    return own, own + (rows * depth if node.options["AdjX"] else 0)
 
 
 def _scratch_mean(node: Node) -> int:
@@ -632,7 +634,7 @@ OPERATORS: dict[str, Operator] = {
         "BatchMatMulOptions",
         ("AdjX", "AdjY"),
         rows=_rows_batch_matmul,
-        scratch=lambda node: batch_matmul_scratch(node)[2],
+        scratch=lambda node: batch_matmul_scratch(node)[1],
     ),
     "CONV_2D": Operator(
         _conv_2d,

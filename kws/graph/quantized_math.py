@@ -29,6 +29,9 @@ import numpy as np
 INT8_MIN, INT8_MAX = -128, 127
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 LARGEST_SUM = 2**30
+# What the quickest kernels ask of a product: kws_fully_connected_t's `ordinary`.
+ORDINARY_SUM = 2**23
+ORDINARY_SHIFTS = range(-22, 0)
 
 # Left shift of the inputs of ADD and SUB, and of SQUARED_DIFFERENCE.
 ADD_LEFT_SHIFT = 20
@@ -242,14 +245,44 @@ def fold_bias(
         np.zeros(wide.shape[0], np.int64) if bias is None else bias.astype(np.int64)
     )
     folded = offset - input_zero_point * wide.sum(axis=1)
-    low = folded + np.where(wide > 0, wide * INT8_MIN, wide * INT8_MAX).sum(axis=1)
-    high = folded + np.where(wide > 0, wide * INT8_MAX, wide * INT8_MIN).sum(axis=1)
-    if low.min() <= -LARGEST_SUM or high.max() >= LARGEST_SUM:
+    low, high = _sums(wide, folded)
+    if low <= -LARGEST_SUM or high >= LARGEST_SUM:
         raise ValueError(
             "An accumulator could overflow: biases or rows are too large. Expected "
-            f"sums below {LARGEST_SUM}. Received: {low.min()} to {high.max()}"
+            f"sums below {LARGEST_SUM}. Received: {low} to {high}"
         )
     return folded.astype(np.int32)
+
+
+def _sums(weights: np.ndarray, folded: np.ndarray) -> tuple[int, int]:
+    """The least and the largest sum that any int8 input could bring."""
+    wide, start = weights.astype(np.int64), folded.astype(np.int64)
+    low = start + np.where(wide > 0, wide * INT8_MIN, wide * INT8_MAX).sum(axis=1)
+    high = start + np.where(wide > 0, wide * INT8_MAX, wide * INT8_MIN).sum(axis=1)
+    return int(low.min()), int(high.max())
+
+
+def is_ordinary(
+    weights: np.ndarray,
+    folded: np.ndarray,
+    pairs: Sequence[tuple[int, int]],
+    clamp: tuple[int, int],
+) -> bool:
+    """Whether a product may take the kernels' quickest path, as trained ones may.
+
+    Args:
+        weights: int8 [outputs, inputs].
+        folded: int32 [outputs], of `fold_bias`.
+        pairs: (multiplier, shift) of each output, or of all.
+        clamp: activation_min, activation_max.
+    """
+    low, high = _sums(weights, folded)
+    return (
+        clamp == (INT8_MIN, INT8_MAX)
+        and all(shift in ORDINARY_SHIFTS for _, shift in pairs)
+        and low > -ORDINARY_SUM
+        and high < ORDINARY_SUM
+    )
 
 
 def calculate_activation_range(

@@ -72,7 +72,8 @@ static void measure(int32_t inputs, int32_t outputs) {
                                                .multiplier = multiplier,
                                                .shift = shift,
                                                .activation_min = -128,
-                                               .activation_max = 127},
+                                               .activation_max = 127,
+                                               .ordinary = 1},
                                    .columns = weights,
                                    .threshold = THRESHOLD};
   uint32_t begun = COUNTER;

@@ -83,7 +83,8 @@ static kws_fully_connected_t product(uint16_t inputs, uint16_t outputs) {
                                  .shift = shift,
                                  .output_zero_point = 3,
                                  .activation_min = -128,
-                                 .activation_max = 127};
+                                 .activation_max = 127,
+                                 .ordinary = 1};
 }
 
 int main(void) {
@@ -186,6 +187,11 @@ int main(void) {
   kws_batch_matmul_s8(&matmul, x, DIM, x2, DIM, TOKENS, TOKENS, DIM, y, TOKENS,
                       scratch);
   end("batch_matmul_98x98x64", TOKENS * TOKENS * DIM);
+
+  /* The read-out of a stream: 4 queries' shares of 24 tokens. */
+  begin();
+  kws_batch_matmul_columns_s8(&matmul, x, 24, x2, 48, 4, 48, 24, y, 48, scratch);
+  end("batch_matmul_columns_4x48x24", 4 * 48 * 24);
 
   kws_attention_t attention = {.tokens = TOKENS,
                                .heads = 1,

@@ -144,11 +144,11 @@ def _product_struct(
     if len(multipliers) == 1:
         multipliers = multipliers * outputs
     low, high = qm.calculate_activation_range(activation, *output)
+    folded = qm.fold_bias(weights, bias, input_zero_point)
+    ordinary = qm.is_ordinary(weights, folded, multipliers, (low, high))
     arrays = (
         lay_out(f"{name}_weights", weights)
-        + c_array(
-            f"{name}_bias", qm.fold_bias(weights, bias, input_zero_point), "int32_t"
-        )
+        + c_array(f"{name}_bias", folded, "int32_t")
         + c_array(f"{name}_multiplier", [m for m, _ in multipliers], "int32_t")
         + c_array(f"{name}_shift", [s for _, s in multipliers])
     )
@@ -156,7 +156,8 @@ def _product_struct(
         f"{{.inputs = {inputs}, .outputs = {outputs}, .weights = {name}_weights, "
         f".bias = {name}_bias, .multiplier = {name}_multiplier, "
         f".shift = {name}_shift, .output_zero_point = {output[1]}, "
-        f".activation_min = {low}, .activation_max = {high}}}"
+        f".activation_min = {low}, .activation_max = {high}, "
+        f".ordinary = {int(ordinary)}}}"
     )
     return arrays, fields
 
@@ -175,8 +176,12 @@ def fully_connected(
     rng: np.random.Generator,
     name: str,
     shape: tuple[int, int, int] | None = None,
+    extreme: bool = False,
 ) -> Case:
-    """FULLY_CONNECTED, plain and transposed; shape = rows, inputs, outputs."""
+    """FULLY_CONNECTED, plain and transposed; shape = rows, inputs, outputs.
+
+    extreme: weights and inputs at their ends, so that sums are as large as they get.
+    """
     rows, inputs, outputs = shape or (
         int(rng.integers(1, 9)),
         int(rng.choice([1, 3, 4, 16, 25, 33, 48, 64, 100, int(rng.integers(1, 140))])),
@@ -185,6 +190,10 @@ def fully_connected(
     x_scale, x_zero = _quantization(rng)
     weights, scales, bias = _weights_and_bias(rng, outputs, inputs, rng.random() < 0.6)
     x = _int8(rng, rows, inputs)
+    if extreme:
+        x = np.where(x < 0, -128, 127).astype(np.int8)
+        signs = np.sign(x[0]) * rng.choice([-1, 1], (outputs, 1))
+        weights[:] = 127 * np.where(rng.random(weights.shape) < 0.02, -signs, signs)
     accumulators = (x.astype(np.int64) - x_zero) @ weights.T.astype(np.int64)
     real = (accumulators + (0 if bias is None else bias)) * x_scale * np.array(scales)
     y = _output_scale(rng, real), _zero_point(rng)
@@ -438,15 +447,19 @@ def _fields(parameters: dict[str, Any]) -> str:
     return f"{{{body}}}"
 
 
-def batch_matmul(rng: np.random.Generator, name: str) -> Case:
-    """BATCH_MATMUL with each adjoint; the kernel takes b's rows, so b is transposed."""
-    m, n, inner = (int(v) for v in rng.integers(1, (8, 12, 70)))
+def batch_matmul(
+    rng: np.random.Generator, name: str, shape: tuple[int, int, int] | None = None
+) -> Case:
+    """BATCH_MATMUL with each adjoint; shape = m, n, inner, b's inner axis first."""
+    m, n, inner = shape or (int(v) for v in rng.integers(1, (8, 12, 70)))
     a_q, b_q = _quantization(rng), _quantization(rng)
     a, b = _int8(rng, m, inner), _int8(rng, n, inner)
     real = (a.astype(np.int64) - a_q[1]) @ (b.T.astype(np.int64) - b_q[1])
     y = _output_scale(rng, real * a_q[0] * b_q[0]), _zero_point(rng)
     options = schema.BatchMatMulOptionsT()
     options.adjX, options.adjY = bool(rng.random() < 0.3), bool(rng.random() < 0.6)
+    if shape:
+        options.adjX = options.adjY = False
     expected = tflm.operator(
         "BATCH_MATMUL",
         [
@@ -457,23 +470,18 @@ def batch_matmul(rng: np.random.Generator, name: str) -> Case:
         options,
     )
     fields = _fields(_product_parameters(a_q, b_q, y))
+    kernel = "batch_matmul" if options.adjY else "batch_matmul_columns"
+    scratch = f"KWS_{kernel.upper()}_SCRATCH_BYTES({inner})"
     constants = (
         c_array(f"{name}_a", a)
         + c_array(f"{name}_b", b if options.adjY else b.T)
-        + f"static int8_t {name}_rows[{n * inner}];\n"
         + f"static const kws_batch_matmul_t {name} = {fields};\n"
-        + c_output(name, expected, f"KWS_BATCH_MATMUL_SCRATCH_BYTES({inner})")
+        + c_output(name, expected, scratch)
     )
-    rows = f"{name}_b"
-    call = ""
-    if not options.adjY:
-        call = f"kws_transpose_s8({rows}, {inner}, {n}, {name}_rows, {inner});\n  "
-        rows = f"{name}_rows"
-    else:
-        constants = constants.replace(f"static int8_t {name}_rows[{n * inner}];\n", "")
-    call += (
-        f"kws_batch_matmul_s8(&{name}, {name}_a, {inner}, {rows}, {inner}, {m}, {n}, "
-        f"{inner}, {name}_out, {n}, {name}_scratch);"
+    call = (
+        f"kws_{kernel}_s8(&{name}, {name}_a, {inner}, {name}_b, "
+        f"{inner if options.adjY else n}, {m}, {n}, {inner}, {name}_out, {n}, "
+        f"{name}_scratch);"
     )
     return Case(name, constants, call)
 
