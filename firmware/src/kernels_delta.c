@@ -42,7 +42,7 @@ typedef struct {
 } group_t;
 
 /* Lists element i. */
-static inline void put(row_t *row, group_t *group, int32_t i, int32_t delta) {
+static inline void put(const row_t *row, group_t *group, int32_t i, int32_t delta) {
 #if defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP)
   const int32_t offset = (int32_t)(intptr_t)(row->rows + i * row->stride);
 #else
@@ -215,8 +215,8 @@ static int encode(row_t *row, group_t *group) {
   return !done;
 }
 
-/* The same without a list, from the row held before to a row of its own. Returns the
- * number of changes. */
+/* The same without a list, from the row held before to a row of its own, which may be
+ * where that is. Returns the number of changes. */
 static int32_t hold(const int8_t *x, const int8_t *before, int8_t *after, int32_t n,
                     int32_t threshold) {
   int32_t count = 0, i = 0;
@@ -229,6 +229,20 @@ static int32_t hold(const int8_t *x, const int8_t *before, int8_t *after, int32_
     const mve_pred16_t changed = vcmpgtq_m_n_s8(size, (int8_t)threshold, lanes);
     vstrbq_p_s8(after + i, vpselq_s8(now, old, changed), lanes);
     count = vaddvaq_p_s8(count, vdupq_n_s8(1), changed);
+  }
+#elif defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP)
+  const uint32_t thresholds = (uint32_t)threshold * 0x01010101u;
+  for (; threshold < INT8_MAX && i + 4 <= n; i += 4) {
+    uint32_t now, old;
+    memcpy(&now, x + i, sizeof now);
+    memcpy(&old, before + i, sizeof old);
+    uint32_t excess = excess_bytes(now, old, thresholds, 2 * thresholds);
+    if (excess != 0) {
+      old = select_bytes(now, old, excess);
+      excess |= (excess & 0x7f7f7f7fu) + 0x7f7f7f7fu; /* bit 7 where not 0 */
+      count += (int32_t)((((excess >> 7) & 0x01010101u) * 0x01010101u) >> 24);
+    }
+    memcpy(after + i, &old, sizeof old);
   }
 #endif
   for (; i < n; ++i) {
@@ -331,8 +345,11 @@ __asm(
     "  .size kws_dsp_add_changes, . - kws_dsp_add_changes\n"
     "  .popsection\n");
 
-static void add_changes(int32_t *sums, const int8_t *rows, int32_t columns,
-                        kws_delta_change_t *list, const group_t *group) {
+static inline __attribute__((always_inline)) void add_changes(int32_t *sums,
+                                                              const int8_t *rows,
+                                                              int32_t columns,
+                                                              kws_delta_change_t *list,
+                                                              const group_t *group) {
   (void)rows; /* the list has addresses */
   if (group->end == list) return;
   *group->end = (kws_delta_change_t){0, 0};
@@ -355,8 +372,11 @@ static inline void add_8(int32_t *sums, int16x8_t added) {
 
 /* sums[c] += what the list adds; columns is a multiple of 8. In 16 bits, which
  * LARGEST_GROUP makes safe. Low-overhead loops that compilers don't find. */
-static void add_changes(int32_t *sums, const int8_t *rows, int32_t columns,
-                        kws_delta_change_t *list, const group_t *group) {
+static inline __attribute__((always_inline)) void add_changes(int32_t *sums,
+                                                              const int8_t *rows,
+                                                              int32_t columns,
+                                                              kws_delta_change_t *list,
+                                                              const group_t *group) {
   const int32_t count = (int32_t)(group->end - list);
   if (count == 0) return;
   for (; columns >= 32; columns -= 32, rows += 32, sums += 32) {
@@ -407,8 +427,11 @@ static inline int32_t unflip(int8_t weight) {
 }
 
 /* sums[c] += what the list adds, two changes at a time. */
-static void add_changes(int32_t *restrict sums, const int8_t *rows, int32_t columns,
-                        kws_delta_change_t *list, const group_t *group) {
+static inline __attribute__((always_inline)) void add_changes(int32_t *restrict sums,
+                                                              const int8_t *rows,
+                                                              int32_t columns,
+                                                              kws_delta_change_t *list,
+                                                              const group_t *group) {
   if ((group->end - list) & 1) {
     *group->end = (kws_delta_change_t){group->end[-1].offset, 0};
   }
@@ -438,11 +461,12 @@ static int32_t encode_and_add(row_t *row, int32_t *sums, int32_t columns) {
 /* ---- Requantisation ---- */
 
 /* How a row of sums becomes int8: one multiplier and shift for all outputs, or for each
- * its own, and then `quant` has them as prepare_finish laid them. */
+ * its own; then `quant` may have them as prepare_finish laid them. */
 typedef struct {
   const int32_t *multiplier;
   const int8_t *shift;
-  const int32_t *quant; /* NULL: for all */
+  int32_t each;         /* outputs have their own */
+  const int32_t *quant; /* NULL: not laid */
   int32_t zero_point;
   int32_t low, high; /* clamp */
   int32_t common;    /* shifts are all in -22..-1, the clamp is int8's own */
@@ -469,7 +493,7 @@ static int32_t is_common(const int8_t *shift, int32_t n, int32_t low, int32_t hi
 static void finish_any(const finish_t *f, const int32_t *sums, int32_t correction,
                        int32_t n, int8_t *y, int32_t step) {
   for (int32_t i = 0; i < n; ++i, y += step) {
-    const int32_t at = f->quant != NULL ? i : 0;
+    const int32_t at = f->each ? i : 0;
     const int32_t value =
         kws_requantize(sums[place(i)] + correction, f->multiplier[at], f->shift[at]) +
         f->zero_point;
@@ -535,6 +559,23 @@ static inline __attribute__((always_inline)) void finish_each(const finish_t *f,
     finish_each_8(f, sums, quant, offsets, y, step, 8);
   }
   if (n > 0) finish_each_8(f, sums, quant, offsets, y, step, n);
+}
+
+/* The same from multipliers and shifts as they are in flash; returns how many outputs
+ * that was. */
+static int32_t finish_plain(const finish_t *f, const int32_t *sums, int32_t n,
+                            int8_t *y) {
+  int32_t o = 0;
+  for (; o + 8 <= n; o += 8) {
+    const int32x4x2_t multiplier = vld2q_s32(f->multiplier + o);
+    const int16x8_t shift = vldrbq_s16(f->shift + o);
+    int32x4_t even = vqrdmulhq_s32(vld1q_s32(sums + o), multiplier.val[0]);
+    int32x4_t odd = vqrdmulhq_s32(vld1q_s32(sums + o + 4), multiplier.val[1]);
+    even = round_shift(even, vmovlbq_s16(shift));
+    odd = round_shift(odd, vmovltq_s16(shift));
+    store_8(even, odd, f->zero_point, vdupq_n_u16(0), y + o, 1, 8);
+  }
+  return o;
 }
 
 static inline __attribute__((always_inline)) void finish_all_8(const finish_t *f,
@@ -614,6 +655,31 @@ static void finish_each(const finish_t *f, const int32_t *sums, int32_t n, int8_
   }
 }
 
+/* The same from multipliers and shifts as they are in flash; returns how many outputs
+ * that was. Two at a time. */
+#define FINISH_PLAIN(sum)           \
+  "  ldrsb r10, [%[shift]], #1\n"   \
+  "  ldr r8, [%[multiplier]], #4\n" \
+  "  mvn r9, r10\n" /* right - 1 */ \
+  "  lsl r9, %[half], r9\n"         \
+  "  rsb r10, r10, #0\n"            \
+  "  lsl " sum ", #1\n" FINISH(sum, "r8", "r9", "r10", "r8", "[%[y]], #1")
+
+static int32_t finish_plain(const finish_t *f, const int32_t *sums, int32_t n,
+                            int8_t *y) {
+  const int32_t *multiplier = f->multiplier;
+  const int8_t *shift = f->shift;
+  const int32_t half = 2 * f->zero_point + 1;
+  for (int32_t o = 0; o + 2 <= n; o += 2) {
+    __asm volatile("  ldm %[sums]!, {r2, r3}\n" FINISH_PLAIN("r2") FINISH_PLAIN("r3")
+                   : [sums] "+r"(sums), [multiplier] "+r"(multiplier),
+                     [shift] "+r"(shift), [y] "+r"(y)
+                   : [half] "r"(half)
+                   : "r2", "r3", "r8", "r9", "r10", "memory");
+  }
+  return n & ~1;
+}
+
 #define FINISH_ALL(sum)                                \
   "  add " sum ", %[twice], " sum ", lsl #1\n" FINISH( \
       sum, "%[multiplier]", "%[rounding]", "%[right]", "r6", "[%[y]], #1")
@@ -650,6 +716,12 @@ static void prepare_finish(const kws_fully_connected_t *p, int32_t *quant) {
 static void finish_each(const finish_t *f, const int32_t *sums, int32_t n, int8_t *y,
                         int32_t step) {
   finish_any(f, sums, 0, n, y, step);
+}
+
+static int32_t finish_plain(const finish_t *f, const int32_t *sums, int32_t n,
+                            int8_t *y) {
+  finish_any(f, sums, 0, n, y, 1);
+  return n;
 }
 
 static void finish_all(const finish_t *f, const int32_t *sums, int32_t correction,
@@ -763,6 +835,7 @@ static int32_t sparse_block(const kws_delta_fully_connected_t *p,
   const int32_t columns = KWS_DELTA_COLUMNS(outputs);
   const finish_t finish = {product->multiplier,
                            product->shift,
+                           1,
                            s->quant,
                            product->output_zero_point,
                            product->activation_min,
@@ -827,6 +900,260 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
     x += block * inputs;
     y += block * row_step;
   }
+}
+
+/* ---- FULLY_CONNECTED on a stream ---- */
+
+/* Transmitted elements from which on the dense kernel is cheaper for a single row, of
+ * any width: tools/bench_delta.py, on Helium; the others have no dense weights here. */
+#define STEP_CROSSOVER 12
+
+/* What it keeps from step to step. */
+typedef struct {
+  int32_t *behind; /* steps were done by the dense kernel since the sums were right */
+  int32_t *recent; /* transmitted elements of the last step */
+  int32_t *common; /* of finish_t */
+  int32_t *sums;
+  int8_t *held;
+  int8_t *outputs; /* of the last step */
+  int8_t *summed;  /* the held row that the sums are of, while they are behind */
+} stream_layer_t;
+
+static stream_layer_t stream_layer_of(const kws_fully_connected_t *p, void *state) {
+  int32_t *words = state;
+  int32_t *sums = words + 3;
+  int8_t *held = (int8_t *)(sums + KWS_DELTA_COLUMNS(p->outputs));
+  int8_t *outputs = held + KWS_ROUND_UP(p->inputs, 4);
+  return (stream_layer_t){words,
+                          words + 1,
+                          words + 2,
+                          sums,
+                          held,
+                          outputs,
+                          outputs + KWS_ROUND_UP(p->outputs, 4)};
+}
+
+static void stream_start(const kws_fully_connected_t *p, const stream_layer_t *s) {
+  *s->behind = 0;
+  *s->recent = p->inputs; /* the first row is transmitted whole */
+  *s->common = is_common(p->shift, p->outputs, p->activation_min, p->activation_max);
+  memset(s->held, 0, (size_t)p->inputs);
+  memset(s->sums, 0, 4 * (size_t)KWS_DELTA_COLUMNS(p->outputs));
+  for (int32_t o = 0; o < p->outputs; ++o) s->sums[place(o)] = p->bias[o];
+}
+
+/* Encodes a row and brings the sums up to it. Returns what was transmitted. */
+static int32_t stream_sums(const kws_delta_fully_connected_t *p,
+                           const stream_layer_t *s, const int8_t *x, int32_t threshold,
+                           kws_delta_change_t *list) {
+  const int32_t columns = KWS_DELTA_COLUMNS(p->product.outputs);
+  row_t row = {.x = x,
+               .held = s->held,
+               .n = p->product.inputs,
+               .threshold = threshold,
+               .rows = p->columns,
+               .stride = columns,
+               .list = list};
+  if (*s->behind) {
+    row_t missed = row;
+    missed.x = s->held;
+    missed.held = s->summed;
+    missed.threshold = 0;
+    encode_and_add(&missed, s->sums, columns);
+    *s->behind = 0;
+  }
+  return encode_and_add(&row, s->sums, columns);
+}
+
+/* The outputs from the sums. */
+static void stream_finish(const kws_fully_connected_t *p, const int32_t *sums,
+                          int32_t common, int8_t *y) {
+  const finish_t finish = {.multiplier = p->multiplier,
+                           .shift = p->shift,
+                           .each = 1,
+                           .zero_point = p->output_zero_point,
+                           .low = p->activation_min,
+                           .high = p->activation_max};
+  for (int32_t o = common ? finish_plain(&finish, sums, p->outputs, y) : 0;
+       o < p->outputs; ++o) {
+    const int32_t value =
+        kws_requantize(sums[place(o)], p->multiplier[o], p->shift[o]) +
+        p->output_zero_point;
+    y[o] = (int8_t)kws_clamp(value, p->activation_min, p->activation_max);
+  }
+}
+
+void kws_delta_step_s8(const kws_delta_fully_connected_t *p, const int8_t *x, int reset,
+                       int8_t *y, void *state, void *scratch, uint32_t *sent) {
+  const kws_fully_connected_t *product = &p->product;
+  const stream_layer_t layer = stream_layer_of(product, state);
+  const int32_t threshold = reset ? 0 : p->threshold;
+  int32_t count;
+  if (reset) stream_start(product, &layer);
+  if (product->weights != NULL && *layer.recent > STEP_CROSSOVER) {
+    if (!*layer.behind) memcpy(layer.summed, layer.held, (size_t)product->inputs);
+    *layer.behind = 1;
+    count = hold(x, layer.held, layer.held, product->inputs, threshold);
+    if (count > 0 || reset) {
+      kws_fully_connected_s8(product, layer.held, 1, layer.outputs, scratch);
+    }
+  } else {
+    count = stream_sums(p, &layer, x, threshold, scratch);
+    if (count > 0 || reset)
+      stream_finish(product, layer.sums, *layer.common, layer.outputs);
+  }
+  if (reset) count = product->inputs;
+  *layer.recent = count;
+  *sent += (uint32_t)count;
+  memcpy(y, layer.outputs, (size_t)product->outputs);
+}
+
+int32_t kws_delta_hold_s8(const int8_t *x, int32_t n, int32_t threshold, int reset,
+                          int8_t *y, int8_t *held, uint32_t *sent) {
+  if (reset) memcpy(held, x, (size_t)n);
+  const int32_t count = reset ? n : hold(x, held, held, n, threshold);
+  *sent += (uint32_t)count;
+  memcpy(y, held, (size_t)n);
+  return count;
+}
+
+/* ---- CONV_2D on a stream ---- */
+
+/* What it keeps from step to step. */
+typedef struct {
+  int32_t *common; /* of finish_t */
+  int32_t *still;  /* steps in which nothing moved, the last ones */
+  int32_t *behind; /* the outputs are the dense kernel's, of a later window */
+  int8_t *outputs; /* of the last step */
+  int32_t *sums;   /* of each position */
+  int8_t *window;  /* that they are of */
+} stream_conv_t;
+
+static stream_conv_t stream_conv_of(const kws_conv_2d_t *p, void *state) {
+  const int32_t positions = p->output_height * p->output_width;
+  int32_t *words = state;
+  int8_t *outputs = (int8_t *)(words + 3);
+  int32_t *sums =
+      (int32_t *)(outputs + KWS_ROUND_UP(positions * p->product.outputs, 4));
+  return (stream_conv_t){
+      words,     words + 1,
+      words + 2, outputs,
+      sums,      (int8_t *)(sums + positions * KWS_DELTA_COLUMNS(p->product.outputs))};
+}
+
+static void stream_conv_start(const kws_conv_2d_t *p, const stream_conv_t *s,
+                              int32_t window) {
+  const kws_fully_connected_t *product = &p->product;
+  const int32_t columns = KWS_DELTA_COLUMNS(product->outputs);
+  const int32_t all = p->output_height * p->output_width * columns;
+  *s->common = is_common(product->shift, product->outputs, product->activation_min,
+                         product->activation_max);
+  *s->behind = 1;
+  memset(s->window, 0, (size_t)window);
+  memset(s->sums, 0, 4 * (size_t)all);
+  for (int32_t i = 0; i < all; i += columns) {
+    for (int32_t o = 0; o < product->outputs; ++o) {
+      s->sums[i + place(o)] = product->bias[o];
+    }
+  }
+}
+
+/* Lists where two windows of n bytes differ, in order, and an end; before becomes x. */
+static void differences(const int8_t *x, int8_t *before, int32_t n,
+                        kws_delta_change_t *list) {
+  row_t row = {.x = x, .held = before, .n = n, .stride = 1, .list = list};
+  int more;
+  do {
+    group_t group;
+    more = encode(&row, &group);
+    row.list = group.end;
+  } while (more);
+  *row.list = (kws_delta_change_t){n, 0};
+}
+
+/* Changes of a window on their way to the sums of one position. */
+typedef struct {
+  const kws_delta_conv_2d_t *p;
+  int32_t *sums;
+  kws_delta_change_t *list;
+  group_t group;
+} position_t;
+
+static void add_position(position_t *to) {
+  const int32_t columns = KWS_DELTA_COLUMNS(to->p->conv.product.outputs);
+  add_changes(to->sums, to->p->columns, columns, to->list, &to->group);
+  to->group = (group_t){to->list, 0, 0};
+}
+
+/* Adds the changes from `at` up to an offset: element `tap` of the patch is that at
+ * offset 0. Returns how many. */
+static int32_t add_segment(position_t *to, const kws_delta_change_t *at, int32_t end,
+                           int32_t tap) {
+  const kws_delta_change_t *const first = at;
+  const row_t row = {.rows = to->p->columns,
+                     .stride = KWS_DELTA_COLUMNS(to->p->conv.product.outputs)};
+  for (; at->offset < end; ++at) {
+    const int32_t size = at->delta < 0 ? -at->delta : at->delta;
+    if (size > LARGEST_GROUP - to->group.size) add_position(to);
+    put(&row, &to->group, at->offset + tap, at->delta);
+    to->group.size += size;
+  }
+  return (int32_t)(at - first);
+}
+
+/* All positions, from where the window differs from the one before. */
+static void sparse_conv(const kws_delta_conv_2d_t *p, const stream_conv_t *s,
+                        const int8_t *x, int32_t window, void *scratch) {
+  const kws_conv_2d_t *conv = &p->conv;
+  const int32_t outputs = conv->product.outputs;
+  const int32_t segment = conv->filter_width * conv->input_channels;
+  const int32_t pitch = conv->input_width * conv->input_channels;
+  kws_delta_change_t *changes = scratch, *list = changes + window + 1;
+  int32_t *next = (int32_t *)(list + conv->product.inputs + 1); /* in each row */
+  position_t to = {p, s->sums, list, {list, 0, 0}};
+  int8_t *y = s->outputs;
+  differences(x, s->window, window, changes);
+  for (int32_t v = 0; v < conv->output_height; ++v) {
+    const int32_t top = v * conv->stride_height * pitch;
+    for (int32_t r = 0, i = 0; r < conv->filter_height; ++r) {
+      while (changes[i].offset < top + r * pitch) ++i;
+      next[r] = i;
+    }
+    for (int32_t h = 0; h < conv->output_width; ++h) {
+      int32_t at = top + h * conv->stride_width * conv->input_channels;
+      int32_t count = *s->behind;
+      for (int32_t r = 0; r < conv->filter_height; ++r, at += pitch) {
+        while (changes[next[r]].offset < at) ++next[r];
+        count += add_segment(&to, changes + next[r], at + segment, r * segment - at);
+      }
+      add_position(&to);
+      if (count > 0) stream_finish(&conv->product, to.sums, *s->common, y);
+      to.sums += KWS_DELTA_COLUMNS(outputs);
+      y += outputs;
+    }
+  }
+  *s->behind = 0;
+}
+
+void kws_delta_conv_2d_step_s8(const kws_delta_conv_2d_t *p, const int8_t *x,
+                               int32_t moved, int reset, int8_t *y, void *state,
+                               void *scratch) {
+  const kws_conv_2d_t *conv = &p->conv;
+  const stream_conv_t s = stream_conv_of(conv, state);
+  const int32_t window = conv->input_height * conv->input_width * conv->input_channels;
+  const size_t size =
+      (size_t)(conv->output_height * conv->output_width * conv->product.outputs);
+  if (reset && p->columns != NULL) stream_conv_start(conv, &s, window);
+  *s.still = reset || moved > 0 ? 0 : kws_min(*s.still + 1, p->looks_back);
+  if (*s.still < p->looks_back) {
+    if (p->columns != NULL && moved <= p->most) {
+      sparse_conv(p, &s, x, window, scratch);
+    } else {
+      kws_conv_2d_s8(conv, x, 0, conv->output_height, s.outputs, scratch);
+      if (p->columns != NULL) *s.behind = 1;
+    }
+  }
+  memcpy(y, s.outputs, size);
 }
 
 /* ---- Attention ---- */
@@ -928,13 +1255,9 @@ static uint32_t product_row(const finish_t *finish, int32_t b_zero_point,
 
 static finish_t finish_of_product(const kws_batch_matmul_t *p) {
   const int32_t low = p->activation_min, high = p->activation_max;
-  return (finish_t){&p->multiplier,
-                    &p->shift,
-                    NULL,
-                    p->output_zero_point,
-                    low,
-                    high,
-                    is_common(&p->shift, 1, low, high)};
+  return (finish_t){
+      &p->multiplier,       &p->shift, 0,    NULL,
+      p->output_zero_point, low,       high, is_common(&p->shift, 1, low, high)};
 }
 
 void kws_delta_batch_matmul_s8(const kws_delta_batch_matmul_t *p, const int8_t *a,

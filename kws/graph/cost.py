@@ -4,7 +4,8 @@ Per node of the graph as it runs, after the passes:
 
     macs          multiply-accumulates of matrix products
     comparisons   of a delta encoding: one, and one subtraction, for each element of
-                  every row but those that are transmitted whole
+                  every row but those that are transmitted whole (of a stream: the
+                  first after a reset, which is not counted)
     exponentials  of softmax
     bytes         by memory (flash, RAM), purpose (weights, activations, state,
                   scratch) and direction (read, write)
@@ -190,7 +191,7 @@ def count(node: Node, sent: Sent | None = None) -> Count:
         counted: Count = spec.count(node, sent)
         return counted
     if node.kind in operators.VIEWS:
-        return Count()
+        return _held(node, sent)
     rule = RULES.get(node.kind, _moved)
     return rule(node, sent)
 
@@ -210,13 +211,35 @@ def encoded(
     if found is None:
         return rows * product.inputs, Count()
     references, accumulators = rows * product.inputs, 4 * rows * product.outputs
+    note = delta.note(product.node)
+    whole = 0 if note is not None and note.whole_steps else product.dense_rows
     return found, Count(
-        comparisons=max(rows - product.dense_rows, 0) * product.inputs,
+        comparisons=max(rows - whole, 0) * product.inputs,
         bytes={
             STATE_READ: references + accumulators,
             STATE_WRITE: found + accumulators,
         },
     )
+
+
+def _held(node: Node, sent: Sent | None) -> Count:
+    """The encoding of what a node reads held, in the clip's graph."""
+    result = Count()
+    for product in node.options.get("products", ()):
+        result += encoded(product, sent)[1]
+    return result
+
+
+def _pad(node: Node, sent: Sent | None) -> Count:
+    return _moved(node, sent) + _held(node, sent)
+
+
+def _hold(node: Node, sent: Sent | None) -> Count:
+    """A step's row is compared, and handed on as it is held."""
+    result = _moved(node, sent)
+    for product in node.options["products"]:
+        result += encoded(product, sent, 1)[1]
+    return result
 
 
 def _fully_connected(node: Node, sent: Sent | None) -> Count:
@@ -240,10 +263,17 @@ def _conv_2d(node: Node, sent: Sent | None) -> Count:
     outputs = node.input(1).shape[0]
     patch = node.input(1).elements // outputs
     rows = node.output.elements // outputs
+    macs: Number = rows * patch * outputs
+    held: Product | None = node.options.get("held")
+    found = None if held is None or sent is None else sent(held)
+    if held is not None and held.macs and found is not None:
+        note = delta.note(held.node)
+        step = note is not None and note.whole_steps
+        macs = macs * found / (held.inputs if step else held.elements)
     return Count(
-        macs=rows * patch * outputs,
+        macs=macs,
         bytes={
-            WEIGHTS: rows * patch * outputs,
+            WEIGHTS: macs,
             READ: rows * patch,
             WRITE: rows * outputs,
             SCRATCH_WRITE: rows * patch,
@@ -281,7 +311,7 @@ def _softmax(node: Node, sent: Sent | None) -> Count:
 
 def _moved(node: Node, sent: Sent | None) -> Count:
     """Every input read, the output written: element by element, or just moved."""
-    read = sum(tensor.elements for tensor in node.variables)
+    read = sum(tensor.elements for tensor in node.variables if tensor.reset is None)
     constants = sum(
         tensor.elements
         for tensor in node.inputs
@@ -317,5 +347,7 @@ RULES: dict[str, Callable[[Node, Sent | None], Count]] = {
     "BATCH_MATMUL": _batch_matmul,
     "SOFTMAX": _softmax,
     "HISTORY": _history,
+    "HOLD": _hold,
+    "PAD": _pad,
     "TRANSPOSE_TOKENS": _transposed,
 }

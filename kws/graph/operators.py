@@ -530,7 +530,7 @@ def _rows_concatenation(node: Node, rows: int) -> list[Access] | None:
 
 def _rows_conv(node: Node, rows: int) -> list[Access] | None:
     """Rows of the output image; the input image is read whole."""
-    if node.output.shape[1] != rows:
+    if node.output.shape[1] != rows or "moved" in node.options:
         return None
     return [Access.WHOLE] * len(node.inputs)
 
@@ -582,6 +582,8 @@ def _scratch_fully_connected(node: Node) -> int:
     note = delta.note(node)
     if note is not None:
         inputs = node.input(1).shape[1]
+        if note.whole_steps:
+            return weight_layout.delta_step_scratch_bytes(inputs)
         return weight_layout.delta_fully_connected_scratch_bytes(
             inputs, note.keeps_dense
         )
@@ -590,7 +592,12 @@ def _scratch_fully_connected(node: Node) -> int:
 
 def _scratch_conv(node: Node) -> int:
     patch = math.prod(node.input(1).shape[1:])
-    return weight_layout.conv_2d_scratch_bytes(patch)
+    dense = weight_layout.conv_2d_scratch_bytes(patch)
+    if node.options.get("singly"):
+        window, height = node.input(0).elements, node.input(1).shape[1]
+        sparse = weight_layout.delta_conv_2d_scratch_bytes(window, patch, height)
+        return max(dense, sparse)
+    return dense
 
 
 def _scratch_depthwise_conv(node: Node) -> int:
@@ -725,6 +732,7 @@ OWN: dict[str, Operator] = {
     ),
     "TRANSPOSE_TOKENS": Operator(any_shape, (1, 1)),
     "HISTORY": Operator(any_shape, (1, 1), rows=_rows_history),
+    "HOLD": Operator(any_shape, (1, 1)),
 }
 
 

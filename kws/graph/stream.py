@@ -11,6 +11,7 @@ clip or the future. Bits don't change: a clip is a stream from a reset.
                             frame they hold what the padding holds
     softmax, mean over all  a ring of the last tokens, in no order: sums and softmax
     tokens (the read-out)   don't ask for one
+    a delta encoding        what is held, and sums, live from step to step
     everything else         row by row, on the rows of the step
 
 Elsewhere: sonos/tract's `pulse` derives such a form from any graph, by axis and delay.
@@ -24,7 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kws.errors import KwsError
-from kws.graph import operators
+from kws.graph import delta, operators, weight_layout
 from kws.graph.nodes import Graph, Node, Tensor
 
 POINTWISE = (
@@ -70,11 +71,14 @@ class Stream:
         step_frames: New feature frames that it takes.
         clip_frames: Frames of a clip: the first decision comes with so many.
         tokens: Steps in a clip.
+        looks_back: Steps after which all that is kept is of new frames: where they have
+            not changed for so long, nothing changes any more.
     """
 
     step_frames: int
     clip_frames: int
     tokens: int
+    looks_back: int
 
 
 def derive(graph: Graph) -> Stream:
@@ -103,6 +107,7 @@ class _Derivation:
         self.whole: dict[int, Node] = {}  # whole clips, and what made them so
         self.rings: dict[int, Tensor] = {}
         self.nodes: list[Node] = []
+        self.holds: dict[int, Node] = {}  # in front of which node
         self.step_frames = 0
 
     def run(self) -> Stream:
@@ -132,10 +137,20 @@ class _Derivation:
                 'readout = "pool" in the recipe',
             )
         source.shape = (1, self.step_frames, source.shape[2])
+        tokens = frames // self.step_frames
         for node in self.nodes:
             self._shrink(node)
-        self.graph.nodes = self.nodes
-        return Stream(self.step_frames, frames, frames // self.step_frames)
+        self.graph.nodes = [n for node in self.nodes for n in self._kept(node, tokens)]
+        return Stream(self.step_frames, frames, tokens, self._looks_back())
+
+    def _looks_back(self) -> int:
+        """Steps along the longest way from features to decision."""
+        before: dict[int, int] = {}
+        for node in self.nodes:
+            steps = max((before.get(id(t), 0) for t in node.variables), default=0)
+            steps += _steps_back(node)
+            before[id(node.output)] = steps
+        return max(before.values())
 
     def _stride(self) -> int:
         """Frames that one token stands for: the strides in time, multiplied."""
@@ -343,3 +358,78 @@ class _Derivation:
         shape = list(node.output.shape)
         shape[time.axis] = self._rows(time)
         node.output.shape = tuple(shape)
+
+    def _kept(self, node: Node, tokens: int) -> list[Node]:
+        """A node, with what its delta encoding keeps from step to step.
+
+        A row of the clip is a step of the stream, and the first is transmitted whole. A
+        clip has one decision: what is read for it is transmitted whole until then.
+        """
+        note = delta.note(node)
+        if note is None:
+            self._convolve_held(node)
+            return [node]
+        whole = 1 if id(node.output) in self.time else tokens
+        note = replace(note, dense_rows=0, whole_steps=whole)
+        x = node.input(0)
+        if node.kind == "FULLY_CONNECTED":
+            outputs, inputs = node.input(1).shape
+            size = weight_layout.delta_step_state_bytes(
+                inputs, outputs, note.keeps_dense
+            )
+            bias = node.inputs[2] if len(node.inputs) > 2 else None
+            node.inputs = [*node.inputs[:2], bias, _state(node.output, size)]
+            node.options = {**node.options, "delta": note}
+            return [node]
+        held = Tensor(f"held {x.name}"[:200], x.shape, "int8", x.quantization)
+        state = _state(x, weight_layout.round_up(x.elements, 4))
+        options = {"delta": note, "products": node.options.pop("products")}
+        del node.options["delta"]
+        node.inputs[0] = held
+        hold = Node("HOLD", [x, state], held, options)
+        options["products"] = tuple(
+            replace(product, node=hold) for product in options["products"]
+        )
+        self.holds[id(node)] = hold
+        return [hold, node]
+
+    def _convolve_held(self, node: Node) -> None:
+        """Let a convolution of what is held skip what has not moved."""
+        held = node.options.get("held")
+        hold = None if held is None else self.holds.get(id(held.node))
+        if held is None or hold is None:
+            return
+        outputs, patch = operators.weight_matrix(node).shape
+        note = delta.note(hold)
+        assert note is not None
+        singly = note.moved > 0 and held.macs > 0
+        size = weight_layout.delta_conv_2d_state_bytes(
+            node.output.elements // outputs,
+            outputs,
+            node.input(0).elements if singly else 0,
+        )
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        node.inputs = [*node.inputs[:2], bias, _state(node.output, size)]
+        (product,) = hold.options["products"]
+        made = [n for n in self.nodes if n.output is node.input(0)]
+        looks_back = 1 + sum(_steps_back(n) for n in made)
+        node.options = {
+            **node.options,
+            "held": product,
+            "moved": hold,
+            "singly": singly,
+            "looks_back": looks_back,
+        }
+
+
+def _steps_back(node: Node) -> int:
+    """Steps that a node looks back on beside the present one."""
+    if node.kind != "HISTORY":
+        return 0
+    kept = operators.history(node)
+    return -(-kept.past // kept.rows)
+
+
+def _state(owner: Tensor, size: int) -> Tensor:
+    """What is kept for a tensor's encoding."""
+    return Tensor(f"state of {owner.name}"[:200], (size,), "int8", reset=0)

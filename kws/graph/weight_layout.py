@@ -29,6 +29,14 @@ DELTA_BLOCK = 6
 DELTA_KEEPS_DENSE = ("mve",)
 
 
+# Convolutions of a stream skip single elements where a window has this many inputs at
+# least, and while this share of them at most has moved since the step before. Smaller
+# windows don't pay for it, nor does Helium (measured, docs/delta.md): they only skip
+# steps in which nothing moved.
+DELTA_CONV_2D_INPUTS = 64
+DELTA_CONV_2D_CROSSOVER = {"portable": 0.5, "dsp": 0.3, "mve": 0.0}
+
+
 def round_up(value: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is at least `value`."""
     return -(-value // multiple) * multiple
@@ -137,6 +145,28 @@ def delta_fully_connected_scratch_bytes(inputs: int, dense: bool) -> int:
     if not dense:
         return delta_list_bytes(inputs)
     return round_up(DELTA_BLOCK * inputs, 4) + fully_connected_scratch_bytes(inputs)
+
+
+def delta_step_state_bytes(inputs: int, outputs: int, dense: bool) -> int:
+    """KWS_DELTA_STEP_(DENSE_)STATE_BYTES."""
+    held = round_up(inputs, 4)
+    return 12 + 4 * delta_columns(outputs) + round_up(outputs, 4) + held * (1 + dense)
+
+
+def delta_step_scratch_bytes(inputs: int) -> int:
+    """KWS_DELTA_STEP_SCRATCH_BYTES: a list, or what the dense kernel needs."""
+    return delta_list_bytes(round_up(inputs, 4))
+
+
+def delta_conv_2d_state_bytes(positions: int, outputs: int, window: int) -> int:
+    """KWS_DELTA_CONV_2D_(COLUMNS_)STATE_BYTES; window 0: without columns."""
+    sums = 4 * positions * delta_columns(outputs) if window else 0
+    return 12 + round_up(positions * outputs, 4) + sums + round_up(window, 4)
+
+
+def delta_conv_2d_scratch_bytes(window: int, patch: int, height: int) -> int:
+    """KWS_DELTA_CONV_2D_SCRATCH_BYTES."""
+    return delta_list_bytes(window) + delta_list_bytes(patch) + 4 * height
 
 
 def delta_batch_matmul_state_bytes(inner: int, columns: int) -> int:
