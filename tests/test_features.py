@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -29,7 +31,8 @@ from kws.recipe import Features
 
 ROOT = Path(__file__).resolve().parents[1]
 C_FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}/firmware/include"]
-FEATURES_C = ROOT / "firmware/src/features.c"
+FEATURES_C = sorted((ROOT / "firmware/src").glob("features*.c"))
+BASELINE = ROOT / "tests/baselines/features.json"
 
 DEFAULT = Features()
 KWT1 = Features(mel_bins=80, power=1)
@@ -41,6 +44,7 @@ SPECS = {
     "fft128": Features(window=128, hop=64, fft_size=128, mel_bins=8),
     "wide-band": Features(low_hz=0.0, high_hz=8000.0, scale=0.1, zero_point=-20),
     "short-window": Features(window=320, hop=320, power=1, scale=0.05),
+    "hop20": Features(hop=320, frames=48),
 }
 
 
@@ -70,6 +74,21 @@ def _extremes() -> dict[str, np.ndarray]:
         "full-scale sine": np.rint(32767 * np.sin(n * 2 * np.pi / 16)).astype(np.int16),
         "square": np.where(n % 37 < 18, 32767, -32768).astype(np.int16),
     }
+
+
+def _frozen_audio() -> np.ndarray:
+    """Noise from silence to full scale, tones and steps, without a library's generator:
+    the same samples for ever."""
+    state, noise = 1, []
+    for _ in range(16 * 700):
+        state = (1664525 * state + 1013904223) % 2**32
+        noise.append((state >> 16) - 32768)
+    levels = np.repeat(np.arange(16), 700)
+    n = np.arange(4000)
+    waves = [np.where(n * k // 256 % 2, 32767, -32768) for k in (1, 3, 37, 128, 255)]
+    ramp = (n * 97 % 4001 - 2000) * (n % 3 - 1)
+    parts = [np.array(noise) >> levels, *waves, ramp, np.zeros(600, int)]
+    return np.concatenate(parts).astype(np.int16)
 
 
 def _data_dir() -> Path:
@@ -138,6 +157,25 @@ def test_equals_librosa_on_synthetic_audio(name: str) -> None:
     assert np.mean(inside) > 0.3, "the signal must exercise the scale"
     assert np.mean(steps[inside] == 0) >= 0.99
     assert steps.max() <= 1
+
+
+# Networks that are shipped were trained on these features: not one bit may change.
+FROZEN = {
+    "default": "157221ac7de69d1c",
+    "kwt1": "934e28108e5577f7",
+    "fft256": "7bc9c4f6898c6d67",
+    "fft128": "45a67388f27fa3f9",
+    "wide-band": "fc8a2bfab73f64f3",
+    "short-window": "bb8a33c2de71b450",
+    "hop20": "ff218e934dfd5a73",
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_features_are_those_that_networks_were_trained_on(name: str) -> None:
+    found = extract(_frozen_audio(), SPECS[name])
+    assert len(np.unique(found)) > 100
+    assert hashlib.sha256(found.tobytes()).hexdigest()[:16] == FROZEN[name]
 
 
 def test_equals_a_direct_fourier_sum() -> None:
@@ -338,7 +376,11 @@ def _host_compiler(folder: Path, flags: list[str]) -> str:
     return compiler
 
 
-@pytest.mark.parametrize("flags", [["-O2"], ["-O1", *SANITIZE]], ids=["plain", "asan"])
+@pytest.mark.parametrize(
+    "flags",
+    [["-O2"], ["-O1", *SANITIZE], ["-O1", "-DKWS_FEATURES_HALVES", *SANITIZE]],
+    ids=["plain", "asan", "halves-asan"],
+)
 @pytest.mark.parametrize("name", SPECS)
 def test_emitted_c_gives_the_same_bits(
     name: str, flags: list[str], tmp_path: Path
@@ -348,11 +390,11 @@ def test_emitted_c_gives_the_same_bits(
     spec = SPECS[name]
     (tmp_path / "spec.c").write_text(c_source(spec, "test_features"))
     program = tmp_path / "features"
-    sources = [tmp_path / "spec.c", FEATURES_C, ROOT / "tests/c/features_on_host.c"]
+    sources = [tmp_path / "spec.c", *FEATURES_C, ROOT / "tests/c/features_on_host.c"]
     subprocess.run(
         [compiler, *C_FLAGS, *flags, *map(str, sources), "-o", str(program)], check=True
     )
-    audio = np.concatenate([_tones_and_noise(), *_extremes().values()])
+    audio = np.concatenate([_tones_and_noise(), *_extremes().values(), _frozen_audio()])
     # Full-scale square waves in phase with each bin: the largest sums there are.
     n = np.arange(512)
     for k in range(0, 257, 4):
@@ -368,29 +410,54 @@ def test_emitted_c_gives_the_same_bits(
             np.testing.assert_array_equal(received, extract(samples, spec))
 
 
-# Machine, counter's address, its period in ns, flags for gcc, flags for zig.
+@pytest.mark.parametrize("name", SPECS)
+def test_halves_cannot_overflow(name: str) -> None:
+    """What firmware/src/features_internal.h says of cores without a long product."""
+    values = tables(SPECS[name])
+    twiddles = values.twiddles.reshape(-1, 3)
+    np.testing.assert_array_equal(twiddles[:, 2], -twiddles[:, 1])
+    pairs = np.concatenate([twiddles[:, :2], values.split.reshape(-1, 2)])
+    assert not np.any(np.all(pairs.astype(np.int16) == -32768, axis=1))
+    # The largest value that enters a stage: the window over every 4th, 16th ... pair.
+    points, quarter = values.fft_size // 2, values.fft_size // 2 // len(values.order)
+    blocks = values.windows.reshape(len(values.order), quarter, 2)[values.order]
+    window = np.hypot(*blocks.transpose(2, 1, 0).reshape(2, -1).astype(float))
+    halvings = 1
+    while quarter < points:
+        largest = max(window[r :: points // quarter].sum() for r in range(points))
+        assert 32768 / 2**15 * largest / 2**halvings < 2**29.5
+        quarter, halvings = 4 * quarter, halvings + 1
+    assert halvings > 2
+
+
+# Machine, counter's address, its period in ns, flags for gcc, flags for zig, core.
+M0 = (
+    "mps2-an385",
+    "0x40028018",
+    40,
+    ["-mcpu=cortex-m0plus"],
+    ["-target", "thumb-freestanding-eabi", "-mcpu=cortex_m0plus"],
+)
+M4 = (
+    "mps2-an386",
+    "0x40028018",
+    40,
+    ["-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"],
+    ["-target", "thumb-freestanding-eabihf", "-mcpu=cortex_m4+vfp4d16sp"],
+)
+M55 = (
+    "mps3-an547",
+    "0x59302018",
+    50,
+    ["-mcpu=cortex-m55", "-mfloat-abi=hard"],
+    ["-target", "thumb-freestanding-eabihf", "-mcpu=cortex_m55+mve_fp"],
+)
 BOARDS = {
-    "m0": (
-        "mps2-an385",
-        "0x40028018",
-        40,
-        ["-mcpu=cortex-m0plus"],
-        ["-target", "thumb-freestanding-eabi", "-mcpu=cortex_m0plus"],
-    ),
-    "m4": (
-        "mps2-an386",
-        "0x40028018",
-        40,
-        ["-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"],
-        ["-target", "thumb-freestanding-eabihf", "-mcpu=cortex_m4+vfp4d16sp"],
-    ),
-    "m55": (
-        "mps3-an547",
-        "0x59302018",
-        50,
-        ["-mcpu=cortex-m55", "-mfloat-abi=hard"],
-        ["-target", "thumb-freestanding-eabihf", "-mcpu=cortex_m55+mve_fp"],
-    ),
+    "m0": (*M0, "portable"),
+    "m4": (*M4, "dsp"),
+    "m55": (*M55, "mve"),
+    "m4-portable": (*M4, "portable"),
+    "m55-dsp": (*M55, "dsp"),
 }
 LINKER_SCRIPT = """
 MEMORY {
@@ -404,8 +471,9 @@ SECTIONS {
   .bss (NOLOAD) : { *(.bss*) *(COMMON) } > RAM
 }
 """
-MAX_INSTRUCTIONS_M4 = 60_000
 STACK_BYTES = 8 * 257 + 640  # KWS_FEATURES_STACK_BYTES
+# The issue's bound: 1.5 M instructions a second at a hop of 10 ms.
+MAX_INSTRUCTIONS_M4 = 15_000
 
 
 def _cross_compiler(name: str, gcc_flags: list[str], zig_flags: list[str]) -> list[str]:
@@ -416,40 +484,35 @@ def _cross_compiler(name: str, gcc_flags: list[str], zig_flags: list[str]) -> li
     return [*zig, "-fno-sanitize=all", "-Wno-unused-command-line-argument", *zig_flags]
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "zig"])
-@pytest.mark.parametrize("board", BOARDS)
-@pytest.mark.parametrize("name", ["default", "kwt1"])
-def test_boards_give_the_same_bits_within_the_budget(
-    name: str, board: str, compiler: str, tmp_path: Path
-) -> None:
+def _on_board(
+    spec: Features, audio: np.ndarray, board: str, compiler: str, folder: Path
+) -> tuple[np.ndarray, int, int]:
+    """Features [frames, mel_bins], most instructions and most stack of a frame."""
     toolbox.need_qemu()
-    machine, counter, tick_ns, gcc_flags, zig_flags = BOARDS[board]
+    machine, counter, tick_ns, gcc_flags, zig_flags, core = BOARDS[board]
     command = _cross_compiler(compiler, gcc_flags, zig_flags)
-    spec = SPECS[name]
-    audio = np.concatenate(
-        [_tones_and_noise(0.3), *(clip[:800] for clip in _extremes().values())]
-    )
     numbers = ",".join(map(str, audio))
-    (tmp_path / "spec.c").write_text(
+    (folder / "spec.c").write_text(
         c_source(spec, "test_features")
         + f"const int16_t test_samples[] = {{{numbers}}};\n"
         + f"const uint32_t test_sample_count = {len(audio)};\n"
     )
-    (tmp_path / "link.ld").write_text(LINKER_SCRIPT)
-    image = tmp_path / "features.elf"
-    sources = [tmp_path / "spec.c", FEATURES_C, ROOT / "tests/c/features_on_board.c"]
+    (folder / "link.ld").write_text(LINKER_SCRIPT)
+    image = folder / "features.elf"
+    sources = [folder / "spec.c", *FEATURES_C, ROOT / "tests/c/features_on_board.c"]
     subprocess.run(
         [
             *command,
             *C_FLAGS,
             "-O2",
             "-ffreestanding",
+            f"-DKWS_CORE_{core.upper()}=1",
             f"-DTEST_COUNTER={counter}",
             f"-DTEST_TICK_NS={tick_ns}",
             *map(str, sources),
             *(["-lgcc"] if compiler == "gcc" else []),
             "-T",
-            str(tmp_path / "link.ld"),
+            str(folder / "link.ld"),
             "-o",
             str(image),
         ],
@@ -467,12 +530,53 @@ def test_boards_give_the_same_bits_within_the_budget(
     assert run.returncode == 0, run.stderr
     features, instructions, stack = run.stderr.split()
     received = np.frombuffer(bytes.fromhex(features), np.int8)
-    expected = extract(audio, spec)
-    np.testing.assert_array_equal(received.reshape(expected.shape), expected)
-    print(
-        f"{name} {board} {compiler}: {int(instructions, 16)} instructions a frame, "
-        f"{int(stack, 16)} bytes of stack"
+    return (
+        received.reshape(-1, spec.mel_bins),
+        int(instructions, 16),
+        int(stack, 16),
     )
-    assert int(stack, 16) <= STACK_BYTES
-    if board == "m4":
-        assert int(instructions, 16) <= MAX_INSTRUCTIONS_M4
+
+
+CORES = ("m0", "m4", "m55")
+CASES = [(name, board, "gcc") for name in SPECS for board in CORES]
+CASES += [(name, board, "zig") for name in ("default", "kwt1") for board in CORES]
+CASES += [("default", board, "gcc") for board in ("m4-portable", "m55-dsp")]
+
+
+@pytest.mark.parametrize(("name", "board", "compiler"), CASES)
+def test_boards_give_the_same_bits_within_the_budget(
+    name: str, board: str, compiler: str, tmp_path: Path
+) -> None:
+    spec = SPECS[name]
+    audio = [_tones_and_noise(0.3), _frozen_audio()]
+    audio += [clip[:800] for clip in _extremes().values()]
+    samples = np.concatenate(audio)
+    received, instructions, stack = _on_board(spec, samples, board, compiler, tmp_path)
+    np.testing.assert_array_equal(received, extract(samples, spec))
+    print(
+        f"{name} {board} {compiler}: {instructions:,} instructions a frame, "
+        f"{stack:,} bytes of stack"
+    )
+    assert stack <= STACK_BYTES
+    if (name, board) == ("default", "m4"):
+        assert instructions <= MAX_INSTRUCTIONS_M4
+    baseline = json.loads(BASELINE.read_text())
+    counted = baseline["instructions"].get(name, {}).get(board)
+    if compiler == "gcc" and counted is not None:
+        # Less is a reason to write it down there: the docs follow it.
+        assert instructions == pytest.approx(counted, rel=baseline["tolerance"])
+
+
+def test_every_compiled_core_has_a_baseline() -> None:
+    baseline = json.loads(BASELINE.read_text())["instructions"]
+    assert all(set(CORES) == set(boards) for boards in baseline.values())
+    assert set(baseline) <= set(SPECS)
+
+
+@pytest.mark.parametrize("board", CORES)
+def test_boards_give_the_same_bits_of_speech(
+    board: str, real_clips: np.ndarray, tmp_path: Path
+) -> None:
+    samples = real_clips[:5].ravel()
+    received, *_ = _on_board(DEFAULT, samples, board, "gcc", tmp_path)
+    np.testing.assert_array_equal(received, extract(samples, DEFAULT))

@@ -71,7 +71,8 @@ elif [ "${KWS_SETUP_ZIG:-}" = 1 ]; then
 fi
 
 stamp=.venv/kws-setup-$(cat pyproject.toml setup.py tools/constraints.txt \
-  firmware/src/features.c firmware/include/kws_features.h kws/features/*.py 2>/dev/null |
+  firmware/src/features*.[ch] firmware/include/kws_core.h \
+  firmware/include/kws_features.h kws/features/*.py 2>/dev/null |
   sha256sum | cut -c1-16)-${extras//,/-}
 if [ ! -f "$stamp" ]; then
   say "installing Python packages into .venv (extras: $extras; about 2 GB, a minute or two)"

@@ -27,8 +27,8 @@ extern "C" {
 #define KWS_FEATURES_LOG_SHIFT    46
 
 /* Stack that kws_features_frame needs, in bytes: 8 for each of the 257 spectrum bins,
- * and a margin for locals and saved registers (gcc 12 -fstack-usage: at most 544 on M0+
- * and 336 on M3, M4 and M55, with -Os, -O2 and -O3). It needs no other memory. */
+ * and a margin for locals and saved registers (-O2: at most 400 on M0+, M4 and M55 with
+ * gcc 12, 480 with zig 0.17). It needs no other memory. */
 #define KWS_FEATURES_STACK_BYTES (8 * (KWS_FEATURES_MAX_FFT / 2 + 1) + 640)
 
 /* One feature specification. Only kws/features/tables.py fills it, and checks it; the
@@ -42,10 +42,11 @@ typedef struct kws_feature_spec {
   uint16_t first_bin;      /* FFT bin of mel_weights[0] */
   uint32_t log_multiplier; /* out = (log2 in Q23 * log_multiplier + log_offset) */
   int64_t log_offset;      /*       >> KWS_FEATURES_LOG_SHIFT; it holds the rounding */
-  const int32_t *hann;     /* window: Q27 */
-  const uint8_t *order; /* fft_size / 8 (256: / 4): digit-reversed block of input n */
-  const int32_t *twiddles; /* cos, sin (Q31) of each radix-4 stage, in order of use:
-                              for k < quarter: k, 2k, 3k */
+  const int32_t *windows;  /* fft_size: Q27; for each block of the first stage its 4
+                              (256: 2) pairs, 0 beyond the window */
+  const uint8_t *order;    /* fft_size / 8 (256: / 4): digits of a block, reversed */
+  const int32_t *twiddles; /* cos, sin, -sin (Q31) of each radix-4 stage, in order of
+                              use: for k < quarter: 2k, 3k, k */
   const int32_t *split;    /* cos, sin (Q31) of 2 pi k / fft_size, k < fft_size / 4 */
   const uint8_t *segment_bins; /* mel_bins + 1: FFT bins between two mel centres */
   const uint32_t *mel_weights; /* a rising weight (Q32) for each bin of the segments */

@@ -159,7 +159,14 @@ class _NativeSpec:
         self._ffi, self._lib = _extension()
         self._keep_alive: list[Any] = [values]
         self._spec = self._ffi.new("kws_feature_spec_t *")
-        for name, kind in self._ffi.typeof("kws_feature_spec_t").fields:
+        fields = self._ffi.typeof("kws_feature_spec_t").fields
+        if {name for name, _ in fields} != set(vars(values)):
+            raise KwsError(
+                "The feature extension is of another version than kws. "
+                f"Received: {self._lib}",
+                pip_install(),
+            )
+        for name, kind in fields:
             value = getattr(values, name)
             if kind.type.kind == "pointer":
                 value = self._ffi.from_buffer(kind.type.item.cname + "[]", value)

@@ -17,7 +17,7 @@ ffibuilder.cdef(
       uint16_t first_bin;
       uint32_t log_multiplier;
       int64_t log_offset;
-      const int32_t *hann;
+      const int32_t *windows;
       const uint8_t *order;
       const int32_t *twiddles;
       const int32_t *split;
@@ -36,6 +36,10 @@ ffibuilder.set_source(
     '#include "kws_features.h"',
     sources=["firmware/src/features.c"],
     include_dirs=["firmware/include"],
-    depends=["firmware/include/kws_features.h"],
+    depends=[
+        "firmware/include/kws_core.h",
+        "firmware/include/kws_features.h",
+        "firmware/src/features_internal.h",
+    ],
     extra_compile_args=["-std=c11", "-O3", "-Wall", "-Wextra"],
 )

@@ -33,7 +33,7 @@ LOG_FRACTION_BITS = 23
 LOG_SHIFT = 46
 
 _ARRAYS = (
-    "hann",
+    "windows",
     "order",
     "twiddles",
     "split",
@@ -54,9 +54,9 @@ _C_TYPES = {
 class Tables:
     """Everything in `kws_feature_spec_t`, with the same names.
 
-    Shapes: hann [window]; order [points / first radix]; twiddles [2 * 3 * quarters];
-    split [2 * points / 2]; segment_bins [mel_bins + 1]; mel_weights [bins used];
-    log_table [129]; sqrt_table [193]; where points = fft_size / 2.
+    Shapes: windows [fft_size]; order [points / first radix]; twiddles [3 * 3 *
+    quarters]; split [2 * points / 2]; segment_bins [mel_bins + 1]; mel_weights [bins
+    used]; log_table [129]; sqrt_table [193]; where points = fft_size / 2.
     """
 
     window: int
@@ -67,7 +67,7 @@ class Tables:
     first_bin: int
     log_multiplier: int
     log_offset: int
-    hann: NDArray[np.int32]
+    windows: NDArray[np.int32]
     order: NDArray[np.uint8]
     twiddles: NDArray[np.int32]
     split: NDArray[np.int32]
@@ -136,6 +136,7 @@ def tables(spec: Features) -> Tables:
     check(spec)
     points = spec.fft_size // 2
     first_radix = 2 if points == 128 else 4
+    order = _digit_reversal(points // first_radix)
     first_bin, segment_bins, mel_weights = _mel(spec)
     multiplier, offset = _logarithm(spec, points, first_radix)
     result = Tables(
@@ -147,11 +148,8 @@ def tables(spec: Features) -> Tables:
         first_bin=first_bin,
         log_multiplier=multiplier,
         log_offset=offset,
-        hann=_fixed(
-            0.5 - 0.5 * np.cos(2 * np.pi * np.arange(spec.window) / spec.window),
-            FULL_SCALE_BITS,
-        ),
-        order=_digit_reversal(points // first_radix),
+        windows=_windows(spec, order),
+        order=order,
         twiddles=_twiddles(points, first_radix),
         split=_cos_sin(np.arange(points // 2) / spec.fft_size),
         segment_bins=segment_bins,
@@ -247,6 +245,18 @@ def _cos_sin(turns: NDArray[np.float64]) -> NDArray[np.int32]:
     return _fixed(np.stack([np.cos(angle), np.sin(angle)], axis=-1).ravel(), 31)
 
 
+def _windows(spec: Features, order: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Q27, in the order of use: for each block of the FFT's first stage, the pairs of
+    samples that it takes; zero beyond the window."""
+    window = np.zeros(spec.fft_size, np.int32)
+    window[: spec.window] = _fixed(
+        0.5 - 0.5 * np.cos(2 * np.pi * np.arange(spec.window) / spec.window),
+        FULL_SCALE_BITS,
+    )
+    blocks = window.reshape(-1, len(order), 2).transpose(1, 0, 2)
+    return np.ascontiguousarray(blocks[order]).ravel()
+
+
 def _digit_reversal(count: int) -> NDArray[np.uint8]:
     """Base-4 digits of 0..count-1 in reverse; `count` is 16 or 64."""
     index = np.arange(count)
@@ -261,8 +271,9 @@ def _twiddles(points: int, first_radix: int) -> NDArray[np.int32]:
     stages = []
     quarter = first_radix
     while quarter < points:
-        k = np.arange(quarter)[:, None] * np.array([1, 2, 3])
-        stages.append(_cos_sin(k.ravel() / (4 * quarter)))
+        k = np.arange(quarter)[:, None] * np.array([2, 3, 1])
+        cosine, sine = _cos_sin(k.ravel() / (4 * quarter)).reshape(-1, 2).T
+        stages.append(np.stack([cosine, sine, -sine], axis=-1).ravel())
         quarter *= 4
     return np.concatenate(stages)
 
