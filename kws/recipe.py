@@ -75,6 +75,11 @@ class Features:
     zero_point: int = 0
 
     @property
+    def hop_ms(self) -> float:
+        """Milliseconds from a frame to the next."""
+        return 1000 * self.hop / self.sample_rate
+
+    @property
     def clip_samples(self) -> int:
         """Samples needed for `frames` frames (16000 - 160 + 160 for 98 frames)."""
         return self.window + (self.frames - 1) * self.hop

@@ -25,9 +25,15 @@ from kws.deploy.runners import qemu
 from kws.errors import CheckFailed, KwsError
 from kws.features import extract
 from kws.paths import FIRMWARE
+from kws.recipe import Features
 
 FAKE = FakeModel()
 MEMORY = FakeModel(memory=True)
+# A frame every 20 ms: half as many frames in the same window.
+HOP20 = FakeModel(
+    features=Features(hop=320, frames=48),
+    detector=dataclasses.replace(FAKE.detector, hop_frames=8),
+)
 RING = FAKE.ring_samples
 # Five seconds: low, high, low.
 STREAM = np.concatenate([tone(300, 24000), tone(5000, 32000), tone(300, 24000)])
@@ -57,6 +63,11 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def hop20_harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_harness(HOP20, tmp_path_factory.mktemp("hop20"))
+
+
+@pytest.fixture(scope="module")
 def memory_harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_harness(MEMORY, tmp_path_factory.mktemp("memory"))
 
@@ -82,7 +93,7 @@ def expected_stream(fake: FakeModel = FAKE) -> tuple[tuple[str, ...], int, int]:
 
     spec, detector = fake.features, fake.detector
     frames = extract(STREAM, spec)
-    hop_ms = detector.hop_frames * 10
+    hop_ms = detector.hop_frames * spec.hop // 16
     settings = Settings(
         smoothing=detector.smoothing,
         refractory=-(-detector.refractory_ms // hop_ms),
@@ -95,8 +106,8 @@ def expected_stream(fake: FakeModel = FAKE) -> tuple[tuple[str, ...], int, int]:
         lines.append(logits_line(logits))
         label, scores = model.step(logits)
         if label >= 0:
-            time_ms = (480 + 160 * (end - 1)) // 16
-            start_ms = max(0, time_ms - 1000)
+            time_ms = (spec.window + spec.hop * (end - 1)) // 16
+            start_ms = max(0, time_ms - spec.clip_samples // 16)
             lines.append(f"event {label} {start_ms} {time_ms} {scores[label]}")
     return tuple(lines), len(frames), len(decisions)
 
@@ -109,11 +120,14 @@ def events_of(lines: Iterable[str]) -> list[str]:
     return [line for line in lines if line.startswith("event")]
 
 
-@pytest.mark.parametrize("model", [FAKE, MEMORY], ids=["window", "memory"])
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [(FAKE, "harness"), (MEMORY, "memory_harness"), (HOP20, "hop20_harness")],
+    ids=["window", "memory", "hop20"],
+)
 def test_the_stream_gives_what_python_computes_however_it_is_cut(
-    model: FakeModel, request: pytest.FixtureRequest
+    model: FakeModel, name: str, request: pytest.FixtureRequest
 ) -> None:
-    name = "memory_harness" if model.memory else "harness"
     harness = request.getfixturevalue(name)
     expected, frames, runs = expected_stream(model)
     events = events_of(expected)
@@ -216,9 +230,10 @@ def test_what_does_not_fit_the_ring_is_dropped_and_counted(
 
 
 def test_selftest_passes_and_a_wrong_expectation_fails(
-    harness: Path, tmp_path: Path
+    harness: Path, hop20_harness: Path, tmp_path: Path
 ) -> None:
     harness_says(harness, "-", "selftest", 0)
+    harness_says(hop20_harness, "-", "selftest", 0)
     wrong = build_harness(dataclasses.replace(FAKE, expected_shift=1), tmp_path)
     result = subprocess.run([str(wrong), "-", "selftest", "0"], check=False)
     assert result.returncode == 2  # KWS_ERROR_SELFTEST
@@ -253,11 +268,17 @@ def listen(model: FakeModel, folder: Path, **options: object) -> run.Listened:
     return run.listen(image.elf, boards.load("qemu-m4"), **options)  # type: ignore
 
 
-@pytest.mark.parametrize("pace", [True, False])
-def test_the_board_hears_what_python_computes(tmp_path: Path, pace: bool) -> None:
-    listened = listen(FAKE, tmp_path, pace=pace)
+@pytest.mark.parametrize(
+    ("model", "pace"),
+    [(FAKE, True), (FAKE, False), (HOP20, True)],
+    ids=["paced", "waiting", "hop20"],
+)
+def test_the_board_hears_what_python_computes(
+    tmp_path: Path, model: FakeModel, pace: bool
+) -> None:
+    listened = listen(model, tmp_path, pace=pace)
     assert listened.problems == ()
-    expected, frames, runs = expected_stream()
+    expected, frames, runs = expected_stream(model)
     events = events_of(expected)
     said = [
         f"event {LABELS.index(event.word)} {event.start_ms} {event.time_ms}"
@@ -301,7 +322,7 @@ def test_too_slow_a_model_loses_samples_and_says_so(tmp_path: Path) -> None:
     assert len(listened.problems) == 1
     assert f"{overruns:,} of {len(STREAM):,} samples were lost" in listened.problems[0]
     # 60 million instructions at 0.83 million for each 10 ms frame.
-    hop = run.least_hop(listened.transcript, boards.load("qemu-m4"))
+    hop = run.least_hop(listened.transcript, boards.load("qemu-m4"), FAKE.features)
     assert hop is not None
     assert 72 <= hop <= 76
     often_enough = dataclasses.replace(FAKE.detector, hop_frames=hop)

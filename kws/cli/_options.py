@@ -228,7 +228,7 @@ compiler = click.option(
 hop = click.option(
     "--hop",
     type=click.IntRange(1),
-    help="Run the model every HOP feature frames of 10 ms.  [default: RUN's]",
+    help="Run the model every HOP feature frames.  [default: RUN's]",
 )
 keep = click.option(
     "--keep",

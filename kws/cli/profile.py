@@ -102,7 +102,8 @@ def command(
     click.echo(f"inference {result.cost:>12,} {result.unit}, {result.time_ms:.1f} ms")
     click.echo(f"          {result.time_note}")
     if result.feature_cost is not None:
-        click.echo(f"features  {result.feature_cost:>12,} {result.unit} every 10 ms")
+        every = f"every {bundle.recipe.features.hop_ms:g} ms"
+        click.echo(f"features  {result.feature_cost:>12,} {result.unit} {every}")
     if result.fit is not None:
         click.echo(result.fit.table())
         for section, size in result.sections.items():

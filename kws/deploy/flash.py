@@ -26,6 +26,7 @@ from kws.deploy.runners import Job, Programmed
 from kws.errors import KwsError
 from kws.graph import cost
 from kws.graph.cost import Count
+from kws.recipe import Features
 
 HASH_DIGITS = 16
 MAX_AUDIO_S = 3600
@@ -40,7 +41,7 @@ class Flashed:
     Args:
         board: The board.
         image: What runs on it.
-        frames: Feature frames in the model's window.
+        features: Of the model.
         expected_hash: What the board has to say at boot.
         listened: What it said.
         dense: What one run costs with nothing skipped (kws.graph.cost).
@@ -50,7 +51,7 @@ class Flashed:
 
     board: Board
     image: Image
-    frames: int
+    features: Features
     expected_hash: str
     listened: run.Listened
     dense: Count
@@ -68,10 +69,11 @@ class Flashed:
         transcript = self.listened.transcript
         if not transcript.stats.get("overruns"):
             return f"Build and run it again, elsewhere: {again} --out /tmp/kws-build"
-        hop = run.least_hop(transcript, self.board)
-        if hop is not None and hop <= self.frames:
+        hop = run.least_hop(transcript, self.board, self.features)
+        if hop is not None and hop <= self.features.frames:
+            every = f"{hop * self.features.hop_ms:g} ms"
             return (
-                f"Run the model less often, every {hop * 10} ms: {again} --hop {hop}"
+                f"Run the model less often, every {every}: {again} --hop {hop}"
                 "   (--keep as well: RUN's from then on)"
             )
         return (
@@ -209,9 +211,9 @@ def flash(
     expected = bundle.hash[:HASH_DIGITS]
     heard = padded(audio, pad_s)
     listened = run.listen(image.elf, board, heard, expected, pace, timeout_s)
-    frames = bundle.recipe.features.frames
+    features = bundle.recipe.features
     dense, executed = emission.selftest_cost(bundle, board.core, engine)
-    return Flashed(board, image, frames, expected, listened, dense, executed)
+    return Flashed(board, image, features, expected, listened, dense, executed)
 
 
 def padded(audio: np.ndarray | None, pad_s: float) -> np.ndarray:
@@ -321,9 +323,9 @@ def program(
             )
         said = _boot(opened[0], board, job.run, expected)
     listened = run.Listened(monitor.parse(said), (), 0.0)
-    frames = bundle.recipe.features.frames
+    features = bundle.recipe.features
     counted = emission.selftest_cost(bundle, board.core, engine)
-    return Flashed(board, image, frames, expected, listened, *counted, programmed)
+    return Flashed(board, image, features, expected, listened, *counted, programmed)
 
 
 def _boot(port: serial_port.Port, board: Board, name: str, expected: str) -> str:

@@ -16,6 +16,7 @@ from kws.deploy.boards import Board
 from kws.deploy.monitor import Transcript
 from kws.deploy.runners import Outcome
 from kws.errors import CheckFailed, KwsError
+from kws.recipe import Features
 
 SAMPLE_RATE = 16000
 MAX_BOOT_BYTES = 64 * 1024
@@ -85,14 +86,14 @@ def listen(
     return Listened(transcript, tuple(problems), outcome.wall_s)
 
 
-def least_hop(transcript: Transcript, board: Board) -> int | None:
+def least_hop(transcript: Transcript, board: Board, features: Features) -> int | None:
     """Feature frames between two model runs that the board could keep up with.
 
     None where no hop would do (features alone are too slow), or nothing was measured.
     """
     stats = transcript.stats
     model = stats.get("instructions_per_inference_max", 0)
-    spare = board.instructions_per_second / HALF_BUFFERS_PER_SECOND - stats.get(
+    spare = board.instructions_per_second * features.hop_ms / 1000 - stats.get(
         "instructions_per_frame", 0
     )
     if model <= 0 or spare <= 0:
