@@ -46,7 +46,8 @@
  *
  * r0 samples, r1 Hann window, r2 buffer, r3 twiddles of the second stage.
  * For each of 16 groups of 16 complex values: four blocks of the first stage, of
- * samples that are far apart, and on their outputs four butterflies of the second. */
+ * samples that are far apart, and on their outputs four butterflies of the second. LDR
+ * reads a pair of samples at any even address. */
 
 /* A pair of samples, 16 j + 64 q pairs on, times the window in registers. */
 #define PAIR(j, q, multiply_low, low, multiply_high, high) \
