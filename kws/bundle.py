@@ -25,7 +25,7 @@ from typing import Any
 
 from kws import recipe as recipes
 from kws.errors import KwsError
-from kws.recipe import Recipe
+from kws.recipe import Features, Recipe
 
 SCHEMA_VERSION = 1
 MAX_MODEL_BYTES = 64 * 1024 * 1024
@@ -94,9 +94,12 @@ def board_hash(
 ) -> str:
     """SHA-256 of what runs on the board; see `Bundle.hash`."""
     digest = hashlib.sha256()
+    features = dataclasses.asdict(recipe.features)
+    if features["floor"] == Features().floor:
+        del features["floor"]  # bundles from before there was one keep their hash
     spec = {
         "labels": list(labels),
-        "features": dataclasses.asdict(recipe.features),
+        "features": features,
         "detector": dataclasses.asdict(recipe.detector),
         "thresholds": thresholds,
     }

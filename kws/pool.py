@@ -32,6 +32,7 @@ from kws.recipe import SILENCE, Recipe
 
 CHUNK = 4096  # clips augmented at a time: 128 MB of audio
 CANDIDATES = 6  # splices made for each that is kept: most are no word at all
+NO_FLOOR = -128
 NO_WORD = -1  # label of ambient windows: silence or unknown, nobody says which
 AMBIENT_GAIN_DB = 15.0  # people sit nearer or further away from what they don't say
 AMBIENT_MIXED = 0.3  # share of ambient windows that are mixed with another sound
@@ -87,6 +88,9 @@ def build(
     """
     if teacher is not None:
         teacher.try_on(clips)
+    # The floor comes last, in `batches`: what varies the loudness comes before it.
+    spec = dataclasses.replace(recipe.features, floor=NO_FLOOR)
+    recipe = dataclasses.replace(recipe, features=spec)
     key = _key(clips, recipe, teacher, sounds)
     folder = folder / key[:16]
     noises = [*noises, *ambient.beds(sounds)]
@@ -285,10 +289,12 @@ def _key(clips: ClipSet, recipe: Recipe, teacher: Any, sounds: Sequence[Sound]) 
         for name, value in dataclasses.asdict(recipe.augment).items()
         if not name.startswith(("time_mask", "mel_", "roll_", "filter_", "hold_"))
     }
-    spec = {
+    extracted = dataclasses.asdict(recipe.features)
+    del extracted["floor"]
+    spec: dict[str, Any] = {
         "clips": clips.manifest_hash,
         "augment": settings,
-        "features": dataclasses.asdict(recipe.features),
+        "features": extracted,
         "seed": recipe.train.seed,
         "teacher": None if teacher is None else teacher.key,
     }
@@ -344,6 +350,7 @@ def batches(
             whole[first_at] = pool.ambient[drawn, 0]
             whole[second_at] = pool.ambient[drawn, 1]
         whole = augment.vary_spectrum(whole, rng, recipe.augment, recipe.features)
+        np.maximum(whole, np.int8(recipe.features.floor), out=whole)
         whole = augment.spec_augment(whole, rng, recipe.augment)
         batch = {
             "features": augment.hold(whole, rng, recipe.augment),

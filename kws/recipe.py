@@ -60,6 +60,9 @@ class Features:
         power: 2 for the power spectrum, 1 for the magnitude.
         scale: Natural-log units per int8 step.
         zero_point: int8 value of ln = 0.
+        floor: int8 value that quieter elements are raised to (-80 with the scale above:
+            ln of -6.4, about white noise at -58 dBFS): a quiet room is then constant,
+            and costs a network for streams next to nothing. -128: as they are.
     """
 
     sample_rate: int = 16000
@@ -73,6 +76,7 @@ class Features:
     power: int = 2
     scale: float = 0.08
     zero_point: int = 0
+    floor: int = -128
 
     @property
     def hop_ms(self) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import toolbox
 
+from kws import bundle as bundles
 from kws.errors import KwsError
 from kws.features import (
     FeatureStream,
@@ -27,6 +28,7 @@ from kws.features import (
     spec_hash,
     tables,
 )
+from kws.features.log_mel import log_mel
 from kws.recipe import Features
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +47,7 @@ SPECS = {
     "wide-band": Features(low_hz=0.0, high_hz=8000.0, scale=0.1, zero_point=-20),
     "short-window": Features(window=320, hop=320, power=1, scale=0.05),
     "hop20": Features(hop=320, frames=48),
+    "floor": Features(hop=320, frames=48, floor=-80),
 }
 
 
@@ -168,6 +171,7 @@ FROZEN = {
     "wide-band": "fc8a2bfab73f64f3",
     "short-window": "bb8a33c2de71b450",
     "hop20": "ff218e934dfd5a73",
+    "floor": "695848c8f6f33c55",
 }
 
 
@@ -324,6 +328,8 @@ def test_stream_refuses_two_channels() -> None:
         {"scale": 0.0},
         {"scale": float("nan")},
         {"zero_point": 128},
+        {"floor": 1},
+        {"floor": -129},
     ],
     ids=str,
 )
@@ -345,6 +351,28 @@ def test_clips_longer_than_what_the_model_sees() -> None:
     np.testing.assert_array_equal(found, extract(clips, Features())[:, :96])
     with pytest.raises(KwsError, match="frames = 99 .* clips of 16000 samples"):
         of_clips(clips, Features(frames=99))
+
+
+def test_what_is_quieter_than_the_floor_is_the_floor() -> None:
+    """And nothing else changes, in the C and in the floats that stand for it."""
+    audio = _tones_and_noise()
+    bare, floor = SPECS["hop20"], SPECS["floor"]
+    without = extract(audio, bare)
+    assert (without < -80).mean() > 0.1
+    np.testing.assert_array_equal(extract(audio, floor), np.maximum(without, -80))
+    real = log_mel(audio[None], bare)
+    np.testing.assert_allclose(
+        log_mel(audio[None], floor), np.maximum(real, -6.4), 1e-6
+    )
+    # A quiet room is constant: noise at -62 dBFS, as microphones have it.
+    room = np.random.default_rng(1).normal(0, 32768 * 10 ** (-62 / 20), 16000)
+    quiet = extract(np.rint(room).astype(np.int16), floor)
+    assert (quiet == -80).mean() > 0.8
+
+
+def test_a_bundle_keeps_its_hash_where_there_is_no_floor() -> None:
+    """Of before there was one: the board and the PC know a model by it."""
+    assert bundles.load("kwt-tiny").hash.startswith("fc671728a1e7b439")
 
 
 def test_hash_names_the_arithmetic() -> None:

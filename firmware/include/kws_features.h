@@ -42,6 +42,7 @@ typedef struct kws_feature_spec {
   uint16_t first_bin;      /* FFT bin of mel_weights[0] */
   uint32_t log_multiplier; /* out = (log2 in Q23 * log_multiplier + log_offset) */
   int64_t log_offset;      /*       >> KWS_FEATURES_LOG_SHIFT; it holds the rounding */
+  int8_t floor;            /* quieter values of out are raised to it */
   const int32_t *windows;  /* fft_size: Q27; for each block of the first stage its 4
                               (256: 2) pairs, 0 beyond the window */
   const uint8_t *order;    /* fft_size / 8 (256: / 4): digits of a block, reversed */

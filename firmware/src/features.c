@@ -232,6 +232,13 @@ static void take_roots(const kws_feature_spec_t *spec, uint32_t *bins) {
   }
 }
 
+static __attribute__((noinline)) void raise_to_floor(const kws_feature_spec_t *spec,
+                                                     int8_t *out) {
+  for (size_t bin = 0; bin < spec->mel_bins; bin++) {
+    if (out[bin] < spec->floor) out[bin] = spec->floor;
+  }
+}
+
 void kws_features_frame(const kws_feature_spec_t *spec, const int16_t *samples,
                         int8_t *out) {
   _Alignas(8) int32_t buffer[2 * MAX_BINS];
@@ -248,6 +255,7 @@ void kws_features_frame(const kws_feature_spec_t *spec, const int16_t *samples,
   kws_features_power(spec, buffer);
   if (spec->power == 1) take_roots(spec, bins);
   kws_features_mel(spec, bins, out);
+  if (spec->floor > INT8_MIN) raise_to_floor(spec, out);
 }
 
 size_t kws_features_frame_count(const kws_feature_spec_t *spec, size_t n) {

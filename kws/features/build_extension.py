@@ -17,6 +17,7 @@ ffibuilder.cdef(
       uint16_t first_bin;
       uint32_t log_multiplier;
       int64_t log_offset;
+      int8_t floor;
       const int32_t *windows;
       const uint8_t *order;
       const int32_t *twiddles;

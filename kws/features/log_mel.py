@@ -8,6 +8,8 @@ logarithm by at most a quarter of an int8 step.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from kws.recipe import Features
@@ -17,7 +19,8 @@ FLOOR = 1e-12
 
 
 def log_mel(pcm: np.ndarray, spec: Features, batch: int = 64) -> np.ndarray:
-    """ln(max(sum_k mel[m, k] * |X[k]|**power, 1e-12)) with audio in [-1, 1).
+    """ln(max(sum_k mel[m, k] * |X[k]|**power, 1e-12)) with audio in [-1, 1); where the
+    features have a floor, at least that.
 
     Args:
         pcm: int16 [N, samples], at least `spec.clip_samples`.
@@ -33,6 +36,9 @@ def log_mel(pcm: np.ndarray, spec: Features, batch: int = 64) -> np.ndarray:
     mel = mel_matrix(spec).astype(np.float32)
     first = np.arange(spec.frames) * spec.hop
     index = first[:, None] + np.arange(spec.window)
+    floor = FLOOR
+    if spec.floor > -128:
+        floor = max(floor, math.exp(spec.scale * (spec.floor - spec.zero_point)))
     out = np.empty((len(pcm), spec.frames, spec.mel_bins), np.float32)
     for start in range(0, len(pcm), batch):
         audio = pcm[start : start + batch].astype(np.float32) / np.float32(32768)
@@ -40,7 +46,7 @@ def log_mel(pcm: np.ndarray, spec: Features, batch: int = 64) -> np.ndarray:
         if spec.power == 2:
             spectrum = spectrum * spectrum
         energy = spectrum.astype(np.float32) @ mel
-        out[start : start + batch] = np.log(np.maximum(energy, np.float32(FLOOR)))
+        out[start : start + batch] = np.log(np.maximum(energy, np.float32(floor)))
     return out
 
 

@@ -67,4 +67,4 @@ def extract(pcm: NDArray[np.int16], spec: Features) -> NDArray[np.int8]:
     energy = mel_spectrum(pcm, spec)
     with np.errstate(divide="ignore"):
         steps = np.rint(np.log(energy) / spec.scale) + spec.zero_point
-    return np.clip(steps, -128, 127).astype(np.int8)
+    return np.clip(steps, spec.floor, 127).astype(np.int8)

@@ -67,6 +67,7 @@ class Tables:
     first_bin: int
     log_multiplier: int
     log_offset: int
+    floor: int
     windows: NDArray[np.int32]
     order: NDArray[np.uint8]
     twiddles: NDArray[np.int32]
@@ -120,6 +121,7 @@ def check(spec: Features) -> None:
     )
     require(MIN_SCALE <= spec.scale <= MAX_SCALE, "scale", f"{MIN_SCALE}..{MAX_SCALE}")
     require(-128 <= spec.zero_point <= 127, "zero_point", "-128..127")
+    require(-128 <= spec.floor <= 0, "floor", "-128..0")
 
 
 @lru_cache(maxsize=32)
@@ -148,6 +150,7 @@ def tables(spec: Features) -> Tables:
         first_bin=first_bin,
         log_multiplier=multiplier,
         log_offset=offset,
+        floor=spec.floor,
         windows=_windows(spec, order),
         order=order,
         twiddles=_twiddles(points, first_radix),
@@ -216,6 +219,7 @@ def c_source(spec: Features, symbol: str) -> str:
     fields += [
         f"    .log_multiplier = {values.log_multiplier}U,",
         f"    .log_offset = INT64_C({values.log_offset}),",
+        f"    .floor = {values.floor},",
     ]
     fields += [f"    .{name} = {symbol}_{name}," for name in _ARRAYS]
     parts += [f"const kws_feature_spec_t {symbol} = {{", *fields, "};", ""]
