@@ -10,11 +10,11 @@
  * Sums are exact, so they equal the dense product of the held row: with threshold 0
  * every result equals kws_kernels.h's, bit for bit.
  *
- * Rows are handed over in order, in any number of calls; `state` must not be touched
- * between. A call with `reset` forgets what `state` holds, and its first row is row 0;
- * `first_row` counts on from there. `sent` adds up transmitted elements, rows that are
- * transmitted whole counting whole; who reads it sets it to 0. Conventions of
- * kws_kernels.h hold.
+ * Rows are handed over in order, in any number of calls, for as long as a stream lasts;
+ * `state` must not be touched between. A call with `reset` forgets what `state` holds,
+ * and its first row is row 0; `first_row` counts on from there. `sent` adds up
+ * transmitted elements, rows that are transmitted whole counting whole; who reads it
+ * sets it to 0. Conventions of kws_kernels.h hold.
  */
 #ifndef KWS_DELTA_H
 #define KWS_DELTA_H
@@ -83,6 +83,25 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
                                   int reset, int32_t first_row, int32_t rows, int8_t *y,
                                   int32_t row_step, int32_t output_step, void *state,
                                   void *scratch, uint32_t *sent);
+
+/* ---- FULLY_CONNECTED on a stream, a row a step ---- */
+
+/* 4-byte aligned. What is held, its sums, the last outputs; with dense weights, also
+ * the held row that the sums are of. */
+#define KWS_DELTA_STEP_STATE_BYTES(inputs, outputs)                \
+  (12 + 4 * KWS_DELTA_COLUMNS(outputs) + KWS_ROUND_UP(inputs, 4) + \
+   KWS_ROUND_UP(outputs, 4))
+#define KWS_DELTA_STEP_DENSE_STATE_BYTES(inputs, outputs) \
+  (KWS_DELTA_STEP_STATE_BYTES(inputs, outputs) + KWS_ROUND_UP(inputs, 4))
+#define KWS_DELTA_STEP_SCRATCH_BYTES(inputs) \
+  KWS_DELTA_LIST_BYTES(KWS_ROUND_UP(inputs, 4))
+
+/* The next row of a stream, x [inputs] -> y [outputs]. reset: 1 to forget what `state`
+ * holds and transmit the row whole, else 0; p->dense_rows is not read. A row that
+ * transmits nothing costs the comparisons, and its outputs are those of the row before.
+ */
+void kws_delta_step_s8(const kws_delta_fully_connected_t *p, const int8_t *x, int reset,
+                       int8_t *y, void *state, void *scratch, uint32_t *sent);
 
 /* ---- BATCH_MATMUL, one matrix ---- */
 

@@ -23,11 +23,12 @@ extern "C" {
 
 /* A product that skips what its delta encoding holds (kws_delta.h). */
 typedef struct {
-  char kind; /* of its input: X, Q, K, P, O, M or H */
+  char kind; /* of its input: X, Q, K, P, O, M, H, E or R */
   uint8_t layer;
   uint16_t macs;        /* multiply-accumulates per transmitted element */
   uint32_t elements;    /* of its input in one model run */
-  const uint32_t *sent; /* of those, transmitted in the last run */
+  const uint32_t *sent; /* of those, transmitted in the last run; on a stream, in all
+                           runs from one decision to the next */
 } kws_delta_operator_t;
 
 typedef struct {

@@ -438,11 +438,12 @@ static int32_t encode_and_add(row_t *row, int32_t *sums, int32_t columns) {
 /* ---- Requantisation ---- */
 
 /* How a row of sums becomes int8: one multiplier and shift for all outputs, or for each
- * its own, and then `quant` has them as prepare_finish laid them. */
+ * its own; then `quant` may have them as prepare_finish laid them. */
 typedef struct {
   const int32_t *multiplier;
   const int8_t *shift;
-  const int32_t *quant; /* NULL: for all */
+  int32_t each;         /* outputs have their own */
+  const int32_t *quant; /* NULL: not laid */
   int32_t zero_point;
   int32_t low, high; /* clamp */
   int32_t common;    /* shifts are all in -22..-1, the clamp is int8's own */
@@ -469,7 +470,7 @@ static int32_t is_common(const int8_t *shift, int32_t n, int32_t low, int32_t hi
 static void finish_any(const finish_t *f, const int32_t *sums, int32_t correction,
                        int32_t n, int8_t *y, int32_t step) {
   for (int32_t i = 0; i < n; ++i, y += step) {
-    const int32_t at = f->quant != NULL ? i : 0;
+    const int32_t at = f->each ? i : 0;
     const int32_t value =
         kws_requantize(sums[place(i)] + correction, f->multiplier[at], f->shift[at]) +
         f->zero_point;
@@ -535,6 +536,23 @@ static inline __attribute__((always_inline)) void finish_each(const finish_t *f,
     finish_each_8(f, sums, quant, offsets, y, step, 8);
   }
   if (n > 0) finish_each_8(f, sums, quant, offsets, y, step, n);
+}
+
+/* The same from multipliers and shifts as they are in flash; returns how many outputs
+ * that was. */
+static int32_t finish_plain(const finish_t *f, const int32_t *sums, int32_t n,
+                            int8_t *y) {
+  int32_t o = 0;
+  for (; o + 8 <= n; o += 8) {
+    const int32x4x2_t multiplier = vld2q_s32(f->multiplier + o);
+    const int16x8_t shift = vldrbq_s16(f->shift + o);
+    int32x4_t even = vqrdmulhq_s32(vld1q_s32(sums + o), multiplier.val[0]);
+    int32x4_t odd = vqrdmulhq_s32(vld1q_s32(sums + o + 4), multiplier.val[1]);
+    even = round_shift(even, vmovlbq_s16(shift));
+    odd = round_shift(odd, vmovltq_s16(shift));
+    store_8(even, odd, f->zero_point, vdupq_n_u16(0), y + o, 1, 8);
+  }
+  return o;
 }
 
 static inline __attribute__((always_inline)) void finish_all_8(const finish_t *f,
@@ -614,6 +632,31 @@ static void finish_each(const finish_t *f, const int32_t *sums, int32_t n, int8_
   }
 }
 
+/* The same from multipliers and shifts as they are in flash; returns how many outputs
+ * that was. Two at a time. */
+#define FINISH_PLAIN(sum)           \
+  "  ldrsb r10, [%[shift]], #1\n"   \
+  "  ldr r8, [%[multiplier]], #4\n" \
+  "  mvn r9, r10\n" /* right - 1 */ \
+  "  lsl r9, %[half], r9\n"         \
+  "  rsb r10, r10, #0\n"            \
+  "  lsl " sum ", #1\n" FINISH(sum, "r8", "r9", "r10", "r8", "[%[y]], #1")
+
+static int32_t finish_plain(const finish_t *f, const int32_t *sums, int32_t n,
+                            int8_t *y) {
+  const int32_t *multiplier = f->multiplier;
+  const int8_t *shift = f->shift;
+  const int32_t half = 2 * f->zero_point + 1;
+  for (int32_t o = 0; o + 2 <= n; o += 2) {
+    __asm volatile("  ldm %[sums]!, {r2, r3}\n" FINISH_PLAIN("r2") FINISH_PLAIN("r3")
+                   : [sums] "+r"(sums), [multiplier] "+r"(multiplier),
+                     [shift] "+r"(shift), [y] "+r"(y)
+                   : [half] "r"(half)
+                   : "r2", "r3", "r8", "r9", "r10", "memory");
+  }
+  return n & ~1;
+}
+
 #define FINISH_ALL(sum)                                \
   "  add " sum ", %[twice], " sum ", lsl #1\n" FINISH( \
       sum, "%[multiplier]", "%[rounding]", "%[right]", "r6", "[%[y]], #1")
@@ -650,6 +693,12 @@ static void prepare_finish(const kws_fully_connected_t *p, int32_t *quant) {
 static void finish_each(const finish_t *f, const int32_t *sums, int32_t n, int8_t *y,
                         int32_t step) {
   finish_any(f, sums, 0, n, y, step);
+}
+
+static int32_t finish_plain(const finish_t *f, const int32_t *sums, int32_t n,
+                            int8_t *y) {
+  finish_any(f, sums, 0, n, y, 1);
+  return n;
 }
 
 static void finish_all(const finish_t *f, const int32_t *sums, int32_t correction,
@@ -763,6 +812,7 @@ static int32_t sparse_block(const kws_delta_fully_connected_t *p,
   const int32_t columns = KWS_DELTA_COLUMNS(outputs);
   const finish_t finish = {product->multiplier,
                            product->shift,
+                           1,
                            s->quant,
                            product->output_zero_point,
                            product->activation_min,
@@ -827,6 +877,104 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
     x += block * inputs;
     y += block * row_step;
   }
+}
+
+/* ---- FULLY_CONNECTED on a stream ---- */
+
+/* What it keeps from step to step. */
+typedef struct {
+  int32_t *behind; /* steps were done by the dense kernel since the sums were right */
+  int32_t *recent; /* transmitted elements of the last step, in 64ths */
+  int32_t *common; /* of finish_t */
+  int32_t *sums;
+  int8_t *held;
+  int8_t *outputs; /* of the last step */
+  int8_t *summed;  /* the held row that the sums are of, while they are behind */
+} stream_layer_t;
+
+static stream_layer_t stream_layer_of(const kws_fully_connected_t *p, void *state) {
+  int32_t *words = state;
+  int32_t *sums = words + 3;
+  int8_t *held = (int8_t *)(sums + KWS_DELTA_COLUMNS(p->outputs));
+  int8_t *outputs = held + KWS_ROUND_UP(p->inputs, 4);
+  return (stream_layer_t){words,
+                          words + 1,
+                          words + 2,
+                          sums,
+                          held,
+                          outputs,
+                          outputs + KWS_ROUND_UP(p->outputs, 4)};
+}
+
+static void stream_start(const kws_fully_connected_t *p, const stream_layer_t *s) {
+  *s->behind = 0;
+  *s->recent = 64; /* the first row is transmitted whole */
+  *s->common = is_common(p->shift, p->outputs, p->activation_min, p->activation_max);
+  memset(s->held, 0, (size_t)p->inputs);
+  memset(s->sums, 0, 4 * (size_t)KWS_DELTA_COLUMNS(p->outputs));
+  for (int32_t o = 0; o < p->outputs; ++o) s->sums[place(o)] = p->bias[o];
+}
+
+/* Encodes a row and brings the sums up to it. Returns what was transmitted. */
+static int32_t stream_sums(const kws_delta_fully_connected_t *p,
+                           const stream_layer_t *s, const int8_t *x, int32_t threshold,
+                           kws_delta_change_t *list) {
+  const int32_t columns = KWS_DELTA_COLUMNS(p->product.outputs);
+  row_t row = {.x = x,
+               .held = s->held,
+               .n = p->product.inputs,
+               .threshold = threshold,
+               .rows = p->columns,
+               .stride = columns,
+               .list = list};
+  if (*s->behind) {
+    row_t missed = row;
+    missed.x = s->held;
+    missed.held = s->summed;
+    missed.threshold = 0;
+    encode_and_add(&missed, s->sums, columns);
+    *s->behind = 0;
+  }
+  return encode_and_add(&row, s->sums, columns);
+}
+
+/* The outputs from the sums. */
+static void stream_finish(const kws_fully_connected_t *p, const stream_layer_t *s) {
+  const finish_t finish = {
+      p->multiplier,     p->shift,          1,         NULL, p->output_zero_point,
+      p->activation_min, p->activation_max, *s->common};
+  int32_t done =
+      finish.common ? finish_plain(&finish, s->sums, p->outputs, s->outputs) : 0;
+  for (; done < p->outputs; ++done) {
+    const int32_t value =
+        kws_requantize(s->sums[place(done)], p->multiplier[done], p->shift[done]) +
+        p->output_zero_point;
+    s->outputs[done] = (int8_t)kws_clamp(value, p->activation_min, p->activation_max);
+  }
+}
+
+void kws_delta_step_s8(const kws_delta_fully_connected_t *p, const int8_t *x, int reset,
+                       int8_t *y, void *state, void *scratch, uint32_t *sent) {
+  const kws_fully_connected_t *product = &p->product;
+  const stream_layer_t layer = stream_layer_of(product, state);
+  const int32_t threshold = reset ? 0 : p->threshold;
+  int32_t count;
+  if (reset) stream_start(product, &layer);
+  if (product->weights != NULL && *layer.recent > CROSSOVER) {
+    if (!*layer.behind) memcpy(layer.summed, layer.held, (size_t)product->inputs);
+    *layer.behind = 1;
+    count = hold(x, layer.held, layer.held, product->inputs, threshold);
+    if (count > 0 || reset) {
+      kws_fully_connected_s8(product, layer.held, 1, layer.outputs, scratch);
+    }
+  } else {
+    count = stream_sums(p, &layer, x, threshold, scratch);
+    if (count > 0 || reset) stream_finish(product, &layer);
+  }
+  if (reset) count = product->inputs;
+  *layer.recent = 64 * count / product->inputs;
+  *sent += (uint32_t)count;
+  memcpy(y, layer.outputs, (size_t)product->outputs);
 }
 
 /* ---- Attention ---- */
@@ -928,13 +1076,9 @@ static uint32_t product_row(const finish_t *finish, int32_t b_zero_point,
 
 static finish_t finish_of_product(const kws_batch_matmul_t *p) {
   const int32_t low = p->activation_min, high = p->activation_max;
-  return (finish_t){&p->multiplier,
-                    &p->shift,
-                    NULL,
-                    p->output_zero_point,
-                    low,
-                    high,
-                    is_common(&p->shift, 1, low, high)};
+  return (finish_t){
+      &p->multiplier,       &p->shift, 0,    NULL,
+      p->output_zero_point, low,       high, is_common(&p->shift, 1, low, high)};
 }
 
 void kws_delta_batch_matmul_s8(const kws_delta_batch_matmul_t *p, const int8_t *a,

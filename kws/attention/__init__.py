@@ -79,8 +79,8 @@ def graph(name: str) -> ModuleType:
 def _module(name: str, half: str) -> ModuleType:
     if name == NONE:
         raise KwsError(
-            "Delta thresholds are for networks with attention in every block. "
-            'Received: attention = "none"',
+            "Delta thresholds are for networks with attention in every block, and for "
+            'causal ones. Received: attention = "none", causal = false',
             "Leave the thresholds out: the network runs dense.",
         )
     if name not in names():
@@ -101,6 +101,8 @@ def slots(model: Model) -> Slots:
         >>> slots(recipe.load("kwt-tiny").model).by_layer[0]
         ('X', 'Q', 'K', 'P', 'O', 'M', 'H')
     """
+    if model.causal:
+        return products.stream_slots(model)
     return Slots(tuple((*graph(name).KINDS, *MLP_KINDS) for name in model.variants))
 
 
@@ -109,7 +111,7 @@ def kind_names() -> dict[str, str]:
     kinds: dict[str, str] = {}
     for name in names():
         kinds |= graph(name).KINDS
-    return kinds | MLP_KINDS
+    return kinds | MLP_KINDS | products.STEM_KINDS | products.READOUT_KINDS
 
 
 def macs_per_element(model: Model, shape: Shape) -> list[dict[str, float]]:
@@ -118,11 +120,19 @@ def macs_per_element(model: Model, shape: Shape) -> list[dict[str, float]]:
         "M": float(shape.mlp_rank or shape.mlp_dim),
         "H": float(shape.mlp_rank or shape.dim),
     }
+    if model.causal:
+        other = {"E": float(shape.dim), "R": float(model.readout_dim)}
+        return [
+            {kind: (mlp | other)[kind] for kind in kinds}
+            for kinds in products.stream_slots(model).by_layer
+        ]
     return [graph(name).macs_per_element(shape) | mlp for name in model.variants]
 
 
 def folded(model: Model, shape: Shape) -> np.ndarray:
     """float [slots]: the factors that tensors hold beside what thresholds mean."""
+    if model.causal:
+        return np.ones(len(slots(model)))
     return np.array(
         [
             graph(model.variants[layer]).folded(shape).get(kind, 1.0)
@@ -142,6 +152,10 @@ def find_products(network: Graph, recipe: Recipe, labels: int) -> Products:
     Raises:
         KwsError: the network can't be told from the graph.
     """
+    if recipe.model.causal:
+        return products.find_stream(
+            network, shape_of(recipe, labels), slots(recipe.model)
+        )
     return products.find(
         network,
         shape_of(recipe, labels),

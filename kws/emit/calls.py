@@ -24,6 +24,7 @@ from kws.graph.nodes import Graph, Node, Tensor
 from kws.graph.operators import Access
 from kws.graph.products import Product
 from kws.graph.schedule import Schedule, Step
+from kws.graph.stream import Stream
 
 
 class Constants:
@@ -39,7 +40,7 @@ class Constants:
         self.weights_bytes = 0
         self.state_bytes = 0
         self.products: list[Product] = []
-        self._sent: list[str] = []  # C of each product's counter
+        self._sent: list[tuple[str, int]] = []  # C of its counter; elements of a run
         self._counters: dict[str, str] = {}  # symbol -> C type
         self._shared: dict[int, str] = {}  # id(owner) -> counter
         self._symbols: dict[tuple[str, bytes], str] = {}
@@ -80,7 +81,12 @@ class Constants:
     def count_sent(self, product: Product, counter: str, rows: int) -> None:
         """Enter a product into the table of those that skip; see `Emitter`."""
         self.products.append(dataclasses.replace(product, rows=rows))
-        self._sent.append(counter)
+        self._sent.append((counter, rows * product.inputs))
+
+    def count_step(self, product: Product, counter: str) -> None:
+        """The same, of a product that a step runs on one row."""
+        self.products.append(product)
+        self._sent.append((counter, product.inputs))
 
     def delta_text(self) -> list[str]:
         """C of what delta products keep, and of the table of them."""
@@ -94,8 +100,8 @@ class Constants:
             *lines,
             f"static const kws_delta_operator_t delta_operators[{count}] = {{",
             *(
-                f"    {{'{p.kind}', {p.layer}, {p.macs}, {p.elements}, &{sent}}},"
-                for p, sent in zip(self.products, self._sent, strict=True)
+                f"    {{'{p.kind}', {p.layer}, {p.macs}, {elements}, &{sent}}},"
+                for p, (sent, elements) in zip(self.products, self._sent, strict=True)
             ),
             "};",
         ]
@@ -109,10 +115,19 @@ class Model(Constants):
         program: Its schedule.
         plan: Its memory plan.
         core: `portable`, `dsp` or `mve`: the weights' layout.
+        stream: What a run is a step of; None: a run sees the whole clip.
     """
 
-    def __init__(self, graph: Graph, program: Schedule, plan: Plan, core: str) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        program: Schedule,
+        plan: Plan,
+        core: str,
+        stream: Stream | None = None,
+    ) -> None:
         super().__init__(core)
+        self.stream = stream
         self.graph = graph
         self.program = program
         self.plan = plan
@@ -188,8 +203,15 @@ class Model(Constants):
         return sorted({kept.past // kept.rows + 1 for kept in rings})
 
     def begin_run(self) -> list[str]:
-        """C before a run: counters start anew, rows that are kept in order move up."""
+        """C before a run: counters start anew, rows that are kept in order move up.
+
+        On a stream they count from one decision to the next, so the first one's are a
+        clip's.
+        """
         lines = self.clear_counters()
+        if self._steps:
+            lines = [f"if (step == 0 || step == {self._steps}) {{"]
+            lines += [*(f"  {line}" for line in self.clear_counters()), "}"]
         for node in self.program.nodes:
             kept = self._histories.get(id(node.output))
             if kept is not None and kept.past and not kept.ring:
@@ -200,10 +222,17 @@ class Model(Constants):
 
     def end_run(self) -> list[str]:
         """C after a run: the rings go on."""
-        return [
+        lines = [
             f"slot_{n} = (uint16_t)(slot_{n} + 1 == {n} ? 0 : slot_{n} + 1);"
             for n in self._slots()
         ]
+        return lines + ([f"if (step < {self._steps}) ++step;"] if self._steps else [])
+
+    @property
+    def _steps(self) -> int:
+        """Steps of a stream that are counted: to its first decision, where something
+        is skipped; else 0."""
+        return self.stream.tokens if self.stream and self.products else 0
 
     def persistent_text(self) -> list[str]:
         """C of what lives from one step to the next, and of network_reset."""
@@ -213,6 +242,7 @@ class Model(Constants):
         return [
             f"static _Alignas(16) int8_t persistent[{size}];",
             *(f"static uint16_t slot_{n};" for n in self._slots()),
+            *(["static uint16_t step; /* since a reset */"] if self._steps else []),
             "",
             "static void network_reset(void) {",
             *(
@@ -220,6 +250,7 @@ class Model(Constants):
                 for offset, count, value in self.plan.resets
             ),
             *(f"  slot_{n} = 0;" for n in self._slots()),
+            *(["  step = 0;"] if self._steps else []),
             "}",
         ]
 
@@ -375,6 +406,21 @@ def _delta_fully_connected(
     struct = delta_fully_connected_struct(model, node)
     sent = model.counter("uint32_t")
     (product,) = node.options["products"]
+    note = delta.note(node)
+    assert note is not None
+    if note.whole_steps:
+        model.count_step(product, sent)
+        # What is read once for a decision counts once.
+        return [f"{sent} = 0;"] * (product.rows == 1) + c_text.call(
+            "kws_delta_step_s8",
+            struct,
+            model.input(node, 0),
+            f"step < {note.whole_steps}",
+            to,
+            model.input(node, 3),
+            model.scratch(node),
+            f"&{sent}",
+        )
     model.count_sent(product, sent, rows)
     return c_text.call(
         "kws_delta_fully_connected_s8",

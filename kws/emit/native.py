@@ -90,15 +90,15 @@ def network_source(graph: Graph, core: str, bundle: Bundle | None = None) -> Net
     """
     passes.prepare(graph)
     steps = None
-    if bundle is not None and bundle.recipe.model.causal:
-        steps = stream.derive(graph)
     if bundle is not None and bundle.thresholds:
         mark(graph, bundle, core)
+    if bundle is not None and bundle.recipe.model.causal:
+        steps = stream.derive(graph)
     passes.finish(graph, attention.fusions())
     products.check_fused(graph)
     program = schedule.schedule(graph)
     plan = memory_plan.plan(graph, program)
-    model = calls.Model(graph, program, plan, core)
+    model = calls.Model(graph, program, plan, core, steps)
     body: list[str] = ["  KWS_MARK(0);"]
     called: list[Operator] = []
     for step in program.steps:

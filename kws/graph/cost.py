@@ -4,7 +4,8 @@ Per node of the graph as it runs, after the passes:
 
     macs          multiply-accumulates of matrix products
     comparisons   of a delta encoding: one, and one subtraction, for each element of
-                  every row but those that are transmitted whole
+                  every row but those that are transmitted whole (of a stream: the
+                  first after a reset, which is not counted)
     exponentials  of softmax
     bytes         by memory (flash, RAM), purpose (weights, activations, state,
                   scratch) and direction (read, write)
@@ -210,8 +211,10 @@ def encoded(
     if found is None:
         return rows * product.inputs, Count()
     references, accumulators = rows * product.inputs, 4 * rows * product.outputs
+    note = delta.note(product.node)
+    whole = 0 if note is not None and note.whole_steps else product.dense_rows
     return found, Count(
-        comparisons=max(rows - product.dense_rows, 0) * product.inputs,
+        comparisons=max(rows - whole, 0) * product.inputs,
         bytes={
             STATE_READ: references + accumulators,
             STATE_WRITE: found + accumulators,

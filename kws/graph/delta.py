@@ -21,12 +21,15 @@ class Note:
             -1: not encoded.
         dense_rows: Rows at the start that are transmitted whole.
         keeps_dense: A dense layer's weights are there for the dense kernel too.
+        whole_steps: Where what is held lives from step to step of a stream: steps
+            after a reset that are transmitted whole, at least 1; 0: it lives for a run.
     """
 
     layer: int
     steps: dict[str, int]
     dense_rows: int
     keeps_dense: bool
+    whole_steps: int = 0
 
 
 def note(node: Node) -> Note | None:

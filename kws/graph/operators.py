@@ -582,6 +582,8 @@ def _scratch_fully_connected(node: Node) -> int:
     note = delta.note(node)
     if note is not None:
         inputs = node.input(1).shape[1]
+        if note.whole_steps:
+            return weight_layout.delta_step_scratch_bytes(inputs)
         return weight_layout.delta_fully_connected_scratch_bytes(
             inputs, note.keeps_dense
         )

@@ -6,7 +6,8 @@ converted, before anything is fused; what is emitted, counted, simulated and pro
 this list.
 
 Attention variants find their own (kws/attention/<name>/graph.py); the MLP's dense
-layers, which stand between a block's attention and the next, are found here.
+layers, which stand between a block's attention and the next, are found here, as is all
+of a causal network, whose blocks have no attention.
 """
 
 from __future__ import annotations
@@ -19,12 +20,18 @@ import numpy as np
 from kws.errors import KwsError
 from kws.graph import delta, operators, weight_layout
 from kws.graph.nodes import Graph, Node, Product, Tensor
+from kws.recipe import Model
 from kws.shape import Shape
 from kws.thresholds import Slot, Slots, Thresholds
 
 MLP_KINDS = {"M": "inputs of the MLP", "H": "hidden layer of the MLP"}
 MLP_ROLES = ("expand", "contract")
 MLP = tuple(zip(MLP_KINDS, MLP_ROLES, strict=True))
+# Of a network for streams. The stem's slots are the first block's, the read-out's the
+# last one's.
+STEM_KINDS = {"E": "inputs of the stem's dense layer"}
+READOUT_KINDS = {"R": "pooled tokens of the read-out"}
+EMBED, READOUT = "embed", "readout"
 
 
 @dataclass(frozen=True)
@@ -67,14 +74,18 @@ class Products:
     Args:
         every: Layer by layer, in the order in which they run.
         slots: The network's.
+        stream: Whether what is held lives from step to step of a stream.
 
     `scales` has the step of each slot: the largest of its tensors' (heads have scales
     of their own), so that a threshold in steps is none's further than meant.
     """
 
-    def __init__(self, every: Sequence[Product], slots: Slots) -> None:
+    def __init__(
+        self, every: Sequence[Product], slots: Slots, stream: bool = False
+    ) -> None:
         self.every = tuple(every)
         self.slots = slots
+        self.stream = stream
         self._at = {(id(p.node), id(p.tensor)): p for p in self.every}
         self.scales: dict[Slot, float] = {}
         for product in self.every:
@@ -140,7 +151,58 @@ def find(
             # In two factors each, what is encoded meets the first.
             part = Part(kind if i % factors == 0 else "", role, node)
             every.append(_product(layer, part, shape))
-    products = Products(every, slots)
+    return _noted(graph, Products(every, slots))
+
+
+def stream_slots(model: Model) -> Slots:
+    """What a causal network without attention has thresholds for.
+
+    Example:
+        >>> from kws import recipe
+        >>> stream_slots(recipe.load("kwt-stream-tiny").model).by_layer
+        (('E', 'M', 'H'), ('M', 'H'), ('M', 'H'), ('M', 'H', 'R'))
+    """
+    blocks = [tuple(MLP_KINDS)] * model.layers
+    blocks[0] = (*STEM_KINDS, *blocks[0])
+    if model.readout == "pool":
+        blocks[-1] = (*blocks[-1], *READOUT_KINDS)
+    return Slots(tuple(blocks))
+
+
+def find_stream(graph: Graph, shape: Shape, slots: Slots) -> Products:
+    """Find every product of a causal network without attention; see `find`.
+
+    Dense layers over tokens come in this order, whatever else stands between: the
+    stem's, each block's MLP, the read-out's.
+    """
+    dense = [node for node in graph.nodes if node.kind == "FULLY_CONNECTED"]
+    tokens = [n for n in dense if operators.row_count(n.output) == shape.tokens]
+    factors = 2 if shape.mlp_rank else 1
+    needed = 1 + shape.layers * len(MLP) * factors
+    if len(tokens) < needed:
+        raise KwsError(
+            "The model's blocks are not the recipe's. Expected at least "
+            f"{needed} dense layers over {shape.tokens} tokens. Received: "
+            f"{len(tokens)}",
+            "kws convert RUN",
+        )
+    every = [_product(0, Part("E", EMBED, tokens[0]), shape)]
+    mlps = iter(tokens[1:needed])
+    for layer in range(shape.layers):
+        for kind, role in MLP:
+            for factor in range(factors):
+                part = Part("" if factor else kind, role, next(mlps))
+                every.append(_product(layer, part, shape))
+    if (shape.layers - 1, "R") in slots:
+        # Of the layers that see one row, the first; its logits come behind.
+        readout = next(n for n in dense if operators.row_count(n.output) == 1)
+        part = Part("R", READOUT, readout)
+        every.append(_product(shape.layers - 1, part, shape, rows=1))
+    return _noted(graph, Products(every, slots, stream=True))
+
+
+def _noted(graph: Graph, products: Products) -> Products:
+    """Leave each node's products at it."""
     for node in graph.nodes:
         mine = products.of(node)
         if mine:
@@ -148,11 +210,14 @@ def find(
     return products
 
 
-def _product(layer: int, part: Part, shape: Shape) -> Product:
+def _product(
+    layer: int, part: Part, shape: Shape, rows: int | None = None
+) -> Product:
     node, tensor = part.node, part.node.input(part.side)
-    if tensor.elements % shape.tokens:
+    rows = rows or shape.tokens
+    if tensor.elements % rows:
         raise unknown(node)
-    inputs = tensor.elements // shape.tokens
+    inputs = tensor.elements // rows
     if part.side:
         outputs, macs = 0, 0
     elif node.kind == "BATCH_MATMUL":
@@ -164,7 +229,7 @@ def _product(layer: int, part: Part, shape: Shape) -> Product:
         layer,
         part.kind,
         part.role,
-        shape.tokens,
+        rows,
         inputs,
         outputs,
         macs,
@@ -211,14 +276,15 @@ def on_core(thresholds: Thresholds, products: Products, core: str) -> Thresholds
     """Thresholds as a core runs them.
 
     At threshold 0 a dense layer skips repeats only, which changes no bit: on a core
-    whose dense kernel is faster, such a tensor counts as not encoded.
+    whose dense kernel is faster, such a tensor counts as not encoded. Not so on a
+    stream, where silence is one long repeat.
 
     Args:
         thresholds: In int8 steps.
         products: Of the network.
         core: `portable`, `dsp` or `mve`.
     """
-    if core not in weight_layout.DELTA_KEEPS_DENSE:
+    if products.stream or core not in weight_layout.DELTA_KEEPS_DENSE:
         return thresholds
     others = {p.slot for p in products.every if p.node.kind != "FULLY_CONNECTED"}
     repeats = [

@@ -11,6 +11,7 @@ clip or the future. Bits don't change: a clip is a stream from a reset.
                             frame they hold what the padding holds
     softmax, mean over all  a ring of the last tokens, in no order: sums and softmax
     tokens (the read-out)   don't ask for one
+    a delta encoding        what is held, and sums, live from step to step
     everything else         row by row, on the rows of the step
 
 Elsewhere: sonos/tract's `pulse` derives such a form from any graph, by axis and delay.
@@ -24,7 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kws.errors import KwsError
-from kws.graph import operators
+from kws.graph import delta, operators, weight_layout
 from kws.graph.nodes import Graph, Node, Tensor
 
 POINTWISE = (
@@ -134,6 +135,7 @@ class _Derivation:
         source.shape = (1, self.step_frames, source.shape[2])
         for node in self.nodes:
             self._shrink(node)
+            self._persist(node, frames // self.step_frames)
         self.graph.nodes = self.nodes
         return Stream(self.step_frames, frames, frames // self.step_frames)
 
@@ -343,3 +345,25 @@ class _Derivation:
         shape = list(node.output.shape)
         shape[time.axis] = self._rows(time)
         node.output.shape = tuple(shape)
+
+    def _persist(self, node: Node, tokens: int) -> None:
+        """Keep what a delta encoding holds from step to step.
+
+        A row of the clip is a step of the stream, and the first is transmitted whole. A
+        clip has one decision: what is read for it is transmitted whole until then.
+        """
+        note = delta.note(node)
+        if note is None:
+            return
+        whole = 1 if id(node.output) in self.time else tokens
+        outputs, inputs = node.input(1).shape
+        state = Tensor(
+            f"state of {node.name}"[:200],
+            (weight_layout.delta_step_state_bytes(inputs, outputs, note.keeps_dense),),
+            "int8",
+            reset=0,
+        )
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        node.inputs = [*node.inputs[:2], bias, state]
+        note = replace(note, dense_rows=0, whole_steps=whole)
+        node.options = {**node.options, "delta": note}

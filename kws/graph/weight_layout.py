@@ -139,6 +139,17 @@ def delta_fully_connected_scratch_bytes(inputs: int, dense: bool) -> int:
     return round_up(DELTA_BLOCK * inputs, 4) + fully_connected_scratch_bytes(inputs)
 
 
+def delta_step_state_bytes(inputs: int, outputs: int, dense: bool) -> int:
+    """KWS_DELTA_STEP_(DENSE_)STATE_BYTES."""
+    held = round_up(inputs, 4)
+    return 12 + 4 * delta_columns(outputs) + round_up(outputs, 4) + held * (1 + dense)
+
+
+def delta_step_scratch_bytes(inputs: int) -> int:
+    """KWS_DELTA_STEP_SCRATCH_BYTES: a list, or what the dense kernel needs."""
+    return delta_list_bytes(round_up(inputs, 4))
+
+
 def delta_batch_matmul_state_bytes(inner: int, columns: int) -> int:
     """KWS_DELTA_BATCH_MATMUL_STATE_BYTES."""
     return 8 + 4 * delta_columns(columns) + round_up(inner, 4) + delta_list_bytes(inner)
