@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ pytest.importorskip("tensorflow", reason="the sample models are made with Tensor
 import sample_models
 import toolbox
 
+from kws import attention, evaluate, recipe
 from kws import bundle as bundles
-from kws import evaluate, recipe
 from kws.bundle import Bundle
 from kws.data import ClipSet
 from kws.deploy import boards, flash, host, run
@@ -28,7 +29,7 @@ from kws.engines import common
 from kws.errors import KwsError
 from kws.features import extract
 from kws.graph import cost, passes, reader, stream
-from kws.graph.nodes import Graph
+from kws.graph.nodes import Graph, Node, Product
 from kws.layers.keras import tf
 from kws.model import network as networks
 from kws.model import stream as trained
@@ -63,17 +64,24 @@ def sample() -> Bundle:
     return sample_models.bundle(folder() / "run", spec, sample_models.network(spec))
 
 
-def long_features(seed: int = 3) -> np.ndarray:
-    """int8 [LONG, mel_bins]: something that moves, loud and quiet."""
+def long_features(seed: int = 3, frames: int = LONG) -> np.ndarray:
+    """int8 [frames, mel_bins]: something that moves, loud and quiet."""
     rng = np.random.default_rng(seed)
-    drift = np.cumsum(rng.normal(0, 9, (LONG, 1)), axis=0)
-    return np.clip(rng.normal(0, 25, (LONG, 40)) + drift, -128, 127).astype(np.int8)
+    drift = np.cumsum(rng.normal(0, 9, (frames, 1)), axis=0)
+    return np.clip(rng.normal(0, 25, (frames, 40)) + drift, -128, 127).astype(np.int8)
 
 
-def decisions(pieces: list[np.ndarray]) -> np.ndarray:
+def decisions(pieces: list[np.ndarray], bundle: Bundle | None = None) -> np.ndarray:
     """Logits of the C after each step of 4 frames, from a reset: int8 [N, labels]."""
-    bundle = sample()
-    out = []
+    return counted_decisions(pieces, bundle)[0]
+
+
+def counted_decisions(
+    pieces: list[np.ndarray], bundle: Bundle | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same, and what each product that skips transmitted: uint32 [N, products]."""
+    bundle = bundle or sample()
+    out, sent = [], []
     with host.opened(host.library(bundle), len(bundle.labels)) as copy:
         copy.ffi.cdef(
             "void kws_model_reset(void);"
@@ -89,17 +97,45 @@ def decisions(pieces: list[np.ndarray]) -> np.ndarray:
                 copy.ffi.cast("int8_t *", logits.ctypes.data),
             )
             out.append(logits.copy())
-    return np.stack(out)
+            counts = copy.ffi.new("uint32_t[]", max(1, copy.products))
+            copy.lib.kws_host_sent(counts, copy.products)
+            sent.append(np.array(list(counts)[: copy.products], np.uint32))
+    return np.stack(out), np.stack(sent)
 
 
-def expected_decisions(features: np.ndarray) -> np.ndarray:
+def pass_on(product: Product, rows: np.ndarray) -> np.ndarray:
+    """No delta encoding."""
+    return rows
+
+
+def expected_decisions(
+    features: np.ndarray,
+    hold: Callable[[Product, np.ndarray], np.ndarray] = pass_on,
+) -> np.ndarray:
     """The same from the clip's graph, stretched over the whole recording, in numpy.
 
     All tokens at once, with the padding of the clip form in front; then the read-out on
     each window of TOKENS of them.
+
+    Args:
+        features: int8 [frames, mel_bins], whole windows.
+        hold: What a delta encoding makes of a product's input, int8 [rows, inputs]: the
+            rows of all tokens, or of one decision after the other.
     """
     graph = reader.read(sample().model_bytes())
     passes.prepare(graph)
+    found = attention.find_products(graph, sample().recipe, len(sample().labels))
+
+    def inputs_of(node: Node, values: dict[int, np.ndarray]) -> list[np.ndarray]:
+        taken = []
+        for tensor in node.variables:
+            value, product = values[id(tensor)], found.at(node, tensor)
+            if product is not None and product.kind:
+                rows = value.reshape(-1, product.inputs)
+                value = hold(product, rows).reshape(value.shape)
+            taken.append(value)
+        return taken
+
     made = stream._Derivation(reader_copy())
     made.run()
     times = {node.output.name: made.time.get(id(node.output)) for node in made.nodes}
@@ -116,7 +152,7 @@ def expected_decisions(features: np.ndarray) -> np.ndarray:
         shape = list(node.output.shape)
         shape[time.axis] = time.rows * longer + time.pad
         node.output.shape = tuple(shape)
-        inputs = [values[id(t)] for t in node.variables]
+        inputs = inputs_of(node, values)
         values[id(node.output)] = operators.prepare(node)(*inputs)
     out = []
     for end in range(TOKENS, TOKENS * longer + 1):
@@ -133,7 +169,7 @@ def expected_decisions(features: np.ndarray) -> np.ndarray:
                     )
                     now[id(tensor)] = np.take(values[id(tensor)], window, axis)
         for node in later:
-            inputs = [now[id(t)] for t in node.variables]
+            inputs = inputs_of(node, now)
             now[id(node.output)] = operators.prepare(node)(*inputs)
         out.append(now[id(graph.output)].reshape(-1))
     return np.stack(out)

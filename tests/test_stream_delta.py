@@ -1,0 +1,196 @@
+"""Delta in time (DESIGN D16): what is held, and sums, live from step to step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="the sample models are made with TensorFlow")
+
+import sample_models
+import test_stream
+import toolbox
+from test_stream import FRAMES, LONG, TOKENS
+
+from kws import attention
+from kws.bundle import Bundle
+from kws.deploy import boards, flash, host, run
+from kws.emit import native
+from kws.engines import host as engine
+from kws.graph import cost
+from kws.graph.nodes import Product
+from kws.simulate import delta
+from kws.simulate.integer import IntegerSimulator
+from kws.simulate.simulator import Run
+from kws.thresholds import Slots, Thresholds
+
+STEP = 4  # frames
+KINDS = ("E", "M", "H", "R")
+REPEATS = dict.fromkeys(KINDS, 0)
+MIXED = {"E": 12, "M": 9, "H": 4, "1.H": 2, "R": 3}
+
+
+def with_thresholds(steps: dict[str, int]) -> Bundle:
+    return dataclasses.replace(test_stream.sample(), thresholds=steps)
+
+
+def slots() -> Slots:
+    return attention.slots(test_stream.sample().recipe.model)
+
+
+def random_thresholds(seed: int) -> dict[str, int]:
+    """Some slots encoded, some not; few repeats only."""
+    rng = np.random.default_rng(seed)
+    values = np.where(rng.random(len(slots())) < 0.2, -1, rng.integers(0, 30, 6))
+    return Thresholds(slots(), values).to_steps()
+
+
+def drifting(frames: int, seed: int = 5) -> np.ndarray:
+    """int8 [frames, 40]: quiet stretches, steady noise, jumps."""
+    rng = np.random.default_rng(seed)
+    loud = np.repeat(rng.choice([0, 2, 30], frames // 16 + 1), 16)[:frames, None]
+    level = np.repeat(rng.normal(0, 40, (frames // 16 + 1, 40)), 16, axis=0)[:frames]
+    return np.clip(level + loud * rng.normal(0, 1, (frames, 40)), -128, 127).astype(
+        np.int8
+    )
+
+
+def simulated(bundle: Bundle, clips: np.ndarray) -> Run:
+    simulator = IntegerSimulator(bundle)
+    steps = Thresholds.from_dict(bundle.thresholds, simulator.slots)
+    return simulator.run(clips, simulator.thresholds(steps))
+
+
+class Held:
+    """The rule in numpy, over a whole stream: what each kind's reference is.
+
+    Args:
+        steps: Thresholds.
+    """
+
+    def __init__(self, steps: dict[str, int]) -> None:
+        self.steps = Thresholds.from_dict(steps, slots())
+        self.references: dict[tuple[int, str], np.ndarray] = {}
+
+    def __call__(self, product: Product, rows: np.ndarray) -> np.ndarray:
+        threshold = int(self.steps[product.slot])
+        if threshold < 0:
+            return rows
+        before = self.references.get(product.slot)
+        if before is None:  # the first row is transmitted whole
+            held = delta.encode(rows[None], threshold).held[0]
+        else:
+            both = np.concatenate([before[None], rows])
+            held = delta.encode(both[None], threshold).held[0, 1:]
+        self.references[product.slot] = held[-1]
+        assert np.abs(held.astype(int) - rows).max() <= threshold  # no drift
+        return held
+
+
+def test_kinds_are_the_blocks_with_the_stem_s_and_the_read_out_s() -> None:
+    assert slots().by_layer == (("E", "M", "H"), ("M", "H", "R"))
+    assert set(slots().kinds) <= set(attention.kind_names())
+    mean = test_stream.causal(readout="mean", token_kernel=0).model
+    assert attention.slots(mean).by_layer[-1] == ("M", "H")
+
+
+def test_repeats_alone_are_dense_for_ever() -> None:
+    """Threshold 0, 400 steps, each ring round 50 times: no bit differs."""
+    features = drifting(400 * STEP)
+    steps = np.split(features, 400)
+    dense = test_stream.decisions(steps)
+    held, sent = test_stream.counted_decisions(steps, with_thresholds(REPEATS))
+    np.testing.assert_array_equal(held, dense)
+    later = sent[TOKENS:]
+    assert later.min() == 0  # something was skipped
+    assert (later.max(axis=0) > 0).all()  # and something not
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_clip_is_a_stream_from_a_reset(seed: int) -> None:
+    """The simulator along the clip's rows, the C from step to step: bits and counts."""
+    bundle = with_thresholds(random_thresholds(seed))
+    clips = np.stack([drifting(FRAMES, 10 * seed + clip) for clip in range(6)])
+    clips[-1] = sample_models.features(2, clips.shape[1:], seed)[1]
+    expected = simulated(bundle, clips)
+    logits, sent = engine.invoke(bundle, clips)
+    np.testing.assert_array_equal(logits, expected.logits)
+    encoded = [slots().index(slot) for slot in slots() if slot in expected.counts.encoded]
+    np.testing.assert_array_equal(sent, expected.counts.sent[:, encoded])
+
+
+@pytest.mark.parametrize("steps", [REPEATS, MIXED, random_thresholds(7)])
+def test_a_stream_goes_on_as_held_values_do(steps: dict[str, int]) -> None:
+    """Every decision of a long stream against the rule in numpy, no state kept."""
+    features = drifting(2 * LONG)
+    pieces = np.split(features, len(features) // STEP)
+    found = test_stream.decisions(pieces, with_thresholds(steps))[TOKENS - 1 :]
+    expected = test_stream.expected_decisions(features, Held(steps))
+    assert len(found) == len(expected)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 33, LONG])
+def test_how_it_is_cut_changes_nothing(size: int) -> None:
+    bundle, features = with_thresholds(MIXED), test_stream.long_features()
+    pieces = [features[at : at + size] for at in range(0, LONG, size)]
+    whole = test_stream.counted_decisions(np.split(features, LONG // STEP), bundle)
+    logits, sent = test_stream.counted_decisions(pieces, bundle)
+    np.testing.assert_array_equal(logits[-1], whole[0][-1])
+    np.testing.assert_array_equal(sent[-1], whole[1][-1])
+
+
+def test_a_reset_forgets() -> None:
+    """The same clip after anything gives its first decision, and its counts, again."""
+    bundle = with_thresholds(MIXED)
+    clips = np.stack([drifting(FRAMES, seed) for seed in (1, 2, 3, 1)])
+    logits, sent = engine.invoke(bundle, clips)
+    np.testing.assert_array_equal(logits[3], logits[0])
+    np.testing.assert_array_equal(sent[3], sent[0])
+    assert (sent[1] != sent[0]).any()
+
+
+def test_silence_sends_nothing_once_the_past_is_full() -> None:
+    """What the stem, the token convolutions and the read-out look back on."""
+    features = np.full((8 * FRAMES, 40), -100, np.int8)
+    features[: 2 * FRAMES] = drifting(2 * FRAMES)
+    pieces = np.split(features, len(features) // STEP)
+    for steps in (REPEATS, MIXED):
+        _, sent = test_stream.counted_decisions(pieces, with_thresholds(steps))
+        looks_back = 2 + 2 * (5 - 1) + TOKENS
+        assert sent[2 * TOKENS : 2 * TOKENS + 2].any()
+        assert not sent[2 * TOKENS + looks_back :].any()
+
+
+@pytest.mark.parametrize("board", ["qemu-m0", "qemu-m4", "qemu-m55"])
+@pytest.mark.parametrize("steps", [REPEATS, MIXED], ids=["repeats", "mixed"])
+def test_boards_run_the_same_stream(board: str, steps: dict[str, int]) -> None:
+    toolbox.need_qemu()
+    toolbox.need_compiler()
+    bundle, target = with_thresholds(steps), boards.load(board)
+    samples = bundle.recipe.features.clip_samples
+    rng = np.random.default_rng(2)
+    # Several windows long, loud, then faint; the last decision of each is compared.
+    loud = np.repeat([900, 30, 300], samples)
+    pcm = (loud * rng.normal(0, 1, (2, 3 * samples))).astype(np.int16)
+    name = f"delta-{board}-{len(steps)}"
+    image = flash.emit_and_build(bundle, target, test_stream.folder() / name, app="clips")
+    result = run.clips(image.elf, target, pcm, len(bundle.labels), jobs=1)
+    with host.opened(host.library(bundle), len(bundle.labels)) as copy:
+        logits, sent = copy.clips(pcm)
+    np.testing.assert_array_equal(result.logits, logits)
+    np.testing.assert_array_equal(result.sent, sent)
+
+
+def test_what_a_step_costs() -> None:
+    """By the one rule: an element that is sent costs its column; all are compared."""
+    bundle = with_thresholds(MIXED)
+    network = native.sources(bundle, "dsp").network
+    dense = cost.total(network.nodes)
+    none = cost.total(network.nodes, network.transmitted([0] * len(network.products)))
+    skipped = sum(p.inputs * p.macs for p in network.products)
+    assert dense.macs - none.macs == skipped > 0
+    assert none.comparisons == sum(p.inputs for p in network.products)
+    assert network.arena_bytes > native.sources(test_stream.sample(), "dsp").network.arena_bytes
