@@ -47,6 +47,22 @@ void kws_host_step(const int8_t *features, size_t clips, size_t frames, size_t l
   }
 }
 
+size_t kws_host_transmit(const int16_t *pcm, size_t samples, uint32_t *sent,
+                         size_t room) {
+  const size_t products = kws_model_info.delta_count;
+  size_t count = 0;
+  for (size_t done = 0; done < samples;) {
+    const size_t left = samples - done;
+    done += kws_push(pcm + done, left < BLOCK_SAMPLES ? left : BLOCK_SAMPLES);
+    kws_event_t event;
+    while (kws_poll(&event) != KWS_IDLE) {
+      if (count < room) kws_host_sent(sent + count * products, products);
+      count++;
+    }
+  }
+  return count;
+}
+
 size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
                        size_t room) {
   size_t count = 0;

@@ -25,6 +25,12 @@ int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t lab
 void kws_host_step(const int8_t *features, size_t clips, size_t frames, size_t labels,
                    int8_t *out, uint32_t *sent);
 
+/* Stream on, from wherever it stands. What each product that skips transmitted from one
+ * decision to the next, uint32 [decisions][products]. Returns how many decisions were
+ * made, of which `room` are stored. */
+size_t kws_host_transmit(const int16_t *pcm, size_t samples, uint32_t *sent,
+                         size_t room);
+
 /* Stream on. Returns how many events were heard, of which `room` are stored. */
 size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
                        size_t room);

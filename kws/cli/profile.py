@@ -43,8 +43,9 @@ def command(
     """Profile RUN on a board: measured cost by layer, counted MACs and bytes, memory.
 
     The board host is this machine; --on is an emulated board in place of a real one.
-    A recording (--audio) is run window by window, at most 8; what delta pruning skips
-    depends on it. Without one it is the self-test's synthetic clip.
+    A recording (--audio) is run window by window, at most 8, for the split over layers,
+    and whole, as one stream, for the cost of a second; what delta pruning skips depends
+    on it. Without one it is the self-test's synthetic clip.
 
     Emulated boards count instructions exactly; they are not cycles. Bytes are those
     touched, each operator on its own, without a cache (kws/graph/cost.py).
@@ -56,12 +57,15 @@ def command(
     from kws.graph import cost
 
     bundle = bundles.load(run)
-    windows, name = None, "self-test clip (synthetic)"
+    windows, name, sound = None, "self-test clip (synthetic)", None
     if audio is not None:
-        windows = profile.audio_windows(bundle, flash.read_stream(audio))
+        sound = flash.read_stream(audio)
+        windows = profile.audio_windows(bundle, sound)
         name = audio.name
     if board_name == profile.HOST:
         result = profile.on_host(bundle, windows, name)
+        if sound is not None:
+            result = profile.as_stream(result, bundle, sound)
     else:
         board = boards.load(board_name)
         folder = out or flash.output_folder(bundle, board)
@@ -77,6 +81,12 @@ def command(
             Job(run=run, probe=probe, ask=ask()),
             port,
         )
+        if sound is not None:
+            counts = boards.load(measure_on) if measure_on else board
+            emulated = counts if flash.is_emulated(counts) else None
+            result = profile.as_stream(
+                result, bundle, sound, emulated, folder, compiler
+            )
     if as_json:
         click.echo(json.dumps(result.as_dict()))
         return
@@ -101,6 +111,9 @@ def command(
     click.echo(f"arena     {result.arena_bytes:>12,} bytes")
     if result.stack_bytes is not None:
         click.echo(f"stack     {result.stack_bytes:>12,} bytes used")
+    if result.per_second is not None:
+        click.echo("")
+        click.echo(result.per_second.text())
     if result.energy is not None:
         click.echo(
             f"energy    {result.energy.inference_uj:,.0f} uJ per inference: an "

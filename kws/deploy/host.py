@@ -127,6 +127,23 @@ class Opened:
         )
         return list(events[0 : min(count, room)])
 
+    def transmitted(self, pcm: np.ndarray) -> np.ndarray:
+        """Stream a recording, int16 [samples], from a reset.
+
+        Returns:
+            uint32 [decisions, products]: what was transmitted from one to the next.
+        """
+        self.start()
+        pcm = np.ascontiguousarray(pcm, np.int16)
+        sent = np.zeros((len(pcm) // 16 + 1, self.products), np.uint32)
+        count = self.lib.kws_host_transmit(
+            self._pointer("int16_t *", pcm),
+            len(pcm),
+            self._pointer("uint32_t *", sent),
+            len(sent),
+        )
+        return sent[:count]
+
     def _results(self, clips: int) -> tuple[np.ndarray, np.ndarray]:
         return (
             np.zeros((clips, self.labels), np.int8),

@@ -9,7 +9,7 @@ transmitted. Energy is an estimate, from the figures in board.toml.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from kws.deploy import (
     flash,
     host,
     monitor,
+    per_second,
     run,
     runners,
     serial_port,
@@ -29,6 +30,7 @@ from kws.deploy import (
 from kws.deploy.boards import Board
 from kws.deploy.fit import Fit
 from kws.deploy.monitor import Monitor, Transcript
+from kws.deploy.per_second import PerSecond
 from kws.deploy.runners import Job
 from kws.emit import SELFTEST, native, selftest
 from kws.emit.common import Network
@@ -126,6 +128,7 @@ class Profile:
         time_ms: One inference; measured, or from assumed cycles per instruction.
         time_note: Which of the two.
         energy: The estimate, where board.toml has figures.
+        per_second: Of a recording, as one stream.
     """
 
     board: str
@@ -145,6 +148,7 @@ class Profile:
     time_ms: float
     time_note: str
     energy: Energy | None
+    per_second: PerSecond | None = None
 
     @property
     def total(self) -> Part:
@@ -183,6 +187,7 @@ class Profile:
             "energy_estimate": asdict(self.energy) if self.energy else None,
             "audio": self.audio,
             "windows": self.windows,
+            **(self.per_second.as_dict() if self.per_second else {}),
             "layers": [
                 {
                     **layer.total.as_dict(self.unit),
@@ -360,6 +365,38 @@ def on_board(
     )
 
 
+def as_stream(
+    result: Profile,
+    bundle: Bundle,
+    pcm: np.ndarray,
+    board: Board | None = None,
+    out: Path | None = None,
+    compiler: str | None = None,
+) -> Profile:
+    """A profile with what a second of a recording costs.
+
+    Args:
+        result: Of the bundle.
+        bundle: A converted bundle.
+        pcm: int16 [samples], the whole recording.
+        board: An emulated board, which counts instructions; None: none does.
+        out: The folder that `on_board` has built in.
+        compiler: `gcc`, `zig`, or None for what is installed.
+
+    Raises:
+        KwsError: the recording is too short, or the model cannot be built.
+        CheckFailed: the board did not run to its end, with this machine's logits.
+    """
+    found = per_second.on_host(bundle, pcm, board.core if board else "portable")
+    if board is not None and out is not None:
+        folder = out / "profile" / "stream"
+        counted = per_second.on_board(
+            bundle, board, out / "model", folder, pcm, compiler
+        )
+        found = replace(found, instructions=counted)
+    return replace(result, per_second=found)
+
+
 def _on_real(image: Path, board: Board, job: Job, port: str | None) -> Transcript:
     """Program the profiling image, and read what it says to its end."""
     name = serial_port.find(board, job.run, port, job.ask)
@@ -452,7 +489,7 @@ def _layers(
 ) -> tuple[Layer, ...]:
     """Operators with their counts, gathered into layers in the order of first use."""
     layers: dict[str, list[Part]] = {}
-    counted = network.transmitted(sent)
+    counted = network.transmitted(network.per_run(sent))
     for operator in network.operators:
         layer, name = names(operator.node)
         part = Part(

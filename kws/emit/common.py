@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -74,11 +75,22 @@ class Network:
         """What one run costs with nothing skipped."""
         return cost.total(self.nodes)
 
-    def transmitted(self, sent: Sequence[float]) -> Sent:
-        """What each product transmitted, for kws.graph.cost.
+    def per_run(self, sent: Sequence[float]) -> list[float]:
+        """What a run transmitted on average, of counts up to a first decision.
+
+        A stream takes as many steps to it as a clip has tokens.
+        """
+        if self.stream is None:
+            return list(sent)
+        pairs = zip(self.products, sent, strict=True)
+        return [count / product.rows for product, count in pairs]
+
+    def transmitted(self, sent: Sequence[Any]) -> Sent:
+        """What each product transmitted in a run, for kws.graph.cost.
 
         Args:
-            sent: For each row of the table of products that skip.
+            sent: For each row of the table of products that skip: a number, or a vector
+                of several runs.
         """
         table = {
             (product.node.name, product.kind): count

@@ -1,0 +1,204 @@
+"""What a second of sound costs: a recording as one stream, step by step (DESIGN D16).
+
+The firmware's C runs it on this machine, with its counters of what was transmitted;
+multiply-accumulates follow by the one rule (kws/graph/cost.py). Where an emulated board
+is asked for, the same recording runs there, and every instruction is counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kws.bundle import Bundle
+from kws.deploy import build, host, run
+from kws.deploy.boards import Board
+from kws.emit import native
+from kws.emit.common import Network
+from kws.errors import CheckFailed, KwsError
+from kws.graph import cost
+from kws.recipe import decision_ms
+
+MIN_DECISIONS = 2  # the first one's cost is a clip's
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """Of an emulated board.
+
+    Args:
+        features, model: Instructions a second of sound.
+        decision: Of the network, for one decision; mean.
+        decision_max: The dearest.
+        sleep_share: Of the board's time, with its cycles per instruction.
+    """
+
+    features: int
+    model: int
+    decision: int
+    decision_max: int
+    sleep_share: float
+
+    @property
+    def total(self) -> int:
+        return self.features + self.model
+
+
+@dataclass(frozen=True)
+class PerSecond:
+    """What a recording costs.
+
+    Args:
+        seconds: Its length.
+        decisions_per_second: Of the network.
+        sent: Kind -> share of its elements that was transmitted.
+        macs_dense: Of a decision, with nothing skipped.
+        macs: float64 [decisions], multiply-accumulates executed for each, the first
+            left out: it starts from nothing.
+        instructions: Where they were counted.
+    """
+
+    seconds: float
+    decisions_per_second: float
+    sent: dict[str, float]
+    macs_dense: int
+    macs: np.ndarray
+    instructions: Instructions | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Stable keys of `kws profile --audio --json` (DESIGN section 4)."""
+        counted = self.instructions
+        return {
+            "seconds": self.seconds,
+            "decisions_per_second": self.decisions_per_second,
+            "sent": self.sent,
+            "macs_per_decision": {
+                "dense": self.macs_dense,
+                "mean": float(self.macs.mean()),
+                "p95": float(np.percentile(self.macs, 95)),
+            },
+            "macs_per_second": float(self.macs.mean() * self.decisions_per_second),
+            "instructions_per_second": counted
+            and {
+                "features": counted.features,
+                "model": counted.model,
+                "total": counted.total,
+            },
+            "instructions_per_decision": counted
+            and {"mean": counted.decision, "max": counted.decision_max},
+            "sleep_share": counted and counted.sleep_share,
+        }
+
+    def text(self) -> str:
+        """For people."""
+        rate, mean = self.decisions_per_second, self.macs.mean()
+        lines = [
+            f"{self.seconds:.1f} s of sound as one stream, {rate:g} decisions a second",
+            f"{'MACs':<16}{'dense':>12}{'mean':>12}{'95 %':>12}",
+            f"{'  a decision':<16}{self.macs_dense:>12,}{mean:>12,.0f}"
+            f"{np.percentile(self.macs, 95):>12,.0f}",
+            f"{'  a second':<16}{rate * self.macs_dense:>12,.0f}{rate * mean:>12,.0f}",
+        ]
+        if self.sent:
+            shares = (f"{kind} {100 * part:.1f} %" for kind, part in self.sent.items())
+            lines.append("sent: " + ", ".join(shares))
+        counted = self.instructions
+        if counted is not None:
+            lines += [
+                f"instructions a second: {counted.total:,} "
+                f"(features {counted.features:,}, network {counted.model:,})",
+                f"of a decision: {counted.decision:,}, at most {counted.decision_max:,}",
+                f"asleep {100 * counted.sleep_share:.0f} % of the time",
+            ]
+        return "\n".join(lines)
+
+
+def on_host(bundle: Bundle, pcm: np.ndarray, core: str = "portable") -> PerSecond:
+    """Run a recording as one stream on this machine.
+
+    Args:
+        bundle: A converted bundle.
+        pcm: int16 [samples], 16 kHz.
+        core: Whose network is counted.
+
+    Raises:
+        KwsError: it is too short for two decisions.
+    """
+    with host.opened(host.library(bundle), len(bundle.labels)) as copy:
+        sent = copy.transmitted(pcm)
+    if len(sent) < MIN_DECISIONS:
+        raise KwsError(
+            "The recording is too short for the model to decide twice. Received: "
+            f"{len(pcm) / run.SAMPLE_RATE:.1f} s",
+            "kws data tape   (makes a longer one)",
+        )
+    here = native.sources(bundle, "portable").network
+    network = native.sources(bundle, core).network
+    counted = cost.noted(here.transmitted(list(sent[1:].T.astype(float))))
+    macs = np.broadcast_to(
+        np.asarray(cost.total(network.nodes, counted).macs, np.float64), len(sent) - 1
+    )
+    return PerSecond(
+        seconds=len(pcm) / run.SAMPLE_RATE,
+        decisions_per_second=1000 / decision_ms(bundle.recipe),
+        sent=_shares(here, sent[1:]),
+        macs_dense=cost.whole(network.dense.macs),
+        macs=macs,
+    )
+
+
+def _shares(network: Network, sent: np.ndarray) -> dict[str, float]:
+    """Kind -> share of its elements that was transmitted."""
+    mean, whole = dict[str, float](), dict[str, int]()
+    for product, column in zip(network.products, sent.T, strict=True):
+        kind, step = product.kind, network.stream is not None
+        elements = product.inputs if step else product.elements
+        mean[kind] = mean.get(kind, 0.0) + float(column.mean())
+        whole[kind] = whole.get(kind, 0) + elements
+    return {kind: mean[kind] / whole[kind] for kind in mean}
+
+
+def on_board(
+    bundle: Bundle,
+    board: Board,
+    model_dir: Path,
+    out: Path,
+    pcm: np.ndarray,
+    compiler: str | None = None,
+) -> Instructions:
+    """Run a recording as one stream on an emulated board, and count.
+
+    Args:
+        bundle: A converted bundle.
+        board: An emulated one.
+        model_dir: The bundle's C for its core.
+        out: Folder of the build.
+        pcm: int16 [samples], 16 kHz.
+        compiler: `gcc`, `zig`, or None for what is installed.
+
+    Raises:
+        KwsError: the model cannot be built.
+        CheckFailed: the image did not run to its end, with this machine's logits.
+    """
+    image = build.build(model_dir, board, out, "clips", compiler)
+    labels = len(bundle.labels)
+    result = run.clips(image.elf, board, pcm[None, :], labels, jobs=1)
+    expected, _ = host.run(bundle, pcm[None, :])
+    if not np.array_equal(expected, result.logits):
+        raise CheckFailed(
+            f"{board.name} and this machine disagree at the end of the recording: a "
+            "fault of kws.",
+            f"kws eval {bundle.path} --engine host,qemu --board {board.name}",
+        )
+    features = bundle.recipe.features
+    decisions = 1000 / decision_ms(bundle.recipe)
+    per_frame, each = result.instructions_per_frame, result.instructions_per_inference
+    front = round(run.SAMPLE_RATE / features.hop * per_frame)
+    model = round(decisions * each)
+    busy = (front + model) * board.cycles_per_instruction / board.clock_hz
+    return Instructions(
+        front, model, each, result.instructions_per_inference_max, max(0.0, 1 - busy)
+    )
