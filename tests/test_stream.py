@@ -251,7 +251,7 @@ def test_a_step_costs_one_token_and_the_read_out() -> None:
     bundle = sample()
     clip = cost.total(reader_copy().nodes)
     step = native.sources(bundle, "dsp").network
-    assert step.stream == stream.Stream(4, FRAMES, TOKENS)
+    assert step.stream == stream.Stream(4, FRAMES, TOKENS, 2 + 2 * 4 + TOKENS - 1)
     graph = reader_copy()
     readout = [n for n in graph.nodes if n.output.elements // n.output.shape[-1] <= 3]
     once = cost.total(readout).macs

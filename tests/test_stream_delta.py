@@ -27,9 +27,9 @@ from kws.simulate.simulator import Run
 from kws.thresholds import Slots, Thresholds
 
 STEP = 4  # frames
-KINDS = ("E", "M", "H", "R")
+KINDS = ("F", "E", "M", "H", "R")
 REPEATS = dict.fromkeys(KINDS, 0)
-MIXED = {"E": 12, "M": 9, "H": 4, "1.H": 2, "R": 3}
+MIXED = {"F": 5, "E": 12, "M": 9, "H": 4, "1.H": 2, "R": 3}
 
 
 def with_thresholds(steps: dict[str, int]) -> Bundle:
@@ -43,7 +43,9 @@ def slots() -> Slots:
 def random_thresholds(seed: int) -> dict[str, int]:
     """Some slots encoded, some not; few repeats only."""
     rng = np.random.default_rng(seed)
-    values = np.where(rng.random(len(slots())) < 0.2, -1, rng.integers(0, 30, 6))
+    values = np.where(
+        rng.random(len(slots())) < 0.2, -1, rng.integers(0, 30, len(slots()))
+    )
     return Thresholds(slots(), values).to_steps()
 
 
@@ -90,7 +92,7 @@ class Held:
 
 
 def test_kinds_are_the_blocks_with_the_stem_s_and_the_read_out_s() -> None:
-    assert slots().by_layer == (("E", "M", "H"), ("M", "H", "R"))
+    assert slots().by_layer == (("F", "E", "M", "H"), ("M", "H", "R"))
     assert set(slots().kinds) <= set(attention.kind_names())
     mean = test_stream.causal(readout="mean", token_kernel=0).model
     assert attention.slots(mean).by_layer[-1] == ("M", "H")
@@ -117,7 +119,9 @@ def test_a_clip_is_a_stream_from_a_reset(seed: int) -> None:
     expected = simulated(bundle, clips)
     logits, sent = engine.invoke(bundle, clips)
     np.testing.assert_array_equal(logits, expected.logits)
-    encoded = [slots().index(slot) for slot in slots() if slot in expected.counts.encoded]
+    encoded = [
+        slots().index(slot) for slot in slots() if slot in expected.counts.encoded
+    ]
     np.testing.assert_array_equal(sent, expected.counts.sent[:, encoded])
 
 
@@ -158,8 +162,11 @@ def test_silence_sends_nothing_once_the_past_is_full() -> None:
     features[: 2 * FRAMES] = drifting(2 * FRAMES)
     pieces = np.split(features, len(features) // STEP)
     for steps in (REPEATS, MIXED):
-        _, sent = test_stream.counted_decisions(pieces, with_thresholds(steps))
-        looks_back = 2 + 2 * (5 - 1) + TOKENS
+        bundle = with_thresholds(steps)
+        _, sent = test_stream.counted_decisions(pieces, bundle)
+        step = native.sources(bundle, "portable").network.stream
+        assert step is not None
+        looks_back = step.looks_back + 1
         assert sent[2 * TOKENS : 2 * TOKENS + 2].any()
         assert not sent[2 * TOKENS + looks_back :].any()
 
@@ -176,7 +183,9 @@ def test_boards_run_the_same_stream(board: str, steps: dict[str, int]) -> None:
     loud = np.repeat([900, 30, 300], samples)
     pcm = (loud * rng.normal(0, 1, (2, 3 * samples))).astype(np.int16)
     name = f"delta-{board}-{len(steps)}"
-    image = flash.emit_and_build(bundle, target, test_stream.folder() / name, app="clips")
+    image = flash.emit_and_build(
+        bundle, target, test_stream.folder() / name, app="clips"
+    )
     result = run.clips(image.elf, target, pcm, len(bundle.labels), jobs=1)
     with host.opened(host.library(bundle), len(bundle.labels)) as copy:
         logits, sent = copy.clips(pcm)
@@ -193,4 +202,7 @@ def test_what_a_step_costs() -> None:
     skipped = sum(p.inputs * p.macs for p in network.products)
     assert dense.macs - none.macs == skipped > 0
     assert none.comparisons == sum(p.inputs for p in network.products)
-    assert network.arena_bytes > native.sources(test_stream.sample(), "dsp").network.arena_bytes
+    assert (
+        network.arena_bytes
+        > native.sources(test_stream.sample(), "dsp").network.arena_bytes
+    )

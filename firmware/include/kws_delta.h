@@ -103,6 +103,12 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
 void kws_delta_step_s8(const kws_delta_fully_connected_t *p, const int8_t *x, int reset,
                        int8_t *y, void *state, void *scratch, uint32_t *sent);
 
+/* What an encoding holds, for an operator that doesn't skip: the next row of a stream,
+ * x [n] -> y [n]. held [n], 4-byte aligned, is kept from step to step; reset as above.
+ */
+void kws_delta_hold_s8(const int8_t *x, int32_t n, int32_t threshold, int reset,
+                       int8_t *y, int8_t *held, uint32_t *sent);
+
 /* ---- BATCH_MATMUL, one matrix ---- */
 
 /* For an interpreter that runs Q.K^T and P.V one after the other; the attention below

@@ -215,8 +215,8 @@ static int encode(row_t *row, group_t *group) {
   return !done;
 }
 
-/* The same without a list, from the row held before to a row of its own. Returns the
- * number of changes. */
+/* The same without a list, from the row held before to a row of its own, which may be
+ * where that is. Returns the number of changes. */
 static int32_t hold(const int8_t *x, const int8_t *before, int8_t *after, int32_t n,
                     int32_t threshold) {
   int32_t count = 0, i = 0;
@@ -229,6 +229,19 @@ static int32_t hold(const int8_t *x, const int8_t *before, int8_t *after, int32_
     const mve_pred16_t changed = vcmpgtq_m_n_s8(size, (int8_t)threshold, lanes);
     vstrbq_p_s8(after + i, vpselq_s8(now, old, changed), lanes);
     count = vaddvaq_p_s8(count, vdupq_n_s8(1), changed);
+  }
+#elif defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP)
+  const uint32_t thresholds = (uint32_t)threshold * 0x01010101u;
+  for (; threshold < INT8_MAX && i + 4 <= n; i += 4) {
+    uint32_t now, old;
+    memcpy(&now, x + i, sizeof now);
+    memcpy(&old, before + i, sizeof old);
+    const uint32_t excess = excess_bytes(now, old, thresholds, 2 * thresholds);
+    if (excess != 0) {
+      old = select_bytes(now, old, excess);
+      for (int32_t bit = 0; bit < 32; bit += 8) count += ((excess >> bit) & 0xff) != 0;
+    }
+    memcpy(after + i, &old, sizeof old);
   }
 #endif
   for (; i < n; ++i) {
@@ -975,6 +988,13 @@ void kws_delta_step_s8(const kws_delta_fully_connected_t *p, const int8_t *x, in
   *layer.recent = 64 * count / product->inputs;
   *sent += (uint32_t)count;
   memcpy(y, layer.outputs, (size_t)product->outputs);
+}
+
+void kws_delta_hold_s8(const int8_t *x, int32_t n, int32_t threshold, int reset,
+                       int8_t *y, int8_t *held, uint32_t *sent) {
+  if (reset) memcpy(held, x, (size_t)n);
+  *sent += (uint32_t)(reset ? n : hold(x, held, held, n, threshold));
+  memcpy(y, held, (size_t)n);
 }
 
 /* ---- Attention ---- */

@@ -121,7 +121,7 @@ def macs_per_element(model: Model, shape: Shape) -> list[dict[str, float]]:
         "H": float(shape.mlp_rank or shape.dim),
     }
     if model.causal:
-        other = {"E": float(shape.dim), "R": float(model.readout_dim)}
+        other = {"F": 0.0, "E": float(shape.dim), "R": float(model.readout_dim)}
         return [
             {kind: (mlp | other)[kind] for kind in kinds}
             for kinds in products.stream_slots(model).by_layer

@@ -55,6 +55,7 @@ class PerSecond:
         seconds: Its length.
         decisions_per_second: Of the network.
         sent: Kind -> share of its elements that was transmitted.
+        at_rest: Share of decisions that were the one before, since nothing changed.
         macs_dense: Of a decision, with nothing skipped.
         macs: float64 [decisions], multiply-accumulates executed for each, the first
             left out: it starts from nothing.
@@ -64,6 +65,7 @@ class PerSecond:
     seconds: float
     decisions_per_second: float
     sent: dict[str, float]
+    at_rest: float
     macs_dense: int
     macs: np.ndarray
     instructions: Instructions | None = None
@@ -75,6 +77,7 @@ class PerSecond:
             "seconds": self.seconds,
             "decisions_per_second": self.decisions_per_second,
             "sent": self.sent,
+            "at_rest": self.at_rest,
             "macs_per_decision": {
                 "dense": self.macs_dense,
                 "mean": float(self.macs.mean()),
@@ -105,6 +108,8 @@ class PerSecond:
         if self.sent:
             shares = (f"{kind} {100 * part:.1f} %" for kind, part in self.sent.items())
             lines.append("sent: " + ", ".join(shares))
+        if self.at_rest:
+            lines.append(f"at rest in {100 * self.at_rest:.1f} % of the decisions")
         counted = self.instructions
         if counted is not None:
             lines += [
@@ -138,16 +143,29 @@ def on_host(bundle: Bundle, pcm: np.ndarray, core: str = "portable") -> PerSecon
     here = native.sources(bundle, "portable").network
     network = native.sources(bundle, core).network
     counted = cost.noted(here.transmitted(list(sent[1:].T.astype(float))))
-    macs = np.broadcast_to(
-        np.asarray(cost.total(network.nodes, counted).macs, np.float64), len(sent) - 1
-    )
+    still = _at_rest(here, sent[1:])
+    macs = np.where(still, 0.0, cost.total(network.nodes, counted).macs)
     return PerSecond(
         seconds=len(pcm) / run.SAMPLE_RATE,
         decisions_per_second=1000 / decision_ms(bundle.recipe),
         sent=_shares(here, sent[1:]),
+        at_rest=float(still.mean()),
         macs_dense=cost.whole(network.dense.macs),
         macs=macs,
     )
+
+
+def _at_rest(network: Network, sent: np.ndarray) -> np.ndarray:
+    """bool [decisions]: the features were held for so long that nothing ran."""
+    kinds = [product.kind for product in network.products]
+    still = np.zeros(len(sent), bool)
+    if network.stream is None or "F" not in kinds:
+        return still
+    count = 0
+    for index, moved in enumerate(sent[:, kinds.index("F")]):
+        count = 0 if moved else count + 1
+        still[index] = count > network.stream.looks_back
+    return still
 
 
 def _shares(network: Network, sent: np.ndarray) -> dict[str, float]:

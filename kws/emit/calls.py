@@ -128,6 +128,7 @@ class Model(Constants):
     ) -> None:
         super().__init__(core)
         self.stream = stream
+        self._rests = False
         self.graph = graph
         self.program = program
         self.plan = plan
@@ -197,6 +198,27 @@ class Model(Constants):
         to = _offset(base, kept.past * kept.width)
         return f"{to} + row * {kept.width}" if self.loop_rows else to
 
+    def rest(self, sent: str) -> list[str]:
+        """C that leaves a run where nothing can change any more.
+
+        Args:
+            sent: The counter of the features: while they are held, so is, step by step,
+                all that looks back on them.
+        """
+        assert self.stream is not None
+        self._rests = True
+        logits = self.graph.output.elements
+        return [
+            f"if ({sent} != 0) {{",
+            "  still = 0;",
+            f"}} else if (still < {self.stream.looks_back}) {{",
+            "  ++still;",
+            "} else {",
+            f"  memcpy(logits, last_logits, {logits});",
+            "  return;",
+            "}",
+        ]
+
     def _slots(self) -> list[int]:
         """Sizes of the rings, in steps: rings of one size go round together."""
         rings = [kept for kept in self._histories.values() if kept.ring]
@@ -226,6 +248,9 @@ class Model(Constants):
             f"slot_{n} = (uint16_t)(slot_{n} + 1 == {n} ? 0 : slot_{n} + 1);"
             for n in self._slots()
         ]
+        if self._rests:
+            size = self.graph.output.elements
+            lines += c_text.call("memcpy", "last_logits", "logits", size)
         return lines + ([f"if (step < {self._steps}) ++step;"] if self._steps else [])
 
     @property
@@ -239,10 +264,15 @@ class Model(Constants):
         if not self.plan.persistent:
             return []
         size = self.plan.persistent_bytes
+        rest = [
+            "static uint16_t still; /* steps with the same features */",
+            f"static int8_t last_logits[{self.graph.output.elements}];",
+        ]
         return [
             f"static _Alignas(16) int8_t persistent[{size}];",
             *(f"static uint16_t slot_{n};" for n in self._slots()),
             *(["static uint16_t step; /* since a reset */"] if self._steps else []),
+            *(rest if self._rests else []),
             "",
             "static void network_reset(void) {",
             *(
@@ -251,6 +281,7 @@ class Model(Constants):
             ),
             *(f"  slot_{n} = 0;" for n in self._slots()),
             *(["  step = 0;"] if self._steps else []),
+            *(["  still = 0;"] if self._rests else []),
             "}",
         ]
 
@@ -728,6 +759,26 @@ def _history(model: Model, node: Node) -> list[str]:
     return c_text.call("memcpy", model.history(node), model.input(node, 0), bytes_)
 
 
+def _hold(model: Model, node: Node) -> list[str]:
+    note = delta.note(node)
+    assert note is not None
+    (product,) = node.options["products"]
+    (threshold,) = note.steps.values()
+    sent = model.counter("uint32_t")
+    model.count_step(product, sent)
+    lines = c_text.call(
+        "kws_delta_hold_s8",
+        model.input(node, 0),
+        product.inputs,
+        threshold,
+        f"step < {note.whole_steps}",
+        model.output(node),
+        model.input(node, 1),
+        f"&{sent}",
+    )
+    return lines + model.rest(sent)
+
+
 def _pad(model: Model, node: Node) -> list[str]:
     x, y = node.input(0), node.output
     y_steps = _steps(y.shape)
@@ -797,6 +848,7 @@ CALLS: dict[str, Callable[[Model, Node], list[str]]] = {
     "STRIDED_SLICE": _strided_slice,
     "PAD": _pad,
     "HISTORY": _history,
+    "HOLD": _hold,
     "CONCATENATION": _concatenation,
 }
 

@@ -191,7 +191,7 @@ def count(node: Node, sent: Sent | None = None) -> Count:
         counted: Count = spec.count(node, sent)
         return counted
     if node.kind in operators.VIEWS:
-        return Count()
+        return _held(node, sent)
     rule = RULES.get(node.kind, _moved)
     return rule(node, sent)
 
@@ -220,6 +220,22 @@ def encoded(
             STATE_WRITE: found + accumulators,
         },
     )
+
+
+def _held(node: Node, sent: Sent | None) -> Count:
+    """What reads features that are held, in the clip's graph; moves nothing itself."""
+    result = Count()
+    for product in node.options.get("products", ()):
+        result += encoded(product, sent)[1]
+    return result
+
+
+def _hold(node: Node, sent: Sent | None) -> Count:
+    """A step's row is compared, and handed on as it is held."""
+    result = _moved(node, sent)
+    for product in node.options["products"]:
+        result += encoded(product, sent, 1)[1]
+    return result
 
 
 def _fully_connected(node: Node, sent: Sent | None) -> Count:
@@ -284,7 +300,7 @@ def _softmax(node: Node, sent: Sent | None) -> Count:
 
 def _moved(node: Node, sent: Sent | None) -> Count:
     """Every input read, the output written: element by element, or just moved."""
-    read = sum(tensor.elements for tensor in node.variables)
+    read = sum(tensor.elements for tensor in node.variables if tensor.reset is None)
     constants = sum(
         tensor.elements
         for tensor in node.inputs
@@ -320,5 +336,6 @@ RULES: dict[str, Callable[[Node, Sent | None], Count]] = {
     "BATCH_MATMUL": _batch_matmul,
     "SOFTMAX": _softmax,
     "HISTORY": _history,
+    "HOLD": _hold,
     "TRANSPOSE_TOKENS": _transposed,
 }

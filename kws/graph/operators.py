@@ -727,6 +727,7 @@ OWN: dict[str, Operator] = {
     ),
     "TRANSPOSE_TOKENS": Operator(any_shape, (1, 1)),
     "HISTORY": Operator(any_shape, (1, 1), rows=_rows_history),
+    "HOLD": Operator(any_shape, (1, 1)),
 }
 
 

@@ -29,9 +29,10 @@ MLP_ROLES = ("expand", "contract")
 MLP = tuple(zip(MLP_KINDS, MLP_ROLES, strict=True))
 # Of a network for streams. The stem's slots are the first block's, the read-out's the
 # last one's.
-STEM_KINDS = {"E": "inputs of the stem's dense layer"}
+STEM_KINDS = {"F": "features", "E": "inputs of the stem's dense layer"}
 READOUT_KINDS = {"R": "pooled tokens of the read-out"}
-EMBED, READOUT = "embed", "readout"
+FEATURES, EMBED, READOUT = "features", "embed", "readout"
+STREAM_ROLES = (FEATURES, EMBED, READOUT)  # beside the MLP's
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def stream_slots(model: Model) -> Slots:
     Example:
         >>> from kws import recipe
         >>> stream_slots(recipe.load("kwt-stream-tiny").model).by_layer
-        (('E', 'M', 'H'), ('M', 'H'), ('M', 'H'), ('M', 'H', 'R'))
+        (('F', 'E', 'M', 'H'), ('M', 'H'), ('M', 'H'), ('M', 'H', 'R'))
     """
     blocks = [tuple(MLP_KINDS)] * model.layers
     blocks[0] = (*STEM_KINDS, *blocks[0])
@@ -186,7 +187,11 @@ def find_stream(graph: Graph, shape: Shape, slots: Slots) -> Products:
             f"{len(tokens)}",
             "kws convert RUN",
         )
-    every = [_product(0, Part("E", EMBED, tokens[0]), shape)]
+    every = [
+        # What reads the features first; only held, a token's frames at a time.
+        _product(0, Part("F", FEATURES, graph.consumers(graph.input)[0]), shape),
+        _product(0, Part("E", EMBED, tokens[0]), shape),
+    ]
     mlps = iter(tokens[1:needed])
     for layer in range(shape.layers):
         for kind, role in MLP:
@@ -210,15 +215,13 @@ def _noted(graph: Graph, products: Products) -> Products:
     return products
 
 
-def _product(
-    layer: int, part: Part, shape: Shape, rows: int | None = None
-) -> Product:
+def _product(layer: int, part: Part, shape: Shape, rows: int | None = None) -> Product:
     node, tensor = part.node, part.node.input(part.side)
     rows = rows or shape.tokens
     if tensor.elements % rows:
         raise unknown(node)
     inputs = tensor.elements // rows
-    if part.side:
+    if part.side or part.role == FEATURES:
         outputs, macs = 0, 0
     elif node.kind == "BATCH_MATMUL":
         outputs = node.output.elements // shape.tokens
@@ -324,6 +327,8 @@ def mark(graph: Graph, thresholds: Thresholds, products: Products, core: str) ->
 def _check(node: Node, item: delta.Note, tokens: int) -> None:
     if node.kind == "FULLY_CONNECTED":
         fits = operators.row_count(node.output) == tokens
+    elif "F" in item.steps:
+        fits = node.kind in operators.VIEWS
     else:
         fits = (
             node.output.shape[-2] == tokens

@@ -71,11 +71,14 @@ class Stream:
         step_frames: New feature frames that it takes.
         clip_frames: Frames of a clip: the first decision comes with so many.
         tokens: Steps in a clip.
+        looks_back: Steps after which all that is kept is of new frames: where they have
+            not changed for so long, nothing changes any more.
     """
 
     step_frames: int
     clip_frames: int
     tokens: int
+    looks_back: int
 
 
 def derive(graph: Graph) -> Stream:
@@ -133,11 +136,22 @@ class _Derivation:
                 'readout = "pool" in the recipe',
             )
         source.shape = (1, self.step_frames, source.shape[2])
+        tokens = frames // self.step_frames
         for node in self.nodes:
             self._shrink(node)
-            self._persist(node, frames // self.step_frames)
-        self.graph.nodes = self.nodes
-        return Stream(self.step_frames, frames, frames // self.step_frames)
+        self.graph.nodes = [n for node in self.nodes for n in self._kept(node, tokens)]
+        return Stream(self.step_frames, frames, tokens, self._looks_back())
+
+    def _looks_back(self) -> int:
+        """Steps along the longest way from features to decision."""
+        before: dict[int, int] = {}
+        for node in self.nodes:
+            steps = max((before.get(id(t), 0) for t in node.variables), default=0)
+            if node.kind == "HISTORY":
+                kept = operators.history(node)
+                steps += -(-kept.past // kept.rows)
+            before[id(node.output)] = steps
+        return max(before.values())
 
     def _stride(self) -> int:
         """Frames that one token stands for: the strides in time, multiplied."""
@@ -346,24 +360,39 @@ class _Derivation:
         shape[time.axis] = self._rows(time)
         node.output.shape = tuple(shape)
 
-    def _persist(self, node: Node, tokens: int) -> None:
-        """Keep what a delta encoding holds from step to step.
+    def _kept(self, node: Node, tokens: int) -> list[Node]:
+        """A node, with what its delta encoding keeps from step to step.
 
         A row of the clip is a step of the stream, and the first is transmitted whole. A
         clip has one decision: what is read for it is transmitted whole until then.
         """
         note = delta.note(node)
         if note is None:
-            return
+            return [node]
         whole = 1 if id(node.output) in self.time else tokens
-        outputs, inputs = node.input(1).shape
-        state = Tensor(
-            f"state of {node.name}"[:200],
-            (weight_layout.delta_step_state_bytes(inputs, outputs, note.keeps_dense),),
-            "int8",
-            reset=0,
-        )
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        node.inputs = [*node.inputs[:2], bias, state]
         note = replace(note, dense_rows=0, whole_steps=whole)
-        node.options = {**node.options, "delta": note}
+        x = node.input(0)
+        if node.kind == "FULLY_CONNECTED":
+            outputs, inputs = node.input(1).shape
+            size = weight_layout.delta_step_state_bytes(
+                inputs, outputs, note.keeps_dense
+            )
+            bias = node.inputs[2] if len(node.inputs) > 2 else None
+            node.inputs = [*node.inputs[:2], bias, _state(node.output, size)]
+            node.options = {**node.options, "delta": note}
+            return [node]
+        held = Tensor(f"held {x.name}"[:200], x.shape, "int8", x.quantization)
+        state = _state(x, weight_layout.round_up(x.elements, 4))
+        options = {"delta": note, "products": node.options.pop("products")}
+        del node.options["delta"]
+        node.inputs[0] = held
+        hold = Node("HOLD", [x, state], held, options)
+        options["products"] = tuple(
+            replace(product, node=hold) for product in options["products"]
+        )
+        return [hold, node]
+
+
+def _state(owner: Tensor, size: int) -> Tensor:
+    """What is kept for a tensor's encoding."""
+    return Tensor(f"state of {owner.name}"[:200], (size,), "int8", reset=0)
