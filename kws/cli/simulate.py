@@ -110,6 +110,8 @@ def text(table: dict[str, Any]) -> str:
         ("whole model, pairs", "macs", "macs_dense", "mac_cut"),
         ("whole model, rows", "macs_rows", "macs_dense", "mac_cut_rows"),
     ]
+    if not table["mhsa_macs_dense"]:  # a network for streams: one way to count
+        rows = [("whole model, a clip", "macs", "macs_dense", "mac_cut")]
     lines.append(
         f"{'MACs per inference':<22}{'dense':>12}{'mean':>12}{'95 %':>12}    cut"
     )
@@ -130,7 +132,10 @@ def text(table: dict[str, Any]) -> str:
                 ("output", "out"),
                 ("MLP in", "expand"),
                 ("MLP out", "contract"),
+                ("stem", "embed"),
+                ("read-out", "readout"),
             )
+            if key in cut
         )
     )
     lines.append(
@@ -141,6 +146,7 @@ def text(table: dict[str, Any]) -> str:
     lines += [
         f"{f'{who}, {name}':<34}{table[key]['mean']:>12,.0f}{table[key]['p95']:>12,.0f}"
         for who, prefix in (("MHSA", "mhsa_bytes"), ("whole model", "bytes"))
+        if table["mhsa_macs_dense"] or who != "MHSA"
         for name in PURPOSES
         for key in (f"{prefix}_{name}",)
     ]

@@ -60,15 +60,16 @@ def axes(table: dict[str, Any]) -> list[Axis]:
         )
         for board, facts in table.get("boards", {}).items()
     ]
-    found.append(
-        Axis(
-            "mhsa_macs",
-            "MACs of attention (MHSA) that are cut",
-            ("mhsa_mac_cut",),
-            True,
-            tuple(table["pareto"]),
+    if any(point["mhsa_mac_cut"] for point in table["points"]):
+        found.append(
+            Axis(
+                "mhsa_macs",
+                "MACs of attention (MHSA) that are cut",
+                ("mhsa_mac_cut",),
+                True,
+                tuple(table["pareto"]),
+            )
         )
-    )
     found.append(
         Axis(
             "model_macs",

@@ -19,9 +19,11 @@ from kws import attention
 from kws.graph import cost, passes, reader
 from kws.graph.cost import PURPOSES, Count
 from kws.graph.nodes import Node
-from kws.graph.products import MLP_ROLES, Product
+from kws.graph.products import MLP_ROLES, STREAM_ROLES, Product
 from kws.recipe import Recipe
 from kws.thresholds import Slot, Slots
+
+BESIDE = (*MLP_ROLES, *STREAM_ROLES)  # roles of products that are not MHSA's
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,16 @@ class Network:
         return spent
 
     def dense_macs(self, layer: int | None = None, mlp: bool = False) -> dict[str, int]:
-        """Dense MACs by role, of MHSA, or of the MLP; of one layer or of all."""
+        """Dense MACs by role, of MHSA, or of all beside it; of one layer or of all.
+
+        Args:
+            layer: The layer; None: all.
+            mlp: What is beside MHSA: the MLP, and a stream's stem and read-out.
+        """
         found: dict[str, int] = {}
         for product in self.products.every:
-            if (product.role in MLP_ROLES) == mlp and layer in (None, product.layer):
+            beside = product.role in BESIDE
+            if beside == mlp and layer in (None, product.layer):
                 macs = product.elements * product.macs
                 found[product.role] = found.get(product.role, 0) + macs
         return {role: macs for role, macs in found.items() if macs}
@@ -120,34 +128,35 @@ class Network:
 
 def _is_mhsa(node: Node) -> bool:
     products = node.options.get("products", ())
-    return any(product.role not in MLP_ROLES for product in products)
+    return any(product.role not in BESIDE for product in products)
 
 
 def summary(network: Network, counts: Counts) -> dict[str, object]:
     """Everything counted, for JSON: means over clips and 95th percentiles.
 
     Returns:
-        mhsa_mac_cut and mac_cut (0..1, mean, Q.K^T by pairs), the same by rows,
+        mhsa_mac_cut and mac_cut (0..1, mean, Q.K^T by pairs; 0 where there is no
+        MHSA), the same by rows,
         cut by role, macs of MHSA and of the whole model with percentile, comparisons
         and what is beside them, bytes of both by purpose, and the whole model's by
         memory, purpose and direction.
     """
-    spent = network.macs(counts)
+    clips, spent = len(counts.pairs), network.macs(counts)
     dense = network.dense_macs() | network.dense_macs(mlp=True)
     mhsa_dense = sum(network.dense_macs().values())
     counted = network.count(counts)
     attention_roles = [role for role in network.dense_macs() if role != "scores"]
-    mlp = sum(dense.values()) - mhsa_dense
+    beside = sum(dense.values()) - mhsa_dense
     rest = (
         network.dense.macs
         - mhsa_dense
-        - mlp
-        + sum(spent[role].sum(axis=1) for role in MLP_ROLES if role in spent)
+        - beside
+        + sum(spent[role].sum(axis=1) for role in BESIDE if role in spent)
     )
     table: dict[str, object] = {}
     for suffix, scores in (("", "scores"), ("_rows", "scores_rows")):
         names = [name for name in (*attention_roles, scores) if name in spent]
-        mhsa = sum(spent[name].sum(axis=1) for name in names)
+        mhsa = sum((spent[name].sum(axis=1) for name in names), np.zeros(clips))
         whole = mhsa + rest
         table[f"mhsa_mac_cut{suffix}"] = _cut(mhsa, mhsa_dense)
         table[f"mac_cut{suffix}"] = _cut(whole, network.dense.macs)
@@ -163,7 +172,7 @@ def summary(network: Network, counts: Counts) -> dict[str, object]:
     pairs = [name for name in (*attention_roles, "scores") if name in spent]
     table["layer_cut"] = [
         _cut(
-            np.sum([spent[name][:, layer] for name in pairs], axis=0),
+            sum((spent[name][:, layer] for name in pairs), np.zeros(clips)),
             sum(network.dense_macs(layer).values()),
         )
         for layer in range(network.slots.layers)
@@ -176,7 +185,6 @@ def summary(network: Network, counts: Counts) -> dict[str, object]:
     table["subtractions"] = table["comparisons"] = cost.whole(counted.comparisons)
     table["additions"] = _additions(network, counts)
     table["exponentials"] = cost.whole(counted.exponentials)
-    clips = len(counts.pairs)
     for prefix, count in (
         ("mhsa_bytes", network.count(counts, mhsa=True)),
         ("bytes", counted),
@@ -199,7 +207,7 @@ def _additions(network: Network, counts: Counts) -> int:
 
 
 def _cut(spent: np.ndarray, dense: int) -> float:
-    return float(1.0 - spent.mean() / dense)
+    return float(1.0 - spent.mean() / dense) if dense else 0.0
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:

@@ -159,7 +159,7 @@ def representative(run: Run, count: int) -> np.ndarray:
         run: With thresholds that some clips profit from more than others.
         count: How many; fewer where there are no more.
     """
-    each = run.network.count(run.counts, mhsa=True).macs
+    each = run.network.count(run.counts, mhsa=bool(run.network.dense_macs())).macs
     order = np.argsort(np.broadcast_to(each, len(run.logits)), kind="stable")
     count = min(count, len(order))
     return np.sort(order[((np.arange(count) + 0.5) / count * len(order)).astype(int)])

@@ -187,6 +187,8 @@ class IntegerSimulator:
         histogram = np.zeros((len(self.slots), 256), np.int64)
         for start in range(0, len(features), BATCH):
             self._batch(features[start : start + BATCH], dense, changes=histogram)
+        # What has one row in a clip never changes there.
+        histogram[:, 0] += histogram.sum(axis=-1) == 0
         share = histogram.cumsum(axis=-1) / histogram.sum(axis=-1, keepdims=True)
         return np.array(
             [(share < q).sum(axis=-1).clip(0, 255) * self.scales for q in quantiles]

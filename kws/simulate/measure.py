@@ -156,6 +156,12 @@ def make_simulator(bundle: Bundle, engine: str | None) -> AnySimulator:
     if engine is None:
         engine = "int8" if bundle.model_path.is_file() else "float"
     if engine == "float":
+        if bundle.recipe.model.causal:
+            raise KwsError(
+                "Thresholds of a network for streams are simulated on its int8 form. "
+                "Received: the float one",
+                f"kws convert {bundle.path}",
+            )
         return Simulator(bundle)
     from kws.simulate.integer import IntegerSimulator
 

@@ -83,7 +83,9 @@ def pick(table: dict[str, Any], condition: str) -> dict[str, Any]:
             f'--pick "{name}{where}{">=" if sign > 0 else "<="}{_round(best, sign)}"',
         )
     if name in ("accuracy", "loss"):
-        return max(meeting, key=lambda p: (p["mhsa_mac_cut"], -p["divergence"]))
+        # A network for streams may have no MHSA.
+        cut = "mhsa_mac_cut" if any(p["mhsa_mac_cut"] for p in points) else "mac_cut"
+        return max(meeting, key=lambda p: (p[cut], -p["divergence"]))
     return min(meeting, key=lambda p: p["divergence"])
 
 

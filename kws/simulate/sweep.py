@@ -105,6 +105,8 @@ class Sweep:
     ) -> None:
         self.simulator = simulator
         self.slots: Slots = simulator.slots
+        # What is searched: a network for streams may have no MHSA.
+        self.cut = "mhsa_mac_cut" if simulator.counted.dense_macs() else "mac_cut"
         self.clips = clips
         self.points = points
         self.settings = settings or Settings()
@@ -275,7 +277,7 @@ class Sweep:
         searches: list[Search] = []
         for target in self.settings.targets:
             searches.append(
-                self._refine(grid, target, lambda p: p["mhsa_mac_cut"], attention)
+                self._refine(grid, target, lambda p: p[self.cut], attention)
             )
         for board in boards:
             searches += self._instruction_searches(grid, board)
@@ -418,7 +420,7 @@ class Sweep:
             for worth in ("accuracy", "divergence")
             for index in pareto(points, lambda p: guesses[id(p)], worth)
         }
-        chosen |= set(pareto(points, lambda p: float(p["mhsa_mac_cut"])))
+        chosen |= set(pareto(points, lambda p: float(p[self.cut])))
         chosen |= set(pareto(points, lambda p: float(p["mac_cut"])))
         return [points[index] for index in sorted(chosen)]
 
@@ -441,7 +443,7 @@ class Sweep:
             "n": len(self.clips),
             "labels": list(self.simulator.bundle.labels),
             "points": out,
-            "pareto": pareto(out, lambda p: float(p["mhsa_mac_cut"])),
+            "pareto": pareto(out, lambda p: float(p[self.cut])),
             "pareto_model": pareto(out, lambda p: float(p["mac_cut"])),
             "boards": {board: self._on_board(board, out) for board in self.guides},
         }
