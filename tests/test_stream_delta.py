@@ -27,9 +27,9 @@ from kws.simulate.simulator import Run
 from kws.thresholds import Slots, Thresholds
 
 STEP = 4  # frames
-KINDS = ("F", "E", "M", "H", "R")
+KINDS = ("F", "C", "E", "M", "H", "R")
 REPEATS = dict.fromkeys(KINDS, 0)
-MIXED = {"F": 5, "E": 12, "M": 9, "H": 4, "1.H": 2, "R": 3}
+MIXED = {"F": 5, "C": 3, "E": 12, "M": 9, "H": 4, "1.H": 2, "R": 3}
 
 
 def with_thresholds(steps: dict[str, int]) -> Bundle:
@@ -92,7 +92,7 @@ class Held:
 
 
 def test_kinds_are_the_blocks_with_the_stem_s_and_the_read_out_s() -> None:
-    assert slots().by_layer == (("F", "E", "M", "H"), ("M", "H", "R"))
+    assert slots().by_layer == (("F", "C", "E", "M", "H"), ("M", "H", "R"))
     assert set(slots().kinds) <= set(attention.kind_names())
     mean = test_stream.causal(readout="mean", token_kernel=0).model
     assert attention.slots(mean).by_layer[-1] == ("M", "H")

@@ -103,11 +103,40 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
 void kws_delta_step_s8(const kws_delta_fully_connected_t *p, const int8_t *x, int reset,
                        int8_t *y, void *state, void *scratch, uint32_t *sent);
 
-/* What an encoding holds, for an operator that doesn't skip: the next row of a stream,
- * x [n] -> y [n]. held [n], 4-byte aligned, is kept from step to step; reset as above.
- */
-void kws_delta_hold_s8(const int8_t *x, int32_t n, int32_t threshold, int reset,
-                       int8_t *y, int8_t *held, uint32_t *sent);
+/* What an encoding holds, by itself: the next row of a stream, x [n] -> y [n]. held
+ * [n], 4-byte aligned, is kept from step to step; reset as above. Returns what was
+ * transmitted. */
+int32_t kws_delta_hold_s8(const int8_t *x, int32_t n, int32_t threshold, int reset,
+                          int8_t *y, int8_t *held, uint32_t *sent);
+
+/* ---- CONV_2D on a stream ---- */
+
+typedef struct {
+  kws_conv_2d_t conv; /* without padding */
+  /* Its weights as those of kws_delta_fully_connected_t: a patch's elements are inputs.
+   */
+  const int8_t *columns;
+  uint16_t most; /* moved elements up to which skipping is cheaper */
+} kws_delta_conv_2d_t;
+
+/* 4-byte aligned. Of each position of the window: sums, and the patch that they are of;
+ * all outputs. */
+#define KWS_DELTA_CONV_2D_STATE_BYTES(positions, patch, outputs)                 \
+  (8 + (positions) * (4 * KWS_DELTA_COLUMNS(outputs) + KWS_ROUND_UP(patch, 4)) + \
+   KWS_ROUND_UP((positions) * (outputs), 4))
+#define KWS_DELTA_CONV_2D_SCRATCH_BYTES(patch)                \
+  (KWS_ROUND_UP(patch, 4) + KWS_DELTA_LIST_BYTES(patch) >     \
+           KWS_CONV_2D_SCRATCH_BYTES(patch)                   \
+       ? KWS_ROUND_UP(patch, 4) + KWS_DELTA_LIST_BYTES(patch) \
+       : KWS_CONV_2D_SCRATCH_BYTES(patch))
+
+/* The rows of a step, those that are kept of the past in front: x as kws_conv_2d_s8
+ * takes it, all of whose rows are computed -> y. Patches are compared exactly, so the
+ * bits are that kernel's; it runs where more than `most` elements have moved since the
+ * step before, as far as the caller knows. */
+void kws_delta_conv_2d_step_s8(const kws_delta_conv_2d_t *p, const int8_t *x,
+                               int32_t moved, int reset, int8_t *y, void *state,
+                               void *scratch);
 
 /* ---- BATCH_MATMUL, one matrix ---- */
 

@@ -23,7 +23,7 @@ extern "C" {
 
 /* A product that skips what its delta encoding holds (kws_delta.h). */
 typedef struct {
-  char kind; /* of its input: X, Q, K, P, O, M, H, F, E or R */
+  char kind; /* of its input: X, Q, K, P, O, M, H, F, C, E or R */
   uint8_t layer;
   uint16_t macs;        /* multiply-accumulates per transmitted element */
   uint32_t elements;    /* of its input in one model run */

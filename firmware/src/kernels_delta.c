@@ -952,17 +952,20 @@ static int32_t stream_sums(const kws_delta_fully_connected_t *p,
 }
 
 /* The outputs from the sums. */
-static void stream_finish(const kws_fully_connected_t *p, const stream_layer_t *s) {
-  const finish_t finish = {
-      p->multiplier,     p->shift,          1,         NULL, p->output_zero_point,
-      p->activation_min, p->activation_max, *s->common};
-  int32_t done =
-      finish.common ? finish_plain(&finish, s->sums, p->outputs, s->outputs) : 0;
-  for (; done < p->outputs; ++done) {
+static void stream_finish(const kws_fully_connected_t *p, const int32_t *sums,
+                          int32_t common, int8_t *y) {
+  const finish_t finish = {.multiplier = p->multiplier,
+                           .shift = p->shift,
+                           .each = 1,
+                           .zero_point = p->output_zero_point,
+                           .low = p->activation_min,
+                           .high = p->activation_max};
+  for (int32_t o = common ? finish_plain(&finish, sums, p->outputs, y) : 0;
+       o < p->outputs; ++o) {
     const int32_t value =
-        kws_requantize(s->sums[place(done)], p->multiplier[done], p->shift[done]) +
+        kws_requantize(sums[place(o)], p->multiplier[o], p->shift[o]) +
         p->output_zero_point;
-    s->outputs[done] = (int8_t)kws_clamp(value, p->activation_min, p->activation_max);
+    y[o] = (int8_t)kws_clamp(value, p->activation_min, p->activation_max);
   }
 }
 
@@ -982,7 +985,8 @@ void kws_delta_step_s8(const kws_delta_fully_connected_t *p, const int8_t *x, in
     }
   } else {
     count = stream_sums(p, &layer, x, threshold, scratch);
-    if (count > 0 || reset) stream_finish(product, &layer);
+    if (count > 0 || reset)
+      stream_finish(product, layer.sums, *layer.common, layer.outputs);
   }
   if (reset) count = product->inputs;
   *layer.recent = 64 * count / product->inputs;
@@ -990,11 +994,72 @@ void kws_delta_step_s8(const kws_delta_fully_connected_t *p, const int8_t *x, in
   memcpy(y, layer.outputs, (size_t)product->outputs);
 }
 
-void kws_delta_hold_s8(const int8_t *x, int32_t n, int32_t threshold, int reset,
-                       int8_t *y, int8_t *held, uint32_t *sent) {
+int32_t kws_delta_hold_s8(const int8_t *x, int32_t n, int32_t threshold, int reset,
+                          int8_t *y, int8_t *held, uint32_t *sent) {
   if (reset) memcpy(held, x, (size_t)n);
-  *sent += (uint32_t)(reset ? n : hold(x, held, held, n, threshold));
+  const int32_t count = reset ? n : hold(x, held, held, n, threshold);
+  *sent += (uint32_t)count;
   memcpy(y, held, (size_t)n);
+  return count;
+}
+
+/* ---- CONV_2D on a stream ---- */
+
+void kws_delta_conv_2d_step_s8(const kws_delta_conv_2d_t *p, const int8_t *x,
+                               int32_t moved, int reset, int8_t *y, void *state,
+                               void *scratch) {
+  const kws_conv_2d_t *conv = &p->conv;
+  const kws_fully_connected_t *product = &conv->product;
+  const int32_t outputs = product->outputs, columns = KWS_DELTA_COLUMNS(outputs);
+  const int32_t patch_bytes = KWS_ROUND_UP(product->inputs, 4);
+  const int32_t positions = conv->output_height * conv->output_width;
+  const int32_t row = conv->filter_width * conv->input_channels;
+  const int32_t pitch = conv->input_width * conv->input_channels;
+  int32_t *words = state; /* the outputs are others than the sums'; shifts are common */
+  int32_t *sums = words + 2;
+  int8_t *held = (int8_t *)(sums + positions * columns);
+  int8_t *const all = held + positions * patch_bytes;
+  if (reset) {
+    words[1] = is_common(product->shift, outputs, product->activation_min,
+                         product->activation_max);
+    memset(held, 0, (size_t)(positions * patch_bytes));
+    memset(sums, 0, 4 * (size_t)(positions * columns));
+    for (int32_t i = 0; i < positions * columns; i += columns) {
+      for (int32_t o = 0; o < outputs; ++o) sums[i + place(o)] = product->bias[o];
+    }
+  }
+  if (moved > p->most) {
+    kws_conv_2d_s8(conv, x, 0, conv->output_height, y, scratch);
+    words[0] = 1;
+    return;
+  }
+  const int32_t finish = reset || words[0];
+  words[0] = 0;
+  int8_t *const patch = scratch;
+  int8_t *outputs_at = all;
+  memset(patch + product->inputs, 0, (size_t)(patch_bytes - product->inputs));
+  for (int32_t v = 0; v < conv->output_height; ++v) {
+    const int8_t *corner = x + v * conv->stride_height * pitch;
+    for (int32_t h = 0; h < conv->output_width; ++h) {
+      for (int32_t r = 0; r < conv->filter_height; ++r) {
+        memcpy(patch + r * row, corner + r * pitch, (size_t)row);
+      }
+      row_t change = {.x = patch,
+                      .held = held,
+                      .n = product->inputs,
+                      .rows = p->columns,
+                      .stride = columns,
+                      .list = (kws_delta_change_t *)(patch + patch_bytes)};
+      if (encode_and_add(&change, sums, columns) > 0 || finish) {
+        stream_finish(product, sums, words[1], outputs_at);
+      }
+      corner += conv->stride_width * conv->input_channels;
+      sums += columns;
+      held += patch_bytes;
+      outputs_at += outputs;
+    }
+  }
+  memcpy(y, all, (size_t)(positions * outputs));
 }
 
 /* ---- Attention ---- */

@@ -32,6 +32,7 @@ tests/test_attention.py runs every variant found here through the same contract.
 from __future__ import annotations
 
 import importlib
+import math
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,14 @@ def macs_per_element(model: Model, shape: Shape) -> list[dict[str, float]]:
         "H": float(shape.mlp_rank or shape.dim),
     }
     if model.causal:
-        other = {"F": 0.0, "E": float(shape.dim), "R": float(model.readout_dim)}
+        # Of F and C roughly: what a window and its neighbours make of an element.
+        taps = [25 / math.prod(model.stem_stride), 9 / 4]
+        other = {
+            "F": taps[0] * model.stem_channels,
+            "C": taps[1] * model.stem_second_channels,
+            "E": float(shape.dim),
+            "R": float(model.readout_dim),
+        }
         return [
             {kind: (mlp | other)[kind] for kind in kinds}
             for kinds in products.stream_slots(model).by_layer

@@ -198,18 +198,22 @@ class Model(Constants):
         to = _offset(base, kept.past * kept.width)
         return f"{to} + row * {kept.width}" if self.loop_rows else to
 
-    def rest(self, sent: str) -> list[str]:
+    def moved(self, hold: Node) -> str:
+        """The variable of how much a HOLD has transmitted in this run."""
+        return f"moved_{self.program.nodes.index(hold)}"
+
+    def rest(self, moved: str) -> list[str]:
         """C that leaves a run where nothing can change any more.
 
         Args:
-            sent: The counter of the features: while they are held, so is, step by step,
-                all that looks back on them.
+            moved: What was transmitted of the features: while they are held, so is,
+                step by step, all that looks back on them.
         """
         assert self.stream is not None
         self._rests = True
         logits = self.graph.output.elements
         return [
-            f"if ({sent} != 0) {{",
+            f"if ({moved} != 0) {{",
             "  still = 0;",
             f"}} else if (still < {self.stream.looks_back}) {{",
             "  ++still;",
@@ -507,18 +511,40 @@ def _convolve(model: Model, node: Node, kernel: str, struct: str) -> list[str]:
 
 
 def _conv_2d(model: Model, node: Node) -> list[str]:
-    pairs = _conv_pairs(node)
+    pairs, matrix = _conv_pairs(node), operators.weight_matrix(node)
+    fields: dict[str, object] = {
+        **_window(node),
+        "input_channels": node.input(0).shape[3],
+        "dilation_height": 1,
+        "dilation_width": 1,
+        "product": _product(model, node, matrix, pairs),
+    }
+    hold = node.options.get("moved")
+    if hold is None:
+        struct = model.struct("kws_conv_2d_t", fields)
+        return _convolve(model, node, "kws_conv_2d_s8", struct)
+    columns = weight_layout.delta_layout(matrix, model.core)
+    share = weight_layout.DELTA_CONV_2D_CROSSOVER[model.core]
     struct = model.struct(
-        "kws_conv_2d_t",
+        "kws_delta_conv_2d_t",
         {
-            **_window(node),
-            "input_channels": node.input(0).shape[3],
-            "dilation_height": 1,
-            "dilation_width": 1,
-            "product": _product(model, node, operators.weight_matrix(node), pairs),
+            "conv": fields,
+            "columns": model.constant("columns", columns),
+            "most": int(share * hold.output.elements),
         },
     )
-    return _convolve(model, node, "kws_conv_2d_s8", struct)
+    note = delta.note(hold)
+    assert note is not None
+    return c_text.call(
+        "kws_delta_conv_2d_step_s8",
+        struct,
+        model.input(node, 0),
+        model.moved(hold),
+        f"step < {note.whole_steps}",
+        model.output(node),
+        model.input(node, 3),
+        model.scratch(node),
+    )
 
 
 def _depthwise_conv_2d(model: Model, node: Node) -> list[str]:
@@ -766,8 +792,9 @@ def _hold(model: Model, node: Node) -> list[str]:
     (threshold,) = note.steps.values()
     sent = model.counter("uint32_t")
     model.count_step(product, sent)
+    moved = model.moved(node)
     lines = c_text.call(
-        "kws_delta_hold_s8",
+        f"const int32_t {moved} = kws_delta_hold_s8",
         model.input(node, 0),
         product.inputs,
         threshold,
@@ -776,7 +803,9 @@ def _hold(model: Model, node: Node) -> list[str]:
         model.input(node, 1),
         f"&{sent}",
     )
-    return lines + model.rest(sent)
+    if model.program.root(node.input(0)) is model.graph.input:
+        lines += model.rest(moved)
+    return lines
 
 
 def _pad(model: Model, node: Node) -> list[str]:

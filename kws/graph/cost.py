@@ -223,11 +223,15 @@ def encoded(
 
 
 def _held(node: Node, sent: Sent | None) -> Count:
-    """What reads features that are held, in the clip's graph; moves nothing itself."""
+    """The encoding of what a node reads held, in the clip's graph."""
     result = Count()
     for product in node.options.get("products", ()):
         result += encoded(product, sent)[1]
     return result
+
+
+def _pad(node: Node, sent: Sent | None) -> Count:
+    return _moved(node, sent) + _held(node, sent)
 
 
 def _hold(node: Node, sent: Sent | None) -> Count:
@@ -259,10 +263,17 @@ def _conv_2d(node: Node, sent: Sent | None) -> Count:
     outputs = node.input(1).shape[0]
     patch = node.input(1).elements // outputs
     rows = node.output.elements // outputs
+    macs: Number = rows * patch * outputs
+    held: Product | None = node.options.get("held")
+    found = None if held is None or sent is None else sent(held)
+    if held is not None and found is not None:
+        note = delta.note(held.node)
+        step = note is not None and note.whole_steps
+        macs = macs * found / (held.inputs if step else held.elements)
     return Count(
-        macs=rows * patch * outputs,
+        macs=macs,
         bytes={
-            WEIGHTS: rows * patch * outputs,
+            WEIGHTS: macs,
             READ: rows * patch,
             WRITE: rows * outputs,
             SCRATCH_WRITE: rows * patch,
@@ -337,5 +348,6 @@ RULES: dict[str, Callable[[Node, Sent | None], Count]] = {
     "SOFTMAX": _softmax,
     "HISTORY": _history,
     "HOLD": _hold,
+    "PAD": _pad,
     "TRANSPOSE_TOKENS": _transposed,
 }

@@ -530,7 +530,7 @@ def _rows_concatenation(node: Node, rows: int) -> list[Access] | None:
 
 def _rows_conv(node: Node, rows: int) -> list[Access] | None:
     """Rows of the output image; the input image is read whole."""
-    if node.output.shape[1] != rows:
+    if node.output.shape[1] != rows or "moved" in node.options:
         return None
     return [Access.WHOLE] * len(node.inputs)
 
@@ -592,6 +592,8 @@ def _scratch_fully_connected(node: Node) -> int:
 
 def _scratch_conv(node: Node) -> int:
     patch = math.prod(node.input(1).shape[1:])
+    if "moved" in node.options:
+        return weight_layout.delta_conv_2d_scratch_bytes(patch)
     return weight_layout.conv_2d_scratch_bytes(patch)
 
 

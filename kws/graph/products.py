@@ -12,6 +12,7 @@ of a causal network, whose blocks have no attention.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -29,10 +30,15 @@ MLP_ROLES = ("expand", "contract")
 MLP = tuple(zip(MLP_KINDS, MLP_ROLES, strict=True))
 # Of a network for streams. The stem's slots are the first block's, the read-out's the
 # last one's.
-STEM_KINDS = {"F": "features", "E": "inputs of the stem's dense layer"}
+STEM_KINDS = {
+    "F": "features",
+    "C": "inputs of the stem's second convolution",
+    "E": "inputs of the stem's dense layer",
+}
 READOUT_KINDS = {"R": "pooled tokens of the read-out"}
-FEATURES, EMBED, READOUT = "features", "embed", "readout"
-STREAM_ROLES = (FEATURES, EMBED, READOUT)  # beside the MLP's
+CONVOLUTIONS = ("conv", "conv2")  # roles of F and C
+EMBED, READOUT = "embed", "readout"
+STREAM_ROLES = (*CONVOLUTIONS, EMBED, READOUT)  # beside the MLP's
 
 
 @dataclass(frozen=True)
@@ -161,10 +167,11 @@ def stream_slots(model: Model) -> Slots:
     Example:
         >>> from kws import recipe
         >>> stream_slots(recipe.load("kwt-stream-tiny").model).by_layer
-        (('F', 'E', 'M', 'H'), ('M', 'H'), ('M', 'H'), ('M', 'H', 'R'))
+        (('F', 'C', 'E', 'M', 'H'), ('M', 'H'), ('M', 'H'), ('M', 'H', 'R'))
     """
     blocks = [tuple(MLP_KINDS)] * model.layers
-    blocks[0] = (*STEM_KINDS, *blocks[0])
+    stem = [kind for kind in STEM_KINDS if kind != "C" or model.stem_second_channels]
+    blocks[0] = (*stem, *blocks[0])
     if model.readout == "pool":
         blocks[-1] = (*blocks[-1], *READOUT_KINDS)
     return Slots(tuple(blocks))
@@ -187,11 +194,8 @@ def find_stream(graph: Graph, shape: Shape, slots: Slots) -> Products:
             f"{len(tokens)}",
             "kws convert RUN",
         )
-    every = [
-        # What reads the features first; only held, a token's frames at a time.
-        _product(0, Part("F", FEATURES, graph.consumers(graph.input)[0]), shape),
-        _product(0, Part("E", EMBED, tokens[0]), shape),
-    ]
+    every = _convolved(graph, shape)
+    every.append(_product(0, Part("E", EMBED, tokens[0]), shape))
     mlps = iter(tokens[1:needed])
     for layer in range(shape.layers):
         for kind, role in MLP:
@@ -204,6 +208,31 @@ def find_stream(graph: Graph, shape: Shape, slots: Slots) -> Products:
         part = Part("R", READOUT, readout)
         every.append(_product(shape.layers - 1, part, shape, rows=1))
     return _noted(graph, Products(every, slots, stream=True))
+
+
+def _convolved(graph: Graph, shape: Shape) -> list[Product]:
+    """What the stem's convolutions read, in front of the padding: only held, as many
+    rows at a time as make a token. The convolution behind has it as options["held"].
+
+    An element is in several windows, those at the edges in fewer: `macs` is the mean.
+    """
+    found = []
+    source = graph.input
+    convolutions = [node for node in graph.nodes if node.kind == "CONV_2D"]
+    for kind, role, node in zip("FC", CONVOLUTIONS, convolutions, strict=False):
+        (reader,) = graph.consumers(source)
+        if reader.kind not in (*operators.VIEWS, "PAD"):
+            raise unknown(reader)
+        every = node.output.elements * operators.weight_matrix(node).shape[1]
+        product = dataclasses.replace(
+            _product(0, Part(kind, role, reader), shape),
+            outputs=0,
+            macs=round(every / source.elements),
+        )
+        node.options = {**node.options, "held": product}
+        found.append(product)
+        source = node.output
+    return found
 
 
 def _noted(graph: Graph, products: Products) -> Products:
@@ -221,7 +250,7 @@ def _product(layer: int, part: Part, shape: Shape, rows: int | None = None) -> P
     if tensor.elements % rows:
         raise unknown(node)
     inputs = tensor.elements // rows
-    if part.side or part.role == FEATURES:
+    if part.side or part.role in CONVOLUTIONS:
         outputs, macs = 0, 0
     elif node.kind == "BATCH_MATMUL":
         outputs = node.output.elements // shape.tokens
@@ -327,8 +356,8 @@ def mark(graph: Graph, thresholds: Thresholds, products: Products, core: str) ->
 def _check(node: Node, item: delta.Note, tokens: int) -> None:
     if node.kind == "FULLY_CONNECTED":
         fits = operators.row_count(node.output) == tokens
-    elif "F" in item.steps:
-        fits = node.kind in operators.VIEWS
+    elif node.kind != "BATCH_MATMUL":
+        fits = True  # it only reads what is held
     else:
         fits = (
             node.output.shape[-2] == tokens

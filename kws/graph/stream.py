@@ -107,6 +107,7 @@ class _Derivation:
         self.whole: dict[int, Node] = {}  # whole clips, and what made them so
         self.rings: dict[int, Tensor] = {}
         self.nodes: list[Node] = []
+        self.holds: dict[int, Node] = {}  # in front of which node
         self.step_frames = 0
 
     def run(self) -> Stream:
@@ -368,6 +369,7 @@ class _Derivation:
         """
         note = delta.note(node)
         if note is None:
+            self._convolve_held(node)
             return [node]
         whole = 1 if id(node.output) in self.time else tokens
         note = replace(note, dense_rows=0, whole_steps=whole)
@@ -390,7 +392,23 @@ class _Derivation:
         options["products"] = tuple(
             replace(product, node=hold) for product in options["products"]
         )
+        self.holds[id(node)] = hold
         return [hold, node]
+
+    def _convolve_held(self, node: Node) -> None:
+        """Let a convolution of what is held skip what has not moved."""
+        held = node.options.get("held")
+        hold = None if held is None else self.holds.get(id(held.node))
+        if hold is None:
+            return
+        outputs, patch = operators.weight_matrix(node).shape
+        size = weight_layout.delta_conv_2d_state_bytes(
+            node.output.elements // outputs, patch, outputs
+        )
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        node.inputs = [*node.inputs[:2], bias, _state(node.output, size)]
+        (product,) = hold.options["products"]
+        node.options = {**node.options, "held": product, "moved": hold}
 
 
 def _state(owner: Tensor, size: int) -> Tensor:

@@ -29,6 +29,11 @@ DELTA_BLOCK = 6
 DELTA_KEEPS_DENSE = ("mve",)
 
 
+# Share of what a convolution of a stream reads, moved since the step before, up to which
+# skipping is cheaper than the dense kernel (measured, docs/delta.md).
+DELTA_CONV_2D_CROSSOVER = {"portable": 0.6, "dsp": 0.6, "mve": 0.6}
+
+
 def round_up(value: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is at least `value`."""
     return -(-value // multiple) * multiple
@@ -148,6 +153,18 @@ def delta_step_state_bytes(inputs: int, outputs: int, dense: bool) -> int:
 def delta_step_scratch_bytes(inputs: int) -> int:
     """KWS_DELTA_STEP_SCRATCH_BYTES: a list, or what the dense kernel needs."""
     return delta_list_bytes(round_up(inputs, 4))
+
+
+def delta_conv_2d_state_bytes(positions: int, patch: int, outputs: int) -> int:
+    """KWS_DELTA_CONV_2D_STATE_BYTES; positions of the window in a step."""
+    each = 4 * delta_columns(outputs) + round_up(patch, 4)
+    return 8 + positions * each + round_up(positions * outputs, 4)
+
+
+def delta_conv_2d_scratch_bytes(patch: int) -> int:
+    """KWS_DELTA_CONV_2D_SCRATCH_BYTES: a patch and a list, or the dense kernel's."""
+    sparse = round_up(patch, 4) + delta_list_bytes(patch)
+    return max(sparse, conv_2d_scratch_bytes(patch))
 
 
 def delta_batch_matmul_state_bytes(inner: int, columns: int) -> int:
