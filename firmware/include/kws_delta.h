@@ -113,27 +113,28 @@ int32_t kws_delta_hold_s8(const int8_t *x, int32_t n, int32_t threshold, int res
 
 typedef struct {
   kws_conv_2d_t conv; /* without padding */
-  /* Its weights as those of kws_delta_fully_connected_t: a patch's elements are inputs.
-   */
+  /* Its weights as those of kws_delta_fully_connected_t, a patch's elements being the
+   * inputs; NULL: it only skips steps. */
   const int8_t *columns;
-  uint16_t most; /* moved elements up to which skipping is cheaper */
+  uint16_t most;      /* moved elements up to which single ones are skipped */
+  uint8_t looks_back; /* steps without any after which the window is the one before */
 } kws_delta_conv_2d_t;
 
-/* 4-byte aligned. Of each position of the window: sums, and the patch that they are of;
- * all outputs. */
-#define KWS_DELTA_CONV_2D_STATE_BYTES(positions, patch, outputs)                 \
-  (8 + (positions) * (4 * KWS_DELTA_COLUMNS(outputs) + KWS_ROUND_UP(patch, 4)) + \
-   KWS_ROUND_UP((positions) * (outputs), 4))
-#define KWS_DELTA_CONV_2D_SCRATCH_BYTES(patch)                \
-  (KWS_ROUND_UP(patch, 4) + KWS_DELTA_LIST_BYTES(patch) >     \
-           KWS_CONV_2D_SCRATCH_BYTES(patch)                   \
-       ? KWS_ROUND_UP(patch, 4) + KWS_DELTA_LIST_BYTES(patch) \
-       : KWS_CONV_2D_SCRATCH_BYTES(patch))
+/* 4-byte aligned. All outputs; with columns, also the sums of each position and the
+ * window [height * width * channels] that they are of. */
+#define KWS_DELTA_CONV_2D_STATE_BYTES(positions, outputs) \
+  (12 + KWS_ROUND_UP((positions) * (outputs), 4))
+#define KWS_DELTA_CONV_2D_COLUMNS_STATE_BYTES(positions, outputs, window) \
+  (KWS_DELTA_CONV_2D_STATE_BYTES(positions, outputs) +                    \
+   4 * (positions) * KWS_DELTA_COLUMNS(outputs) + KWS_ROUND_UP(window, 4))
+/* With columns, at least; and KWS_CONV_2D_SCRATCH_BYTES(patch) at least. */
+#define KWS_DELTA_CONV_2D_SCRATCH_BYTES(window, patch, filter_height) \
+  (KWS_DELTA_LIST_BYTES(window) + KWS_DELTA_LIST_BYTES(patch) + 4 * (filter_height))
 
 /* The rows of a step, those that are kept of the past in front: x as kws_conv_2d_s8
- * takes it, all of whose rows are computed -> y. Patches are compared exactly, so the
+ * takes it, all of whose rows are computed -> y. Windows are compared exactly, so the
  * bits are that kernel's; it runs where more than `most` elements have moved since the
- * step before, as far as the caller knows. */
+ * step before. */
 void kws_delta_conv_2d_step_s8(const kws_delta_conv_2d_t *p, const int8_t *x,
                                int32_t moved, int reset, int8_t *y, void *state,
                                void *scratch);

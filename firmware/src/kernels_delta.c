@@ -42,7 +42,7 @@ typedef struct {
 } group_t;
 
 /* Lists element i. */
-static inline void put(row_t *row, group_t *group, int32_t i, int32_t delta) {
+static inline void put(const row_t *row, group_t *group, int32_t i, int32_t delta) {
 #if defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP)
   const int32_t offset = (int32_t)(intptr_t)(row->rows + i * row->stride);
 #else
@@ -236,10 +236,11 @@ static int32_t hold(const int8_t *x, const int8_t *before, int8_t *after, int32_
     uint32_t now, old;
     memcpy(&now, x + i, sizeof now);
     memcpy(&old, before + i, sizeof old);
-    const uint32_t excess = excess_bytes(now, old, thresholds, 2 * thresholds);
+    uint32_t excess = excess_bytes(now, old, thresholds, 2 * thresholds);
     if (excess != 0) {
       old = select_bytes(now, old, excess);
-      for (int32_t bit = 0; bit < 32; bit += 8) count += ((excess >> bit) & 0xff) != 0;
+      excess |= (excess & 0x7f7f7f7fu) + 0x7f7f7f7fu; /* bit 7 where not 0 */
+      count += (int32_t)((((excess >> 7) & 0x01010101u) * 0x01010101u) >> 24);
     }
     memcpy(after + i, &old, sizeof old);
   }
@@ -1005,61 +1006,141 @@ int32_t kws_delta_hold_s8(const int8_t *x, int32_t n, int32_t threshold, int res
 
 /* ---- CONV_2D on a stream ---- */
 
+/* What it keeps from step to step. */
+typedef struct {
+  int32_t *common; /* of finish_t */
+  int32_t *still;  /* steps in which nothing moved, the last ones */
+  int32_t *behind; /* the outputs are the dense kernel's, of a later window */
+  int8_t *outputs; /* of the last step */
+  int32_t *sums;   /* of each position */
+  int8_t *window;  /* that they are of */
+} stream_conv_t;
+
+static stream_conv_t stream_conv_of(const kws_conv_2d_t *p, void *state) {
+  const int32_t positions = p->output_height * p->output_width;
+  int32_t *words = state;
+  int8_t *outputs = (int8_t *)(words + 3);
+  int32_t *sums =
+      (int32_t *)(outputs + KWS_ROUND_UP(positions * p->product.outputs, 4));
+  return (stream_conv_t){
+      words,     words + 1,
+      words + 2, outputs,
+      sums,      (int8_t *)(sums + positions * KWS_DELTA_COLUMNS(p->product.outputs))};
+}
+
+static void stream_conv_start(const kws_conv_2d_t *p, const stream_conv_t *s,
+                              int32_t window) {
+  const kws_fully_connected_t *product = &p->product;
+  const int32_t columns = KWS_DELTA_COLUMNS(product->outputs);
+  const int32_t all = p->output_height * p->output_width * columns;
+  *s->common = is_common(product->shift, product->outputs, product->activation_min,
+                         product->activation_max);
+  *s->behind = 1;
+  memset(s->window, 0, (size_t)window);
+  memset(s->sums, 0, 4 * (size_t)all);
+  for (int32_t i = 0; i < all; i += columns) {
+    for (int32_t o = 0; o < product->outputs; ++o) {
+      s->sums[i + place(o)] = product->bias[o];
+    }
+  }
+}
+
+/* Lists where two windows of n bytes differ, in order, and an end; before becomes x. */
+static void differences(const int8_t *x, int8_t *before, int32_t n,
+                        kws_delta_change_t *list) {
+  row_t row = {.x = x, .held = before, .n = n, .stride = 1, .list = list};
+  int more;
+  do {
+    group_t group;
+    more = encode(&row, &group);
+    row.list = group.end;
+  } while (more);
+  *row.list = (kws_delta_change_t){n, 0};
+}
+
+/* Changes of a window on their way to the sums of one position. */
+typedef struct {
+  const kws_delta_conv_2d_t *p;
+  int32_t *sums;
+  kws_delta_change_t *list;
+  group_t group;
+} position_t;
+
+static void add_position(position_t *to) {
+  const int32_t columns = KWS_DELTA_COLUMNS(to->p->conv.product.outputs);
+  add_changes(to->sums, to->p->columns, columns, to->list, &to->group);
+  to->group = (group_t){to->list, 0, 0};
+}
+
+/* Adds the changes from `at` up to an offset: element `tap` of the patch is that at
+ * offset 0. Returns how many. */
+static int32_t add_segment(position_t *to, const kws_delta_change_t *at, int32_t end,
+                           int32_t tap) {
+  const kws_delta_change_t *const first = at;
+  const row_t row = {.rows = to->p->columns,
+                     .stride = KWS_DELTA_COLUMNS(to->p->conv.product.outputs)};
+  for (; at->offset < end; ++at) {
+    const int32_t size = at->delta < 0 ? -at->delta : at->delta;
+    if (size > LARGEST_GROUP - to->group.size) add_position(to);
+    put(&row, &to->group, at->offset + tap, at->delta);
+    to->group.size += size;
+  }
+  return (int32_t)(at - first);
+}
+
+/* All positions, from where the window differs from the one before. */
+static void sparse_conv(const kws_delta_conv_2d_t *p, const stream_conv_t *s,
+                        const int8_t *x, int32_t window, void *scratch) {
+  const kws_conv_2d_t *conv = &p->conv;
+  const int32_t outputs = conv->product.outputs;
+  const int32_t segment = conv->filter_width * conv->input_channels;
+  const int32_t pitch = conv->input_width * conv->input_channels;
+  kws_delta_change_t *changes = scratch, *list = changes + window + 1;
+  int32_t *next = (int32_t *)(list + conv->product.inputs + 1); /* in each row */
+  position_t to = {p, s->sums, list, {list, 0, 0}};
+  int8_t *y = s->outputs;
+  differences(x, s->window, window, changes);
+  for (int32_t v = 0; v < conv->output_height; ++v) {
+    const int32_t top = v * conv->stride_height * pitch;
+    for (int32_t r = 0, i = 0; r < conv->filter_height; ++r) {
+      while (changes[i].offset < top + r * pitch) ++i;
+      next[r] = i;
+    }
+    for (int32_t h = 0; h < conv->output_width; ++h) {
+      int32_t at = top + h * conv->stride_width * conv->input_channels;
+      int32_t count = *s->behind;
+      for (int32_t r = 0; r < conv->filter_height; ++r, at += pitch) {
+        while (changes[next[r]].offset < at) ++next[r];
+        count += add_segment(&to, changes + next[r], at + segment, r * segment - at);
+      }
+      add_position(&to);
+      if (count > 0) stream_finish(&conv->product, to.sums, *s->common, y);
+      to.sums += KWS_DELTA_COLUMNS(outputs);
+      y += outputs;
+    }
+  }
+  *s->behind = 0;
+}
+
 void kws_delta_conv_2d_step_s8(const kws_delta_conv_2d_t *p, const int8_t *x,
                                int32_t moved, int reset, int8_t *y, void *state,
                                void *scratch) {
   const kws_conv_2d_t *conv = &p->conv;
-  const kws_fully_connected_t *product = &conv->product;
-  const int32_t outputs = product->outputs, columns = KWS_DELTA_COLUMNS(outputs);
-  const int32_t patch_bytes = KWS_ROUND_UP(product->inputs, 4);
-  const int32_t positions = conv->output_height * conv->output_width;
-  const int32_t row = conv->filter_width * conv->input_channels;
-  const int32_t pitch = conv->input_width * conv->input_channels;
-  int32_t *words = state; /* the outputs are others than the sums'; shifts are common */
-  int32_t *sums = words + 2;
-  int8_t *held = (int8_t *)(sums + positions * columns);
-  int8_t *const all = held + positions * patch_bytes;
-  if (reset) {
-    words[1] = is_common(product->shift, outputs, product->activation_min,
-                         product->activation_max);
-    memset(held, 0, (size_t)(positions * patch_bytes));
-    memset(sums, 0, 4 * (size_t)(positions * columns));
-    for (int32_t i = 0; i < positions * columns; i += columns) {
-      for (int32_t o = 0; o < outputs; ++o) sums[i + place(o)] = product->bias[o];
+  const stream_conv_t s = stream_conv_of(conv, state);
+  const int32_t window = conv->input_height * conv->input_width * conv->input_channels;
+  const size_t size =
+      (size_t)(conv->output_height * conv->output_width * conv->product.outputs);
+  if (reset && p->columns != NULL) stream_conv_start(conv, &s, window);
+  *s.still = reset || moved > 0 ? 0 : kws_min(*s.still + 1, p->looks_back);
+  if (*s.still < p->looks_back) {
+    if (p->columns != NULL && moved <= p->most) {
+      sparse_conv(p, &s, x, window, scratch);
+    } else {
+      kws_conv_2d_s8(conv, x, 0, conv->output_height, s.outputs, scratch);
+      if (p->columns != NULL) *s.behind = 1;
     }
   }
-  if (moved > p->most) {
-    kws_conv_2d_s8(conv, x, 0, conv->output_height, y, scratch);
-    words[0] = 1;
-    return;
-  }
-  const int32_t finish = reset || words[0];
-  words[0] = 0;
-  int8_t *const patch = scratch;
-  int8_t *outputs_at = all;
-  memset(patch + product->inputs, 0, (size_t)(patch_bytes - product->inputs));
-  for (int32_t v = 0; v < conv->output_height; ++v) {
-    const int8_t *corner = x + v * conv->stride_height * pitch;
-    for (int32_t h = 0; h < conv->output_width; ++h) {
-      for (int32_t r = 0; r < conv->filter_height; ++r) {
-        memcpy(patch + r * row, corner + r * pitch, (size_t)row);
-      }
-      row_t change = {.x = patch,
-                      .held = held,
-                      .n = product->inputs,
-                      .rows = p->columns,
-                      .stride = columns,
-                      .list = (kws_delta_change_t *)(patch + patch_bytes)};
-      if (encode_and_add(&change, sums, columns) > 0 || finish) {
-        stream_finish(product, sums, words[1], outputs_at);
-      }
-      corner += conv->stride_width * conv->input_channels;
-      sums += columns;
-      held += patch_bytes;
-      outputs_at += outputs;
-    }
-  }
-  memcpy(y, all, (size_t)(positions * outputs));
+  memcpy(y, s.outputs, size);
 }
 
 /* ---- Attention ---- */

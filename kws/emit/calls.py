@@ -523,14 +523,20 @@ def _conv_2d(model: Model, node: Node) -> list[str]:
     if hold is None:
         struct = model.struct("kws_conv_2d_t", fields)
         return _convolve(model, node, "kws_conv_2d_s8", struct)
-    columns = weight_layout.delta_layout(matrix, model.core)
-    share = weight_layout.DELTA_CONV_2D_CROSSOVER[model.core]
+    columns, most = "NULL", 0
+    if matrix.shape[1] >= weight_layout.DELTA_CONV_2D_INPUTS:
+        columns = model.constant(
+            "columns", weight_layout.delta_layout(matrix, model.core)
+        )
+        share = weight_layout.DELTA_CONV_2D_CROSSOVER[model.core]
+        most = int(share * hold.output.elements)
     struct = model.struct(
         "kws_delta_conv_2d_t",
         {
             "conv": fields,
-            "columns": model.constant("columns", columns),
-            "most": int(share * hold.output.elements),
+            "columns": columns,
+            "most": most,
+            "looks_back": node.options["looks_back"],
         },
     )
     note = delta.note(hold)

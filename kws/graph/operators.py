@@ -592,9 +592,12 @@ def _scratch_fully_connected(node: Node) -> int:
 
 def _scratch_conv(node: Node) -> int:
     patch = math.prod(node.input(1).shape[1:])
-    if "moved" in node.options:
-        return weight_layout.delta_conv_2d_scratch_bytes(patch)
-    return weight_layout.conv_2d_scratch_bytes(patch)
+    dense = weight_layout.conv_2d_scratch_bytes(patch)
+    if "moved" in node.options and patch >= weight_layout.DELTA_CONV_2D_INPUTS:
+        window, height = node.input(0).elements, node.input(1).shape[1]
+        sparse = weight_layout.delta_conv_2d_scratch_bytes(window, patch, height)
+        return max(dense, sparse)
+    return dense
 
 
 def _scratch_depthwise_conv(node: Node) -> int:

@@ -148,9 +148,7 @@ class _Derivation:
         before: dict[int, int] = {}
         for node in self.nodes:
             steps = max((before.get(id(t), 0) for t in node.variables), default=0)
-            if node.kind == "HISTORY":
-                kept = operators.history(node)
-                steps += -(-kept.past // kept.rows)
+            steps += _steps_back(node)
             before[id(node.output)] = steps
         return max(before.values())
 
@@ -402,13 +400,27 @@ class _Derivation:
         if hold is None:
             return
         outputs, patch = operators.weight_matrix(node).shape
+        singly = patch >= weight_layout.DELTA_CONV_2D_INPUTS
         size = weight_layout.delta_conv_2d_state_bytes(
-            node.output.elements // outputs, patch, outputs
+            node.output.elements // outputs,
+            outputs,
+            node.input(0).elements if singly else 0,
         )
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         node.inputs = [*node.inputs[:2], bias, _state(node.output, size)]
         (product,) = hold.options["products"]
-        node.options = {**node.options, "held": product, "moved": hold}
+        made = [n for n in self.nodes if n.output is node.input(0)]
+        looks_back = 1 + sum(_steps_back(n) for n in made)
+        options = {"held": product, "moved": hold, "looks_back": looks_back}
+        node.options = {**node.options, **options}
+
+
+def _steps_back(node: Node) -> int:
+    """Steps that a node looks back on beside the present one."""
+    if node.kind != "HISTORY":
+        return 0
+    kept = operators.history(node)
+    return -(-kept.past // kept.rows)
 
 
 def _state(owner: Tensor, size: int) -> Tensor:

@@ -29,9 +29,11 @@ DELTA_BLOCK = 6
 DELTA_KEEPS_DENSE = ("mve",)
 
 
-# Share of what a convolution of a stream reads, moved since the step before, up to which
-# skipping is cheaper than the dense kernel (measured, docs/delta.md).
-DELTA_CONV_2D_CROSSOVER = {"portable": 0.6, "dsp": 0.6, "mve": 0.6}
+# Convolutions of a stream skip single elements where a window has this many inputs at
+# least, and while this share of them at most has moved since the step before; smaller
+# windows don't pay for it (measured, docs/delta.md).
+DELTA_CONV_2D_INPUTS = 64
+DELTA_CONV_2D_CROSSOVER = {"portable": 0.6, "dsp": 0.4, "mve": 0.2}
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -155,16 +157,15 @@ def delta_step_scratch_bytes(inputs: int) -> int:
     return delta_list_bytes(round_up(inputs, 4))
 
 
-def delta_conv_2d_state_bytes(positions: int, patch: int, outputs: int) -> int:
-    """KWS_DELTA_CONV_2D_STATE_BYTES; positions of the window in a step."""
-    each = 4 * delta_columns(outputs) + round_up(patch, 4)
-    return 8 + positions * each + round_up(positions * outputs, 4)
+def delta_conv_2d_state_bytes(positions: int, outputs: int, window: int) -> int:
+    """KWS_DELTA_CONV_2D_(COLUMNS_)STATE_BYTES; window 0: without columns."""
+    sums = 4 * positions * delta_columns(outputs) if window else 0
+    return 12 + round_up(positions * outputs, 4) + sums + round_up(window, 4)
 
 
-def delta_conv_2d_scratch_bytes(patch: int) -> int:
-    """KWS_DELTA_CONV_2D_SCRATCH_BYTES: a patch and a list, or the dense kernel's."""
-    sparse = round_up(patch, 4) + delta_list_bytes(patch)
-    return max(sparse, conv_2d_scratch_bytes(patch))
+def delta_conv_2d_scratch_bytes(window: int, patch: int, height: int) -> int:
+    """KWS_DELTA_CONV_2D_SCRATCH_BYTES."""
+    return delta_list_bytes(window) + delta_list_bytes(patch) + 4 * height
 
 
 def delta_batch_matmul_state_bytes(inner: int, columns: int) -> int:
