@@ -523,13 +523,14 @@ def _conv_2d(model: Model, node: Node) -> list[str]:
     if hold is None:
         struct = model.struct("kws_conv_2d_t", fields)
         return _convolve(model, node, "kws_conv_2d_s8", struct)
+    note = delta.note(hold)
+    assert note is not None
     columns, most = "NULL", 0
-    if matrix.shape[1] >= weight_layout.DELTA_CONV_2D_INPUTS:
+    if node.options["singly"]:
         columns = model.constant(
             "columns", weight_layout.delta_layout(matrix, model.core)
         )
-        share = weight_layout.DELTA_CONV_2D_CROSSOVER[model.core]
-        most = int(share * hold.output.elements)
+        most = int(note.moved * hold.output.elements)
     struct = model.struct(
         "kws_delta_conv_2d_t",
         {
@@ -539,8 +540,6 @@ def _conv_2d(model: Model, node: Node) -> list[str]:
             "looks_back": node.options["looks_back"],
         },
     )
-    note = delta.note(hold)
-    assert note is not None
     return c_text.call(
         "kws_delta_conv_2d_step_s8",
         struct,

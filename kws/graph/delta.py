@@ -21,6 +21,8 @@ class Note:
             -1: not encoded.
         dense_rows: Rows at the start that are transmitted whole.
         keeps_dense: A dense layer's weights are there for the dense kernel too.
+        moved: Of what convolutions read: share of elements that moved, up to which
+            single ones are skipped.
         whole_steps: Where what is held lives from step to step of a stream: steps
             after a reset that are transmitted whole, at least 1; 0: it lives for a run.
     """
@@ -29,6 +31,7 @@ class Note:
     steps: dict[str, int]
     dense_rows: int
     keeps_dense: bool
+    moved: float = 0.0
     whole_steps: int = 0
 
 

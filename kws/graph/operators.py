@@ -593,7 +593,7 @@ def _scratch_fully_connected(node: Node) -> int:
 def _scratch_conv(node: Node) -> int:
     patch = math.prod(node.input(1).shape[1:])
     dense = weight_layout.conv_2d_scratch_bytes(patch)
-    if "moved" in node.options and patch >= weight_layout.DELTA_CONV_2D_INPUTS:
+    if node.options.get("singly"):
         window, height = node.input(0).elements, node.input(1).shape[1]
         sparse = weight_layout.delta_conv_2d_scratch_bytes(window, patch, height)
         return max(dense, sparse)

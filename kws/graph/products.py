@@ -348,6 +348,7 @@ def mark(graph: Graph, thresholds: Thresholds, products: Products, core: str) ->
                 steps,
                 mine[0].dense_rows,
                 core in weight_layout.DELTA_KEEPS_DENSE,
+                weight_layout.DELTA_CONV_2D_CROSSOVER[core],
             )
             node.options = {**node.options, "delta": item}
             _check(node, item, mine[0].rows)

@@ -400,7 +400,9 @@ class _Derivation:
         if hold is None:
             return
         outputs, patch = operators.weight_matrix(node).shape
-        singly = patch >= weight_layout.DELTA_CONV_2D_INPUTS
+        note = delta.note(hold)
+        assert note is not None
+        singly = note.moved > 0 and patch >= weight_layout.DELTA_CONV_2D_INPUTS
         size = weight_layout.delta_conv_2d_state_bytes(
             node.output.elements // outputs,
             outputs,
@@ -411,8 +413,13 @@ class _Derivation:
         (product,) = hold.options["products"]
         made = [n for n in self.nodes if n.output is node.input(0)]
         looks_back = 1 + sum(_steps_back(n) for n in made)
-        options = {"held": product, "moved": hold, "looks_back": looks_back}
-        node.options = {**node.options, **options}
+        node.options = {
+            **node.options,
+            "held": product,
+            "moved": hold,
+            "singly": singly,
+            "looks_back": looks_back,
+        }
 
 
 def _steps_back(node: Node) -> int:
