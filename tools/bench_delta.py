@@ -29,7 +29,7 @@ def measure(name: str, compiler: str | None) -> dict[str, dict[str, float]]:
     """Run the benchmark image of one board.
 
     Returns:
-        "64x64" -> {"dense": instructions per row, "0": .., "8": .., "crossover": share
+        "64x64", or "48x96 step" of one row a call -> {"dense": instructions per row, "0": .., "8": .., "crossover": share
         of transmitted elements at which both cost the same, above 1 where the sparse
         kernel is always cheaper}.
     """
@@ -41,12 +41,12 @@ def measure(name: str, compiler: str | None) -> dict[str, dict[str, float]]:
         raise RuntimeError(f"{name} {compiler}: {result.stdout}{result.stderr}")
     table: dict[str, dict[str, float]] = {}
     for line in result.stdout.splitlines():
-        inputs, outputs, sent, instructions, rows = map(int, line.split())
+        inputs, outputs, steps, sent, instructions, rows = map(int, line.split())
         key = "dense" if sent < 0 else str(sent)
-        row = table.setdefault(f"{inputs}x{outputs}", {})
+        row = table.setdefault(f"{inputs}x{outputs}{' step' * steps}", {})
         row[key] = round(instructions / rows, 1)
     for shape, row in table.items():
-        row["crossover"] = crossover(row, int(shape.split("x")[0]))
+        row["crossover"] = crossover(row, int(shape.split("x", 1)[0]))
     return table
 
 

@@ -345,8 +345,11 @@ __asm(
     "  .size kws_dsp_add_changes, . - kws_dsp_add_changes\n"
     "  .popsection\n");
 
-static void add_changes(int32_t *sums, const int8_t *rows, int32_t columns,
-                        kws_delta_change_t *list, const group_t *group) {
+static inline __attribute__((always_inline)) void add_changes(int32_t *sums,
+                                                              const int8_t *rows,
+                                                              int32_t columns,
+                                                              kws_delta_change_t *list,
+                                                              const group_t *group) {
   (void)rows; /* the list has addresses */
   if (group->end == list) return;
   *group->end = (kws_delta_change_t){0, 0};
@@ -369,8 +372,11 @@ static inline void add_8(int32_t *sums, int16x8_t added) {
 
 /* sums[c] += what the list adds; columns is a multiple of 8. In 16 bits, which
  * LARGEST_GROUP makes safe. Low-overhead loops that compilers don't find. */
-static void add_changes(int32_t *sums, const int8_t *rows, int32_t columns,
-                        kws_delta_change_t *list, const group_t *group) {
+static inline __attribute__((always_inline)) void add_changes(int32_t *sums,
+                                                              const int8_t *rows,
+                                                              int32_t columns,
+                                                              kws_delta_change_t *list,
+                                                              const group_t *group) {
   const int32_t count = (int32_t)(group->end - list);
   if (count == 0) return;
   for (; columns >= 32; columns -= 32, rows += 32, sums += 32) {
@@ -421,8 +427,11 @@ static inline int32_t unflip(int8_t weight) {
 }
 
 /* sums[c] += what the list adds, two changes at a time. */
-static void add_changes(int32_t *restrict sums, const int8_t *rows, int32_t columns,
-                        kws_delta_change_t *list, const group_t *group) {
+static inline __attribute__((always_inline)) void add_changes(int32_t *restrict sums,
+                                                              const int8_t *rows,
+                                                              int32_t columns,
+                                                              kws_delta_change_t *list,
+                                                              const group_t *group) {
   if ((group->end - list) & 1) {
     *group->end = (kws_delta_change_t){group->end[-1].offset, 0};
   }

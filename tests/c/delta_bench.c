@@ -1,7 +1,8 @@
 /* Counts the instructions of one row of FULLY_CONNECTED, dense and by delta, against
  * the number of transmitted elements, under QEMU's -icount. One line each: inputs
- * outputs transmitted instructions rows where transmitted is -1 for the dense kernel.
- * Changes are of CHANGE int8 steps. */
+ * outputs steps transmitted instructions rows, where transmitted is -1 for the dense
+ * kernel, and steps is 1 for the rows of a stream, one a call. Changes are of CHANGE
+ * int8 steps. */
 #include "board_config.h"
 #include "kws_delta.h"
 #include "semihosting.h"
@@ -19,13 +20,14 @@ void kws_board_write(const char *text) {
 #define PRESCALE           (*(volatile uint32_t *)(BOARD_FPGAIO + 0x1c))
 #define NS_PER_INSTRUCTION 256u
 
-enum { ROWS = 96, MOST = 104, CHANGE = 16, THRESHOLD = 8 };
+enum { ROWS = 96, MOST = 192, CHANGE = 16, THRESHOLD = 8 };
 
 static int8_t x[ROWS * MOST] __attribute__((aligned(8)));
 static int8_t y[ROWS * MOST] __attribute__((aligned(8)));
 static int8_t weights[MOST * MOST] __attribute__((aligned(8)));
 static int32_t state[KWS_DELTA_FULLY_CONNECTED_STATE_BYTES(MOST, MOST) / 4];
 static int32_t scratch[6 * MOST];
+static int32_t kept[KWS_DELTA_STEP_STATE_BYTES(MOST, MOST) / 4];
 static int32_t bias[MOST];
 static int32_t multiplier[MOST];
 static int8_t shift[MOST];
@@ -44,10 +46,12 @@ static void print_number(int32_t value) {
   semihosting_write0(" ");
 }
 
-static void print_line(int32_t inputs, int32_t outputs, int32_t sent, uint32_t ticks) {
+static void print_line(int32_t inputs, int32_t outputs, int32_t steps, int32_t sent,
+                       uint32_t ticks) {
   const uint64_t ns = (uint64_t)ticks * BOARD_TICK_NS;
   print_number(inputs);
   print_number(outputs);
+  print_number(steps);
   print_number(sent);
   print_number((int32_t)(ns / NS_PER_INSTRUCTION));
   print_number(ROWS);
@@ -64,21 +68,25 @@ static void fill_rows(int32_t inputs, int32_t sent) {
   }
 }
 
+static kws_delta_fully_connected_t product(int32_t inputs, int32_t outputs) {
+  return (kws_delta_fully_connected_t){.product = {.inputs = (uint16_t)inputs,
+                                                   .outputs = (uint16_t)outputs,
+                                                   .weights = weights,
+                                                   .bias = bias,
+                                                   .multiplier = multiplier,
+                                                   .shift = shift,
+                                                   .activation_min = -128,
+                                                   .activation_max = 127,
+                                                   .ordinary = 1},
+                                       .columns = weights,
+                                       .threshold = THRESHOLD};
+}
+
 static void measure(int32_t inputs, int32_t outputs) {
-  kws_delta_fully_connected_t p = {.product = {.inputs = (uint16_t)inputs,
-                                               .outputs = (uint16_t)outputs,
-                                               .weights = weights,
-                                               .bias = bias,
-                                               .multiplier = multiplier,
-                                               .shift = shift,
-                                               .activation_min = -128,
-                                               .activation_max = 127,
-                                               .ordinary = 1},
-                                   .columns = weights,
-                                   .threshold = THRESHOLD};
+  kws_delta_fully_connected_t p = product(inputs, outputs);
   uint32_t begun = COUNTER;
   kws_fully_connected_s8(&p.product, x, ROWS, y, scratch);
-  print_line(inputs, outputs, -1, COUNTER - begun);
+  print_line(inputs, outputs, 0, -1, COUNTER - begun);
   p.product.weights = NULL;
   for (int32_t eighth = 0; eighth <= 8; ++eighth) {
     const int32_t sent = inputs * eighth / 8;
@@ -92,7 +100,28 @@ static void measure(int32_t inputs, int32_t outputs) {
                                  scratch, &counted);
     kws_delta_fully_connected_s8(&p, x, 0, ROWS, 1, y, outputs, 1, state, scratch,
                                  &counted);
-    print_line(inputs, outputs, sent, COUNTER - begun);
+    print_line(inputs, outputs, 0, sent, COUNTER - begun);
+  }
+}
+
+static void measure_steps(int32_t inputs, int32_t outputs) {
+  kws_delta_fully_connected_t p = product(inputs, outputs);
+  uint32_t begun = COUNTER;
+  for (int32_t row = 0; row < ROWS; ++row) {
+    kws_fully_connected_s8(&p.product, x + row * inputs, 1, y, scratch);
+  }
+  print_line(inputs, outputs, 1, -1, COUNTER - begun);
+  p.product.weights = NULL;
+  for (int32_t eighth = 0; eighth <= 8; ++eighth) {
+    const int32_t sent = inputs * eighth / 8;
+    uint32_t counted = 0;
+    fill_rows(inputs, sent);
+    kws_delta_step_s8(&p, x + (ROWS - 1) * inputs, 1, y, kept, scratch, &counted);
+    begun = COUNTER;
+    for (int32_t row = 0; row < ROWS; ++row) {
+      kws_delta_step_s8(&p, x + row * inputs, 0, y, kept, scratch, &counted);
+    }
+    print_line(inputs, outputs, 1, sent, COUNTER - begun);
   }
 }
 
@@ -106,7 +135,10 @@ int main(void) {
     }
   }
   measure(64, 64);
-  measure(64, 104); /* as Q.K^T of 99 tokens */
-  measure(104, 64); /* as P.V */
+  measure(64, 104);      /* as Q.K^T of 99 tokens */
+  measure(104, 64);      /* as P.V */
+  measure_steps(48, 96); /* an MLP's two */
+  measure_steps(96, 48);
+  measure_steps(192, 48); /* the read-out */
   return 0;
 }
