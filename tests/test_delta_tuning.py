@@ -15,6 +15,7 @@ pytest.importorskip("tf_keras")
 import networks_for_tests as networks
 import sample_models as samples
 import small_corpus
+import test_stream
 from click.testing import CliRunner
 
 from kws import attention, pool, train
@@ -27,6 +28,7 @@ from kws.errors import KwsError
 from kws.layers.keras import tf, tf_keras
 from kws.model import hold
 from kws.model import network as model
+from kws.model import stream as streams
 from kws.model.check import thresholds_of
 from kws.quantize import calibrate
 from kws.recipe import Recipe
@@ -131,6 +133,58 @@ def test_the_graph_holds_what_the_int8_network_holds(pair, monkeypatch):
         np.testing.assert_array_equal(mine, held)
         moved += int((held != values).sum())
     assert moved > 100
+
+
+def test_so_does_the_graph_of_a_network_for_streams(tmp_path, monkeypatch):
+    """Its read-out's row is sent whole in a clip, so nothing holds it in training."""
+    spec = test_stream.causal()
+    tuned = qat_network(spec)
+    simulator = IntegerSimulator(converted(spec, tuned, tmp_path / "run"))
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    honest = delta.hold
+
+    def noting(values: Any, limit: Any, dense_rows: int) -> Any:
+        held, columns = honest(values, limit, dense_rows)
+        seen.append((values, held))
+        return held, columns
+
+    monkeypatch.setattr(delta, "hold", noting)
+    steps = Thresholds.parse("F=9,C=6,E=6,M=3,H=0,R=4", simulator.slots)
+    inputs = networks.features(spec, 12)[0]
+    simulator.run(inputs, simulator.thresholds(steps))
+    places = hold._stream_places(tuned, spec.model)
+    moved = 0
+    for (values, held), product in zip(seen, simulator.products.every, strict=True):
+        if product.kind == "R":
+            np.testing.assert_array_equal(held, values)
+            continue
+        quantizer, rows = places[product.slot]
+        scale, zero_point = quantizer.grid()
+        assert scale == pytest.approx(product.tensor.scale, rel=1e-5)
+        by_step = hold._held_by_step(quantizer, rows, int(steps[product.slot]))
+        floats = (values.astype(np.float32) - zero_point) * scale
+        batch, tokens, width = values.shape
+        shape = (batch, tokens * rows, width // rows)
+        mine = np.rint(by_step(tf.reshape(floats, shape)) / scale) + zero_point
+        np.testing.assert_array_equal(mine.reshape(values.shape), held)
+        moved += int((held != values).sum())
+    assert moved > 100
+    assert set(places) == {slot for slot in simulator.slots if slot[1] != "R"}
+
+
+def test_a_stream_is_held_from_one_clip_to_the_next():
+    """Pairs of clips, as they are trained on: the second goes on from the first."""
+    spec = with_thresholds(test_stream.causal(), "F=9,C=4,E=12,M=9,H=4,R=2")
+    tuned = qat_network(spec)
+    clips = real(spec, networks.features(spec, 4)[0])
+    run = streams.paired(tuned, spec)
+    plain = run(clips[:2], clips[2:])
+    with hold.holding(tuned, spec, len(LABELS)):
+        logits = run(clips[:2], clips[2:])
+        alone = run(clips[2:], clips[2:])
+    assert np.abs(logits - plain).max() > 0
+    assert np.abs(logits[2:] - alone[2:]).max() > 0
+    np.testing.assert_array_equal(run(clips[:2], clips[2:]), plain)  # let go again
 
 
 def test_the_whole_network_runs_as_the_int8_network(pair):
