@@ -16,12 +16,13 @@ from test_stream import FRAMES, LONG, TOKENS
 
 from kws import attention
 from kws.bundle import Bundle
-from kws.deploy import boards, flash, host, run
-from kws.emit import native
+from kws.deploy import boards, flash, host, per_second, run
+from kws.emit import native, tflm
 from kws.engines import host as engine
+from kws.errors import KwsError
 from kws.graph import cost
 from kws.graph.nodes import Product
-from kws.simulate import delta
+from kws.simulate import delta, measure
 from kws.simulate.integer import IntegerSimulator
 from kws.simulate.simulator import Run
 from kws.thresholds import Slots, Thresholds
@@ -206,3 +207,39 @@ def test_what_a_step_costs() -> None:
         network.arena_bytes
         > native.sources(test_stream.sample(), "dsp").network.arena_bytes
     )
+
+
+def test_an_interpreter_runs_what_dense_layers_read() -> None:
+    """In the clip's form; features and convolutions it can't hold by itself."""
+    texts = tflm.sources(with_thresholds(REPEATS | {"M": 4}), "dsp", 1 << 16).texts
+    assert texts["kws_model.c"].count("kws_delta_fully_connected_t delta") > 3
+    for kind in ("F", "C"):
+        with pytest.raises(KwsError, match=f"threshold of {kind}"):
+            tflm.sources(with_thresholds({kind: 1}), "dsp", 1 << 16)
+
+
+def test_a_float_network_for_streams_has_no_thresholds() -> None:
+    with pytest.raises(KwsError, match="simulated on its int8 form"):
+        measure.make_simulator(test_stream.sample(), "float")
+
+
+def test_a_recording_is_counted_as_one_stream() -> None:
+    """MACs by the rule, steps at rest for nothing; a quiet end costs less."""
+    bundle = with_thresholds(REPEATS)
+    second = bundle.recipe.features.sample_rate
+    rng = np.random.default_rng(4)
+    loud = rng.normal(0, 900, 3 * second).astype(np.int16)
+    quiet = np.concatenate([loud, np.zeros(9 * second, np.int16)])
+    busy, calm = (per_second.on_host(bundle, pcm) for pcm in (loud, quiet))
+    assert busy.seconds == 3.0 and calm.seconds == 12.0
+    assert busy.at_rest == 0 and 0.4 < calm.at_rest < 0.75
+    assert 0 < calm.macs.mean() < busy.macs.mean() <= busy.macs_dense
+    assert calm.macs.min() == 0
+    assert set(busy.sent) == set(KINDS)
+    assert all(calm.sent[kind] < share <= 1 for kind, share in busy.sent.items())
+    table = busy.as_dict()
+    assert table["macs_per_second"] == pytest.approx(
+        busy.macs.mean() * busy.decisions_per_second
+    )
+    with pytest.raises(KwsError, match="too short for the model to decide twice"):
+        per_second.on_host(bundle, loud[: second // 2])

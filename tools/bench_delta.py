@@ -29,9 +29,9 @@ def measure(name: str, compiler: str | None) -> dict[str, dict[str, float]]:
     """Run the benchmark image of one board.
 
     Returns:
-        "64x64", or "48x96 step" of one row a call -> {"dense": instructions per row, "0": .., "8": .., "crossover": share
-        of transmitted elements at which both cost the same, above 1 where the sparse
-        kernel is always cheaper}.
+        "64x64", or "48x96 step" of one row a call -> {"dense": instructions per row,
+        "0": .., "8": .., "crossover": share of transmitted elements at which both cost
+        the same, above 1 where the sparse kernel is always cheaper}.
     """
     board = boards.load(name)
     with tempfile.TemporaryDirectory() as folder:

@@ -153,12 +153,13 @@ def _print(result: Evaluation) -> None:
     click.echo(f"{describe(result)}, {result.seconds:.1f} s")
     if result.cost is not None:
         cuts = [100 * result.cost[key] for key in CUTS]
-        click.echo(
+        text = (
             "MACs cut by delta thresholds: {:.1f} % of MHSA's, {:.1f} % of the whole "
-            "model's; as this engine runs Q.K^T, by rows, {:.1f} % and {:.1f} %".format(
-                *cuts
-            )
+            "model's; as this engine runs Q.K^T, by rows, {:.1f} % and {:.1f} %"
         )
+        if not result.cost["mhsa_macs_dense"]:  # a network for streams
+            text = "MACs cut by delta thresholds: {1:.1f} % of a clip's"
+        click.echo(text.format(*cuts))
     width = max(len(label) for label in result.labels)
     heads = "".join(f"{label[:6]:>7}" for label in result.labels)
     click.echo(f"{'':<{width}}  recall{heads}   <- heard")

@@ -115,7 +115,7 @@ class PerSecond:
             lines += [
                 f"instructions a second: {counted.total:,} "
                 f"(features {counted.features:,}, network {counted.model:,})",
-                f"of a decision: {counted.decision:,}, at most {counted.decision_max:,}",
+                f"a decision: {counted.decision:,}, at most {counted.decision_max:,}",
                 f"asleep {100 * counted.sleep_share:.0f} % of the time",
             ]
         return "\n".join(lines)

@@ -22,7 +22,7 @@ from kws.emit import c_text, calls, common, native
 from kws.emit.common import Network, Sources
 from kws.errors import KwsError
 from kws.graph import delta, operators, parameters, passes, reader, weight_layout
-from kws.graph.nodes import Node
+from kws.graph.nodes import Graph, Node
 
 FILES = ("model.tflite", "model_data.cc", "model_data.h", "kws_operators.cc")
 
@@ -94,6 +94,7 @@ def sources(bundle: Bundle, core: str, arena_bytes: int) -> Sources:
         # The graph is of no other use afterwards.
         passes.prepare(graph)
         native.mark(graph, bundle, core)
+        _check_held(graph)
     tables = _Tables(core)
     by_kind = {
         kind: [node for node, k in zip(nodes, kinds, strict=True) if k == kind]
@@ -163,6 +164,20 @@ def sources(bundle: Bundle, core: str, arena_bytes: int) -> Sources:
         common.FEATURES: common.features_source(bundle),
     }
     return Sources(texts, network, {"model.tflite": data})
+
+
+def _check_held(graph: Graph) -> None:
+    """Refuse what an interpreter's operators would have to hold by themselves."""
+    for node in graph.nodes:
+        note = delta.note(node)
+        steps = note.steps if note else {}
+        kinds = [kind for kind, step in steps.items() if step > 0]
+        if kinds and node.kind not in DELTA_KINDS:
+            raise KwsError(
+                "The engine tflm holds what dense layers and attention read. Received: "
+                f"a threshold of {kinds[0]}, which {node.kind} reads",
+                f"Leave {kinds[0]} out (0 changes no bit), or use --engine native.",
+            )
 
 
 def _table_fields(name: str, rows: list[str], skips: set[str]) -> dict[str, object]:
