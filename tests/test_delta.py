@@ -299,6 +299,12 @@ def test_sizes_are_the_header_s() -> None:
             f"KWS_DELTA_FULLY_CONNECTED_SCRATCH_BYTES({tokens})",
             f"KWS_DELTA_FULLY_CONNECTED_DENSE_SCRATCH_BYTES({tokens})",
             f"KWS_DELTA_COLUMNS({tokens})",
+            f"KWS_DELTA_STEP_STATE_BYTES({tokens}, {dim})",
+            f"KWS_DELTA_STEP_DENSE_STATE_BYTES({tokens}, {dim})",
+            f"KWS_DELTA_STEP_SCRATCH_BYTES({tokens})",
+            f"KWS_DELTA_CONV_2D_STATE_BYTES({tokens}, {dim})",
+            f"KWS_DELTA_CONV_2D_COLUMNS_STATE_BYTES({tokens}, {dim}, 53)",
+            f"KWS_DELTA_CONV_2D_SCRATCH_BYTES({tokens}, {dim}, 5)",
         ]
         expected += [
             weight_layout.delta_attention_state_bytes(tokens, heads, dim),
@@ -306,6 +312,12 @@ def test_sizes_are_the_header_s() -> None:
             weight_layout.delta_fully_connected_scratch_bytes(tokens, dense=False),
             weight_layout.delta_fully_connected_scratch_bytes(tokens, dense=True),
             weight_layout.delta_columns(tokens),
+            weight_layout.delta_step_state_bytes(tokens, dim, dense=False),
+            weight_layout.delta_step_state_bytes(tokens, dim, dense=True),
+            weight_layout.delta_step_scratch_bytes(tokens),
+            weight_layout.delta_conv_2d_state_bytes(tokens, dim, 0),
+            weight_layout.delta_conv_2d_state_bytes(tokens, dim, 53),
+            weight_layout.delta_conv_2d_scratch_bytes(tokens, dim, 5),
         ]
     lines = [f'  printf("%d\\n", (int)({text}));' for text in prints]
     source = folder() / "sizes.c"

@@ -92,6 +92,19 @@ static uint32_t reference(const kws_delta_fully_connected_t *p, int32_t row_step
   return sent;
 }
 
+/* The same rows, each a step of a stream, against what was expected of them. */
+static int check_steps(const kws_delta_fully_connected_t *p, uint32_t expected_sent) {
+  const int32_t inputs = p->product.inputs, outputs = p->product.outputs;
+  uint32_t sent = 0;
+  memset(state, 0x55, sizeof state);
+  memset(y, 0, sizeof y);
+  for (int32_t row = 0; row < ROWS; ++row) {
+    kws_delta_step_s8(p, x + row * inputs, resets[row], y + row * outputs, state,
+                      scratch, &sent);
+  }
+  return sent != expected_sent || memcmp(y, expected, sizeof y) != 0;
+}
+
 static int check(int32_t inputs, int32_t outputs, int32_t threshold, int32_t dense_rows,
                  int with_dense, int transposed, int common) {
   fill(inputs);
@@ -136,8 +149,112 @@ static int check(int32_t inputs, int32_t outputs, int32_t threshold, int32_t den
                                  scratch, &sent);
     first_row += block;
   }
-  return reference(&p, row_step, output_step) != sent ||
-         memcmp(y, expected, sizeof y) != 0;
+  if (reference(&p, row_step, output_step) != sent ||
+      memcmp(y, expected, sizeof y) != 0) {
+    return 1;
+  }
+  return transposed || dense_rows > 1 ? 0 : check_steps(&p, sent);
+}
+
+/* A convolution on a stream: 4 rows a step and 1 that is kept, of 7 pixels of 3
+ * channels; windows of 3 x 2, 2 apart. */
+enum { STEPS = 60, HEIGHT = 5, WIDTH = 7, CHANNELS = 3, KEPT = 1, OUTPUTS = 5 };
+enum { PITCH = WIDTH * CHANNELS, WINDOW = HEIGHT * PITCH, PATCH = 3 * 2 * CHANNELS };
+enum { DOWN = 2, ACROSS = 3, POSITIONS = DOWN * ACROSS };
+
+static int8_t window[WINDOW];
+static int32_t
+    conv_state[KWS_DELTA_CONV_2D_COLUMNS_STATE_BYTES(POSITIONS, OUTPUTS, WINDOW) / 4];
+static union {
+  int64_t aligned;
+  int8_t sparse[2 * KWS_DELTA_CONV_2D_SCRATCH_BYTES(WINDOW, PATCH, 3)];
+  int8_t dense[KWS_CONV_2D_SCRATCH_BYTES(PATCH)];
+} conv_scratch;
+
+static void plain_conv(const kws_fully_connected_t *p, int8_t *to) {
+  for (int32_t at = 0; at < POSITIONS; ++at) {
+    const int8_t *corner =
+        window + at / ACROSS * 2 * PITCH + at % ACROSS * 2 * CHANNELS;
+    for (int32_t o = 0; o < OUTPUTS; ++o) {
+      int32_t sum = bias[o];
+      for (int32_t i = 0; i < PATCH; ++i) {
+        const int32_t row = i / (2 * CHANNELS), rest = i % (2 * CHANNELS);
+        sum += corner[row * PITCH + rest] * weights[o * PATCH + i];
+      }
+      const int32_t value =
+          kws_requantize(sum, multiplier[o], shift[o]) + p->output_zero_point;
+      *to++ = (int8_t)kws_clamp(value, p->activation_min, p->activation_max);
+    }
+  }
+}
+
+/* moves: 1 in so many elements; none of them in some steps. */
+static int check_conv(int32_t most, int with_columns, int common, int32_t moves) {
+  for (int32_t o = 0; o < OUTPUTS; ++o) {
+    bias[o] = any(20000) - 10000;
+    multiplier[o] = (1 << 30) + any(1 << 30);
+    shift[o] = (int8_t)(common ? -8 - any(4) : any(2) ? 0 : -23);
+    for (int32_t i = 0; i < PATCH; ++i) {
+      weights[o * PATCH + i] = (int8_t)(any(256) - 128);
+      columns[i * KWS_DELTA_COLUMNS(OUTPUTS) + o] =
+          (int8_t)((uint8_t)weights[o * PATCH + i] ^ KWS_DELTA_FLIP);
+    }
+  }
+  const kws_delta_conv_2d_t p = {
+      .conv = {.input_height = HEIGHT,
+               .input_width = WIDTH,
+               .input_channels = CHANNELS,
+               .output_height = DOWN,
+               .output_width = ACROSS,
+               .filter_height = 3,
+               .filter_width = 2,
+               .stride_height = 2,
+               .stride_width = 2,
+               .dilation_height = 1,
+               .dilation_width = 1,
+               .product = {.inputs = PATCH,
+                           .outputs = OUTPUTS,
+                           .weights = weights,
+                           .bias = bias,
+                           .multiplier = multiplier,
+                           .shift = shift,
+                           .output_zero_point = (int16_t)(any(256) - 128),
+                           .activation_min = (int8_t)(common ? -128 : -100),
+                           .activation_max = 127}},
+      .columns = with_columns ? columns : NULL,
+      .most = (uint16_t)most,
+      .looks_back = 2};
+  memset(conv_state, 0x55, sizeof conv_state); /* a reset reads nothing of it */
+  for (int32_t step = 0; step < STEPS; ++step) {
+    const int reset = step == 0 || any(20) == 0;
+    const int32_t still = any(3) == 0;
+    int32_t moved = 0;
+    memcpy(window, window + (HEIGHT - KEPT) * PITCH, KEPT * PITCH);
+    for (int32_t i = KEPT * PITCH; i < WINDOW; ++i) {
+      const int32_t moves_now = !still && any(moves) == 0;
+      const int32_t value = moves_now ? any(256) - 128 : window[i];
+      moved += value != window[i];
+      window[i] = (int8_t)value;
+    }
+    if (reset) moved = WINDOW;
+    kws_delta_conv_2d_step_s8(&p, window, moved, reset, y, conv_state, &conv_scratch);
+    plain_conv(&p.conv.product, expected);
+    if (memcmp(y, expected, POSITIONS * OUTPUTS) != 0) return 1;
+  }
+  return 0;
+}
+
+static int check_convs(void) {
+  for (int32_t moves = 1; moves <= 64; moves *= 4) {
+    for (int common = 0; common < 2; ++common) {
+      if (check_conv(WINDOW, 1, common, moves)) return 1;
+      /* The dense kernel of the core dsp reads another layout. */
+      if (KWS_WEIGHT_LAYOUT == KWS_LAYOUT_DSP) continue;
+      if (check_conv(WINDOW / 4, 1, common, moves)) return 1;
+      if (check_conv(0, 0, common, moves)) return 1;
+    }
+  }
+  return 0;
 }
 
 int main(void) {
@@ -156,6 +273,10 @@ int main(void) {
         }
       }
     }
+  }
+  if (check_convs()) {
+    say("a convolution differs\n");
+    return 1;
   }
   say("ok\n");
   return 0;
