@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
+from click.testing import CliRunner
 
 pytest.importorskip("tensorflow", reason="the sample models are made with TensorFlow")
 
@@ -15,13 +21,16 @@ import toolbox
 from test_stream import FRAMES, LONG, TOKENS
 
 from kws import attention
+from kws import bundle as bundles
 from kws.bundle import Bundle
+from kws.cli.profile import command
 from kws.deploy import boards, flash, host, per_second, run
 from kws.emit import native, tflm
 from kws.engines import host as engine
 from kws.errors import KwsError
 from kws.graph import cost
 from kws.graph.nodes import Product
+from kws.recipe import decision_ms
 from kws.simulate import delta, measure
 from kws.simulate.integer import IntegerSimulator
 from kws.simulate.simulator import Run
@@ -243,3 +252,56 @@ def test_a_recording_is_counted_as_one_stream() -> None:
     )
     with pytest.raises(KwsError, match="too short for the model to decide twice"):
         per_second.on_host(bundle, loud[: second // 2])
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "low rank": {"mlp_rank": 6},
+    "mean": {"readout": "mean"},
+    "no mixing, batch norm": {"token_kernel": 0, "norm": "batch", "share": "none"},
+    "one convolution": {"stem_second_channels": 0, "stem_stride": (4, 4)},
+    "steps of two frames": {"stem_stride": (1, 4)},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_other_networks_for_streams(name: str, tmp_path: Path) -> None:
+    spec = test_stream.causal(**VARIANTS[name])
+    step = spec.model.stem_stride[0] * (2 if spec.model.stem_second_channels else 1)
+    detector = dataclasses.replace(spec.detector, hop_frames=step)
+    spec = dataclasses.replace(spec, detector=detector)
+    made = sample_models.bundle(tmp_path / "run", spec, sample_models.network(spec))
+    kinds = attention.slots(spec.model).kinds
+    steps = {kind: value for kind, value in MIXED.items() if kind in kinds}
+    clips = np.stack([drifting(FRAMES, seed) for seed in range(4)])
+    for thresholds in ({}, dict.fromkeys(kinds, 0), steps):
+        bundle = dataclasses.replace(made, thresholds=thresholds)
+        expected = simulated(bundle, clips)
+        logits, sent = engine.invoke(bundle, clips)
+        np.testing.assert_array_equal(logits, expected.logits)
+        if thresholds:
+            np.testing.assert_array_equal(sent, expected.counts.sent)
+
+
+def test_the_command_profiles_a_recording(tmp_path: Path) -> None:
+    """DESIGN section 4's keys, instructions counted on an emulated board."""
+    toolbox.need_qemu()
+    toolbox.need_compiler()
+    source = with_thresholds(MIXED)
+    folder = tmp_path / "run"
+    shutil.copytree(source.path, folder)
+    bundles.save(dataclasses.replace(source, path=folder))
+    noise = np.random.default_rng(1).normal(0, 500, 16000 * 3).astype(np.int16)
+    soundfile.write(tmp_path / "noise.wav", noise, 16000)
+    arguments = [str(folder), "--audio", str(tmp_path / "noise.wav"), "--json"]
+    arguments += ["--board", "qemu-m4", "--out", str(tmp_path / "build")]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0, result.output
+    table = json.loads(result.stdout)
+    spent = table["instructions_per_second"]
+    assert spent["total"] == spent["features"] + spent["model"] > 0
+    rate = table["decisions_per_second"]
+    assert table["seconds"] == 3.0 and rate == 1000 / decision_ms(source.recipe)
+    assert 0 < table["sleep_share"] < 1
+    each = table["instructions_per_decision"]
+    assert spent["model"] == round(rate * each["mean"]) and each["mean"] <= each["max"]
+    assert 0 < table["macs_executed"] < table["macs_dense"]
