@@ -904,10 +904,14 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
 
 /* ---- FULLY_CONNECTED on a stream ---- */
 
+/* Transmitted elements from which on the dense kernel is cheaper for a single row, of
+ * any width: tools/bench_delta.py, on Helium; the others have no dense weights here. */
+#define STEP_CROSSOVER 36
+
 /* What it keeps from step to step. */
 typedef struct {
   int32_t *behind; /* steps were done by the dense kernel since the sums were right */
-  int32_t *recent; /* transmitted elements of the last step, in 64ths */
+  int32_t *recent; /* transmitted elements of the last step */
   int32_t *common; /* of finish_t */
   int32_t *sums;
   int8_t *held;
@@ -931,7 +935,7 @@ static stream_layer_t stream_layer_of(const kws_fully_connected_t *p, void *stat
 
 static void stream_start(const kws_fully_connected_t *p, const stream_layer_t *s) {
   *s->behind = 0;
-  *s->recent = 64; /* the first row is transmitted whole */
+  *s->recent = p->inputs; /* the first row is transmitted whole */
   *s->common = is_common(p->shift, p->outputs, p->activation_min, p->activation_max);
   memset(s->held, 0, (size_t)p->inputs);
   memset(s->sums, 0, 4 * (size_t)KWS_DELTA_COLUMNS(p->outputs));
@@ -986,7 +990,7 @@ void kws_delta_step_s8(const kws_delta_fully_connected_t *p, const int8_t *x, in
   const int32_t threshold = reset ? 0 : p->threshold;
   int32_t count;
   if (reset) stream_start(product, &layer);
-  if (product->weights != NULL && *layer.recent > CROSSOVER) {
+  if (product->weights != NULL && *layer.recent > STEP_CROSSOVER) {
     if (!*layer.behind) memcpy(layer.summed, layer.held, (size_t)product->inputs);
     *layer.behind = 1;
     count = hold(x, layer.held, layer.held, product->inputs, threshold);
@@ -999,7 +1003,7 @@ void kws_delta_step_s8(const kws_delta_fully_connected_t *p, const int8_t *x, in
       stream_finish(product, layer.sums, *layer.common, layer.outputs);
   }
   if (reset) count = product->inputs;
-  *layer.recent = 64 * count / product->inputs;
+  *layer.recent = count;
   *sent += (uint32_t)count;
   memcpy(y, layer.outputs, (size_t)product->outputs);
 }

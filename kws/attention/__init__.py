@@ -32,7 +32,6 @@ tests/test_attention.py runs every variant found here through the same contract.
 from __future__ import annotations
 
 import importlib
-import math
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -122,11 +121,9 @@ def macs_per_element(model: Model, shape: Shape) -> list[dict[str, float]]:
         "H": float(shape.mlp_rank or shape.dim),
     }
     if model.causal:
-        # Of F and C roughly: what a window and its neighbours make of an element.
-        taps = [25 / math.prod(model.stem_stride), 9 / 4]
         other = {
-            "F": taps[0] * model.stem_channels,
-            "C": taps[1] * model.stem_second_channels,
+            "F": 0.0,  # held, and its convolution runs
+            "C": 9 / 4 * model.stem_second_channels,  # windows that an element is in
             "E": float(shape.dim),
             "R": float(model.readout_dim),
         }

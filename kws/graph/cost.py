@@ -266,7 +266,7 @@ def _conv_2d(node: Node, sent: Sent | None) -> Count:
     macs: Number = rows * patch * outputs
     held: Product | None = node.options.get("held")
     found = None if held is None or sent is None else sent(held)
-    if held is not None and found is not None:
+    if held is not None and held.macs and found is not None:
         note = delta.note(held.node)
         step = note is not None and note.whole_steps
         macs = macs * found / (held.inputs if step else held.elements)

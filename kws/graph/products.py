@@ -214,7 +214,8 @@ def _convolved(graph: Graph, shape: Shape) -> list[Product]:
     """What the stem's convolutions read, in front of the padding: only held, as many
     rows at a time as make a token. The convolution behind has it as options["held"].
 
-    An element is in several windows, those at the edges in fewer: `macs` is the mean.
+    An element is in several windows, those at the edges in fewer: `macs` is the mean; 0
+    where windows are too small for single elements to be skipped.
     """
     found = []
     source = graph.input
@@ -223,12 +224,11 @@ def _convolved(graph: Graph, shape: Shape) -> list[Product]:
         (reader,) = graph.consumers(source)
         if reader.kind not in (*operators.VIEWS, "PAD"):
             raise unknown(reader)
-        every = node.output.elements * operators.weight_matrix(node).shape[1]
-        product = dataclasses.replace(
-            _product(0, Part(kind, role, reader), shape),
-            outputs=0,
-            macs=round(every / source.elements),
-        )
+        window = operators.weight_matrix(node).shape[1]
+        product = _product(0, Part(kind, role, reader), shape)
+        if window >= weight_layout.DELTA_CONV_2D_INPUTS:
+            macs = round(node.output.elements * window / source.elements)
+            product = dataclasses.replace(product, macs=macs)
         node.options = {**node.options, "held": product}
         found.append(product)
         source = node.output

@@ -402,7 +402,7 @@ class _Derivation:
         outputs, patch = operators.weight_matrix(node).shape
         note = delta.note(hold)
         assert note is not None
-        singly = note.moved > 0 and patch >= weight_layout.DELTA_CONV_2D_INPUTS
+        singly = note.moved > 0 and held.macs > 0
         size = weight_layout.delta_conv_2d_state_bytes(
             node.output.elements // outputs,
             outputs,
