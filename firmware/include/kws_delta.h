@@ -88,8 +88,8 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
 
 /* 4-byte aligned. What is held, its sums, the last outputs; with dense weights, also
  * the held row that the sums are of. */
-#define KWS_DELTA_STEP_STATE_BYTES(inputs, outputs)                \
-  (12 + 4 * KWS_DELTA_COLUMNS(outputs) + KWS_ROUND_UP(inputs, 4) + \
+#define KWS_DELTA_STEP_STATE_BYTES(inputs, outputs)               \
+  (8 + 4 * KWS_DELTA_COLUMNS(outputs) + KWS_ROUND_UP(inputs, 4) + \
    KWS_ROUND_UP(outputs, 4))
 #define KWS_DELTA_STEP_DENSE_STATE_BYTES(inputs, outputs) \
   (KWS_DELTA_STEP_STATE_BYTES(inputs, outputs) + KWS_ROUND_UP(inputs, 4))
@@ -123,7 +123,7 @@ typedef struct {
 /* 4-byte aligned. All outputs; with columns, also the sums of each position and the
  * window [height * width * channels] that they are of. */
 #define KWS_DELTA_CONV_2D_STATE_BYTES(positions, outputs) \
-  (12 + KWS_ROUND_UP((positions) * (outputs), 4))
+  (8 + KWS_ROUND_UP((positions) * (outputs), 4))
 #define KWS_DELTA_CONV_2D_COLUMNS_STATE_BYTES(positions, outputs, window) \
   (KWS_DELTA_CONV_2D_STATE_BYTES(positions, outputs) +                    \
    4 * (positions) * KWS_DELTA_COLUMNS(outputs) + KWS_ROUND_UP(window, 4))

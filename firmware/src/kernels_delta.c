@@ -912,7 +912,6 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
 typedef struct {
   int32_t *behind; /* steps were done by the dense kernel since the sums were right */
   int32_t *recent; /* transmitted elements of the last step */
-  int32_t *common; /* of finish_t */
   int32_t *sums;
   int8_t *held;
   int8_t *outputs; /* of the last step */
@@ -921,22 +920,16 @@ typedef struct {
 
 static stream_layer_t stream_layer_of(const kws_fully_connected_t *p, void *state) {
   int32_t *words = state;
-  int32_t *sums = words + 3;
+  int32_t *sums = words + 2;
   int8_t *held = (int8_t *)(sums + KWS_DELTA_COLUMNS(p->outputs));
   int8_t *outputs = held + KWS_ROUND_UP(p->inputs, 4);
-  return (stream_layer_t){words,
-                          words + 1,
-                          words + 2,
-                          sums,
-                          held,
-                          outputs,
-                          outputs + KWS_ROUND_UP(p->outputs, 4)};
+  return (stream_layer_t){words, words + 1, sums,
+                          held,  outputs,   outputs + KWS_ROUND_UP(p->outputs, 4)};
 }
 
 static void stream_start(const kws_fully_connected_t *p, const stream_layer_t *s) {
   *s->behind = 0;
   *s->recent = p->inputs; /* the first row is transmitted whole */
-  *s->common = is_common(p->shift, p->outputs, p->activation_min, p->activation_max);
   memset(s->held, 0, (size_t)p->inputs);
   memset(s->sums, 0, 4 * (size_t)KWS_DELTA_COLUMNS(p->outputs));
   for (int32_t o = 0; o < p->outputs; ++o) s->sums[place(o)] = p->bias[o];
@@ -967,14 +960,14 @@ static int32_t stream_sums(const kws_delta_fully_connected_t *p,
 
 /* The outputs from the sums. */
 static void stream_finish(const kws_fully_connected_t *p, const int32_t *sums,
-                          int32_t common, int8_t *y) {
+                          int8_t *y) {
   const finish_t finish = {.multiplier = p->multiplier,
                            .shift = p->shift,
                            .each = 1,
                            .zero_point = p->output_zero_point,
                            .low = p->activation_min,
                            .high = p->activation_max};
-  for (int32_t o = common ? finish_plain(&finish, sums, p->outputs, y) : 0;
+  for (int32_t o = p->ordinary ? finish_plain(&finish, sums, p->outputs, y) : 0;
        o < p->outputs; ++o) {
     const int32_t value =
         kws_requantize(sums[place(o)], p->multiplier[o], p->shift[o]) +
@@ -999,8 +992,7 @@ void kws_delta_step_s8(const kws_delta_fully_connected_t *p, const int8_t *x, in
     }
   } else {
     count = stream_sums(p, &layer, x, threshold, scratch);
-    if (count > 0 || reset)
-      stream_finish(product, layer.sums, *layer.common, layer.outputs);
+    if (count > 0 || reset) stream_finish(product, layer.sums, layer.outputs);
   }
   if (reset) count = product->inputs;
   *layer.recent = count;
@@ -1021,7 +1013,6 @@ int32_t kws_delta_hold_s8(const int8_t *x, int32_t n, int32_t threshold, int res
 
 /* What it keeps from step to step. */
 typedef struct {
-  int32_t *common; /* of finish_t */
   int32_t *still;  /* steps in which nothing moved, the last ones */
   int32_t *behind; /* the outputs are the dense kernel's, of a later window */
   int8_t *outputs; /* of the last step */
@@ -1032,13 +1023,12 @@ typedef struct {
 static stream_conv_t stream_conv_of(const kws_conv_2d_t *p, void *state) {
   const int32_t positions = p->output_height * p->output_width;
   int32_t *words = state;
-  int8_t *outputs = (int8_t *)(words + 3);
+  int8_t *outputs = (int8_t *)(words + 2);
   int32_t *sums =
       (int32_t *)(outputs + KWS_ROUND_UP(positions * p->product.outputs, 4));
   return (stream_conv_t){
-      words,     words + 1,
-      words + 2, outputs,
-      sums,      (int8_t *)(sums + positions * KWS_DELTA_COLUMNS(p->product.outputs))};
+      words, words + 1, outputs, sums,
+      (int8_t *)(sums + positions * KWS_DELTA_COLUMNS(p->product.outputs))};
 }
 
 static void stream_conv_start(const kws_conv_2d_t *p, const stream_conv_t *s,
@@ -1046,8 +1036,6 @@ static void stream_conv_start(const kws_conv_2d_t *p, const stream_conv_t *s,
   const kws_fully_connected_t *product = &p->product;
   const int32_t columns = KWS_DELTA_COLUMNS(product->outputs);
   const int32_t all = p->output_height * p->output_width * columns;
-  *s->common = is_common(product->shift, product->outputs, product->activation_min,
-                         product->activation_max);
   *s->behind = 1;
   memset(s->window, 0, (size_t)window);
   memset(s->sums, 0, 4 * (size_t)all);
@@ -1127,7 +1115,7 @@ static void sparse_conv(const kws_delta_conv_2d_t *p, const stream_conv_t *s,
         count += add_segment(&to, changes + next[r], at + segment, r * segment - at);
       }
       add_position(&to);
-      if (count > 0) stream_finish(&conv->product, to.sums, *s->common, y);
+      if (count > 0) stream_finish(&conv->product, to.sums, y);
       to.sums += KWS_DELTA_COLUMNS(outputs);
       y += outputs;
     }

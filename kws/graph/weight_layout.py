@@ -150,7 +150,7 @@ def delta_fully_connected_scratch_bytes(inputs: int, dense: bool) -> int:
 def delta_step_state_bytes(inputs: int, outputs: int, dense: bool) -> int:
     """KWS_DELTA_STEP_(DENSE_)STATE_BYTES."""
     held = round_up(inputs, 4)
-    return 12 + 4 * delta_columns(outputs) + round_up(outputs, 4) + held * (1 + dense)
+    return 8 + 4 * delta_columns(outputs) + round_up(outputs, 4) + held * (1 + dense)
 
 
 def delta_step_scratch_bytes(inputs: int) -> int:
@@ -161,7 +161,7 @@ def delta_step_scratch_bytes(inputs: int) -> int:
 def delta_conv_2d_state_bytes(positions: int, outputs: int, window: int) -> int:
     """KWS_DELTA_CONV_2D_(COLUMNS_)STATE_BYTES; window 0: without columns."""
     sums = 4 * positions * delta_columns(outputs) if window else 0
-    return 12 + round_up(positions * outputs, 4) + sums + round_up(window, 4)
+    return 8 + round_up(positions * outputs, 4) + sums + round_up(window, 4)
 
 
 def delta_conv_2d_scratch_bytes(window: int, patch: int, height: int) -> int:

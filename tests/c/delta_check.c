@@ -126,7 +126,8 @@ static int check(int32_t inputs, int32_t outputs, int32_t threshold, int32_t den
                   .shift = shift,
                   .output_zero_point = (int16_t)(any(256) - 128),
                   .activation_min = (int8_t)(common ? -128 : -100),
-                  .activation_max = 127},
+                  .activation_max = 127,
+                  .ordinary = (uint8_t)common},
       .columns = columns,
       .threshold = (uint8_t)threshold,
       .dense_rows = (uint8_t)dense_rows};
@@ -220,7 +221,8 @@ static int check_conv(int32_t most, int with_columns, int common, int32_t moves)
                            .shift = shift,
                            .output_zero_point = (int16_t)(any(256) - 128),
                            .activation_min = (int8_t)(common ? -128 : -100),
-                           .activation_max = 127}},
+                           .activation_max = 127,
+                           .ordinary = (uint8_t)common}},
       .columns = with_columns ? columns : NULL,
       .most = (uint16_t)most,
       .looks_back = 2};
