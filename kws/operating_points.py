@@ -36,12 +36,12 @@ from kws.data import tape as tapes_of
 from kws.data.tape import Score, Tape, Window
 from kws.deploy import host
 from kws.errors import CheckFailed, KwsError
-from kws.recipe import Q15_ONE, Detector, decision_ms
+from kws.recipe import MAX_SMOOTHING, Q15_ONE, Detector, decision_ms
 
 FILE = "operating_points.json"
 SCHEMA = 1
 FEWEST = 20  # times that a word is said: fewer say nothing of a threshold of its own
-SMOOTHINGS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12)
+SMOOTHINGS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, MAX_SMOOTHING)
 # A longer one would count well on tapes where words are seldom said twice, and be deaf
 # to a person who says a word again.
 LONGEST_REFRACTORY_MS = 1000.0
