@@ -1,4 +1,4 @@
-"""How good a bundle is: on the clips of a split, and on long tapes.
+"""How good a bundle is on the clips of a split (on long tapes: kws/tapes.py).
 
 Every accuracy comes with its task, N and a 95 % interval (DESIGN D10).
 """
@@ -6,7 +6,6 @@ Every accuracy comes with its task, N and a 95 % interval (DESIGN D10).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 from kws import engines
 from kws.bundle import Bundle
 from kws.data import ClipSet, load
-from kws.data.tape import Score, Tape
 from kws.deploy import boards
 from kws.errors import CheckFailed, KwsError
 from kws.intervals import wilson_interval
@@ -333,70 +331,3 @@ def _where(evaluation: Evaluation) -> str:
         if evaluation.board
         else evaluation.engine
     )
-
-
-@dataclass(frozen=True)
-class TapeResult:
-    """A detector on a long recording.
-
-    Args:
-        score: Hits, misses, false alarms.
-        events: (word, seconds, posterior) of all that was heard.
-    """
-
-    score: Score
-    events: Sequence[tuple[str, float, float]]
-
-    def as_dict(self) -> dict[str, Any]:
-        low, high = self.score.false_alarms_per_hour_ci95
-        total = self.score.hits + self.score.misses
-        return {
-            "hours": self.score.hours,
-            "words": total,
-            "hits": self.score.hits,
-            "misses": self.score.misses,
-            "miss_rate": self.score.miss_rate,
-            "miss_rate_ci95": list(wilson_interval(self.score.misses, total))
-            if total
-            else None,
-            "false_alarms": self.score.false_alarms,
-            "false_alarms_per_hour": self.score.false_alarms_per_hour,
-            "false_alarms_per_hour_ci95": [low, high],
-            "per_word": {
-                word: {"hits": h, "misses": m, "false_alarms": f}
-                for word, (h, m, f) in self.score.per_word.items()
-            },
-            "events": [
-                {"word": word, "time_s": seconds, "score": round(score, 4)}
-                for word, seconds, score in self.events
-            ],
-        }
-
-
-def evaluate_tape(bundle: Bundle, tape: Tape, engine: str = "host") -> TapeResult:
-    """Stream a tape through the firmware and score what it hears.
-
-    Args:
-        bundle: The run.
-        tape: Recording and truth. Windows of words that are none of the bundle's are
-            left out (kws.data.tape.asked_for).
-        engine: One that can stream (`host`).
-    """
-    from kws.data.tape import asked_for, score
-
-    module = engines.get(engine)
-    if not hasattr(module, "detect"):
-        able = [
-            name for name in engines.names() if hasattr(engines.get(name), "detect")
-        ]
-        raise KwsError(
-            f"This engine does not stream. Expected {', '.join(able)}. "
-            f"Received: {engine!r}",
-            "kws eval RUN --tape TAPE.wav --engine host",
-        )
-    events = [
-        (event.word, event.time_s, event.score)
-        for event in module.detect(bundle, tape.pcm)
-    ]
-    words = asked_for(tape.windows, bundle.labels)
-    return TapeResult(score([e[:2] for e in events], words, tape.hours), events)

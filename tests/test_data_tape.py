@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small_corpus
+from click.testing import CliRunner
 
 from kws import intervals
+from kws.cli.data import command
 from kws.data import tape
+from kws.data.ambient import Sound
 from kws.data.tape import Window
 from kws.errors import KwsError
 
@@ -59,6 +65,199 @@ def test_more_words_than_fit_are_refused():
     pcm, label = clips()
     with pytest.raises(KwsError, match="can't hold"):
         tape.build(pcm, label, LABELS, [], 60, keywords_per_minute=50)
+
+
+def test_a_word_said_in_a_room_goes_on_after_its_end():
+    pcm, label = clips()
+    dry, wet = (
+        tape.build(pcm, label, LABELS, [], 60, 1, 10, 0, (40.0, 40.0), -80.0, room)
+        for room in (None, (0.5, 0.6))
+    )
+    assert [w.start_s for w in dry.windows] == [w.start_s for w in wet.windows]
+
+    def after(made: tape.Tape) -> float:
+        """Loudness in the tenth of a second after the words, over that within them."""
+        ratios = []
+        for window in made.windows:
+            start, end = (int(s * 16000) for s in (window.start_s, window.end_s))
+            said, rest = (
+                np.sqrt(np.mean(part.astype(float) ** 2))
+                for part in (made.pcm[start:end], made.pcm[end + 200 : end + 1800])
+            )
+            ratios.append(rest / said)
+        return float(np.mean(ratios))
+
+    assert after(dry) < 0.02 < 0.1 < after(wet) < 1
+    again = tape.build(pcm, label, LABELS, [], 60, 1, 10, 0, (40, 40), -80, (0.5, 0.6))
+    assert np.array_equal(again.pcm, wet.pcm)
+
+
+NAMES = ("_silence_/0", "_unknown_/bed_ann.wav", "yes/ann.wav", "no/ben.wav")
+
+
+def test_a_tape_says_what_was_laid_and_how_loud(tmp_path):
+    pcm, label = clips()
+    made = tape.build(pcm, label, LABELS, [], 60, 1, 10, 8, (5, 9), clip_names=NAMES)
+    assert [w.word for w in made.said if w.word != "bed"] == [
+        w.word for w in made.windows
+    ]
+    assert sum(w.word == "bed" for w in made.said) == 8
+    bed = np.sqrt(np.mean(made.pcm[: int(made.said[0].start_s * 16000)] ** 2.0))
+    for window in made.windows:
+        assert (
+            window.clip
+            == f"{window.word}/{'ann' if window.word == 'yes' else 'ben'}.wav"
+        )
+        assert window.snr_db is not None and 5 <= window.snr_db <= 9
+        said = made.pcm[int(window.start_s * 16000) : int(window.end_s * 16000)]
+        over = np.mean(said.astype(float) ** 2) / bed**2 - 1  # less the bed beneath it
+        assert 10 * np.log10(over) == pytest.approx(window.snr_db, abs=0.6)
+    made.made["seed"] = 1
+    tape.save(made, tmp_path / "t.wav")
+    read = tape.open_tape(tmp_path / "t.wav")
+    assert (read.kind, read.made) == ("words", {"seed": 1})
+    assert [(w.snr_db, w.clip) for w in read.windows] == [
+        (w.snr_db, w.clip) for w in made.windows
+    ]
+    first = made.said[0]
+    assert read.text_at(first.start_s - 0.5, first.start_s + 0.1) == first.word
+    assert read.text_at(0, first.start_s - 0.01) == ""
+    # A truth that was edited is taken; what was known of the old one no longer fits.
+    tape.write_windows(tmp_path / "t.tsv", [Window("yes", 1, 2)])
+    assert tape.open_tape(tmp_path / "t.wav").windows == [Window("yes", 1, 2)]
+    (tmp_path / "t.tape.json").write_text('{"kind": "words", "made": {}}')
+    with pytest.raises(KwsError, match="can't be read"):
+        tape.open_tape(tmp_path / "t.wav")
+
+
+def test_ambient_recordings_are_a_tape_without_words(tmp_path):
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-99, 99, n).astype(np.int16) for n in (24000, 8000))
+    sounds = [Sound(a, "speech", "f", "1", "hello you"), Sound(b, "speech", "f", "2")]
+    made = tape.of_sounds(sounds)
+    assert np.array_equal(made.pcm, np.concatenate([a, b]))
+    assert made.kind == "speech" and made.windows == []
+    assert made.text_at(1.0, 1.2) == "hello you" and made.text_at(1.6, 1.9) == ""
+    assert len(tape.of_sounds(sounds, 0.5).pcm) == 8000
+    tape.save(made, tmp_path / "t.wav")
+    read = tape.open_tape(tmp_path / "t.wav")
+    assert (read.kind, read.windows, read.said) == ("speech", [], made.said)
+    with pytest.raises(KwsError, match="one kind of sound"):
+        tape.of_sounds([*sounds, Sound(b, "music", "g", "3")])
+
+
+def test_a_folder_is_all_of_its_tapes_and_an_empty_truth_says_no_word(tmp_path):
+    made = tape.Tape(np.zeros(16000, np.int16), [])
+    for name in ("b.wav", "a.wav"):
+        tape.save(made, tmp_path / name)
+    found = tape.files([tmp_path, tmp_path / "b.wav"])
+    assert [path.name for path in found] == ["a.wav", "b.wav", "b.wav"]
+    (tmp_path / "a.tsv").write_text("")
+    (tmp_path / "a.tape.json").unlink()
+    assert tape.open_tape(tmp_path / "a.wav").kind == "recording"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(KwsError, match="without tapes"):
+        tape.files([tmp_path / "empty"])
+
+
+def kws_data(*arguments: object) -> dict:
+    done = CliRunner().invoke(command, [*map(str, arguments), "--json"])
+    if done.exception is not None:
+        raise done.exception
+    return json.loads(done.stdout)
+
+
+def ambient(folder: Path) -> Path:
+    """Half a minute each of two kinds: 80, 10 and 10 % for the splits."""
+    for kind, seed in (("noise", 1), ("music", 2)):
+        rng = np.random.default_rng(seed)
+        pcm = rng.integers(-999, 999, 60 * 16000).astype(np.int16)
+        (folder / kind).mkdir(parents=True)
+        (folder / kind / "long.wav").write_bytes(tape.wav_bytes(pcm))
+    return folder
+
+
+def test_the_command_makes_equal_files_of_equal_options(tmp_path):
+    corpus = small_corpus.make(tmp_path / "audio", ("yes", "no", "cat", "dog"))
+    made = {}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        facts = kws_data(
+            *("tape", "--out", tmp_path / f"{name}.wav", "--data", corpus),
+            *("--words", "yes,no", "--seconds", 60, "--seed", seed),
+            *("--keywords-per-minute", 6, "--unknown-per-minute", 4),
+            *("--reverberation", "0.2,0.5"),
+        )
+        assert (facts["kind"], facts["words"], facts["split"]) == ("words", 6, "val")
+        made[name] = [
+            hashlib.sha256((tmp_path / f"{name}{end}").read_bytes()).hexdigest()
+            for end in (".wav", ".tsv", ".tape.json")
+        ]
+    assert made["a"] == made["b"] and made["a"][0] != made["c"][0]
+    read = tape.open_tape(tmp_path / "a.wav")
+    assert {w.word for w in read.windows} <= {"yes", "no"}
+    assert {w.word for w in read.said} - {"yes", "no"} <= {"cat", "dog"}
+    assert {w.clip.split("/")[1][:8] for w in read.windows} <= set(
+        small_corpus.SPEAKERS["val"]
+    )
+    assert read.made["reverberation_s"] == [0.2, 0.5]
+
+
+def test_the_command_lays_words_on_ambient_sound_or_takes_it_alone(tmp_path):
+    corpus = small_corpus.make(tmp_path / "audio")
+    sound = ambient(tmp_path / "ambient")
+    facts = kws_data(
+        *("tape", "--out", tmp_path / "alone.wav", "--ambient", sound),
+        *("--kind", "music", "--no-words"),
+    )
+    assert facts["kind"] == "music" and facts["words"] == 0
+    alone = tape.open_tape(tmp_path / "alone.wav").pcm
+    rng = np.random.default_rng(2)
+    long = rng.integers(-999, 999, 60 * 16000).astype(np.int16)
+    assert np.array_equal(alone, long[int(0.8 * len(long)) : int(0.9 * len(long))])
+    kws_data(
+        *("tape", "--out", tmp_path / "bed.wav", "--data", corpus, "--seconds", 30),
+        *("--words", "yes,no", "--ambient", sound, "--kind", "noise"),
+        *("--unknown-per-minute", 0, "--bed-dbfs", -30),
+    )
+    made = tape.open_tape(tmp_path / "bed.wav")
+    before = made.pcm[: int(made.windows[0].start_s * 16000)].astype(float)
+    level = 20 * np.log10(np.sqrt(np.mean(before**2)) / 32768)
+    assert level == pytest.approx(-30, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--no-words",), "Expected --ambient"),
+        (("--kind", "music"), "Expected --ambient"),
+        (("--ambient", "AMBIENT", "--kind", "talk"), "one of music, noise"),
+        (("--ambient", "AMBIENT", "--no-words"), "one kind of sound"),
+        (("--snr-db", "25,5"), "expected LOW,HIGH"),
+        (("--snr-db", "quiet"), "expected LOW,HIGH"),
+        (("--out", "tape.mp3"), "A tape is a .wav"),
+    ],
+)
+def test_mistakes_in_making_tapes_are_told(options, message, tmp_path):
+    sound = str(ambient(tmp_path / "ambient"))
+    options = [sound if option == "AMBIENT" else option for option in options]
+    arguments = ["tape", "--out", str(tmp_path / "t.wav"), *options]
+    done = CliRunner().invoke(command, arguments)
+    assert done.exit_code
+    assert message in f"{getattr(done.exception, 'message', '')}{done.output}"
+    assert not (tmp_path / "t.wav").exists()
+
+
+def test_a_tape_of_the_shared_speech_knows_what_is_said(tmp_path):
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "ambient"
+    folder = Path(os.environ.get("KWS_AMBIENT", folder))
+    if not (folder / "index.tsv").is_file():
+        pytest.skip(f"no shared ambient sound in {folder}")
+    facts = kws_data(
+        *("tape", "--out", tmp_path / "speech.wav", "--ambient", folder),
+        *("--kind", "speech", "--no-words", "--seconds", 60),
+    )
+    assert facts["hours"] == pytest.approx(1 / 60)
+    assert len(tape.open_tape(tmp_path / "speech.wav").said) > 3
 
 
 def test_saving_and_opening_gives_the_same_tape(tmp_path):

@@ -16,7 +16,7 @@ import sample_models
 import toolbox
 from click.testing import CliRunner
 
-from kws import doctor, engines, evaluate, intervals
+from kws import doctor, engines, evaluate, intervals, tapes
 from kws.bundle import Bundle
 from kws.cli.eval import command
 from kws.data import ClipSet
@@ -317,7 +317,7 @@ def test_tape_scores_what_was_heard(bundle: Bundle, stream: np.ndarray) -> None:
         hit = int(other == word)
         counts[other] = [hit, 0, counted - hit]
     assert alike[0] == end_s and sum(row[2] for row in counts.values()) > 2
-    result = evaluate.evaluate_tape(run, Tape(stream, windows)).as_dict()
+    result = tapes.evaluate(run, [("tape", Tape(stream, windows))]).as_dict()
     assert result["words"] == 2
     assert result["hits"] == 1
     assert result["false_alarms"] == sum(row[2] for row in counts.values())
@@ -327,7 +327,7 @@ def test_tape_scores_what_was_heard(bundle: Bundle, stream: np.ndarray) -> None:
     assert low < rate < high
     json.dumps(result)
     with pytest.raises(KwsError, match="does not stream"):
-        evaluate.evaluate_tape(run, Tape(stream, windows), "tflm")
+        tapes.evaluate(run, [("tape", Tape(stream, windows))], "tflm")
 
 
 def test_command_line(

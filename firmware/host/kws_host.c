@@ -79,3 +79,97 @@ size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
   }
   return count;
 }
+
+size_t kws_host_decide(const int16_t *pcm, size_t samples, int8_t *logits,
+                       uint64_t *time_ms, size_t room) {
+  const size_t labels = kws_model_info.label_count;
+  const kws_feature_spec_t *spec = kws_model_info.features;
+  size_t count = 0;
+  for (size_t done = 0; done < samples;) {
+    const size_t left = samples - done;
+    done += kws_push(pcm + done, left < BLOCK_SAMPLES ? left : BLOCK_SAMPLES);
+    kws_event_t event;
+    while (kws_poll(&event) != KWS_IDLE) {
+      if (count < room) {
+        kws_stats_t stats;
+        kws_stats(&stats);
+        memcpy(logits + count * labels, kws_last_logits(), labels);
+        time_ms[count] = (spec->window + (stats.frames - 1) * spec->hop) / 16;
+      }
+      count++;
+    }
+  }
+  return count;
+}
+
+int kws_host_sums(const int8_t *logits, size_t n, uint16_t smoothing, uint32_t *sums,
+                  uint16_t *highest) {
+  uint16_t history[KWS_DETECTOR_MAX_SMOOTHING * KWS_MAX_LABELS];
+  kws_detector_spec_t spec = *kws_model_info.detector;
+  const size_t labels = spec.label_count;
+  spec.smoothing = smoothing;
+  spec.history = history;
+  if (!kws_detector_spec_ok(&spec)) return 1;
+  kws_detector_t detector;
+  kws_detector_init(&detector, &spec);
+  for (size_t i = 0; i < n; i++) {
+    kws_detector_add(&detector, &spec, logits + i * labels);
+    memcpy(sums + i * labels, detector.sum, labels * sizeof *sums);
+    highest[i] = 0;
+    for (int word = spec.first_word; word < spec.label_count; word++) {
+      const uint16_t score = kws_detector_score(&detector, &spec, word);
+      if (score > highest[i]) highest[i] = score;
+    }
+  }
+  return 0;
+}
+
+/* `skipped` decisions at which every word is below its rearm and its threshold. */
+static void pass(kws_detector_t *detector, const kws_detector_spec_t *spec,
+                 size_t skipped) {
+  for (int i = spec->first_word; i < spec->label_count; i++) {
+    const uint16_t wait = detector->wait[i];
+    detector->wait[i] = wait > skipped ? (uint16_t)(wait - skipped) : 0;
+    detector->disarmed[i] = 0;
+  }
+}
+
+size_t kws_host_hear(const uint32_t *sums, const uint16_t *highest, size_t n,
+                     uint16_t smoothing, uint16_t refractory, const uint16_t *threshold,
+                     const uint16_t *rearm, uint32_t *decision, uint16_t *label,
+                     uint16_t *score, size_t room) {
+  uint16_t history[KWS_DETECTOR_MAX_SMOOTHING * KWS_MAX_LABELS];
+  kws_detector_spec_t spec = *kws_model_info.detector;
+  const size_t labels = spec.label_count;
+  spec.smoothing = smoothing;
+  spec.refractory = refractory;
+  spec.threshold = threshold;
+  spec.rearm = rearm;
+  spec.history = history;
+  if (!kws_detector_spec_ok(&spec)) return SIZE_MAX;
+  kws_detector_t detector;
+  kws_detector_init(&detector, &spec);
+  uint16_t lowest = UINT16_MAX; /* of the words' rearms, which no threshold is below */
+  for (size_t i = spec.first_word; i < labels; i++) {
+    if (rearm[i] < lowest) lowest = rearm[i];
+  }
+  size_t count = 0, skipped = 0;
+  for (size_t i = 0; i < n; i++) {
+    if (highest[i] < lowest) {
+      skipped++;
+      continue;
+    }
+    if (skipped > 0) pass(&detector, &spec, skipped);
+    skipped = 0;
+    memcpy(detector.sum, sums + i * labels, labels * sizeof *sums);
+    const int heard = kws_detector_hear(&detector, &spec);
+    if (heard < 0) continue;
+    if (count < room) {
+      decision[count] = (uint32_t)i;
+      label[count] = (uint16_t)heard;
+      score[count] = kws_detector_score(&detector, &spec, heard);
+    }
+    count++;
+  }
+  return count;
+}

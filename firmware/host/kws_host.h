@@ -35,4 +35,24 @@ size_t kws_host_transmit(const int16_t *pcm, size_t samples, uint32_t *sent,
 size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
                        size_t room);
 
+/* Stream on. Returns how many decisions were made, of which `room` are stored: their
+ * logits, int8 [decisions][labels], and the end of what each looked back on. */
+size_t kws_host_decide(const int16_t *pcm, size_t samples, int8_t *logits,
+                       uint64_t *time_ms, size_t room);
+
+/* The detector's sums after each of n decisions, uint32 [n][labels], with another
+ * smoothing than the model's, and the highest smoothed posterior of a word, Q15 [n].
+ * From a reset on. Returns 0, or 1 if there is no such smoothing. */
+int kws_host_sums(const int8_t *logits, size_t n, uint16_t smoothing, uint32_t *sums,
+                  uint16_t *highest);
+
+/* What the detector hears of kws_host_sums' n decisions with other settings: threshold
+ * and rearm are Q15 [labels]. Returns how many words were heard, of which `room` are
+ * stored: at which decision, which label, its score. SIZE_MAX if the detector refuses
+ * the settings. Keeps nothing, so threads may share the library. */
+size_t kws_host_hear(const uint32_t *sums, const uint16_t *highest, size_t n,
+                     uint16_t smoothing, uint16_t refractory, const uint16_t *threshold,
+                     const uint16_t *rearm, uint32_t *decision, uint16_t *label,
+                     uint16_t *score, size_t room);
+
 #endif

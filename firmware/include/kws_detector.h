@@ -53,6 +53,12 @@ void kws_detector_init(kws_detector_t *detector, const kws_detector_spec_t *spec
 int kws_detector_step(kws_detector_t *detector, const kws_detector_spec_t *spec,
                       const int8_t *logits);
 
+/* The two halves of a step, for a PC that tries many settings on the same logits: the
+ * sums of the last posteriors, and what is heard of them. */
+void kws_detector_add(kws_detector_t *detector, const kws_detector_spec_t *spec,
+                      const int8_t *logits);
+int kws_detector_hear(kws_detector_t *detector, const kws_detector_spec_t *spec);
+
 /* Smoothed posterior of a label after the last decision, Q15 (0..32767). */
 uint16_t kws_detector_score(const kws_detector_t *detector,
                             const kws_detector_spec_t *spec, int label);

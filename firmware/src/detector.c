@@ -49,14 +49,16 @@ uint16_t kws_detector_score(const kws_detector_t *detector,
   return (uint16_t)((detector->sum[label] + spec->smoothing / 2u) / spec->smoothing);
 }
 
-int kws_detector_step(kws_detector_t *detector, const kws_detector_spec_t *spec,
+void kws_detector_add(kws_detector_t *detector, const kws_detector_spec_t *spec,
                       const int8_t *logits) {
   uint16_t *row = spec->history + detector->oldest * spec->label_count;
   for (int i = 0; i < spec->label_count; i++) detector->sum[i] -= row[i];
   posteriors(spec, logits, row);
   for (int i = 0; i < spec->label_count; i++) detector->sum[i] += row[i];
   if (++detector->oldest == spec->smoothing) detector->oldest = 0;
+}
 
+int kws_detector_hear(kws_detector_t *detector, const kws_detector_spec_t *spec) {
   int heard = -1;
   uint16_t best = 0;
   for (int i = spec->first_word; i < spec->label_count; i++) {
@@ -74,4 +76,10 @@ int kws_detector_step(kws_detector_t *detector, const kws_detector_spec_t *spec,
     detector->wait[heard] = spec->refractory;
   }
   return heard;
+}
+
+int kws_detector_step(kws_detector_t *detector, const kws_detector_spec_t *spec,
+                      const int8_t *logits) {
+  kws_detector_add(detector, spec, logits);
+  return kws_detector_hear(detector, spec);
 }

@@ -35,6 +35,23 @@ class Option(click.Option):
             self.opts = shown
 
 
+class Range(click.ParamType):
+    """LOW,HIGH as two numbers in order."""
+
+    name = "low,high"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, float]:
+        if not isinstance(value, str):
+            return tuple(value)  # a default
+        try:
+            low, high = (float(part) for part in value.split(","))
+        except ValueError:
+            low, high = 1.0, 0.0
+        if not low <= high < float("inf"):
+            self.fail(f"expected LOW,HIGH, not {value!r}", param, ctx)
+        return low, high
+
+
 class NameList(click.ParamType):
     """Names with commas between, as a tuple."""
 
@@ -101,6 +118,18 @@ audio = click.option(
 seconds = click.option(
     "--seconds", type=click.FloatRange(0.1), help="Stop after SECONDS of audio."
 )
+
+
+def tape(**settings: Any) -> Decorator:
+    """`--tape`, `required` or not."""
+    return click.option(
+        "--tape",
+        type=PATH,
+        multiple=True,
+        help="Long recording (WAV, FLAC, MP3 and more) with its truth beside it, or a "
+        "folder of them; may be repeated.",
+        **settings,
+    )
 
 
 def split(*choices: str, default: str) -> Decorator:

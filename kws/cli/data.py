@@ -1,4 +1,4 @@
-"""Get, make, count and check audio: fetch, synth, import, info, verify."""
+"""Get, make, count and check audio: fetch, synth, import, tape, info, verify."""
 
 from __future__ import annotations
 
@@ -256,6 +256,159 @@ def import_(
         words = ",".join(word for word in done.words if not word.startswith("_"))
         click.echo(f'Next: kws train --words "{words}" --data {out} --out runs/mine')
     ctx.exit(1 if empty or done.unreadable else 0)
+
+
+@command.command()
+@_options.out("Recording to make (.wav); its truth goes beside it.", required=True)
+@_options.data
+@_options.also
+@_options.split("train", "val", "test", default="val")
+@_options.task
+@_options.words()
+@_options.seconds
+@_options.seed(default=1)
+@click.option("--keywords-per-minute", default=4.0, show_default=True)
+@click.option("--unknown-per-minute", default=12.0, show_default=True)
+@click.option(
+    "--snr-db",
+    type=_options.Range(),
+    default=(5.0, 25.0),
+    show_default="5,25",
+    help="How much louder than the bed a word is, at least and at most.",
+)
+@click.option(
+    "--bed-dbfs", default=-45.0, show_default=True, help="Loudness of the bed."
+)
+@click.option(
+    "--reverberation",
+    type=_options.Range(),
+    help="Say each word in a room whose sound dies away, by 60 dB, within LOW,HIGH "
+    "seconds, say 0.2,0.8.  [default: as it was recorded]",
+)
+@_options.ambient
+@click.option(
+    "--kind",
+    help="Which of the ambient recordings make the bed: speech, noise, music ...  "
+    "[default: all]",
+)
+@click.option(
+    "--no-words",
+    is_flag=True,
+    help="Ambient recordings alone, one after another as they are: whatever is heard "
+    "on such a tape is a false alarm.",
+)
+@_options.json
+def tape(
+    out: Path,
+    data: Path | None,
+    also: tuple[Path, ...],
+    split: str,
+    task: str | None,
+    words: tuple[str, ...] | None,
+    seconds: float | None,
+    seed: int,
+    keywords_per_minute: float,
+    unknown_per_minute: float,
+    snr_db: tuple[float, float],
+    bed_dbfs: float,
+    reverberation: tuple[float, float] | None,
+    ambient: tuple[Path, ...],
+    kind: str | None,
+    no_words: bool,
+    as_json: bool,
+) -> None:
+    """Make a tape to measure a detector on: a long recording with its truth.
+
+    Clips of a split lie at random times on a bed: background noise of the same split,
+    or ambient recordings (--ambient). An hour, where --seconds says nothing else. Or,
+    with --no-words, the ambient recordings alone. Equal options give equal files.
+    Calibrate on tapes of val, report on tapes of test.
+
+    Example: kws data tape --out tapes/words.wav --seconds 3600
+
+    Example: kws data tape --out tapes/speech.wav --ambient DIR --kind speech --no-words
+    """
+    from kws import data as datasets
+    from kws.data import ambient as sound
+    from kws.data import audio
+    from kws.data import tape as tapes
+    from kws.recipe import SILENCE, UNKNOWN, Task
+
+    _check_tape(ambient, kind, no_words, out)
+    wanted = Task("custom", words) if words else Task(task or Task().name)
+    keywords = [w for w in datasets.labels(wanted) if w not in (SILENCE, UNKNOWN)]
+    sounds = [
+        s for folder in ambient for s in sound.recordings(folder, split, keywords)
+    ]
+    kinds = sorted({s.kind for s in sounds})
+    if kind is not None:
+        sounds = [s for s in sounds if s.kind == kind]
+        if not sounds:
+            raise KwsError(
+                f"No ambient recordings of that kind in the split {split}. Expected "
+                f"one of {', '.join(kinds)}. Received: {kind!r}",
+                f"--kind {kinds[0]}",
+            )
+    if no_words:
+        made = tapes.of_sounds(sounds, seconds)
+        options: dict[str, Any] = {}
+    else:
+        clips = datasets.load(split, wanted, data, also=also)
+        beds = sound.beds(sounds) if sounds else datasets.noise_bank(data, split)
+        if not beds:
+            audio.say(f"No background noise for {split}: the bed is faint white noise")
+        options = {
+            "keywords_per_minute": keywords_per_minute,
+            "unknown_per_minute": unknown_per_minute,
+            "snr_db": snr_db,
+            "noise_dbfs": bed_dbfs,
+            "reverberation_s": reverberation,
+            "seed": seed,
+        }
+        made = tapes.build(
+            clips.pcm,
+            clips.label,
+            clips.labels,
+            beds,
+            seconds or 3600.0,
+            clip_names=clips.names,
+            **options,
+        )
+    made.made.update(split=split, task=wanted.name, words=list(keywords), **options)
+    tapes.save(made, out)
+    facts = {
+        "out": str(out),
+        "kind": made.kind,
+        "split": split,
+        "hours": made.hours,
+        "words": len(made.windows),
+    }
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    click.echo(
+        f"{out}: {made.kind}, {60 * made.hours:.1f} minutes of {split}, "
+        f"{len(made.windows)} keywords"
+    )
+    click.echo(f"Next: kws eval RUN --tape {out}")
+
+
+def _check_tape(
+    ambient: tuple[Path, ...], kind: str | None, no_words: bool, out: Path
+) -> None:
+    """Refuse options that would be left unheeded, before anything is read."""
+    if (no_words or kind is not None) and not ambient:
+        given = "--no-words" if no_words else f"--kind {kind}"
+        raise KwsError(
+            f"{given} is about ambient recordings. Expected --ambient DIR. "
+            f"Received: {given} alone",
+            f"kws data tape --out {out} --ambient DIR {given}",
+        )
+    if out.suffix.lower() != ".wav":
+        raise KwsError(
+            f"A tape is a .wav. Received: --out {out}",
+            f"kws data tape --out {out.with_suffix('.wav')}",
+        )
 
 
 @command.command()

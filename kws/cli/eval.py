@@ -12,13 +12,14 @@ import click
 from kws.cli import _options
 
 if TYPE_CHECKING:
-    from kws.evaluate import Evaluation, TapeResult
+    from kws.evaluate import Evaluation
 
 EPILOG = """\b
 Examples:
   kws eval runs/tiny
   kws eval runs/tiny --engine tflm,host,qemu --limit 500
   kws eval runs/tiny --tape tape.wav
+  kws eval runs/tiny --tape tapes --events events.tsv --cut false_alarms
 """
 
 
@@ -39,10 +40,18 @@ Examples:
 @_options.limit
 @_options.data
 @_options.also
+@_options.tape()
 @click.option(
-    "--tape",
+    "--events",
     type=_options.PATH,
-    help="Measure on a long recording instead (WAV, FLAC, MP3 and more).",
+    help="Write every false alarm and miss on the tapes here (TSV): when, which word, "
+    "its score, what was said there if that is known.",
+)
+@click.option(
+    "--cut",
+    type=_options.PATH,
+    help="Folder to cut each false alarm on the tapes out to, a second each: to hear "
+    "it, or to train with it (kws train --also).",
 )
 @click.option(
     "--truth",
@@ -67,24 +76,27 @@ def command(
     limit: int | None,
     data: Path | None,
     also: tuple[Path, ...],
-    tape: Path | None,
+    tape: tuple[Path, ...],
+    events: Path | None,
+    cut: Path | None,
     truth: Path | None,
     after: str,
     jobs: int | None,
     as_json: bool,
 ) -> None:
-    """Measure RUN on the clips of a split, or on a long tape.
+    """Measure RUN on the clips of a split or, with --tape, on long recordings.
 
-    Every figure comes with its task, the number of clips and a 95 % interval.
+    Every figure comes with its task, the number of clips and a 95 % interval; of tapes,
+    with the hours and the kind of sound.
     """
     from kws import bundle as bundles
     from kws import engines
 
     names = [engines.canonical(name) for name in engine_names]
-    _check(names, board_name, tape, truth)
+    _check(names, board_name, tape, truth, events or cut)
     bundle = bundles.load(run)
-    if tape is not None:
-        _tape(bundle, tape, truth, names[0], as_json)
+    if tape:
+        _tapes(bundle, tape, truth, names[0], events, cut, as_json)
         return
     from kws import data as datasets
     from kws.evaluate import agreement, evaluate_clips
@@ -121,7 +133,11 @@ def command(
 
 
 def _check(
-    names: list[str], board: str | None, tape: Path | None, truth: Path | None
+    names: list[str],
+    board: str | None,
+    tape: tuple[Path, ...],
+    truth: Path | None,
+    found: Path | None,
 ) -> None:
     """Refuse what would be left unheeded, or fail late."""
     from kws.deploy import boards
@@ -135,15 +151,21 @@ def _check(
             f"--engine {','.join(names)}",
             f"kws eval RUN --engine qemu --board {board}",
         )
-    if truth is not None and tape is None:
+    if truth is not None and (len(tape) != 1 or tape[0].is_dir()):
         raise KwsError(
-            f"--truth is what is said on a tape. Received: --truth {truth}, no --tape",
+            f"--truth is what is said on one tape. Received: --truth {truth}, "
+            f"{'no --tape' if not tape else 'several tapes'}",
             f"kws eval RUN --tape tape.wav --truth {truth}",
         )
-    if tape is not None and len(names) > 1:
+    if found is not None and not tape:
+        raise KwsError(
+            "--events and --cut tell what was heard on tapes. Received: no --tape",
+            f"kws eval RUN --tape tape.wav --events {found}",
+        )
+    if tape and len(names) > 1:
         raise KwsError(
             f"A tape runs through one engine. Received: --engine {','.join(names)}",
-            f"kws eval RUN --tape {tape} --engine {names[0]}",
+            f"kws eval RUN --tape {tape[0]} --engine {names[0]}",
         )
 
 
@@ -169,27 +191,43 @@ def _print(result: Evaluation) -> None:
         click.echo(f"{label:<{width}}  {share}" + "".join(f"{n:>7}" for n in row))
 
 
-def _tape(
-    bundle: Any, tape: Path, truth: Path | None, engine: str, as_json: bool
+def _tapes(
+    bundle: Any,
+    paths: tuple[Path, ...],
+    truth: Path | None,
+    engine: str,
+    events: Path | None,
+    cut: Path | None,
+    as_json: bool,
 ) -> None:
-    from kws.data.tape import open_tape
-    from kws.evaluate import evaluate_tape
+    from kws import tapes
+    from kws.data.tape import files, open_tape
 
-    result: TapeResult = evaluate_tape(bundle, open_tape(tape, truth), engine)
+    found = files(paths)
+    opened = ((str(path), open_tape(path, truth)) for path in found)
+    result = tapes.evaluate(bundle, opened, engine, events is not None, cut)
+    if events is not None:
+        tapes.write_findings(events, result.findings)
     table = result.as_dict()
     if as_json:
-        click.echo(json.dumps({"tape": str(tape), "engine": engine, **table}))
+        names = [str(path) for path in found]
+        head = {"tape": names[0] if len(names) == 1 else names, "engine": engine}
+        click.echo(json.dumps(head | table))
         return
-    low, high = table["false_alarms_per_hour_ci95"]
-    click.echo(
-        f"{tape}: {table['hours']:.3f} h, {table['words']} words: {table['hits']} "
-        f"heard, {table['misses']} missed ({100 * table['miss_rate']:.1f} %); "
-        f"{table['false_alarms']} false alarms = "
-        f"{table['false_alarms_per_hour']:.2f} per hour "
-        f"(95 %: {low:.2f} to {high:.2f})"
-    )
+    for heard in result.tapes:
+        click.echo(f"{heard.name} ({heard.kind}): {tapes.describe(heard.score)}")
+    if len(result.tapes) > 1:
+        click.echo(f"Together: {tapes.describe(result.score)}")
     for word, counts in table["per_word"].items():
         click.echo(
             f"  {word:<16} {counts['hits']:>4} heard {counts['misses']:>4} missed "
             f"{counts['false_alarms']:>4} false alarms"
         )
+    for steps, counts in table["snr_db"].items():
+        click.echo(
+            f"  {steps + ' dB louder':<20} {counts['missed']:>4} of "
+            f"{counts['words']:>4} words missed"
+        )
+    for path in (events, cut):
+        if path is not None:
+            click.echo(f"Wrote {path}")

@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,16 @@ import numpy as np
 
 from kws.bundle import write_atomic
 from kws.data import audio, names
+from kws.data.ambient import Sound
 from kws.data.audio import SAMPLE_RATE, wav_bytes
 from kws.errors import KwsError
 from kws.intervals import poisson_interval
 from kws.recipe import SILENCE, UNKNOWN
 
+WORDS, RECORDING = "words", "recording"  # kinds of tapes: with keywords, and without
+TOLERANCE_S = 1.0  # how late after its end a word may be heard
+REPEAT_S = 1.0  # how close two events of one word count as one
+SIDE = ".tape.json"  # what is known of a tape besides its truth
 MAX_TSV_BYTES = 16 * 1024 * 1024
 # What the columns of a truth are called in tables of label editors.
 _COLUMNS = {
@@ -32,11 +37,21 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Window:
-    """A word that was said: where it starts and ends, in seconds."""
+    """A word that was said: where it starts and ends, in seconds.
+
+    Args:
+        word: Which.
+        start_s: Where it starts.
+        end_s: Where it ends.
+        snr_db: How much louder than the bed it was laid; None where nobody knows.
+        clip: Name of the clip that was laid.
+    """
 
     word: str
     start_s: float
     end_s: float
+    snr_db: float | None = None
+    clip: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,14 +61,27 @@ class Tape:
     Args:
         pcm: int16 [n] at 16 kHz.
         windows: Every keyword, in order of time.
+        kind: What sounds on it: words, speech, noise, music ...
+        said: All that is known to be said, keywords and other words and sentences, in
+            order of time: to look up what a false alarm was.
+        made: How it was made: options of `kws data tape`.
     """
 
     pcm: np.ndarray
     windows: list[Window]
+    kind: str = WORDS
+    said: list[Window] = field(default_factory=list)
+    made: dict[str, Any] = field(default_factory=dict)
 
     @property
     def hours(self) -> float:
         return len(self.pcm) / SAMPLE_RATE / 3600
+
+    def text_at(self, start_s: float, end_s: float) -> str:
+        """What is known to be said between two times; empty where nothing is."""
+        return " ".join(
+            w.word for w in self.said if w.start_s < end_s and w.end_s > start_s
+        )
 
 
 @dataclass(frozen=True)
@@ -101,6 +129,8 @@ def build(
     unknown_per_minute: float = 12.0,
     snr_db: tuple[float, float] = (5.0, 25.0),
     noise_dbfs: float = -45.0,
+    reverberation_s: tuple[float, float] | None = None,
+    clip_names: Sequence[str] | None = None,
 ) -> Tape:
     """Lay clips at random times, none over another, on a bed of changing noise.
 
@@ -116,6 +146,9 @@ def build(
         unknown_per_minute: How many other words.
         snr_db: Lowest and highest loudness of a word over the bed, in dB.
         noise_dbfs: Loudness of the bed, in dB of full scale.
+        reverberation_s: Each word is said in a room whose sound dies away (by 60 dB)
+            in a time between these; None: as it was recorded.
+        clip_names: Of the clips, as in a ClipSet: the tape then says which were laid.
 
     Returns:
         The tape; a window spans the part of the clip that holds 98 % of its energy.
@@ -124,6 +157,7 @@ def build(
         KwsError: more words than seconds, or no clips to lay.
     """
     rng = np.random.Generator(np.random.PCG64([seed, 4]))
+    rooms = np.random.Generator(np.random.PCG64([seed, 5]))
     size = int(seconds * SAMPLE_RATE)
     names = np.array([labels[i] for i in label])
     keywords = np.flatnonzero((names != SILENCE) & (names != UNKNOWN))
@@ -142,40 +176,90 @@ def build(
     bed_rms = 32768 * 10 ** (noise_dbfs / 20)
     places = np.sort(rng.permutation(slots)[: wanted + unwanted])
     is_keyword = rng.permutation(wanted + unwanted) < wanted
-    windows = []
+    windows, said = [], []
     for place, keyword in zip(places, is_keyword, strict=True):
         pool = keywords if keyword else others
         which = int(pool[int(rng.integers(len(pool)))])
         start = int(place) * SAMPLE_RATE * 3 // 2 + int(
             rng.integers(0, SAMPLE_RATE // 2)
         )
-        ratio = 10 ** (rng.uniform(*snr_db) / 20)
+        over_db = float(rng.uniform(*snr_db))
         clip = pcm[which].astype(np.float32)
         first, last = _spoken_part(clip)
+        if reverberation_s is not None:
+            clip = _in_a_room(clip, float(rooms.uniform(*reverberation_s)), rooms)
         loudness = math.sqrt(float(np.mean(clip[first:last] ** 2))) if last else 0.0
         if loudness == 0:
             continue
-        gain = min(bed_rms * ratio, 9000.0) / loudness
+        gain = min(bed_rms * 10 ** (over_db / 20), 9000.0) / loudness
         end = min(size, start + len(clip))
         tape[start:end] += clip[: end - start] * np.float32(gain)
+        name = clip_names[which] if clip_names is not None else ""
+        window = Window(
+            str(names[which]),
+            (start + first) / SAMPLE_RATE,
+            (start + last) / SAMPLE_RATE,
+            round(over_db, 3),
+            name,
+        )
+        said.append(replace(window, word=_word_of(name) or window.word))
         if keyword:
-            windows.append(
-                Window(
-                    str(names[which]),
-                    (start + first) / SAMPLE_RATE,
-                    (start + last) / SAMPLE_RATE,
-                )
-            )
-    return Tape(np.clip(np.rint(tape), -32768, 32767).astype(np.int16), windows)
+            windows.append(window)
+    heard = np.clip(np.rint(tape), -32768, 32767).astype(np.int16)
+    return Tape(heard, windows, said=said)
 
 
-def score(
-    events: Iterable[tuple[str, float]],
+def of_sounds(sounds: Sequence[Sound], seconds: float | None = None) -> Tape:
+    """A tape of ambient recordings, one after another as they are, without keywords.
+
+    Args:
+        sounds: Of one kind (kws.data.ambient.recordings).
+        seconds: The most that is taken; None: all.
+
+    Raises:
+        KwsError: no recordings, or of several kinds.
+    """
+    kinds = sorted({sound.kind for sound in sounds})
+    if len(kinds) != 1:
+        raise KwsError(
+            "A tape without words is of one kind of sound. "
+            f"Received: {', '.join(kinds) or 'no recordings'}",
+            "kws data tape --out speech.wav --ambient DIR --kind speech --no-words",
+        )
+    said, at = [], 0
+    for sound in sounds:
+        end = at + len(sound.pcm)
+        if sound.text:
+            said.append(Window(sound.text, at / SAMPLE_RATE, end / SAMPLE_RATE))
+        at = end
+    pcm = np.concatenate([sound.pcm for sound in sounds])
+    if seconds is not None:
+        pcm = pcm[: int(seconds * SAMPLE_RATE)]
+        said = [window for window in said if window.start_s < len(pcm) / SAMPLE_RATE]
+    return Tape(pcm, [], kinds[0], said)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of each event and of each window: indices.
+
+    Args:
+        hits: (event, window) of words that were said and heard.
+        false_alarms: Events that no window explains.
+        misses: Windows whose word was not heard.
+    """
+
+    hits: list[tuple[int, int]]
+    false_alarms: list[int]
+    misses: list[int]
+
+
+def judge(
+    events: Sequence[tuple[str, float]],
     windows: Sequence[Window],
-    hours: float,
-    tolerance_s: float = 1.0,
-    repeat_s: float = 1.0,
-) -> Score:
+    tolerance_s: float = TOLERANCE_S,
+    repeat_s: float = REPEAT_S,
+) -> Judged:
     """Compare events with truth.
 
     An event hits a window of its word if its time lies in
@@ -187,41 +271,69 @@ def score(
     Args:
         events: (word, seconds), in any order.
         windows: Truth.
+        tolerance_s: How late an event may come.
+        repeat_s: How close two events of one word count as one.
+    """
+    said: dict[str, list[int]] = {}
+    for i in sorted(range(len(windows)), key=lambda i: windows[i].start_s):
+        said.setdefault(windows[i].word, []).append(i)
+    # Of each word: the first place in `said` that a later event can still hit.
+    first = dict.fromkeys(said, 0)
+    hit = [False] * len(windows)
+    judged = Judged([], [], [])
+    last: dict[str, float] = {}
+    for event in sorted(range(len(events)), key=lambda i: events[i][1]):
+        word, time_s = events[event]
+        mine, at = said.get(word, []), first.get(word, 0)
+        while at < len(mine) and (
+            hit[mine[at]] or windows[mine[at]].end_s + tolerance_s < time_s
+        ):
+            at += 1
+        first[word] = at
+        open_ = at < len(mine) and windows[mine[at]].start_s <= time_s
+        # A repeat may still be the first event of a word said again at once.
+        if open_:
+            hit[mine[at]] = True
+            judged.hits.append((event, mine[at]))
+        elif word in last and time_s - last[word] <= repeat_s:
+            continue  # measured from the event that counted: a stuck detector shows
+        else:
+            judged.false_alarms.append(event)
+        last[word] = time_s
+    judged.misses.extend(i for i, heard in enumerate(hit) if not heard)
+    return judged
+
+
+def score(
+    events: Iterable[tuple[str, float]],
+    windows: Sequence[Window],
+    hours: float,
+    tolerance_s: float = TOLERANCE_S,
+    repeat_s: float = REPEAT_S,
+) -> Score:
+    """Count what `judge` says.
+
+    Args:
+        events: (word, seconds), in any order.
+        windows: Truth.
         hours: Length of the recording.
         tolerance_s: How late an event may come.
         repeat_s: How close two events of one word count as one.
     """
-    counts: dict[str, list[int]] = {}
-    for window in windows:
-        counts.setdefault(window.word, [0, 0, 0])
-    hit = [False] * len(windows)
-    order = sorted(range(len(windows)), key=lambda i: windows[i].start_s)
-    last: dict[str, float] = {}
-    for word, time_s in sorted(events, key=lambda event: event[1]):
-        repeated = word in last and time_s - last[word] <= repeat_s
-        open_ = [
-            i
-            for i in order
-            if not hit[i]
-            and windows[i].word == word
-            and windows[i].start_s <= time_s <= windows[i].end_s + tolerance_s
-        ]
-        # A repeat may still be the first event of a word said again at once.
-        if open_:
-            hit[open_[0]] = True
-            counts[word][0] += 1
-        elif repeated:
-            continue  # measured from the event that counted: a stuck detector shows
-        else:
-            counts.setdefault(word, [0, 0, 0])[2] += 1
-        last[word] = time_s
-    for i, window in enumerate(windows):
-        counts[window.word][1] += not hit[i]
+    heard = list(events)
+    judged = judge(heard, windows, tolerance_s, repeat_s)
+    counts: dict[str, list[int]] = {window.word: [0, 0, 0] for window in windows}
+    for _, window in judged.hits:
+        counts[windows[window].word][0] += 1
+    for window in judged.misses:
+        counts[windows[window].word][1] += 1
+    for event in judged.false_alarms:
+        counts.setdefault(heard[event][0], [0, 0, 0])[2] += 1
     table = {word: (h, m, f) for word, (h, m, f) in sorted(counts.items())}
     return Score(
-        hits=sum(row[0] for row in table.values()),
-        misses=sum(row[1] for row in table.values()),
-        false_alarms=sum(row[2] for row in table.values()),
+        hits=len(judged.hits),
+        misses=len(judged.misses),
+        false_alarms=len(judged.false_alarms),
         hours=hours,
         per_word=table,
     )
@@ -245,7 +357,10 @@ def read_windows(path: Path) -> list[Window]:
     Raises:
         KwsError: no such file, too large, a broken line.
     """
-    hint = "A line per word: start_s <TAB> end_s <TAB> word"
+    hint = (
+        "A line per word: start_s <TAB> end_s <TAB> word; an empty file where none of "
+        "the words is said"
+    )
     if not path.is_file() or path.stat().st_size > MAX_TSV_BYTES:
         raise KwsError(
             f"No truth file for the tape. Expected {path.name} (a table or .json, at "
@@ -332,7 +447,7 @@ def asked_for(windows: Sequence[Window], labels: Sequence[str]) -> list[Window]:
     for window in windows:
         label = label_of.get(names.key(window.word))
         if label is not None:
-            known.append(Window(label, window.start_s, window.end_s))
+            known.append(replace(window, word=label))
         elif window.word not in (SILENCE, UNKNOWN):
             others[window.word] += 1
     if others:
@@ -351,10 +466,38 @@ def _close(word: str, labels: Sequence[str]) -> str:
 
 
 def save(tape: Tape, path: Path) -> None:
-    """Write the tape as .wav, its truth as .tsv beside it."""
-
+    """Write the tape as .wav, its truth as .tsv beside it, and into .tape.json what
+    else is known of it: its kind, how it was made, and all that is said."""
     write_atomic(path, wav_bytes(tape.pcm))
     write_windows(path.with_suffix(".tsv"), tape.windows)
+    table = {
+        "kind": tape.kind,
+        "made": tape.made,
+        "windows": [[window.snr_db, window.clip] for window in tape.windows],
+        "said": [
+            [round(w.start_s, 4), round(w.end_s, 4), w.word, w.clip] for w in tape.said
+        ],
+    }
+    write_atomic(path.with_suffix(SIDE), (json.dumps(table) + "\n").encode())
+
+
+def files(paths: Sequence[Path]) -> list[Path]:
+    """The recordings meant: files as they are, of a folder all that are in it.
+
+    Raises:
+        KwsError: a folder without recordings.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = audio.contents(path)[0] if path.is_dir() else [path]
+        if not inside:
+            raise KwsError(
+                "A folder without tapes. Expected recordings with their truth beside "
+                f"them. Received: {str(path)!r}",
+                f"kws data tape --out {path / 'tape.wav'}",
+            )
+        found += inside
+    return found
 
 
 def open_tape(path: Path, truth: Path | None = None) -> Tape:
@@ -388,7 +531,63 @@ def open_tape(path: Path, truth: Path | None = None) -> Tape:
             f"and {len(late) - 1} more in {truth}",
             "Check that it is the truth of this recording, in seconds.",
         )
-    return Tape(pcm, windows)
+    side = path.with_suffix(SIDE)
+    if not side.is_file():
+        return Tape(pcm, windows, WORDS if windows else RECORDING)
+    return _with_side(Tape(pcm, windows), side)
+
+
+def _with_side(tape: Tape, path: Path) -> Tape:
+    """The tape with what its side file knows of it."""
+    try:
+        table = json.loads(names.read_text(path, MAX_TSV_BYTES))
+        kind, made = str(table["kind"]), dict(table["made"])
+        said = [
+            Window(str(t), float(a), float(b), None, str(c))
+            for a, b, t, c in table["said"]
+        ]
+        details = [
+            (None if s is None else float(s), str(c)) for s, c in table["windows"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise KwsError(
+            f"What is known of the tape can't be read: {error}. Received: {path}",
+            f"rm {path}   (the truth is not in it)",
+        ) from None
+    windows = tape.windows
+    if len(details) == len(windows):  # a truth that was edited is another one
+        windows = [
+            replace(window, snr_db=snr_db, clip=clip)
+            for window, (snr_db, clip) in zip(windows, details, strict=True)
+        ]
+    return Tape(tape.pcm, windows, kind, said, made)
+
+
+def _word_of(name: str) -> str:
+    """The word that a clip's name tells: its folder's; of `_unknown_/bed_ann.wav` bed.
+
+    Example:
+        >>> [_word_of(name) for name in ("bed/ann.wav", "_unknown_/bed_ann.wav")]
+        ['bed', 'bed']
+    """
+    folder, _, file = name.partition("/")
+    return file.partition("_")[0] if folder.startswith("_") else folder
+
+
+def _in_a_room(
+    clip: np.ndarray, decay_s: float, rng: np.random.Generator
+) -> np.ndarray:
+    """What is heard of a clip in a room: the direct sound, and noise that dies away by
+    60 dB in `decay_s`, of a twentieth to all of its energy. The tail goes on after the
+    clip."""
+    reverberation = 10 ** (rng.uniform(-13, 0) / 20)
+    tail = rng.standard_normal(max(2, int(decay_s * SAMPLE_RATE)), dtype=np.float32)
+    tail *= np.exp(-6.9 * np.arange(len(tail), dtype=np.float32) / len(tail))
+    tail *= np.float32(reverberation) / np.sqrt(np.sum(tail**2))
+    tail[0] = 1.0
+    size = len(clip) + len(tail)
+    spectrum = np.fft.rfft(clip, size) * np.fft.rfft(tail, size)
+    return np.fft.irfft(spectrum, size).astype(np.float32)
 
 
 def _spoken_part(clip: np.ndarray) -> tuple[int, int]:

@@ -52,6 +52,8 @@ class Opened:
         labels: Logits of the model.
     """
 
+    MIN_HOP = 16  # samples: fewer than from any decision to the next
+
     def __init__(self, ffi: Any, lib: Any, labels: int) -> None:
         self.ffi, self.lib, self.labels = ffi, lib, labels
 
@@ -116,16 +118,115 @@ class Opened:
         )
         return out, sent
 
-    def detect(self, pcm: np.ndarray) -> list[Any]:
-        """Stream a recording, int16 [samples]; the kws_event_t of words heard."""
+    def detect(self, pcm: np.ndarray) -> list[tuple[int, int, int, int]]:
+        """Stream a recording, int16 [samples].
+
+        Returns:
+            Label, start and end of its window in milliseconds, score (Q15), of each
+            word heard.
+        """
         self.start()
         pcm = np.ascontiguousarray(pcm, np.int16)
-        room = min(MAX_EVENTS, len(pcm) // 16 + 1)
+        room = min(MAX_EVENTS, len(pcm) // self.MIN_HOP + 1)
         events = self.ffi.new("kws_event_t[]", room)
         count = self.lib.kws_host_detect(
             self._pointer("int16_t *", pcm), len(pcm), events, room
         )
-        return list(events[0 : min(count, room)])
+        # As numbers: a kws_event_t would point into memory that ends with `events`.
+        return [
+            (event.label, event.start_ms, event.time_ms, event.score)
+            for event in events[0 : min(count, room)]
+        ]
+
+    def decide(self, pcm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Stream a recording, int16 [samples].
+
+        Returns:
+            int8 [decisions, labels], the logits of each decision; uint64 [decisions],
+            the end of what each looked back on, in milliseconds.
+        """
+        self.start()
+        pcm = np.ascontiguousarray(pcm, np.int16)
+        room = len(pcm) // self.MIN_HOP + 1
+        logits = np.zeros((room, self.labels), np.int8)
+        time_ms = np.zeros(room, np.uint64)
+        count = self.lib.kws_host_decide(
+            self._pointer("int16_t *", pcm),
+            len(pcm),
+            self._pointer("int8_t *", logits),
+            self._pointer("uint64_t *", time_ms),
+            room,
+        )
+        return logits[:count].copy(), time_ms[:count].copy()
+
+    def sums(self, logits: np.ndarray, smoothing: int) -> tuple[np.ndarray, np.ndarray]:
+        """The detector's sums after each decision, with any smoothing.
+
+        Args:
+            logits: int8 [decisions, labels], from `decide`.
+            smoothing: Decisions averaged.
+
+        Returns:
+            uint32 [decisions, labels], the sums of the last posteriors; uint16
+            [decisions], the highest smoothed posterior of a word, Q15.
+        """
+        logits = np.ascontiguousarray(logits, np.int8)
+        sums = np.zeros(logits.shape, np.uint32)
+        highest = np.zeros(len(logits), np.uint16)
+        failed = self.lib.kws_host_sums(
+            self._pointer("int8_t *", logits),
+            len(logits),
+            smoothing,
+            self._pointer("uint32_t *", sums),
+            self._pointer("uint16_t *", highest),
+        )
+        if failed:
+            raise ValueError(f"no smoothing that the detector has: {smoothing}")
+        return sums, highest
+
+    def hear(
+        self,
+        sums: tuple[np.ndarray, np.ndarray],
+        smoothing: int,
+        refractory: int,
+        threshold: np.ndarray,
+        rearm: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the detector hears with any settings. Threads may share this copy.
+
+        Args:
+            sums: From `sums`, of the same smoothing.
+            smoothing: Decisions averaged.
+            refractory: Decisions.
+            threshold: uint16 [labels], Q15.
+            rearm: uint16 [labels], Q15.
+
+        Returns:
+            At which decision (uint32), which label (uint16), its score (uint16, Q15);
+            one of each for every word heard.
+        """
+        rows, highest = sums
+        room = len(rows) + 1
+        decision = np.empty(room, np.uint32)
+        label, score = np.empty(room, np.uint16), np.empty(room, np.uint16)
+        threshold = np.ascontiguousarray(threshold, np.uint16)
+        rearm = np.ascontiguousarray(rearm, np.uint16)
+        count = self.lib.kws_host_hear(
+            self._pointer("uint32_t *", rows),
+            self._pointer("uint16_t *", highest),
+            len(rows),
+            smoothing,
+            refractory,
+            self._pointer("uint16_t *", threshold),
+            self._pointer("uint16_t *", rearm),
+            self._pointer("uint32_t *", decision),
+            self._pointer("uint16_t *", label),
+            self._pointer("uint16_t *", score),
+            room,
+        )
+        if count > room:
+            raise ValueError("settings that the detector refuses")
+        return decision[:count], label[:count], score[:count]
 
     def transmitted(self, pcm: np.ndarray) -> np.ndarray:
         """Stream a recording, int16 [samples], from a reset.

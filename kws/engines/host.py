@@ -118,10 +118,7 @@ def detect(bundle: Bundle, pcm: np.ndarray) -> list[Event]:
     with host.opened(host.library(bundle), len(bundle.labels)) as copy:
         return [
             Event(
-                bundle.labels[event.label],
-                event.start_ms / 1000,
-                event.time_ms / 1000,
-                event.score / Q15_ONE,
+                bundle.labels[label], start_ms / 1000, time_ms / 1000, score / Q15_ONE
             )
-            for event in copy.detect(pcm)
+            for label, start_ms, time_ms, score in copy.detect(pcm)
         ]

@@ -1,0 +1,347 @@
+"""A detector on long tapes: misses, false alarms an hour, and what each of them was.
+
+Every share comes with Wilson's 95 % interval, every rate with Poisson's and with the
+hours that it was counted in (DESIGN D18).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kws import engines
+from kws.bundle import Bundle, write_atomic
+from kws.data import tape as tapes
+from kws.data.audio import SAMPLE_RATE, wav_bytes
+from kws.data.tape import Score, Tape, Window
+from kws.deploy import host
+from kws.engines.host import Event
+from kws.errors import KwsError
+from kws.intervals import poisson_interval, wilson_interval
+from kws.recipe import Q15_ONE, decision_ms
+
+FALSE_ALARM, MISS = "false alarm", "miss"
+COLUMNS = ("tape", "kind", "what", "time_s", "word", "score", "snr_db", "said", "cut")
+SNR_STEP = 5  # dB: misses are counted in steps of loudness
+# Kind of a cut clip: a folder that is no word is one of other words (kws train --also).
+CUT_FOLDER = "false_alarm"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A false alarm or a miss.
+
+    Args:
+        what: Which of them.
+        tape: Name of the tape.
+        kind: Of the tape's sound.
+        time_s: When it was heard; of a miss, where the word starts.
+        word: What was heard, or should have been.
+        score: Smoothed posterior; of a miss the highest while it could have been heard.
+        snr_db: How much louder than the bed the missed word was; None: not known.
+        said: What is known to be said there; of a miss, the clip.
+        cut: File that the false alarm was cut out to; empty: none.
+    """
+
+    what: str
+    tape: str
+    kind: str
+    time_s: float
+    word: str
+    score: float
+    snr_db: float | None = None
+    said: str = ""
+    cut: str = ""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A detector on one tape.
+
+    Args:
+        name: Of the tape.
+        kind: Of its sound.
+        score: Hits, misses, false alarms.
+        events: All that was heard.
+        windows: Words that could be heard.
+        missed: Those that were not.
+        findings: False alarms and misses, in order of time; empty where nobody asked.
+    """
+
+    name: str
+    kind: str
+    score: Score
+    events: list[Event]
+    windows: list[Window]
+    missed: list[Window]
+    findings: list[Finding]
+
+
+@dataclass(frozen=True)
+class TapeResult:
+    """A detector on tapes."""
+
+    tapes: list[Heard]
+
+    @property
+    def score(self) -> Score:
+        """All tapes together."""
+        return total([heard.score for heard in self.tapes])
+
+    @property
+    def findings(self) -> list[Finding]:
+        return [finding for heard in self.tapes for finding in heard.findings]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Stable keys of `kws eval --tape --json` (DESIGN section 4)."""
+        score = self.score
+        words = score.hits + score.misses
+        several = len(self.tapes) > 1
+        return {
+            **figures(score),
+            "hits": score.hits,
+            "misses": score.misses,
+            "kinds": {
+                kind: figures(total([h.score for h in self.tapes if h.kind == kind]))
+                for kind in dict.fromkeys(heard.kind for heard in self.tapes)
+            },
+            "per_word": {
+                word: {"hits": h, "misses": m, "false_alarms": f}
+                for word, (h, m, f) in score.per_word.items()
+            },
+            "snr_db": self._by_snr() if words else {},
+            "events": [
+                {
+                    **({"tape": heard.name} if several else {}),
+                    "word": event.word,
+                    "time_s": event.time_s,
+                    "score": round(event.score, 4),
+                }
+                for heard in self.tapes
+                for event in heard.events
+            ],
+        }
+
+    def _by_snr(self) -> dict[str, dict[str, int]]:
+        """Misses by how much louder than the bed the word was laid."""
+        table: dict[int, list[int]] = {}
+        for heard in self.tapes:
+            for column, windows in enumerate((heard.windows, heard.missed)):
+                for window in windows:
+                    if window.snr_db is not None:
+                        step = int(window.snr_db // SNR_STEP) * SNR_STEP
+                        table.setdefault(step, [0, 0])[column] += 1
+        return {
+            f"{low} to {low + SNR_STEP}": {"words": said, "missed": missed}
+            for low, (said, missed) in sorted(table.items())
+        }
+
+
+def figures(score: Score) -> dict[str, Any]:
+    """The figures of a score, with intervals."""
+    words = score.hits + score.misses
+    return {
+        "hours": score.hours,
+        "words": words,
+        "missed": score.misses,
+        "miss_rate": score.miss_rate,
+        "miss_rate_ci95": list(wilson_interval(score.misses, words)) if words else None,
+        "false_alarms": score.false_alarms,
+        "false_alarms_per_hour": score.false_alarms_per_hour,
+        "false_alarms_per_hour_ci95": list(score.false_alarms_per_hour_ci95),
+    }
+
+
+def total(scores: Sequence[Score]) -> Score:
+    """Scores added up."""
+    per_word: dict[str, tuple[int, int, int]] = {}
+    for score in scores:
+        for word, (hits, misses, alarms) in score.per_word.items():
+            h, m, f = per_word.get(word, (0, 0, 0))
+            per_word[word] = (h + hits, m + misses, f + alarms)
+    return Score(
+        hits=sum(score.hits for score in scores),
+        misses=sum(score.misses for score in scores),
+        false_alarms=sum(score.false_alarms for score in scores),
+        hours=sum(score.hours for score in scores),
+        per_word=dict(sorted(per_word.items())),
+    )
+
+
+def describe(score: Score) -> str:
+    """One line for people: hours, words, misses, false alarms an hour, intervals.
+
+    Example:
+        >>> print(describe(Score(9, 1, 4, 2.0, {})))
+        2.00 h, 10 words: 1 missed = 10.0 % (95 %: 1.8 to 40.4); 4 false alarms = 2.00 \
+an hour (95 %: 0.54 to 5.12)
+    """
+    return describe_figures(figures(score))
+
+
+def describe_figures(table: dict[str, Any]) -> str:
+    """`describe`, of what `figures` gave."""
+    text = f"{table['hours']:.2f} h, "
+    if table["words"]:
+        low, high = (100 * x for x in table["miss_rate_ci95"])
+        text += (
+            f"{table['words']} words: {table['missed']} missed = "
+            f"{100 * table['miss_rate']:.1f} % (95 %: {low:.1f} to {high:.1f}); "
+        )
+    low, high = table["false_alarms_per_hour_ci95"]
+    return text + (
+        f"{table['false_alarms']} false alarms = {table['false_alarms_per_hour']:.2f} "
+        f"an hour (95 %: {low:.2f} to {high:.2f})"
+    )
+
+
+def hours_needed(per_hour: float) -> float:
+    """Hours without a single false alarm that say, with 97.5 % confidence, that there
+    are no more than so many an hour.
+
+    Example:
+        >>> round(hours_needed(0.5), 1)
+        7.4
+    """
+    return poisson_interval(0)[1] / per_hour
+
+
+def evaluate(
+    bundle: Bundle,
+    recordings: Iterable[tuple[str, Tape]],
+    engine: str = "host",
+    findings: bool = False,
+    cut: Path | None = None,
+) -> TapeResult:
+    """Stream tapes through the firmware and score what it hears.
+
+    Args:
+        bundle: The run.
+        recordings: Name and tape of each. Windows of words that are none of the
+            bundle's are left out (kws.data.tape.asked_for).
+        engine: One that can stream (`host`).
+        findings: Tell what each false alarm and each miss was.
+        cut: Folder to cut each false alarm out to, a second each.
+
+    Raises:
+        KwsError: the engine does not stream.
+    """
+    module = engines.get(engine)
+    if not hasattr(module, "detect"):
+        able = [
+            name for name in engines.names() if hasattr(engines.get(name), "detect")
+        ]
+        raise KwsError(
+            f"This engine does not stream. Expected {', '.join(able)}. "
+            f"Received: {engine!r}",
+            "kws eval RUN --tape TAPE.wav --engine host",
+        )
+    done = []
+    for name, tape in recordings:
+        events = module.detect(bundle, tape.pcm)
+        windows = tapes.asked_for(tape.windows, bundle.labels)
+        plain = [(event.word, event.time_s) for event in events]
+        judged = tapes.judge(plain, windows)
+        found: list[Finding] = []
+        if findings or cut is not None:
+            alarms = [events[i] for i in judged.false_alarms]
+            found = [_alarm(bundle, name, tape, event, cut) for event in alarms]
+            missed = [windows[i] for i in judged.misses]
+            found += _misses(bundle, name, tape, missed)
+        done.append(
+            Heard(
+                name,
+                tape.kind,
+                tapes.score(plain, windows, tape.hours),
+                events,
+                windows,
+                [windows[i] for i in judged.misses],
+                sorted(found, key=lambda finding: finding.time_s),
+            )
+        )
+    return TapeResult(done)
+
+
+def _alarm(
+    bundle: Bundle, name: str, tape: Tape, event: Event, cut: Path | None
+) -> Finding:
+    """What a false alarm was; cut out, where a folder is given."""
+    # The decision in the middle of those that were averaged.
+    recipe = bundle.recipe
+    late_s = (recipe.detector.smoothing // 2) * decision_ms(recipe) / 1000
+    end = round((event.time_s - late_s) * SAMPLE_RATE)
+    file = ""
+    if cut is not None:
+        # One name a false alarm, which the data set's rule takes for a speaker's.
+        file = (
+            f"{CUT_FOLDER}/{Path(name).stem}-{round(event.time_s * 1000):08d}-"
+            f"{event.word.replace(' ', '-')}_nohash_0.wav"
+        )
+        clip = np.zeros(SAMPLE_RATE, np.int16)
+        part = tape.pcm[max(0, end - SAMPLE_RATE) : end]
+        clip[len(clip) - len(part) :] = part
+        write_atomic(cut / file, wav_bytes(clip))
+    said = tape.text_at(end / SAMPLE_RATE - 1, end / SAMPLE_RATE)
+    return Finding(
+        FALSE_ALARM,
+        name,
+        tape.kind,
+        event.time_s,
+        event.word,
+        event.score,
+        said=said,
+        cut=file,
+    )
+
+
+def _misses(
+    bundle: Bundle, name: str, tape: Tape, missed: Sequence[Window]
+) -> list[Finding]:
+    """What each missed word was, and how near it came."""
+    if not missed:
+        return []
+    smoothing = bundle.recipe.detector.smoothing
+    with host.opened(host.library(bundle), len(bundle.labels)) as copy:
+        logits, time_ms = copy.decide(tape.pcm)
+        sums = copy.sums(logits, smoothing)[0]
+    found = []
+    for window in missed:
+        begin, end = window.start_s * 1000, (window.end_s + tapes.TOLERANCE_S) * 1000
+        rows = sums[(time_ms >= begin) & (time_ms <= end)]
+        best = int(rows[:, bundle.labels.index(window.word)].max(initial=0))
+        found.append(
+            Finding(
+                MISS,
+                name,
+                tape.kind,
+                window.start_s,
+                window.word,
+                best / smoothing / Q15_ONE,
+                window.snr_db,
+                window.clip,
+            )
+        )
+    return found
+
+
+def write_findings(path: Path, findings: Sequence[Finding]) -> None:
+    """Every false alarm and miss, a line each (TSV)."""
+    lines = ["\t".join(COLUMNS)]
+    for finding in findings:
+        cells = (
+            finding.tape,
+            finding.kind,
+            finding.what,
+            f"{finding.time_s:.2f}",
+            finding.word,
+            f"{finding.score:.4f}",
+            "" if finding.snr_db is None else f"{finding.snr_db:.1f}",
+            " ".join(finding.said.split()),
+            finding.cut,
+        )
+        lines.append("\t".join(cells))
+    write_atomic(path, ("\n".join(lines) + "\n").encode())

@@ -1,0 +1,177 @@
+"""A detector on several tapes: figures by kind, and what each fault was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from kws import bundle as bundles
+from kws import tapes
+from kws.bundle import Bundle
+from kws.cli.eval import command
+from kws.data import audio
+from kws.data import tape as tapes_of
+from kws.data.tape import Score, Tape, Window
+from kws.engines import host as engine
+from kws.errors import KwsError
+from kws.intervals import poisson_interval, wilson_interval
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return bundles.load("kwt-tiny")
+
+
+@pytest.fixture(scope="module")
+def sound() -> np.ndarray:
+    """A minute of rising and falling tones: the network takes some for words."""
+    rng = np.random.default_rng(6)
+    t = np.arange(16000) / 16000
+    out = []
+    for _ in range(90):
+        low, high = rng.uniform(150, 900), rng.uniform(-1500, 1500)
+        tone = sum(np.sin(2 * np.pi * k * (low + high * t) * t) / k for k in (1, 2, 3))
+        bell = np.exp(-((t - 0.5) ** 2) / 0.02)
+        out.append(rng.uniform(500, 6000) * bell * tone + rng.normal(0, 30, len(t)))
+    return np.concatenate(out).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def made(bundle: Bundle, sound: np.ndarray, tmp_path_factory: pytest.TempPathFactory):
+    """Two tapes: one whose first event is a word that is said, beside one that is not
+    heard; and one of noise. Returns their folder and the words' tape."""
+    events = engine.detect(bundle, sound)
+    assert len(events) >= 3
+    first = events[0]
+    silent = next(
+        label
+        for label in bundle.labels[2:]
+        if label not in {event.word for event in events}
+    )
+    windows = [
+        Window(first.word, first.time_s - 0.6, first.time_s - 0.1, 12.0, "said.wav"),
+        Window(silent, first.time_s + 5, first.time_s + 5.5, 5.5, "missed.wav"),
+        Window("lumos", first.time_s + 9, first.time_s + 9.5),
+    ]
+    said = [Window("a sentence", 0.0, len(sound) / 16000)]
+    folder = tmp_path_factory.mktemp("tapes")
+    tape = Tape(sound, windows, said=said)
+    tapes_of.save(tape, folder / "words.wav")
+    tapes_of.save(Tape(sound[::-1], [], "noise"), folder / "noise.wav")
+    return folder, tape
+
+
+def test_figures_add_up_by_kind(bundle: Bundle, sound: np.ndarray, made) -> None:
+    folder, tape = made
+    done = CliRunner().invoke(command, ["kwt-tiny", "--tape", str(folder), "--json"])
+    assert done.exit_code == 0, done.output
+    table = json.loads(done.stdout)
+    events = engine.detect(bundle, sound)
+    noise = engine.detect(bundle, sound[::-1])
+    hours = len(sound) / 16000 / 3600
+    alone = tapes_of.score(
+        [(e.word, e.time_s) for e in events],
+        tapes_of.asked_for(tape.windows, bundle.labels),
+        hours,
+    )
+    other = tapes_of.score([(e.word, e.time_s) for e in noise], [], hours)
+    assert other.false_alarms and alone.false_alarms
+    alarms = alone.false_alarms + other.false_alarms
+    assert table["hours"] == pytest.approx(2 * hours)
+    assert (table["words"], table["hits"], table["missed"]) == (2, 1, 1)
+    assert table["misses"] == 1 and table["miss_rate"] == 0.5
+    assert table["miss_rate_ci95"] == list(wilson_interval(1, 2))
+    assert table["false_alarms"] == alarms
+    assert table["false_alarms_per_hour"] == pytest.approx(alarms / hours / 2)
+    assert table["false_alarms_per_hour_ci95"] == pytest.approx(
+        [count / hours / 2 for count in poisson_interval(alarms)]
+    )
+    kinds = table["kinds"]
+    assert list(kinds) == ["noise", "words"]
+    assert kinds["noise"]["false_alarms"] == other.false_alarms
+    assert kinds["noise"]["hours"] == kinds["words"]["hours"] == hours
+    assert kinds["noise"]["miss_rate_ci95"] is None
+    assert sum(row["false_alarms"] for row in table["per_word"].values()) == alarms
+    assert table["snr_db"] == {
+        "5 to 10": {"words": 1, "missed": 1},
+        "10 to 15": {"words": 1, "missed": 0},
+    }
+    assert {event["tape"] for event in table["events"]} == {
+        str(folder / "noise.wav"),
+        str(folder / "words.wav"),
+    }
+    assert len(table["events"]) == len(events) + len(noise)
+
+
+def test_every_fault_is_told_and_every_false_alarm_cut_out(
+    bundle: Bundle, sound: np.ndarray, made, tmp_path: Path
+) -> None:
+    folder, tape = made
+    arguments = ["kwt-tiny", "--tape", str(folder / "words.wav"), "--events"]
+    arguments += [str(tmp_path / "events.tsv"), "--cut", str(tmp_path / "cut")]
+    done = CliRunner().invoke(command, arguments)
+    assert done.exit_code == 0, done.output
+    head, *lines = (tmp_path / "events.tsv").read_text().splitlines()
+    rows = [dict(zip(head.split("\t"), x.split("\t"), strict=True)) for x in lines]
+    events = {round(e.time_s, 2): e for e in engine.detect(bundle, sound)}
+    alarms = [row for row in rows if row["what"] == "false alarm"]
+    (miss,) = [row for row in rows if row["what"] == "miss"]
+    assert [float(row["time_s"]) for row in rows] == sorted(
+        float(row["time_s"]) for row in rows
+    )
+    for row in alarms:
+        event = events[float(row["time_s"])]
+        assert (row["word"], row["said"]) == (event.word, "a sentence")
+        assert float(row["score"]) == pytest.approx(event.score, abs=1e-4)
+        # A second that ends one decision (of the three averaged) before the event.
+        clip = audio.read(tmp_path / "cut" / row["cut"]).pcm
+        end = round((event.time_s - 0.16) * 16000)
+        assert np.array_equal(clip, sound[end - 16000 : end])
+    assert len(list((tmp_path / "cut" / "false_alarm").iterdir())) == len(alarms) > 1
+    window = tape.windows[1]
+    assert (miss["word"], miss["said"], miss["snr_db"]) == (
+        window.word,
+        "missed.wav",
+        "5.5",
+    )
+    # The highest mean of three posteriors while it could have been heard.
+    assert 0 <= float(miss["score"]) < bundle.recipe.detector.threshold
+
+
+def test_what_was_cut_out_is_another_word_to_training(made, tmp_path: Path) -> None:
+    from kws.data import open_corpus
+
+    folder, _ = made
+    arguments = ["kwt-tiny", "--tape", str(folder), "--cut", str(tmp_path / "cut")]
+    assert CliRunner().invoke(command, arguments).exit_code == 0
+    recordings = [
+        item
+        for split in ("train", "val", "test")
+        for item in open_corpus(tmp_path / "cut").recordings(split)
+    ]
+    files = list((tmp_path / "cut" / "false_alarm").iterdir())
+    assert len(recordings) == len(files) > 2
+    assert {item.word for item in recordings} == {tapes.CUT_FOLDER}
+
+
+def test_what_tapes_need_is_refused_without_them(tmp_path: Path) -> None:
+    for arguments, message in (
+        (["--events", "e.tsv"], "no --tape"),
+        (["--cut", "c"], "no --tape"),
+        (["--truth", "t.tsv"], "one tape"),
+        (["--tape", str(tmp_path), "--truth", "t.tsv"], "several tapes"),
+        (["--tape", str(tmp_path)], "without tapes"),
+    ):
+        done = CliRunner().invoke(command, ["kwt-tiny", *arguments])
+        assert isinstance(done.exception, KwsError)
+        assert message in done.exception.message
+
+
+def test_hours_needed_are_three_point_seven_by_the_rate() -> None:
+    assert tapes.hours_needed(0.5) == pytest.approx(7.378, abs=1e-3)
+    score = Score(0, 0, 0, tapes.hours_needed(0.5), {})
+    assert score.false_alarms_per_hour_ci95[1] == pytest.approx(0.5)
