@@ -2,8 +2,10 @@
 
 A word that is heard in a stream comes after something. A network that has only seen
 clips from a cold start loses accuracy there, so it is trained on pairs of clips, one
-after the other, and asked for a decision at the end of each; at the first one's also a
-little later, when the next clip has begun.
+after the other, and asked for a decision about the end of each: at the first one's up
+to a little later, when the next clip has begun; at the second one's from a little
+before, so that what it says of a word lasts. Between the two nobody knows what is heard
+yet, or still: nothing, or a word of either, and no other.
 
 A causal stem ends its last token at the last frame, so in front of the second clip go
 as many frames as bring its tokens to the same places.
@@ -20,7 +22,8 @@ from kws.layers.keras import tf
 from kws.recipe import Recipe
 from kws.shape import shape_of
 
-LATE_TOKENS = 4  # the decision at the first clip's end comes up to 3 tokens late
+LATE_TOKENS = 4  # the decision at the first clip's end comes up to 3 tokens late,
+EARLY_TOKENS = 4  # and that at the second one's up to 3 tokens early
 BATCH = 256
 
 
@@ -56,23 +59,28 @@ def paired(network: Any, recipe: Recipe) -> Callable[..., Any]:
         recipe: Its recipe.
 
     Returns:
-        (first, second, late, training): real features (B, frames, mel_bins) each, and
-        how many tokens after the first's end it is decided (or a list of several);
-        logits (B, labels) for each, and those of the second clips: in one tensor.
+        (first, second, late, early, training): real features (B, frames, mel_bins)
+        each; how many tokens after the first's end it is decided (or a list of
+        several), and how many before its end the second is; logits (B, labels) for
+        each, and those of the second clips: in one tensor.
     """
     between = seam(recipe)
     head = network.get_layer("head")
     window = shape_of(recipe, 2).tokens
 
-    def run(first: Any, second: Any, late: Any = 0, training: Any = False) -> Any:
+    def run(
+        first: Any, second: Any, late: Any = 0, early: Any = 0, training: Any = False
+    ) -> Any:
         edge = tf.repeat(second[:, :1], between, axis=1)
         x = tokens(network, tf.concat([first, edge, second], 1), training)
+        starts = [*(late if isinstance(late, list) else [late])]
+        starts.append(x.shape[1] - window - early)
         ends = []
-        for start in late if isinstance(late, list) else [late]:
-            early = x[:, start : start + window]
-            early.set_shape((None, window, x.shape[-1]))
-            ends.append(head(early, training=training))
-        return tf.concat([*ends, head(x[:, -window:], training=training)], 0)
+        for start in starts:
+            seen = x[:, start : start + window]
+            seen.set_shape((None, window, x.shape[-1]))
+            ends.append(head(seen, training=training))
+        return tf.concat(ends, 0)
 
     return run
 
@@ -102,7 +110,8 @@ def trained(network: Any, recipe: Recipe) -> Callable[[Any, Any], tuple[Any, Any
         late = [moment(0, 0, LATE_TOKENS)]
         if asks:
             late.append(moment(1000, LATE_TOKENS, window))
-        logits = run(real[:half], real[size - half :], late, training=True)
+        early = moment(2000, 0, min(EARLY_TOKENS, window))
+        logits = run(real[:half], real[size - half :], late, early, training=True)
         ends = tf.concat(
             [logits[:half], logits[tf.shape(logits)[0] - size + half :]], 0
         )
