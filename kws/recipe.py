@@ -132,7 +132,9 @@ class Model:
             kernels), `attention`, `mlp`, or `factor` (the first of each two factors).
         groups: Distinct blocks where they share: block i uses block i % groups'.
         attention: A variant of `kws/attention/` for all blocks, or a list with one
-            for each; `none` for a block without.
+            for each; `none` for a block without (docs/variants.md).
+        conv_kernel: Tokens that the depthwise convolution of a `conv` block spans; odd,
+            3 to 15.
         norm: `dyt`, `batch`, `layer` (DESIGN D5).
         norm_position: `pre` or `post`.
         activation: `relu`, `hard_swish`, `gelu` (x * sigmoid(1.702 x)) or `gelu_tanh`
@@ -165,6 +167,7 @@ class Model:
     share: str = "none"
     groups: int = 1
     attention: str | tuple[str, ...] = "softmax"
+    conv_kernel: int = 5
     norm: str = "dyt"
     norm_position: str = "pre"
     activation: str = "relu"

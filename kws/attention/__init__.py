@@ -18,6 +18,11 @@ A variant is all that is special about how a block mixes its tokens. Its folder 
     graph.py   the same in the .tflite's graph, without TensorFlow:
 
         KINDS             kind -> what it is, of tensors that may be delta-encoded
+        CAUSAL            whether it has a form that sees nothing of what is to come,
+                          for networks for streams ([model] causal)
+        TAKES, GIVES      names of what it needs of the carry, and adds to it
+        misfit            Model -> (key, what is expected of it) where it can't be built
+                          with a recipe, else None
         macs_per_element  Shape -> MACs that a transmitted element of each kind causes
         folded            Shape -> factor that a kind's tensor holds beside what
                           thresholds mean by it
@@ -95,6 +100,9 @@ def _module(name: str, half: str) -> ModuleType:
 
 def slots(model: Model) -> Slots:
     """What a network has delta thresholds for, block by block.
+
+    Raises:
+        KwsError: a network that has none.
 
     Example:
         >>> from kws import recipe

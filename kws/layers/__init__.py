@@ -263,6 +263,15 @@ class Dense(Kernel):
         outputs = tf.matmul(inputs, kernel)
         return outputs if bias is None else outputs + bias
 
+    def fold(self, source: Dense, norm: Norm | None) -> None:
+        """Load `source`'s weights with the norm in front of it folded in."""
+        kernel, bias = source.kernel.numpy(), source.bias.numpy()
+        if norm is not None:
+            gamma, shift = norm.fold_terms()
+            kernel, bias = kernel * gamma[:, None], bias + shift @ kernel
+        self.kernel.assign(kernel)
+        self.bias.assign(bias)
+
 
 def past_rows(rows: int, size: int, stride: int) -> int:
     """Rows of padding in front of a causal convolution: all of `SAME`'s.
@@ -319,32 +328,52 @@ class Convolution(Kernel):
 
 
 class TokenConvolution(Kernel):
-    """Depthwise convolution over tokens that sees what is past (DEPTHWISE_CONV_2D).
+    """Depthwise convolution over tokens (DEPTHWISE_CONV_2D).
 
     Args:
         units: Width of a token.
-        size: Tokens that it spans: the token itself and those before it.
+        size: Tokens that it spans.
+        centred: As many of them before the token as behind it, 0 where there are none
+            (`SAME` padding). Otherwise the token itself and those before it, of which
+            `size - 1` come in front of the inputs.
+        activation: What follows, and is quantized with it; "" = nothing.
 
-    Shapes: (B, size - 1 + T, units) -> (B, T, units).
+    Shapes: (B, size - 1 + T, units) -> (B, T, units); centred: (B, T, units) -> the
+    same.
     """
 
-    def __init__(self, mode: str, name: str, units: int, size: int) -> None:
+    def __init__(
+        self,
+        mode: str,
+        name: str,
+        units: int,
+        size: int,
+        centred: bool = False,
+        activation: str = "",
+    ) -> None:
         super().__init__(mode, name, units)
         self.size = size
+        self.centred = centred
+        self.activation: Activation | None = None
+        if activation:
+            self.activation = Activation(mode, "activation", activation)
 
     def build(self, input_shape: Any) -> None:
         self.make((self.size, 1, self.units))
         super().build(input_shape)
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: Any = False) -> Any:
         kernel, bias = self.weights_now()
         rows = 1 if self.mode == "export" else -1
-        tokens = inputs.shape[1] - self.size + 1
         image = tf.reshape(inputs, (rows, inputs.shape[1], 1, self.units))
+        padding = "SAME" if self.centred else "VALID"
         outputs = tf.nn.depthwise_conv2d(
-            image, tf.expand_dims(kernel, -1), (1, 1, 1, 1), "VALID"
+            image, tf.expand_dims(kernel, -1), (1, 1, 1, 1), padding
         )
-        return tf.reshape(outputs + bias, (rows, tokens, self.units))
+        outputs += bias
+        if self.activation is not None:  # in front of the view, so that ReLU is fused
+            outputs = self.activation(outputs, training=training)
+        return tf.reshape(outputs, (rows, outputs.shape[1], self.units))
 
 
 class Norm(KwsLayer):

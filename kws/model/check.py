@@ -73,7 +73,17 @@ def _check_model(recipe: Recipe) -> None:
         refuse("attention", f"a variant, or a list of {model.layers}: one a block")
     for variant in model.variants:
         if variant != attention.NONE:
-            attention.graph(variant)  # says so
+            misfit = attention.graph(variant).misfit(model)
+            if misfit is not None:
+                refuse(*misfit)
+    if model.share in ("blocks", "attention", "factor"):
+        for index, variant in enumerate(model.variants):
+            if variant != model.variants[index % model.groups]:
+                refuse(
+                    "share",
+                    f"none or mlp, since blocks {index % model.groups} and {index} "
+                    "mix their tokens in different ways",
+                )
     if not 0 <= model.token_kernel <= 31 or model.token_kernel == 1:
         refuse("token_kernel", "0 (none), or 2 to 31 tokens")
     if not 1 <= model.queries <= 64:
@@ -90,8 +100,16 @@ def _check_model(recipe: Recipe) -> None:
             refuse("causal", "false with patches or positions: no place in a stream")
         if model.norm == "layer":
             refuse("norm", "dyt or batch in a causal network")
-        if any(variant != attention.NONE for variant in model.variants):
-            refuse("attention", "none in a causal network: attention sees the clip")
+        seeing = [
+            variant
+            for variant in model.variants
+            if variant != attention.NONE and not attention.graph(variant).CAUSAL
+        ]
+        if seeing:
+            refuse(
+                "attention",
+                f"conv or none where causal: {seeing[0]} attention sees the clip",
+            )
 
 
 def _check_quantize(recipe: Recipe) -> None:

@@ -27,7 +27,6 @@ from kws.layers import (
 from kws.layers.keras import tf, tf_keras
 from kws.model import lowrank
 from kws.model.check import check
-from kws.model.lowrank import LowRank
 from kws.recipe import Features, Model, Recipe
 
 
@@ -337,8 +336,8 @@ class Block(KwsLayer):
         if self.attention is not None:
             self.attention.fold(source.attention, source.norm1 if self.pre else None)
             fold_norm(self.norm1, source.norm1)
-        fold_dense(self.expand, source.expand, source.norm2 if self.pre else None)
-        fold_dense(self.contract, source.contract, None)
+        self.expand.fold(source.expand, source.norm2 if self.pre else None)
+        self.contract.fold(source.contract, None)
         fold_norm(self.norm2, source.norm2)
 
 
@@ -367,7 +366,7 @@ class Head(KwsLayer):
         return self.logits_range(self.dense(x), training=training)
 
     def fold(self, source: Head) -> None:
-        fold_dense(self.dense, source.dense, source.norm)
+        self.dense.fold(source.dense, source.norm)
         if self.norm is not None and source.norm is not None:
             fold_norm(self.norm, source.norm)
 
@@ -423,24 +422,9 @@ class PoolHead(KwsLayer):
         bias = bias + np.tile(shift, queries) @ kernel
         self.expand.kernel.assign(kernel * np.tile(gamma, queries)[:, None])
         self.expand.bias.assign(bias)
-        fold_dense(self.linear, source.linear, source.norm)
-        fold_dense(self.dense, source.dense, None)
+        self.linear.fold(source.linear, source.norm)
+        self.dense.fold(source.dense, None)
         fold_norm(self.norm, source.norm)
-
-
-def fold_dense(
-    mine: Dense | LowRank, theirs: Dense | LowRank, norm: Norm | None
-) -> None:
-    """Load a dense layer with the norm in front of it folded in."""
-    if isinstance(mine, LowRank) and isinstance(theirs, LowRank):
-        mine.fold(theirs, norm)
-        return
-    kernel, bias = theirs.kernel.numpy(), theirs.bias.numpy()
-    if norm is not None:
-        gamma, shift = norm.fold_terms()
-        kernel, bias = kernel * gamma[:, None], bias + shift @ kernel
-    mine.kernel.assign(kernel)
-    mine.bias.assign(bias)
 
 
 def fold_norm(mine: Norm, theirs: Norm) -> None:

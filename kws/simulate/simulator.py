@@ -295,7 +295,8 @@ class Simulator:
                 finally:
                     layer.attention.hold = pass_on
                 sent = tf.stack([hold.sent[kind] for kind in kinds], 1)
-                return tokens, carry, sent, hold.pairs
+                pairs = tf.zeros_like(sent[:, 0]) if hold.pairs is None else hold.pairs
+                return tokens, carry, sent, pairs
 
             tokens = tf.TensorSpec(
                 (None, self.shape.tokens, self.shape.dim), tf.float32
@@ -357,7 +358,7 @@ class _Hold:
         self.kinds = kinds
         self.dense_rows = dense_rows
         self.sent: dict[str, Any] = {}
-        self.pairs: Any = 0
+        self.pairs: Any = None  # of Q.K^T, where there is one
         self.query_columns: Any = None
 
     def __call__(self, kind: str, tensor: Any) -> Any:
@@ -375,7 +376,8 @@ class _Hold:
         if kind == "Q":
             self.query_columns = columns
         elif kind == "K":
-            self.pairs += tf.reduce_sum(self.query_columns * columns, axis=-1)
+            pairs = tf.reduce_sum(self.query_columns * columns, axis=-1)
+            self.pairs = pairs if self.pairs is None else self.pairs + pairs
         return held
 
     def encode(self, values: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:

@@ -27,15 +27,24 @@ from kws.graph.emitter import Emitter
 from kws.graph.nodes import Graph, Node, Tensor
 from kws.graph.operators import Access, Operator
 from kws.graph.products import Found, Part, Product
+from kws.recipe import Model
 from kws.shape import Shape
 
 KINDS = {
-    "X": "inputs of Q, K, V",
+    "X": "inputs of the block",
     "Q": "queries",
     "K": "keys",
     "P": "softmax outputs",
-    "O": "attention outputs",
+    "O": "outputs of what mixes tokens",
 }
+CAUSAL = False
+TAKES: tuple[str, ...] = ()
+GIVES: tuple[str, ...] = ()
+
+
+def misfit(model: Model) -> tuple[str, str] | None:
+    """Any recipe will do."""
+    return None
 
 
 def macs_per_element(shape: Shape) -> dict[str, float]:
