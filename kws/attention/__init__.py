@@ -7,7 +7,8 @@ A variant is all that is special about how a block mixes its tokens. Its folder 
         Attention(mode: str, name: str, model: kws.recipe.Model)
         call(inputs (B, T, dim), carry, training) -> (outputs (B, T, dim), carry)
             before the residual; `carry` is a dict of tensors that blocks hand on to
-            the blocks behind them (an attention map to use again, say)
+            the blocks behind them (an attention map to use again, say): "name", or
+            "name.0", "name.1" where there are several
         fold(source: Attention, norm: Norm | None)
             load folded weights from a `float` twin. Assigns kernel and bias one by
             one: blocks may share kernels, and a borrowed one is not among its layer's
@@ -37,6 +38,7 @@ tests/test_attention.py runs every variant found here through the same contract.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -96,6 +98,22 @@ def _module(name: str, half: str) -> ModuleType:
             'Set [model] attention = "softmax" in the recipe.',
         )
     return importlib.import_module(f"kws.attention.{name}.{half}")
+
+
+def carried(variants: Sequence[str]) -> list[frozenset[str]]:
+    """Per block, the names of what it hands on that a block behind it takes.
+
+    Example:
+        >>> [sorted(names) for names in carried(["softmax", "reuse", "conv"])]
+        [['map'], [], []]
+    """
+    out: list[frozenset[str]] = []
+    wanted: frozenset[str] = frozenset()
+    for name in reversed(variants):
+        out.insert(0, wanted)
+        if name != NONE:
+            wanted |= set(graph(name).TAKES)
+    return out
 
 
 def slots(model: Model) -> Slots:

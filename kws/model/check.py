@@ -71,11 +71,23 @@ def _check_model(recipe: Recipe) -> None:
         refuse("dropout", "0 to less than 1")
     if len(model.variants) != model.layers:
         refuse("attention", f"a variant, or a list of {model.layers}: one a block")
-    for variant in model.variants:
-        if variant != attention.NONE:
-            misfit = attention.graph(variant).misfit(model)
-            if misfit is not None:
-                refuse(*misfit)
+    given: set[str] = set()
+    for index, variant in enumerate(model.variants):
+        if variant == attention.NONE:
+            continue
+        part = attention.graph(variant)
+        misfit = part.misfit(model)
+        if misfit is not None:
+            refuse(*misfit)
+        for name in part.TAKES:
+            if name not in given:
+                givers = [n for n in attention.names() if name in attention.graph(n).GIVES]
+                refuse(
+                    "attention",
+                    f"{' or '.join(givers)} somewhere in front of block {index}, "
+                    f"which takes the {name} of a block before it ({variant})",
+                )
+        given.update(part.GIVES)
     if model.share in ("blocks", "attention", "factor"):
         for index, variant in enumerate(model.variants):
             if variant != model.variants[index % model.groups]:
@@ -161,8 +173,16 @@ def check_source(source: Model, target: Model) -> None:
         target: The factorised one's.
 
     Raises:
-        KwsError: a wider head, groups without anything shared.
+        KwsError: blocks of other variants than softmax, a wider head, groups without
+            anything shared.
     """
+    others = sorted(set(target.variants) - {"softmax"})
+    if others and source != target:
+        raise KwsError(
+            "Only softmax attention can be factorised. "
+            f"Received: blocks of {', '.join(others)}",
+            "Train a network of lower rank from the start: [model] head_dim, mlp_rank.",
+        )
     if target.head_dim > source.head_dim:
         raise KwsError(
             "Attention can't be factorised to a higher rank than it has. Expected "

@@ -273,13 +273,22 @@ class Block(KwsLayer):
 
     Args:
         variant: Of the attention (kws/attention), or `none`.
+        hands_on: Names of what the blocks behind it take.
 
     Shapes: (B, T, dim) -> (B, T, dim). Takes what the blocks before it carry, and hands
-    it on with what its attention adds: a dict of tensors, empty for most variants.
+    it on with what its attention adds: a dict of tensors, empty in most networks.
     """
 
-    def __init__(self, mode: str, name: str, model: Model, variant: str) -> None:
+    def __init__(
+        self,
+        mode: str,
+        name: str,
+        model: Model,
+        variant: str,
+        hands_on: frozenset[str] = frozenset(),
+    ) -> None:
         super().__init__(mode, name)
+        self.hands_on = hands_on
         self.pre = model.norm_position == "pre"
         make_norm = layers.NORMS[model.norm]
         self.mix: TokenMix | None = None
@@ -316,6 +325,11 @@ class Block(KwsLayer):
         y = self.contract(y, training=training)
         y = self.contract_range(y, training=training)
         x = self.residual2(x + self.drop(y, training), training=training)
+        carry = {
+            name: tensor
+            for name, tensor in carry.items()
+            if name.partition(".")[0] in self.hands_on
+        }
         return x if self.pre else self.norm2(x, training=training), carry
 
     def modules(self) -> dict[str, tuple[Norm, list[KwsLayer]]]:
@@ -468,8 +482,10 @@ def build(recipe: Recipe, labels: int, mode: str = "float") -> Any:
     if model.class_token or model.positions:
         x = Tokens(mode, "tokens", model)(x)
     blocks = [
-        Block(mode, f"block{index}", model, variant)
-        for index, variant in enumerate(model.variants)
+        Block(mode, f"block{index}", model, variant, hands_on)
+        for index, (variant, hands_on) in enumerate(
+            zip(model.variants, attention.carried(model.variants), strict=True)
+        )
     ]
     lowrank.tie(blocks, model)
     carry: Any = {}

@@ -12,21 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from kws.errors import KwsError
 from kws.graph import (
+    attention,
     cost,
     delta,
     operators,
     parameters,
     passes,
-    products,
     weight_layout,
 )
 from kws.graph.cost import Count, Sent
 from kws.graph.emitter import Emitter
 from kws.graph.nodes import Graph, Node, Tensor
 from kws.graph.operators import Access, Operator
-from kws.graph.products import Found, Part, Product
+from kws.graph.products import Found, Product
 from kws.recipe import Model
 from kws.shape import Shape
 
@@ -39,7 +38,7 @@ KINDS = {
 }
 CAUSAL = False
 TAKES: tuple[str, ...] = ()
-GIVES: tuple[str, ...] = ()
+GIVES = ("map",)  # softmax outputs, one of each head
 
 
 def misfit(model: Model) -> tuple[str, str] | None:
@@ -75,47 +74,7 @@ def find(graph: Graph, shape: Shape) -> list[Found]:
     Raises:
         KwsError: a softmax that isn't between such products, or other heads.
     """
-    blocks: dict[int, list[Part]] = {}
-    heads: dict[int, int] = {}
-    lasts: dict[int, Node] = {}
-    for softmax in [node for node in graph.nodes if node.kind == "SOFTMAX"]:
-        scores = products.above(graph, softmax.input(0), "BATCH_MATMUL")
-        mixes = [n for n in graph.consumers(softmax.output) if n.kind == "BATCH_MATMUL"]
-        if len(mixes) != 1 or mixes[0].input(0) is not softmax.output:
-            raise products.unknown(softmax)
-        (mix,) = mixes
-        dense = [
-            products.above(graph, tensor, "FULLY_CONNECTED")
-            for tensor in (scores.input(0), scores.input(1), mix.input(1))
-        ]
-        source = dense[0].input(0)
-        if any(node.input(0) is not source for node in dense):
-            raise products.unknown(softmax)
-        parts = blocks.setdefault(id(source), [])
-        parts += [
-            *(Part("X", "qkv", node) for node in dense),
-            Part("Q", "scores", scores),
-            Part("K", "keys", scores, side=1),
-            Part("P", "mix", mix),
-        ]
-        # Heads side by side in one product are as many.
-        rows, columns = softmax.output.shape[-2:]
-        heads[id(source)] = heads.get(id(source), 0) + softmax.output.elements // (
-            rows * columns
-        )
-        last = products.below(graph, mix.output)
-        if lasts.setdefault(id(source), last) is not last:
-            raise products.unknown(last)
-    if any(count != shape.heads for count in heads.values()):
-        raise KwsError(
-            "The model's attention is not the recipe's. Expected "
-            f"{shape.heads} heads in every block. Received: {list(heads.values())}",
-            "kws convert RUN",
-        )
-    return [
-        Found((*parts, Part("O", "out", lasts[source])), lasts[source])
-        for source, parts in blocks.items()
-    ]
+    return attention.find(graph, shape)
 
 
 # --- fusing ---------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class Head(KwsLayer):
         alone: The only head: its output is quantized here. Several heads share the
             range of their concatenation, whose kernel copies without rescaling.
 
-    Shapes: (B, T, dim) -> (B, T, head_dim).
+    Shapes: (B, T, dim) -> (B, T, head_dim), and its map (B, T, T).
     """
 
     def __init__(
@@ -65,11 +65,10 @@ class Head(KwsLayer):
             scores *= self.scale
         scores = self.scores_range(scores, training=training)
         shares = self.shares_range(tf.nn.softmax(scores), training=training)
-        shares = hold("P", shares)
-        outputs = tf.matmul(shares, value)
-        if self.outputs_range is None:
-            return outputs
-        return self.outputs_range(outputs, training=training)
+        outputs = tf.matmul(hold("P", shares), value)
+        if self.outputs_range is not None:
+            outputs = self.outputs_range(outputs, training=training)
+        return outputs, shares
 
     def fold(self, source: Head, norm: Norm | None) -> None:
         """Load `source`'s weights with the norm in front and the scale folded in."""
@@ -92,7 +91,8 @@ class Attention(KwsLayer):
         mode: float, folded, qat or export.
         model: The recipe's model section (heads, head_dim, dim, norm_position).
 
-    Shapes: (B, T, dim) -> (B, T, dim). What it is carried, it hands on.
+    Shapes: (B, T, dim) -> (B, T, dim). What it is carried, it hands on, with the map of
+    each head: (B, T, T).
     """
 
     def __init__(self, mode: str, name: str, model: recipe.Model) -> None:
@@ -110,7 +110,11 @@ class Attention(KwsLayer):
     def call(self, inputs: Any, carry: Any, training: Any = False) -> Any:
         hold = self.hold
         inputs = hold("X", inputs)
-        outputs = [head(inputs, training=training, hold=hold) for head in self.heads]
+        outputs = []
+        for index, head in enumerate(self.heads):
+            mixed, shares = head(inputs, training=training, hold=hold)
+            outputs.append(mixed)
+            carry = {**carry, f"map.{index}": shares}
         joined = outputs[0]
         if self.joined_range is not None:
             joined = self.joined_range(tf.concat(outputs, -1), training=training)
