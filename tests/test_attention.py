@@ -86,6 +86,11 @@ def tokens() -> Any:
     return tf.constant(values, tf.float32)
 
 
+def seen(source: Any) -> Any:
+    """The tokens as a layer sees them."""
+    return tokens() if source.view is None else source.view(tokens())
+
+
 def carry(name: str) -> dict[str, Any]:
     """What a block of a variant takes of the blocks before it."""
     takes = attention.graph(name).TAKES
@@ -98,11 +103,11 @@ def carry(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_keeps_the_shape_and_every_weight_has_a_gradient(name: str) -> None:
-    source, inputs, given = layer(name, "float"), tokens(), carry(name)
+    source, given = layer(name, "float"), carry(name)
     with tf.GradientTape() as tape:
-        outputs, handed_on = source(inputs, given, training=True)
+        outputs, handed_on = source(seen(source), given, training=True)
         loss = tf.reduce_sum(outputs * outputs)
-    assert outputs.shape == inputs.shape
+    assert outputs.shape == tokens().shape
     assert all(handed_on[key] is given[key] for key in given)
     added = {key.partition(".")[0] for key in handed_on if key not in given}
     assert added == set(attention.graph(name).GIVES)
@@ -114,7 +119,8 @@ def test_keeps_the_shape_and_every_weight_has_a_gradient(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_norm_folds_into_it(name: str) -> None:
-    source, inputs, given = layer(name, "float"), tokens(), carry(name)
+    source, given = layer(name, "float"), carry(name)
+    inputs = seen(source)
     source(inputs, given)
     folded = layer(name, "folded")
     folded(inputs, given)
@@ -132,18 +138,19 @@ def test_a_norm_folds_into_it(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_hands_every_kind_to_the_encoding(name: str) -> None:
     """In the order of KINDS, as often as it has such tensors; and goes on with it."""
-    source, inputs, given = layer(name, "folded"), tokens(), carry(name)
+    source, given = layer(name, "folded"), carry(name)
+    inputs = seen(source)
     plain, _ = source(inputs, given)
-    seen: list[str] = []
+    called: list[str] = []
 
     def zero(kind: str, tensor: Any) -> Any:
-        seen.append(kind)
+        called.append(kind)
         return tf.zeros_like(tensor)
 
     source.hold = zero
     held, _ = source(inputs, given)
     kinds = list(attention.graph(name).KINDS)
-    assert list(dict.fromkeys(seen)) == kinds
+    assert list(dict.fromkeys(called)) == kinds
     assert np.abs(plain - held).max() > 1e-4
     source.hold = pass_on
     np.testing.assert_array_equal(source(inputs, given)[0], plain)

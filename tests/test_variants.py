@@ -18,26 +18,51 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="variants are Keras layers")
 
+import networks_for_tests
 import sample_models
 import test_stream
 import toolbox
 
 from kws import attention, engines, recipe
 from kws.bundle import Bundle
-from kws.deploy import emission, host
-from kws.engines import common, qemu
+from kws.deploy import emission
+from kws.emit import native
+from kws.engines import common, host, qemu
 from kws.errors import KwsError
-from kws.graph import cost, passes, reader, stream
+from kws.graph import cost, memory_plan, passes, reader, schedule, stream
+from kws.graph.products import MLP_ROLES
+from kws.layers import UNIT_RANGE
+from kws.model import hold
 from kws.model import network as networks
+from kws.quantize import calibrate
 from kws.shape import shape_of
 from kws.simulate.counts import summary
 from kws.simulate.integer import IntegerSimulator
+from kws.simulate.simulator import Simulator
 from kws.thresholds import Thresholds
 
 # Networks with each variant below or above softmax attention.
 MIXED: dict[str, dict[str, Any]] = {
     "conv": {"attention": ("conv", "softmax"), "conv_kernel": 7},
     "reuse": {"attention": ("softmax", "reuse")},
+    "folded": {"attention": ("folded", "softmax")},
+    "everything folded": {"attention": "folded", "mlp_fold": 2, "fold_offset": True},
+    "folded by 3, two heads": {
+        "attention": ("folded", "conv"),
+        "fold": 3,
+        "heads": 2,
+        "head_dim": 24,
+        "mlp_fold": 3,
+        "mlp_rank": 8,
+    },
+    "class token": {
+        "attention": ("softmax", "folded", "reuse"),
+        "layers": 3,
+        "class_token": True,
+        "positions": True,
+        "norm": "layer",
+        "norm_position": "post",
+    },
     "reuse, two heads": {
         "attention": ("softmax", "reuse", "reuse"),
         "layers": 3,
@@ -225,4 +250,230 @@ def test_a_stream_of_it_has_no_thresholds() -> None:
         thresholds={"M": 2},
     )
     with pytest.raises(KwsError, match="thresholds"):
-        host.library(bundle)
+        native.sources(bundle, "portable")
+
+
+# --- map reuse ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given", [("reuse", "softmax"), ("conv", "reuse"), ("folded", "reuse")]
+)
+def test_a_block_takes_a_map_that_there_is(given: tuple[str, ...]) -> None:
+    spec = sample_models.recipe(layers=2, attention=given)
+    place = given.index("reuse")
+    with pytest.raises(KwsError, match=rf"softmax somewhere in front of block {place}"):
+        networks.check(spec)
+
+
+def test_a_map_goes_past_blocks_that_make_none() -> None:
+    spec = sample_models.recipe(layers=3, attention=("softmax", "conv", "reuse"))
+    networks.check(spec)
+    assert [sorted(names) for names in attention.carried(spec.model.variants)] == [
+        ["map"],
+        ["map"],
+        [],
+    ]
+
+
+def test_a_block_that_reuses_a_map_makes_none() -> None:
+    """Its products are V, P.V and the output: half of attention's."""
+    bundle = sample("reuse")
+    shape = shape_of(bundle.recipe, len(bundle.labels))
+    rows, dim, inner = shape.tokens, shape.dim, shape.inner
+    found = attention.find_products(
+        dense_graph(bundle), bundle.recipe, len(bundle.labels)
+    )
+    spent = [
+        sum(
+            p.elements * p.macs
+            for p in found.every
+            if p.layer == layer and p.role not in MLP_ROLES
+        )
+        for layer in (0, 1)
+    ]
+    assert spent == [4 * rows * dim * inner + 2 * rows**2 * inner, spent[0] // 2]
+    network = native.sources(bundle, "dsp").network
+    assert network.dense.exponentials == rows**2
+    kinds = [node.kind for node in network.nodes]
+    assert kinds.count("MAP_SCORES") == kinds.count("SOFTMAX") == 1
+    assert kinds.count("MAP_MIX") == 2 and "ATTENTION" not in kinds
+
+
+def test_a_map_is_kept_in_int8_and_its_bytes_are_counted() -> None:
+    bundle = sample("reuse")
+    shape = shape_of(bundle.recipe, len(bundle.labels))
+    graph = dense_graph(bundle)
+    passes.finish(graph, attention.fusions())
+    program = schedule.schedule(graph)
+    plan = memory_plan.plan(graph, program)
+    (softmax,) = [node for node in program.nodes if node.kind == "SOFTMAX"]
+    kept = plan.tensors[id(softmax.output)]
+    readers = [i for i, n in enumerate(program.nodes) if n.kind == "MAP_MIX"]
+    assert kept.bytes == shape.tokens**2
+    assert len(readers) == 2 and kept.last >= readers[-1]
+    # Written once, and read once by each block.
+    for place in readers:
+        count = cost.count(program.nodes[place])
+        macs = shape.tokens**2 * shape.inner
+        assert count.macs == macs
+        assert count.bytes[cost.READ] == shape.tokens**2 + macs
+    assert cost.count(softmax).bytes[cost.WRITE] == shape.tokens**2
+
+
+def test_thresholds_of_a_reused_map_are_its_own() -> None:
+    """What one block holds of a map is not what the next one does."""
+    bundle = sample("reuse")
+    simulator = IntegerSimulator(bundle)
+    inputs = common.features(bundle, sounds(bundle))
+    sent = {}
+    for text in ("0.P=0.02", "1.P=0.02", "P=0.02"):
+        thresholds = Thresholds.parse(text, simulator.slots)
+        run = simulator.run(inputs, thresholds)
+        places = [simulator.slots.index((layer, "P")) for layer in (0, 1)]
+        sent[text] = run.counts.sent[:, places]
+    shape = shape_of(bundle.recipe, len(bundle.labels))
+    assert (sent["0.P=0.02"][:, 1] == shape.tokens**2).all()
+    assert (sent["1.P=0.02"][:, 0] == shape.tokens**2).all()
+    np.testing.assert_array_equal(sent["P=0.02"][:, 0], sent["0.P=0.02"][:, 0])
+    assert (sent["P=0.02"] < shape.tokens**2).all()
+
+
+def test_keys_that_are_held_are_counted_as_they_are_run() -> None:
+    """Of a map that is kept: the graph without thresholds, and the emitted one."""
+    bundle = sample("reuse")
+    simulator = IntegerSimulator(bundle)
+    inputs = common.features(bundle, sounds(bundle))
+    steps = Thresholds(simulator.slots, np.full(len(simulator.slots), 3))
+    run = simulator.run(inputs, simulator.thresholds(steps))
+    marked = dataclasses.replace(bundle, thresholds=steps.to_steps())
+    network = native.sources(marked, "dsp").network
+    sent = host.invoke(marked, inputs)[1].mean(axis=0)
+    emitted = cost.total(network.nodes, network.transmitted(list(sent)))
+    counted = run.network.count(run.counts)
+    assert emitted.as_dict() == counted.as_dict()
+
+
+# --- folding --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"fold": 1}, "fold"),
+        ({"fold": 5}, "fold"),
+        ({"fold": 4, "head_dim": 6}, "fold"),
+        ({"mlp_fold": 7}, "mlp_fold"),
+        ({"mlp_fold": 0}, "mlp_fold"),
+        ({"mlp_fold": 2, "mlp_rank": 25}, "mlp_rank"),
+    ],
+)
+def test_folds_have_to_divide_what_they_fold(changes: dict[str, Any], key: str) -> None:
+    with pytest.raises(KwsError, match=rf"\[model\] {key}: expected"):
+        networks.check(sample_models.recipe(attention="folded", **changes))
+
+
+def test_a_folded_block_costs_what_its_shape_says() -> None:
+    """A quarter of the weights; half of the projections' products, twice the map's."""
+    bundle = sample("everything folded")
+    shape = shape_of(bundle.recipe, len(bundle.labels))
+    rows, dim, inner, hidden = shape.tokens, shape.dim, shape.inner, shape.mlp_dim
+    found = attention.find_products(
+        dense_graph(bundle), bundle.recipe, len(bundle.labels)
+    )
+    first = [p for p in found.every if p.layer == 0]
+    assert {p.rows for p in first} == {2 * rows}
+    by_role: dict[str, int] = {}
+    for product in first:
+        macs = product.elements * product.macs
+        by_role[product.role] = by_role.get(product.role, 0) + macs
+    assert by_role == {
+        "qkv": 3 * rows * dim * inner // 2,
+        "scores": 2 * rows**2 * inner,
+        "keys": 0,
+        "mix": 2 * rows**2 * inner,
+        "out": rows * dim * inner // 2,
+        "expand": rows * dim * hidden // 2,
+        "contract": rows * dim * hidden // 2,
+    }
+    dense = [p.node for p in first if p.node.kind == "FULLY_CONNECTED"]
+    weights = sum(node.input(1).elements for node in dense)
+    assert weights == (4 * dim * inner + 2 * dim * hidden) // 4
+
+
+def test_taking_tokens_apart_moves_nothing() -> None:
+    nodes = native.sources(sample("everything folded"), "dsp").network.nodes
+    kinds = {node.kind for node in nodes}
+    assert not kinds & {"TRANSPOSE", "STRIDED_SLICE", "CONCATENATION", "PAD"}
+    offsets = [n for n in nodes if n.kind == "ADD" and n.input(1).is_constant]
+    assert len(offsets) == 4  # in front of attention and MLP of both blocks
+
+
+def test_an_offset_tells_sub_tokens_apart() -> None:
+    model = dataclasses.replace(
+        recipe.Model(), attention="folded", dim=8, head_dim=8, fold_offset=True
+    )
+    layer = attention.layer("folded")("float", "attention", model)
+    tokens = np.zeros((1, 3, 8), np.float32)
+    rows = layer.view(tokens).numpy()
+    assert rows.shape == (1, 6, 4)
+    np.testing.assert_array_equal(rows[0, 0], rows[0, 2])
+    assert np.abs(rows[0, 0] - rows[0, 1]).max() > 1e-3
+    np.testing.assert_array_equal(layer.view.whole(rows), tokens + layer.view.offset)
+
+
+# --- thresholds on the float network, and in training ---------------------------------
+
+
+def awake_bundle(path: Path, **model: Any) -> tuple[Any, Bundle, np.ndarray]:
+    """A float network, a run with its folded weights, and features for it."""
+    spec = networks_for_tests.small("tiny", **model)
+    network = networks_for_tests.awake(spec, labels=5)
+    folded = networks.fold(network, spec, 5)
+    real = networks_for_tests.features(spec, 3)[1]
+    bundle = Bundle(path, spec, tuple("abcde"))
+    networks.save_weights(folded, bundle)
+    return network, bundle, real.numpy()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"attention": "conv"},
+        {"attention": ("softmax", "reuse"), "heads": 2, "head_dim": 4},
+        {"attention": "folded", "mlp_fold": 2, "fold_offset": True},
+    ],
+)
+def test_the_float_simulator_and_training_hold_the_same(
+    tmp_path: Path, model: dict[str, Any]
+) -> None:
+    network, bundle, real = awake_bundle(tmp_path, **model)
+    simulator = Simulator(bundle)
+    run = simulator.run(real, Thresholds.dense(simulator.slots))
+    np.testing.assert_allclose(run.logits, network(real), atol=2e-5)
+    steps = Thresholds(simulator.slots, np.full(len(simulator.slots), 0.3))
+    held = simulator.run(real, steps)
+    assert np.abs(held.logits - run.logits).max() > 1e-4
+    assert (held.counts.sent <= run.network.elements()).all()
+    assert (held.counts.sent < run.network.elements()).any(axis=0).all()
+    with_q = (simulator.slots.kind == "Q").any()
+    assert (held.counts.pairs.sum() > 0) == with_q
+    later = simulator.prefix(real, Thresholds.dense(simulator.slots))
+    second = Thresholds.parse("1.X=0.2", simulator.slots)
+    np.testing.assert_array_equal(
+        simulator.run(real, second, prefix=later).logits,
+        simulator.run(real, second).logits,
+    )
+    # In training: thresholds are steps of each tensor's own quantizer.
+    steps_each = ",".join(f"{kind}=9" for kind in simulator.slots.kinds)
+    tuning = dataclasses.replace(bundle.recipe.quantize, delta_thresholds=steps_each)
+    spec = dataclasses.replace(bundle.recipe, quantize=tuning)
+    tuned = networks.restore(bundle, "qat")
+    calibrate(tuned, spec, networks_for_tests.features(spec, 8)[0])
+    plain = tuned(real).numpy()
+    with hold.holding(tuned, spec, 5) as held_in_training:
+        assert np.abs(tuned(real).numpy() - plain).max() > 1e-4
+        for block in held_in_training.holds:
+            for kind, quantizer in block.places:
+                assert (quantizer.fixed == UNIT_RANGE) == (kind == "P")
+        assert 0 < float(held_in_training.expected_share()) < 1

@@ -2,10 +2,13 @@
 
 A variant is all that is special about how a block mixes its tokens. Its folder has
 
-    layer.py   the Keras layer, a class `Attention(KwsLayer)`:
+    layer.py   the Keras layer, a class `Attention(kws.layers.Mixing)`:
 
         Attention(mode: str, name: str, model: kws.recipe.Model)
-        call(inputs (B, T, dim), carry, training) -> (outputs (B, T, dim), carry)
+        view   None, or a layer that shows it the tokens in another shape, which stands
+            in front of the norm in front of it: (B, T, dim) -> (B, rows, width)
+        call(inputs (B, T, dim) or its view's, carry, training)
+                -> (outputs (B, T, dim), carry)
             before the residual; `carry` is a dict of tensors that blocks hand on to
             the blocks behind them (an attention map to use again, say): "name", or
             "name.0", "name.1" where there are several
@@ -25,7 +28,7 @@ A variant is all that is special about how a block mixes its tokens. Its folder 
         misfit            Model -> (key, what is expected of it) where it can't be built
                           with a recipe, else None
         macs_per_element  Shape -> MACs that a transmitted element of each kind causes
-        folded            Shape -> factor that a kind's tensor holds beside what
+        factors           Shape -> factor that a kind's tensor holds beside what
                           thresholds mean by it
         find              Graph, Shape -> its blocks' products (kws.graph.products)
         fuse              Graph -> how many; puts operators of its own into the graph,
@@ -143,8 +146,8 @@ def kind_names() -> dict[str, str]:
 def macs_per_element(model: Model, shape: Shape) -> list[dict[str, float]]:
     """Per block: MACs that one transmitted element of each kind causes."""
     mlp = {
-        "M": float(shape.mlp_rank or shape.mlp_dim),
-        "H": float(shape.mlp_rank or shape.dim),
+        "M": float(shape.mlp_rank or shape.mlp_dim // shape.mlp_fold),
+        "H": float(shape.mlp_rank or shape.dim // shape.mlp_fold),
     }
     if model.causal:
         other = {
@@ -160,13 +163,13 @@ def macs_per_element(model: Model, shape: Shape) -> list[dict[str, float]]:
     return [graph(name).macs_per_element(shape) | mlp for name in model.variants]
 
 
-def folded(model: Model, shape: Shape) -> np.ndarray:
+def factors(model: Model, shape: Shape) -> np.ndarray:
     """float [slots]: the factors that tensors hold beside what thresholds mean."""
     if model.causal:
         return np.ones(len(slots(model)))
     return np.array(
         [
-            graph(model.variants[layer]).folded(shape).get(kind, 1.0)
+            graph(model.variants[layer]).factors(shape).get(kind, 1.0)
             for layer, kind in slots(model)
         ]
     )

@@ -1,7 +1,7 @@
 """Softmax attention as it stands in a .tflite: what several variants look for.
 
-Three dense layers of one source (Q, K, V; a set for each head), Q.K^T, softmax, P.V, and
-the output's dense layer. P is a block's map: which tokens it mixes, and how much of each.
+Three dense layers of one source (Q, K, V; a set for each head), Q.K^T, softmax, P.V,
+and the output's dense layer. P is a block's map: how much of which token it mixes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,33 @@ from kws.graph import products
 from kws.graph.nodes import Graph, Node
 from kws.graph.products import Found, Part
 from kws.shape import Shape
+
+KINDS = {
+    "X": "inputs of the block",
+    "Q": "queries",
+    "K": "keys",
+    "P": "softmax outputs",
+    "O": "outputs of what mixes tokens",
+}
+
+
+def macs_per_element(shape: Shape) -> dict[str, float]:
+    """Multiply-accumulates that one transmitted element of each kind causes.
+
+    Q and K share those of Q.K^T.
+    """
+    return {
+        "X": 3.0 * shape.inner,
+        "Q": shape.tokens / 2.0,
+        "K": shape.tokens / 2.0,
+        "P": float(shape.head_dim),
+        "O": float(shape.dim),
+    }
+
+
+def factors(shape: Shape) -> dict[str, float]:
+    """What is folded into a tensor of a kind, beside what papers mean by it."""
+    return {"Q": shape.head_dim**-0.5}
 
 
 def mixes(graph: Graph, softmax: Node) -> list[Node]:

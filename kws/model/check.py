@@ -51,8 +51,15 @@ def _check_model(recipe: Recipe) -> None:
     for key in ("dim", "layers", "heads", "head_dim", "mlp_dim"):
         if not 1 <= getattr(model, key) <= 4096:
             refuse(key, "1 to 4096")
-    if not 0 <= model.mlp_rank <= min(model.dim, model.mlp_dim):
-        refuse("mlp_rank", f"0 (full) to {min(model.dim, model.mlp_dim)}")
+    if (
+        model.mlp_fold < 1
+        or model.dim % model.mlp_fold
+        or model.mlp_dim % model.mlp_fold
+    ):
+        refuse("mlp_fold", f"a divisor of dim {model.dim} and mlp_dim {model.mlp_dim}")
+    largest = min(model.dim, model.mlp_dim) // model.mlp_fold
+    if not 0 <= model.mlp_rank <= largest:
+        refuse("mlp_rank", f"0 (full) to {largest}")
     if not 1 <= model.groups <= model.layers:
         refuse("groups", f"1 to {model.layers}, the number of layers")
     if model.share != "none" and model.norm == "batch" and model.norm_position == "pre":
@@ -81,7 +88,9 @@ def _check_model(recipe: Recipe) -> None:
             refuse(*misfit)
         for name in part.TAKES:
             if name not in given:
-                givers = [n for n in attention.names() if name in attention.graph(n).GIVES]
+                givers = [
+                    n for n in attention.names() if name in attention.graph(n).GIVES
+                ]
                 refuse(
                     "attention",
                     f"{' or '.join(givers)} somewhere in front of block {index}, "

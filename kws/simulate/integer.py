@@ -82,7 +82,7 @@ class IntegerSimulator:
         self.readers = Counter((id(p.tensor), p.slot) for p in self.products.every)
         scales = [self.products.scales[slot] for slot in self.slots]
         # Thresholds are meant before what is folded into the tensor.
-        self.scales = np.array(scales) / attention.folded(recipe.model, self.shape)
+        self.scales = np.array(scales) / attention.factors(recipe.model, self.shape)
         self._functions = [operators.prepare(node) for node in graph.nodes]
         self._last_use = _last_uses(graph)
         starts: dict[int, int] = {}

@@ -31,7 +31,7 @@ def macs_per_element(shape: Shape) -> dict[str, float]:
     return {"X": float(shape.dim), "O": float(shape.dim)}
 
 
-def folded(shape: Shape) -> dict[str, float]:
+def factors(shape: Shape) -> dict[str, float]:
     """Nothing is folded into a tensor but what papers mean by it."""
     return {}
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 from typing import Any
 
 from kws import recipe
-from kws.layers import Dense, Hold, KwsLayer, Norm, Quantizer, TokenConvolution, pass_on
+from kws.layers import Dense, Mixing, Norm, Quantizer, TokenConvolution
 from kws.layers.keras import tf
 
 
-class Attention(KwsLayer):
+class Attention(Mixing):
     """`out(activation(depthwise(in(x))))`.
 
     What lies beside the clip is 0 behind the first pointwise layer: so a stream that
@@ -34,7 +34,6 @@ class Attention(KwsLayer):
 
     def __init__(self, mode: str, name: str, model: recipe.Model) -> None:
         super().__init__(mode, name)
-        self.hold: Hold = pass_on
         self.input_dense = Dense(mode, "in", model.dim)
         self.input_range = Quantizer(mode, "in_range")
         self.convolution = TokenConvolution(

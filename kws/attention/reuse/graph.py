@@ -3,8 +3,8 @@
 A map that several blocks read can't be made a few rows at a time and forgotten, as
 softmax attention does. It is kept in int8: heads x tokens x tokens bytes of the arena,
 from the block that makes it to the last one that takes it. So where a map has several
-readers, Q.K^T and each P.V become operators of their own (here), on rows like all others;
-where thresholds are given, their delta forms, on the whole map.
+readers, Q.K^T and each P.V become operators of their own (here), on rows like all
+others; where thresholds are given, their delta forms, on the whole map.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def macs_per_element(shape: Shape) -> dict[str, float]:
     }
 
 
-def folded(shape: Shape) -> dict[str, float]:
+def factors(shape: Shape) -> dict[str, float]:
     """Nothing is folded into a tensor but what papers mean by it."""
     return {}
 
@@ -98,7 +98,7 @@ def _kept(graph: Graph) -> list[Node]:
 
 
 def fuse(graph: Graph) -> int:
-    """Give maps that are kept their operators; V is made transposed, by its dense layer.
+    """Give maps that are kept their operators; V's dense layer makes it transposed.
 
     What can't be: another layout of Q, K or V than our layers make, which then runs as
     it is, without thresholds.
@@ -197,8 +197,8 @@ def _options(node: Node, tokens: int, width: int) -> dict[str, Any]:
 
 
 def _rows(node: Node, rows: int) -> list[Access] | None:
-    """Rows of the left side (the last input); a delta form takes all of them at once."""
-    if "delta" in node.options or node.options["tokens"] != rows:
+    """Rows of the left side (the last input); a delta form takes all at once."""
+    if "delta" in node.options or _run_rows(node) != rows:
         return None
     return [Access.WHOLE, Access.ROW]
 
@@ -215,26 +215,32 @@ def _columns(node: Node) -> int:
     return int(tokens if node.kind == "MAP_SCORES" else width)
 
 
+def _run_rows(node: Node) -> int:
+    """Rows that are run: all of them, or those that a head reads."""
+    return node.output.elements // _columns(node)
+
+
 def _scratch(node: Node) -> int:
+    inner = _inner(node)
     if "delta" in node.options:
-        return weight_layout.delta_batch_matmul_state_bytes(_inner(node), _columns(node))
-    return weight_layout.batch_matmul_scratch_bytes(_inner(node))
+        return weight_layout.delta_batch_matmul_state_bytes(inner, _columns(node))
+    return weight_layout.batch_matmul_scratch_bytes(inner)
 
 
 def _count(node: Node, sent: Sent | None) -> Count:
     """As of a BATCH_MATMUL; keys that are held are replaced in place."""
-    rows, inner, columns = node.options["tokens"], _inner(node), _columns(node)
+    rows, inner, columns = _run_rows(node), _inner(node), _columns(node)
     elements: Any = rows * inner
     total = Count()
     for product in node.options["products"]:
         if product.macs:
-            elements, encoding = cost.encoded(product, sent)
+            elements, encoding = cost.encoded(product, sent, rows)
             total += encoding
             continue
         held = None if sent is None else sent(product)
         if held is not None:
             total += Count(
-                comparisons=max(rows - product.dense_rows, 0) * product.inputs,
+                comparisons=max(product.rows - product.dense_rows, 0) * product.inputs,
                 bytes={cost.WRITE: product.elements - held},
             )
     return total + Count(
@@ -258,7 +264,7 @@ def _call(emitter: Emitter, node: Node) -> list[str]:
         inner,
         emitter.input(node, 0),
         right.shape[-1],
-        emitter.rows(options["tokens"]),
+        emitter.rows(_run_rows(node)),
         columns,
         inner,
         emitter.output(node),

@@ -17,7 +17,16 @@ from __future__ import annotations
 from typing import Any
 
 from kws import recipe
-from kws.layers import UNIT_RANGE, Dense, Hold, KwsLayer, Norm, Quantizer, pass_on
+from kws.layers import (
+    UNIT_RANGE,
+    Dense,
+    Hold,
+    KwsLayer,
+    Mixing,
+    Norm,
+    Quantizer,
+    pass_on,
+)
 from kws.layers.keras import tf
 
 
@@ -62,7 +71,7 @@ class Head(KwsLayer):
         self.value.kernel.assign(kernel)
 
 
-class Attention(KwsLayer):
+class Attention(Mixing):
     """Multi-head attention by carried maps, with an output projection.
 
     Args:
@@ -75,7 +84,6 @@ class Attention(KwsLayer):
 
     def __init__(self, mode: str, name: str, model: recipe.Model) -> None:
         super().__init__(mode, name)
-        self.hold: Hold = pass_on
         use_bias = mode != "float" and model.norm_position == "pre"
         self.heads = [
             Head(mode, f"head{index}", model.head_dim, use_bias, model.heads == 1)

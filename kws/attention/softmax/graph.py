@@ -29,13 +29,7 @@ from kws.graph.products import Found, Product
 from kws.recipe import Model
 from kws.shape import Shape
 
-KINDS = {
-    "X": "inputs of the block",
-    "Q": "queries",
-    "K": "keys",
-    "P": "softmax outputs",
-    "O": "outputs of what mixes tokens",
-}
+KINDS = attention.KINDS
 CAUSAL = False
 TAKES: tuple[str, ...] = ()
 GIVES = ("map",)  # softmax outputs, one of each head
@@ -47,22 +41,13 @@ def misfit(model: Model) -> tuple[str, str] | None:
 
 
 def macs_per_element(shape: Shape) -> dict[str, float]:
-    """Multiply-accumulates that one transmitted element of each kind causes.
-
-    Q and K share those of Q.K^T.
-    """
-    return {
-        "X": 3.0 * shape.inner,
-        "Q": shape.tokens / 2.0,
-        "K": shape.tokens / 2.0,
-        "P": float(shape.head_dim),
-        "O": float(shape.dim),
-    }
+    """Multiply-accumulates that one transmitted element of each kind causes."""
+    return attention.macs_per_element(shape)
 
 
-def folded(shape: Shape) -> dict[str, float]:
+def factors(shape: Shape) -> dict[str, float]:
     """What is folded into a tensor of a kind, beside what papers mean by it."""
-    return {"Q": shape.head_dim**-0.5}
+    return attention.factors(shape)
 
 
 # --- products -------------------------------------------------------------------------
@@ -283,7 +268,8 @@ def _transposed(
 def _rows(node: Node, rows: int) -> list[Access] | None:
     """Rows of the queries (the last input)."""
     options = node.options
-    if node.output.elements // (options["heads"] * options["head_dim"]) != rows:
+    total = node.output.elements // (options["heads"] * options["head_dim"])
+    if total % rows or ("delta" in options and total != rows):
         return None
     return [Access.WHOLE, Access.WHOLE, Access.WHOLE, Access.ROW]
 
