@@ -187,9 +187,14 @@ def find_products(network: Graph, recipe: Recipe, labels: int) -> Products:
         KwsError: the network can't be told from the graph.
     """
     if recipe.model.causal:
-        return products.find_stream(
-            network, shape_of(recipe, labels), slots(recipe.model)
-        )
+        shape = shape_of(recipe, labels)
+        mixing = [
+            found
+            for name in dict.fromkeys(recipe.model.variants)
+            if name != NONE
+            for found in graph(name).find(network, shape)
+        ]
+        return products.find_stream(network, shape, mixing, slots(recipe.model))
     return products.find(
         network,
         shape_of(recipe, labels),
