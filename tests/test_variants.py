@@ -21,6 +21,7 @@ pytest.importorskip("tensorflow", reason="variants are Keras layers")
 import networks_for_tests
 import sample_models
 import test_stream
+import test_stream_delta
 import toolbox
 
 from kws import attention, engines, recipe
@@ -240,17 +241,24 @@ def test_a_stream_keeps_the_rows_that_its_kernel_spans() -> None:
     assert [node.output.elements for node in kept] == [5 * 16]
 
 
-def test_a_stream_of_it_has_no_thresholds() -> None:
-    spec = test_stream.causal(attention="conv", token_kernel=0)
-    with pytest.raises(KwsError, match="thresholds are for networks that see a clip"):
-        attention.slots(spec.model)
-    bundle = dataclasses.replace(
-        streamed(),
-        recipe=dataclasses.replace(streamed().recipe, model=spec.model),
-        thresholds={"M": 2},
-    )
-    with pytest.raises(KwsError, match="thresholds"):
-        native.sources(bundle, "portable")
+@pytest.mark.usefixtures("conv_stream")
+def test_thresholds_of_its_stream_are_what_every_stream_s_are() -> None:
+    """Its own dense layers run dense, between others that skip."""
+    kinds = test_stream_delta.slots().by_layer
+    assert kinds == (("F", "C", "E", "M", "H"), ("M", "H", "R"))
+    test_stream_delta.test_repeats_alone_are_dense_for_ever()
+    mixed = test_stream_delta.MIXED
+    test_stream_delta.test_a_stream_goes_on_as_held_values_do(mixed)
+    test_stream_delta.test_boards_run_the_same_stream("qemu-m4", mixed)
+
+
+def test_a_stream_has_whole_tokens() -> None:
+    spec = test_stream.causal(attention="conv", token_kernel=0, mlp_fold=2)
+    with pytest.raises(KwsError, match="mlp_fold: expected 1 in a causal network"):
+        networks.check(spec)
+    for variant in ("softmax", "folded"):
+        with pytest.raises(KwsError, match=f"{variant} attention sees the clip"):
+            networks.check(test_stream.causal(attention=variant))
 
 
 # --- map reuse ------------------------------------------------------------------------

@@ -121,6 +121,8 @@ def _check_model(recipe: Recipe) -> None:
             refuse("causal", "false with patches or positions: no place in a stream")
         if model.norm == "layer":
             refuse("norm", "dyt or batch in a causal network")
+        if model.mlp_fold > 1:
+            refuse("mlp_fold", "1 in a causal network: a step has whole tokens")
         seeing = [
             variant
             for variant in model.variants
