@@ -132,7 +132,13 @@ class Model:
             kernels), `attention`, `mlp`, or `factor` (the first of each two factors).
         groups: Distinct blocks where they share: block i uses block i % groups'.
         attention: A variant of `kws/attention/` for all blocks, or a list with one
-            for each; `none` for a block without.
+            for each; `none` for a block without (docs/variants.md).
+        conv_kernel: Tokens that the depthwise convolution of a `conv` block spans; odd,
+            3 to 15.
+        fold: Sub-tokens that a `folded` block takes each token apart into: its weights
+            are `fold` times as narrow both ways, and work on as many times the rows.
+        mlp_fold: The same for the MLP of every block; 1 = whole tokens.
+        fold_offset: Add a learned offset to each sub-token, in folded blocks and MLPs.
         norm: `dyt`, `batch`, `layer` (DESIGN D5).
         norm_position: `pre` or `post`.
         activation: `relu`, `hard_swish`, `gelu` (x * sigmoid(1.702 x)) or `gelu_tanh`
@@ -165,6 +171,10 @@ class Model:
     share: str = "none"
     groups: int = 1
     attention: str | tuple[str, ...] = "softmax"
+    conv_kernel: int = 5
+    fold: int = 2
+    mlp_fold: int = 1
+    fold_offset: bool = False
     norm: str = "dyt"
     norm_position: str = "pre"
     activation: str = "relu"

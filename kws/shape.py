@@ -5,7 +5,7 @@ Costs don't follow from here: kws/graph/cost.py counts them on the network's gra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kws.recipe import Recipe
 
@@ -24,6 +24,8 @@ class Shape:
         layers: Blocks.
         dense_rows: Rows at the start of every tensor that a delta encoding sends whole.
         labels: Logits.
+        fold: Sub-tokens of a token where blocks fold them.
+        mlp_fold: And where MLPs do.
     """
 
     tokens: int
@@ -35,6 +37,23 @@ class Shape:
     layers: int
     dense_rows: int
     labels: int
+    fold: int = 1
+    mlp_fold: int = 1
+
+    @property
+    def sub_tokens(self) -> Shape:
+        """The sizes that a folded block's attention has."""
+        return replace(
+            self,
+            tokens=self.tokens * self.fold,
+            dim=self.dim // self.fold,
+            head_dim=self.head_dim // self.fold,
+            dense_rows=self.dense_rows * self.fold,
+        )
+
+    def whole_rows(self, rows: int) -> int:
+        """Rows at the start of a tensor of `rows` that a delta encoding sends whole."""
+        return self.dense_rows * max(1, rows // self.tokens)
 
     @property
     def inner(self) -> int:
@@ -68,4 +87,6 @@ def shape_of(recipe: Recipe, labels: int) -> Shape:
         # Row 0 has nothing in front of it; a row behind a class token nothing like it.
         dense_rows=2 if model.class_token else 1,
         labels=labels,
+        fold=model.fold,
+        mlp_fold=model.mlp_fold,
     )

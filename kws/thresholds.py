@@ -2,10 +2,10 @@
 
 Which tensors a network has thresholds for is its `Slots`: each attention variant brings
 kinds of its own (`kws.attention.slots`), so layers may have different ones. What the
-kinds mean: X inputs, Q queries, K keys, P softmax outputs, O attention outputs; M the
-MLP's inputs, H its hidden layer. Networks for streams: F features, C inputs of
-the stem's second convolution, E of its dense layer (all of layer 0), R pooled tokens of
-the read-out (of the last layer).
+kinds mean: X inputs, Q queries, K keys, P softmax outputs, O outputs of what mixes
+tokens; M the MLP's inputs, H its hidden layer. Networks for streams: F features, C
+inputs of the stem's second convolution, E of its dense layer (all of layer 0), R pooled
+tokens of the read-out (of the last layer).
 """
 
 from __future__ import annotations

@@ -49,10 +49,21 @@ def folder() -> Path:
     return path
 
 
+def giver(taken: str) -> str:
+    """A variant that adds what another takes to the carry."""
+    return next(name for name in NAMES if taken in attention.graph(name).GIVES)
+
+
+def two_blocks(name: str) -> tuple[str, ...]:
+    """Blocks of a variant; the first of another where it takes something of it."""
+    takes = attention.graph(name).TAKES
+    return (giver(takes[0]) if takes else name, name)
+
+
 @functools.cache
 def sample(name: str) -> Bundle:
     """A small converted network of one variant, with random weights."""
-    spec = sample_models.recipe(frames=40, layers=2, attention=name)
+    spec = sample_models.recipe(frames=40, layers=2, attention=two_blocks(name))
     return sample_models.bundle(folder() / name, spec, sample_models.network(spec))
 
 
@@ -75,14 +86,31 @@ def tokens() -> Any:
     return tf.constant(values, tf.float32)
 
 
+def seen(source: Any) -> Any:
+    """The tokens as a layer sees them."""
+    return tokens() if source.view is None else source.view(tokens())
+
+
+def carry(name: str) -> dict[str, Any]:
+    """What a block of a variant takes of the blocks before it."""
+    takes = attention.graph(name).TAKES
+    if not takes:
+        return {}
+    given = layer(giver(takes[0]), "float")(tokens(), {})[1]
+    assert {key.partition(".")[0] for key in given} >= set(takes)
+    return given
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_keeps_the_shape_and_every_weight_has_a_gradient(name: str) -> None:
-    source, inputs = layer(name, "float"), tokens()
+    source, given = layer(name, "float"), carry(name)
     with tf.GradientTape() as tape:
-        outputs, carry = source(inputs, {}, training=True)
+        outputs, handed_on = source(seen(source), given, training=True)
         loss = tf.reduce_sum(outputs * outputs)
-    assert outputs.shape == inputs.shape
-    assert isinstance(carry, dict)
+    assert outputs.shape == tokens().shape
+    assert all(handed_on[key] is given[key] for key in given)
+    added = {key.partition(".")[0] for key in handed_on if key not in given}
+    assert added == set(attention.graph(name).GIVES)
     gradients = tape.gradient(loss, source.trainable_weights)
     assert source.trainable_weights
     for weight, gradient in zip(source.trainable_weights, gradients, strict=True):
@@ -91,44 +119,46 @@ def test_keeps_the_shape_and_every_weight_has_a_gradient(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_norm_folds_into_it(name: str) -> None:
-    source, inputs = layer(name, "float"), tokens()
-    source(inputs, {})
+    source, given = layer(name, "float"), carry(name)
+    inputs = seen(source)
+    source(inputs, given)
     folded = layer(name, "folded")
-    folded(inputs, {})
+    folded(inputs, given)
     norm = DyT("float", "norm", folded=True)
     norm(inputs)
     width = inputs.shape[-1]
     norm.gamma.assign(np.linspace(0.5, 1.5, width))
     norm.beta.assign(np.linspace(-0.2, 0.2, width))
     folded.fold(source, norm)
-    found, _ = folded(tf.tanh(inputs * norm.alpha), {})
-    expected, _ = source(norm(inputs), {})
+    found, _ = folded(tf.tanh(inputs * norm.alpha), given)
+    expected, _ = source(norm(inputs), given)
     assert np.allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_hands_every_kind_to_the_encoding(name: str) -> None:
     """In the order of KINDS, as often as it has such tensors; and goes on with it."""
-    source, inputs = layer(name, "folded"), tokens()
-    plain, _ = source(inputs, {})
-    seen: list[str] = []
+    source, given = layer(name, "folded"), carry(name)
+    inputs = seen(source)
+    plain, _ = source(inputs, given)
+    called: list[str] = []
 
     def zero(kind: str, tensor: Any) -> Any:
-        seen.append(kind)
+        called.append(kind)
         return tf.zeros_like(tensor)
 
     source.hold = zero
-    held, _ = source(inputs, {})
+    held, _ = source(inputs, given)
     kinds = list(attention.graph(name).KINDS)
-    assert list(dict.fromkeys(seen)) == kinds
+    assert list(dict.fromkeys(called)) == kinds
     assert np.abs(plain - held).max() > 1e-4
     source.hold = pass_on
-    np.testing.assert_array_equal(source(inputs, {})[0], plain)
+    np.testing.assert_array_equal(source(inputs, given)[0], plain)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_whole_network_folds(name: str) -> None:
-    spec = small("tiny", attention=name)
+    spec = small("tiny", attention=two_blocks(name))
     net = awake(spec, labels=5)
     real = features(spec, 4)[1]
     expected = net(real).numpy()
@@ -246,6 +276,9 @@ def test_blocks_hand_on_what_they_carry(
     plain = awake(spec, labels=5)
     counted_on = sample_bytes(spec, 5)  # what is added has no quantizer
     monkeypatch.setattr(attention, "layer", lambda name: Carrying)
+    monkeypatch.setattr(
+        attention, "carried", lambda variants: [frozenset({"before"})] * len(variants)
+    )
     carrying = networks.build(spec, 5)
     carrying.set_weights(plain.get_weights())
     real = features(spec, 3)[1]

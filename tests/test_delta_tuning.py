@@ -127,7 +127,7 @@ def test_the_graph_holds_what_the_int8_network_holds(pair, monkeypatch):
         assert zero_point == tensor.zero_point
         values, limit, held = seen[number]
         assert limit == steps[layer, kind]
-        single = hold.BlockHold([(kind, quantizer)], {kind: limit}, shape.dense_rows)
+        single = hold.BlockHold([(kind, quantizer)], {kind: limit}, shape)
         floats = tf.constant((values.astype(np.float32) - zero_point) * scale)
         mine = np.rint(single(kind, floats).numpy() / scale) + zero_point
         np.testing.assert_array_equal(mine, held)

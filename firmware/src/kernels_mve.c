@@ -483,10 +483,11 @@ static void row_product(const kws_batch_matmul_t *p, const int8_t *a, const int8
 void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a_stride,
                          const int8_t *b_rows, int32_t b_stride, int32_t m, int32_t n,
                          int32_t inner, int8_t *y, int32_t y_stride, void *scratch) {
-  (void)scratch;
-  int32_t b_sums[LANES];
-  for (int32_t c = 0; c < n; c += LANES) {
-    const int32_t count = kws_min(n - c, LANES);
+  /* Of as many rows of b at a time as the scratch has room for sums. */
+  int32_t *b_sums = scratch;
+  const int32_t room = 2 * KWS_ROUND_UP(inner, 4);
+  for (int32_t c = 0; c < n; c += room) {
+    const int32_t count = kws_min(n - c, room);
     const int8_t *b = b_rows + c * b_stride;
     for (int32_t i = 0; i < count; ++i) b_sums[i] = kws_sum_s8(b + i * b_stride, inner);
     for (int32_t r = 0; r < m; ++r) {

@@ -2,12 +2,16 @@
 
 A variant is all that is special about how a block mixes its tokens. Its folder has
 
-    layer.py   the Keras layer, a class `Attention(KwsLayer)`:
+    layer.py   the Keras layer, a class `Attention(kws.layers.Mixing)`:
 
         Attention(mode: str, name: str, model: kws.recipe.Model)
-        call(inputs (B, T, dim), carry, training) -> (outputs (B, T, dim), carry)
+        view   None, or a layer that shows it the tokens in another shape, which stands
+            in front of the norm in front of it: (B, T, dim) -> (B, rows, width)
+        call(inputs (B, T, dim) or its view's, carry, training)
+                -> (outputs (B, T, dim), carry)
             before the residual; `carry` is a dict of tensors that blocks hand on to
-            the blocks behind them (an attention map to use again, say)
+            the blocks behind them (an attention map to use again, say): "name", or
+            "name.0", "name.1" where there are several
         fold(source: Attention, norm: Norm | None)
             load folded weights from a `float` twin. Assigns kernel and bias one by
             one: blocks may share kernels, and a borrowed one is not among its layer's
@@ -18,8 +22,13 @@ A variant is all that is special about how a block mixes its tokens. Its folder 
     graph.py   the same in the .tflite's graph, without TensorFlow:
 
         KINDS             kind -> what it is, of tensors that may be delta-encoded
+        CAUSAL            whether it has a form that sees nothing of what is to come,
+                          for networks for streams ([model] causal)
+        TAKES, GIVES      names of what it needs of the carry, and adds to it
+        misfit            Model -> (key, what is expected of it) where it can't be built
+                          with a recipe, else None
         macs_per_element  Shape -> MACs that a transmitted element of each kind causes
-        folded            Shape -> factor that a kind's tensor holds beside what
+        factors           Shape -> factor that a kind's tensor holds beside what
                           thresholds mean by it
         find              Graph, Shape -> its blocks' products (kws.graph.products)
         fuse              Graph -> how many; puts operators of its own into the graph,
@@ -32,6 +41,7 @@ tests/test_attention.py runs every variant found here through the same contract.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -93,8 +103,27 @@ def _module(name: str, half: str) -> ModuleType:
     return importlib.import_module(f"kws.attention.{name}.{half}")
 
 
+def carried(variants: Sequence[str]) -> list[frozenset[str]]:
+    """Per block, the names of what it hands on that a block behind it takes.
+
+    Example:
+        >>> [sorted(names) for names in carried(["softmax", "reuse", "conv"])]
+        [['map'], [], []]
+    """
+    out: list[frozenset[str]] = []
+    wanted: frozenset[str] = frozenset()
+    for name in reversed(variants):
+        out.insert(0, wanted)
+        if name != NONE:
+            wanted |= set(graph(name).TAKES)
+    return out
+
+
 def slots(model: Model) -> Slots:
     """What a network has delta thresholds for, block by block.
+
+    Raises:
+        KwsError: a network that has none.
 
     Example:
         >>> from kws import recipe
@@ -117,8 +146,8 @@ def kind_names() -> dict[str, str]:
 def macs_per_element(model: Model, shape: Shape) -> list[dict[str, float]]:
     """Per block: MACs that one transmitted element of each kind causes."""
     mlp = {
-        "M": float(shape.mlp_rank or shape.mlp_dim),
-        "H": float(shape.mlp_rank or shape.dim),
+        "M": float(shape.mlp_rank or shape.mlp_dim // shape.mlp_fold),
+        "H": float(shape.mlp_rank or shape.dim // shape.mlp_fold),
     }
     if model.causal:
         other = {
@@ -134,13 +163,13 @@ def macs_per_element(model: Model, shape: Shape) -> list[dict[str, float]]:
     return [graph(name).macs_per_element(shape) | mlp for name in model.variants]
 
 
-def folded(model: Model, shape: Shape) -> np.ndarray:
+def factors(model: Model, shape: Shape) -> np.ndarray:
     """float [slots]: the factors that tensors hold beside what thresholds mean."""
     if model.causal:
         return np.ones(len(slots(model)))
     return np.array(
         [
-            graph(model.variants[layer]).folded(shape).get(kind, 1.0)
+            graph(model.variants[layer]).factors(shape).get(kind, 1.0)
             for layer, kind in slots(model)
         ]
     )
@@ -158,9 +187,14 @@ def find_products(network: Graph, recipe: Recipe, labels: int) -> Products:
         KwsError: the network can't be told from the graph.
     """
     if recipe.model.causal:
-        return products.find_stream(
-            network, shape_of(recipe, labels), slots(recipe.model)
-        )
+        shape = shape_of(recipe, labels)
+        mixing = [
+            found
+            for name in dict.fromkeys(recipe.model.variants)
+            if name != NONE
+            for found in graph(name).find(network, shape)
+        ]
+        return products.find_stream(network, shape, mixing, slots(recipe.model))
     return products.find(
         network,
         shape_of(recipe, labels),

@@ -126,6 +126,7 @@ def text(table: dict[str, Any]) -> str:
             f"{name} {100 * cut[key]:.1f} %"
             for name, key in (
                 ("Q, K, V", "qkv"),
+                ("convolution blocks in", "in"),
                 ("Q.K^T by pairs", "scores"),
                 ("by rows", "scores_rows"),
                 ("P.V", "mix"),

@@ -508,7 +508,7 @@ def _layers(
 
 _TRAILING = re.compile(r"_?\d+$")
 # Of a block's own operators, those of its attention half; the rest is its MLP.
-_ATTENTION_HALF = ("attention", "norm1", "add", "residual1")
+_ATTENTION_HALF = ("attention", "view", "norm1", "add", "residual1")
 
 
 def names(node: Node) -> tuple[str, str]:

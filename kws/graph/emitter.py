@@ -54,5 +54,8 @@ class Emitter(Protocol):
     def output(self, node: Node) -> str:
         """C for the address of the output."""
 
+    def scratch(self, node: Node) -> str:
+        """C for the address of the node's scratch."""
+
     def call(self, function: str, *arguments: object) -> list[str]:
         """Lines of one call."""

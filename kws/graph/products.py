@@ -65,10 +65,12 @@ class Found:
     Args:
         parts: Its products, in the order in which they run.
         last: The dense layer that ends it; the MLP's come behind.
+        fold: Rows that each token is in its products.
     """
 
     parts: tuple[Part, ...]
     last: Node
+    fold: int = 1
 
 
 Finder = Callable[[Graph, Shape], list[Found]]
@@ -151,13 +153,15 @@ def find(
     for layer, (half, dense) in enumerate(
         zip(mixing, _mlps(graph, shape, mixing), strict=True)
     ):
-        every += [_product(layer, part, shape) for part in half.parts]
+        rows = shape.tokens * half.fold
+        every += [_product(layer, part, shape, rows) for part in half.parts]
         factors = len(dense) // 2
         for i, node in enumerate(dense):
             kind, role = MLP[i // factors]
             # In two factors each, what is encoded meets the first.
             part = Part(kind if i % factors == 0 else "", role, node)
-            every.append(_product(layer, part, shape))
+            rows = shape.tokens * shape.mlp_fold
+            every.append(_product(layer, part, shape, rows))
     return _noted(graph, Products(every, slots))
 
 
@@ -177,13 +181,26 @@ def stream_slots(model: Model) -> Slots:
     return Slots(tuple(blocks))
 
 
-def find_stream(graph: Graph, shape: Shape, slots: Slots) -> Products:
-    """Find every product of a causal network without attention; see `find`.
+def find_stream(
+    graph: Graph, shape: Shape, mixing: Sequence[Found], slots: Slots
+) -> Products:
+    """Find every product of a causal network that is held from step to step.
 
     Dense layers over tokens come in this order, whatever else stands between: the
-    stem's, each block's MLP, the read-out's.
+    stem's, each block's MLP, the read-out's. Those of what mixes tokens run dense.
+
+    Args:
+        graph: See `find`.
+        shape: The network's sizes.
+        mixing: What its blocks mix their tokens by.
+        slots: The network's.
     """
-    dense = [node for node in graph.nodes if node.kind == "FULLY_CONNECTED"]
+    own = {id(part.node) for found in mixing for part in found.parts}
+    dense = [
+        node
+        for node in graph.nodes
+        if node.kind == "FULLY_CONNECTED" and id(node) not in own
+    ]
     tokens = [n for n in dense if operators.row_count(n.output) == shape.tokens]
     factors = 2 if shape.mlp_rank else 1
     needed = 1 + shape.layers * len(MLP) * factors
@@ -253,7 +270,7 @@ def _product(layer: int, part: Part, shape: Shape, rows: int | None = None) -> P
     if part.side or part.role in CONVOLUTIONS:
         outputs, macs = 0, 0
     elif node.kind == "BATCH_MATMUL":
-        outputs = node.output.elements // shape.tokens
+        outputs = node.output.elements // rows
         macs = node.output.shape[-1]
     else:
         outputs = macs = node.input(1).shape[0]
@@ -265,7 +282,7 @@ def _product(layer: int, part: Part, shape: Shape, rows: int | None = None) -> P
         inputs,
         outputs,
         macs,
-        shape.dense_rows,
+        shape.whole_rows(rows),
         node,
         tensor,
     )
@@ -288,7 +305,7 @@ def _mlps(graph: Graph, shape: Shape, mixing: Sequence[Found]) -> list[list[Node
             blocks
             and node.kind == "FULLY_CONNECTED"
             and id(node) not in own
-            and operators.row_count(node.output) == shape.tokens
+            and operators.row_count(node.output) == shape.tokens * shape.mlp_fold
         ):
             blocks[-1].append(node)
     for nodes in blocks:

@@ -72,6 +72,20 @@ class KwsLayer(tf_keras.layers.Layer):
         return {"mode": self.mode, "name": self.name}
 
 
+class Mixing(KwsLayer):
+    """Base of what mixes a block's tokens: the variants' `Attention` (kws/attention).
+
+    `hold` replaces a tensor by what its delta encoding holds. `view` is a layer in
+    front of the norm in front of it, which shows it the tokens in another shape; None:
+    as they are.
+    """
+
+    def __init__(self, mode: str, name: str) -> None:
+        super().__init__(mode, name)
+        self.hold: Hold = pass_on
+        self.view: KwsLayer | None = None
+
+
 class Quantizer(KwsLayer):
     """Fake quantization of one activation tensor to int8.
 
@@ -263,6 +277,15 @@ class Dense(Kernel):
         outputs = tf.matmul(inputs, kernel)
         return outputs if bias is None else outputs + bias
 
+    def fold(self, source: Dense, norm: Norm | None) -> None:
+        """Load `source`'s weights with the norm in front of it folded in."""
+        kernel, bias = source.kernel.numpy(), source.bias.numpy()
+        if norm is not None:
+            gamma, shift = norm.fold_terms()
+            kernel, bias = kernel * gamma[:, None], bias + shift @ kernel
+        self.kernel.assign(kernel)
+        self.bias.assign(bias)
+
 
 def past_rows(rows: int, size: int, stride: int) -> int:
     """Rows of padding in front of a causal convolution: all of `SAME`'s.
@@ -319,32 +342,52 @@ class Convolution(Kernel):
 
 
 class TokenConvolution(Kernel):
-    """Depthwise convolution over tokens that sees what is past (DEPTHWISE_CONV_2D).
+    """Depthwise convolution over tokens (DEPTHWISE_CONV_2D).
 
     Args:
         units: Width of a token.
-        size: Tokens that it spans: the token itself and those before it.
+        size: Tokens that it spans.
+        centred: As many of them before the token as behind it, 0 where there are none
+            (`SAME` padding). Otherwise the token itself and those before it, of which
+            `size - 1` come in front of the inputs.
+        activation: What follows, and is quantized with it; "" = nothing.
 
-    Shapes: (B, size - 1 + T, units) -> (B, T, units).
+    Shapes: (B, size - 1 + T, units) -> (B, T, units); centred: (B, T, units) -> the
+    same.
     """
 
-    def __init__(self, mode: str, name: str, units: int, size: int) -> None:
+    def __init__(
+        self,
+        mode: str,
+        name: str,
+        units: int,
+        size: int,
+        centred: bool = False,
+        activation: str = "",
+    ) -> None:
         super().__init__(mode, name, units)
         self.size = size
+        self.centred = centred
+        self.activation: Activation | None = None
+        if activation:
+            self.activation = Activation(mode, "activation", activation)
 
     def build(self, input_shape: Any) -> None:
         self.make((self.size, 1, self.units))
         super().build(input_shape)
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: Any = False) -> Any:
         kernel, bias = self.weights_now()
         rows = 1 if self.mode == "export" else -1
-        tokens = inputs.shape[1] - self.size + 1
         image = tf.reshape(inputs, (rows, inputs.shape[1], 1, self.units))
+        padding = "SAME" if self.centred else "VALID"
         outputs = tf.nn.depthwise_conv2d(
-            image, tf.expand_dims(kernel, -1), (1, 1, 1, 1), "VALID"
+            image, tf.expand_dims(kernel, -1), (1, 1, 1, 1), padding
         )
-        return tf.reshape(outputs + bias, (rows, tokens, self.units))
+        outputs += bias
+        if self.activation is not None:  # in front of the view, so that ReLU is fused
+            outputs = self.activation(outputs, training=training)
+        return tf.reshape(outputs, (rows, outputs.shape[1], self.units))
 
 
 class Norm(KwsLayer):
@@ -520,6 +563,72 @@ NORMS = {"dyt": DyT, "layer": LayerNorm, "batch": BatchNorm}
 def constant(layer: KwsLayer, variable: Any) -> Any:
     """A variable, or in mode `export` its value."""
     return tf.constant(value(variable)) if layer.mode == "export" else variable
+
+
+def quantized_constant(layer: KwsLayer, variable: Any) -> Any:
+    """A variable as a constant of the .tflite has it, which the converter quantizes to
+    its own extremes; as it is in modes without quantization."""
+    if not layer.quantized:
+        return variable
+    if layer.mode == "export":
+        table = value(variable)
+        low, high = min(float(table.min()), 0.0), max(float(table.max()), 1e-6)
+        return tf.quantization.fake_quant_with_min_max_args(
+            tf.constant(table), min=low, max=high
+        )
+    low = tf.minimum(tf.reduce_min(variable), 0.0)
+    high = tf.maximum(tf.reduce_max(variable), 1e-6)
+    return tf.quantization.fake_quant_with_min_max_vars(
+        variable, tf.stop_gradient(low), tf.stop_gradient(high)
+    )
+
+
+class SubTokens(KwsLayer):
+    """Tokens taken apart: each becomes `fold` rows of `dim / fold` columns.
+
+    A view: nothing is moved.
+
+    Args:
+        fold: Sub-tokens of a token.
+        offset: Add a learned offset to each token first, so that what its sub-tokens
+            share can tell them apart (ADD of a row).
+
+    Shapes: (B, T, dim) -> (B, fold * T, dim / fold).
+    """
+
+    def __init__(self, mode: str, name: str, fold: int, offset: bool) -> None:
+        super().__init__(mode, name)
+        self.size = fold
+        self.with_offset = offset
+        self.outputs_range = Quantizer(mode, "outputs") if offset else None
+
+    def build(self, input_shape: Any) -> None:
+        if self.with_offset:
+            self.offset = self.add_weight(
+                name="offset",
+                shape=(1, 1, int(input_shape[-1])),
+                initializer=tf_keras.initializers.RandomNormal(stddev=0.02),
+            )
+        super().build(input_shape)
+
+    def call(self, inputs: Any, training: Any = False) -> Any:
+        x = inputs
+        if self.outputs_range is not None:
+            x = x + quantized_constant(self, self.offset)
+            x = self.outputs_range(x, training=training)
+        _, tokens, dim = inputs.shape
+        rows = 1 if self.mode == "export" else -1
+        return tf.reshape(x, (rows, self.size * tokens, dim // self.size))
+
+    def whole(self, rows: Any) -> Any:
+        """The way back: (B, fold * T, dim / fold) -> (B, T, dim)."""
+        batch = 1 if self.mode == "export" else -1
+        shape = (batch, rows.shape[1] // self.size, rows.shape[2] * self.size)
+        return tf.reshape(rows, shape)
+
+    def fold(self, source: SubTokens) -> None:
+        if self.with_offset:
+            self.offset.assign(source.offset)
 
 
 class Activation(KwsLayer):

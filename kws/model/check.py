@@ -51,8 +51,15 @@ def _check_model(recipe: Recipe) -> None:
     for key in ("dim", "layers", "heads", "head_dim", "mlp_dim"):
         if not 1 <= getattr(model, key) <= 4096:
             refuse(key, "1 to 4096")
-    if not 0 <= model.mlp_rank <= min(model.dim, model.mlp_dim):
-        refuse("mlp_rank", f"0 (full) to {min(model.dim, model.mlp_dim)}")
+    if (
+        model.mlp_fold < 1
+        or model.dim % model.mlp_fold
+        or model.mlp_dim % model.mlp_fold
+    ):
+        refuse("mlp_fold", f"a divisor of dim {model.dim} and mlp_dim {model.mlp_dim}")
+    largest = min(model.dim, model.mlp_dim) // model.mlp_fold
+    if not 0 <= model.mlp_rank <= largest:
+        refuse("mlp_rank", f"0 (full) to {largest}")
     if not 1 <= model.groups <= model.layers:
         refuse("groups", f"1 to {model.layers}, the number of layers")
     if model.share != "none" and model.norm == "batch" and model.norm_position == "pre":
@@ -71,9 +78,33 @@ def _check_model(recipe: Recipe) -> None:
         refuse("dropout", "0 to less than 1")
     if len(model.variants) != model.layers:
         refuse("attention", f"a variant, or a list of {model.layers}: one a block")
-    for variant in model.variants:
-        if variant != attention.NONE:
-            attention.graph(variant)  # says so
+    given: set[str] = set()
+    for index, variant in enumerate(model.variants):
+        if variant == attention.NONE:
+            continue
+        part = attention.graph(variant)
+        misfit = part.misfit(model)
+        if misfit is not None:
+            refuse(*misfit)
+        for name in part.TAKES:
+            if name not in given:
+                givers = [
+                    n for n in attention.names() if name in attention.graph(n).GIVES
+                ]
+                refuse(
+                    "attention",
+                    f"{' or '.join(givers)} somewhere in front of block {index}, "
+                    f"which takes the {name} of a block before it ({variant})",
+                )
+        given.update(part.GIVES)
+    if model.share in ("blocks", "attention", "factor"):
+        for index, variant in enumerate(model.variants):
+            if variant != model.variants[index % model.groups]:
+                refuse(
+                    "share",
+                    f"none or mlp, since blocks {index % model.groups} and {index} "
+                    "mix their tokens in different ways",
+                )
     if not 0 <= model.token_kernel <= 31 or model.token_kernel == 1:
         refuse("token_kernel", "0 (none), or 2 to 31 tokens")
     if not 1 <= model.queries <= 64:
@@ -90,8 +121,18 @@ def _check_model(recipe: Recipe) -> None:
             refuse("causal", "false with patches or positions: no place in a stream")
         if model.norm == "layer":
             refuse("norm", "dyt or batch in a causal network")
-        if any(variant != attention.NONE for variant in model.variants):
-            refuse("attention", "none in a causal network: attention sees the clip")
+        if model.mlp_fold > 1:
+            refuse("mlp_fold", "1 in a causal network: a step has whole tokens")
+        seeing = [
+            variant
+            for variant in model.variants
+            if variant != attention.NONE and not attention.graph(variant).CAUSAL
+        ]
+        if seeing:
+            refuse(
+                "attention",
+                f"conv or none where causal: {seeing[0]} attention sees the clip",
+            )
 
 
 def _check_quantize(recipe: Recipe) -> None:
@@ -143,8 +184,16 @@ def check_source(source: Model, target: Model) -> None:
         target: The factorised one's.
 
     Raises:
-        KwsError: a wider head, groups without anything shared.
+        KwsError: blocks of other variants than softmax, a wider head, groups without
+            anything shared.
     """
+    others = sorted(set(target.variants) - {"softmax"})
+    if others and source != target:
+        raise KwsError(
+            "Only softmax attention can be factorised. "
+            f"Received: blocks of {', '.join(others)}",
+            "Train a network of lower rank from the start: [model] head_dim, mlp_rank.",
+        )
     if target.head_dim > source.head_dim:
         raise KwsError(
             "Attention can't be factorised to a higher rank than it has. Expected "

@@ -71,16 +71,16 @@ class BlockHold:
     Args:
         places: (kind, the quantizer that makes the tensor) in the order of the calls.
         steps: Kind -> threshold in int8 steps; kinds that are not here pass.
-        dense_rows: Rows at the start that are transmitted whole.
+        shape: The network's sizes.
     """
 
     def __init__(
         self,
         places: list[tuple[str, Quantizer]],
         steps: dict[str, int],
-        dense_rows: int,
+        shape: Shape,
     ) -> None:
-        self.places, self.steps, self.dense_rows = places, steps, dense_rows
+        self.places, self.steps, self.shape = places, steps, shape
         # Of the call that is being traced: (kind, elements that are expected to be
         # transmitted per clip, elements that could be held).
         self.expected: list[tuple[str, Any, int]] = []
@@ -97,10 +97,9 @@ class BlockHold:
             return tensor
         # Values lie on the int8 grid: half a step keeps rounding out of the comparison.
         limit = (self.steps[kind] + 0.5) * quantizer.step()
-        held = held_rows(tensor, limit, self.dense_rows)
-        change = tf.abs(
-            tensor[:, self.dense_rows :] - held[:, self.dense_rows - 1 : -1]
-        )
+        whole = self.shape.whole_rows(tensor.shape[1])
+        held = held_rows(tensor, limit, whole)
+        change = tf.abs(tensor[:, whole:] - held[:, whole - 1 : -1])
         # A step function, smoothed: as wide as the threshold itself.
         chance = tf.sigmoid((change - limit) * (4.0 / limit))
         count = tf.reduce_sum(tf.reduce_mean(chance, axis=0))
@@ -136,7 +135,7 @@ class NetworkHold:
         for layer, kind in thresholds.encoded:
             steps[layer][kind] = int(thresholds[layer, kind])
         self.holds = [
-            BlockHold(places, mine, shape.dense_rows)
+            BlockHold(places, mine, shape)
             for places, mine in zip(
                 _places(network, self.attentions), steps, strict=True
             )

@@ -20,14 +20,14 @@ from kws.layers import (
     KwsLayer,
     Norm,
     Quantizer,
+    SubTokens,
     TokenConvolution,
     pass_on,
-    value,
+    quantized_constant,
 )
 from kws.layers.keras import tf, tf_keras
 from kws.model import lowrank
 from kws.model.check import check
-from kws.model.lowrank import LowRank
 from kws.recipe import Features, Model, Recipe
 
 
@@ -171,24 +171,10 @@ class Tokens(KwsLayer):
         elif self.class_token:
             x = tf.pad(x, ((0, 0), (1, 0), (0, 0)))
         if self.has_table:
-            x = self.outputs_range(x + self.table_now(), training=training)
-        return x
-
-    def table_now(self) -> Any:
-        if not self.quantized:
-            return self.table
-        # The converter quantizes a constant to its own extremes, as is done here.
-        if self.mode == "export":
-            table = value(self.table)
-            low, high = min(float(table.min()), 0.0), max(float(table.max()), 1e-6)
-            return tf.quantization.fake_quant_with_min_max_args(
-                tf.constant(table), min=low, max=high
+            x = self.outputs_range(
+                x + quantized_constant(self, self.table), training=training
             )
-        low = tf.minimum(tf.reduce_min(self.table), 0.0)
-        high = tf.maximum(tf.reduce_max(self.table), 1e-6)
-        return tf.quantization.fake_quant_with_min_max_vars(
-            self.table, tf.stop_gradient(low), tf.stop_gradient(high)
-        )
+        return x
 
     def fold(self, source: Tokens) -> None:
         if not self.has_table:
@@ -274,13 +260,22 @@ class Block(KwsLayer):
 
     Args:
         variant: Of the attention (kws/attention), or `none`.
+        hands_on: Names of what the blocks behind it take.
 
     Shapes: (B, T, dim) -> (B, T, dim). Takes what the blocks before it carry, and hands
-    it on with what its attention adds: a dict of tensors, empty for most variants.
+    it on with what its attention adds: a dict of tensors, empty in most networks.
     """
 
-    def __init__(self, mode: str, name: str, model: Model, variant: str) -> None:
+    def __init__(
+        self,
+        mode: str,
+        name: str,
+        model: Model,
+        variant: str,
+        hands_on: frozenset[str] = frozenset(),
+    ) -> None:
         super().__init__(mode, name)
+        self.hands_on = hands_on
         self.pre = model.norm_position == "pre"
         make_norm = layers.NORMS[model.norm]
         self.mix: TokenMix | None = None
@@ -292,9 +287,13 @@ class Block(KwsLayer):
             self.attention = attention.layer(variant)(mode, "attention", model)
             self.residual1 = Quantizer(mode, "residual1")
         self.norm2 = make_norm(mode, "norm2", folded=self.pre)
-        self.expand = lowrank.projection(mode, "expand", model.mlp_dim, model.mlp_rank)
+        fold, rank = model.mlp_fold, model.mlp_rank
+        self.mlp_view: SubTokens | None = None
+        if fold > 1:
+            self.mlp_view = SubTokens(mode, "mlp_view", fold, model.fold_offset)
+        self.expand = lowrank.projection(mode, "expand", model.mlp_dim // fold, rank)
         self.activation = Activation(mode, "activation", model.activation)
-        self.contract = lowrank.projection(mode, "contract", model.dim, model.mlp_rank)
+        self.contract = lowrank.projection(mode, "contract", model.dim // fold, rank)
         self.contract_range = Quantizer(mode, "contract_range")
         self.residual2 = Quantizer(mode, "residual2")
         self.dropout: Dropout | None = None
@@ -304,19 +303,32 @@ class Block(KwsLayer):
     def call(self, inputs: Any, carry: Any, training: Any = False) -> Any:
         x = inputs if self.mix is None else self.mix(inputs, training=training)
         if self.attention is not None:
-            y = self.norm1(x, training=training) if self.pre else x
+            y = x
+            if self.attention.view is not None:
+                y = self.attention.view(y, training=training)
+            if self.pre:
+                y = self.norm1(y, training=training)
             y, carry = self.attention(y, carry, training=training)
             x = self.residual1(x + self.drop(y, training), training=training)
             if not self.pre:
                 x = self.norm1(x, training=training)
-        y = self.norm2(x, training=training) if self.pre else x
+        y = x if self.mlp_view is None else self.mlp_view(x, training=training)
+        if self.pre:
+            y = self.norm2(y, training=training)
         # The MLP's tensors are delta-encoded like the attention's, by the same rule.
         hold = pass_on if self.attention is None else self.attention.hold
         y = self.expand(hold("M", y), training=training)
         y = hold("H", self.activation(y, training=training))
         y = self.contract(y, training=training)
         y = self.contract_range(y, training=training)
+        if self.mlp_view is not None:
+            y = self.mlp_view.whole(y)
         x = self.residual2(x + self.drop(y, training), training=training)
+        carry = {
+            name: tensor
+            for name, tensor in carry.items()
+            if name.partition(".")[0] in self.hands_on
+        }
         return x if self.pre else self.norm2(x, training=training), carry
 
     def modules(self) -> dict[str, tuple[Norm, list[KwsLayer]]]:
@@ -336,9 +348,13 @@ class Block(KwsLayer):
             self.mix.fold(source.mix)
         if self.attention is not None:
             self.attention.fold(source.attention, source.norm1 if self.pre else None)
+            if self.attention.view is not None:
+                self.attention.view.fold(source.attention.view)
             fold_norm(self.norm1, source.norm1)
-        fold_dense(self.expand, source.expand, source.norm2 if self.pre else None)
-        fold_dense(self.contract, source.contract, None)
+        self.expand.fold(source.expand, source.norm2 if self.pre else None)
+        self.contract.fold(source.contract, None)
+        if self.mlp_view is not None and source.mlp_view is not None:
+            self.mlp_view.fold(source.mlp_view)
         fold_norm(self.norm2, source.norm2)
 
 
@@ -367,7 +383,7 @@ class Head(KwsLayer):
         return self.logits_range(self.dense(x), training=training)
 
     def fold(self, source: Head) -> None:
-        fold_dense(self.dense, source.dense, source.norm)
+        self.dense.fold(source.dense, source.norm)
         if self.norm is not None and source.norm is not None:
             fold_norm(self.norm, source.norm)
 
@@ -423,24 +439,9 @@ class PoolHead(KwsLayer):
         bias = bias + np.tile(shift, queries) @ kernel
         self.expand.kernel.assign(kernel * np.tile(gamma, queries)[:, None])
         self.expand.bias.assign(bias)
-        fold_dense(self.linear, source.linear, source.norm)
-        fold_dense(self.dense, source.dense, None)
+        self.linear.fold(source.linear, source.norm)
+        self.dense.fold(source.dense, None)
         fold_norm(self.norm, source.norm)
-
-
-def fold_dense(
-    mine: Dense | LowRank, theirs: Dense | LowRank, norm: Norm | None
-) -> None:
-    """Load a dense layer with the norm in front of it folded in."""
-    if isinstance(mine, LowRank) and isinstance(theirs, LowRank):
-        mine.fold(theirs, norm)
-        return
-    kernel, bias = theirs.kernel.numpy(), theirs.bias.numpy()
-    if norm is not None:
-        gamma, shift = norm.fold_terms()
-        kernel, bias = kernel * gamma[:, None], bias + shift @ kernel
-    mine.kernel.assign(kernel)
-    mine.bias.assign(bias)
 
 
 def fold_norm(mine: Norm, theirs: Norm) -> None:
@@ -484,8 +485,10 @@ def build(recipe: Recipe, labels: int, mode: str = "float") -> Any:
     if model.class_token or model.positions:
         x = Tokens(mode, "tokens", model)(x)
     blocks = [
-        Block(mode, f"block{index}", model, variant)
-        for index, variant in enumerate(model.variants)
+        Block(mode, f"block{index}", model, variant, hands_on)
+        for index, (variant, hands_on) in enumerate(
+            zip(model.variants, attention.carried(model.variants), strict=True)
+        )
     ]
     lowrank.tie(blocks, model)
     carry: Any = {}

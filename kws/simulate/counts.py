@@ -68,10 +68,11 @@ class Network:
     def elements(self) -> np.ndarray:
         """int64 [slots]: elements of each slot's tensors in one run."""
         out = np.zeros(len(self.slots), np.int64)
-        seen: set[int] = set()
+        seen: set[tuple[int, Slot]] = set()  # layers may read the same tensor
         for product in self.products.every:
-            if product.slot in self.slots and id(product.tensor) not in seen:
-                seen.add(id(product.tensor))
+            key = (id(product.tensor), product.slot)
+            if product.slot in self.slots and key not in seen:
+                seen.add(key)
                 out[self.slots.index(product.slot)] += product.elements
         return out
 

@@ -27,7 +27,7 @@ from kws.shape import shape_of
 from kws.simulate import delta, operators
 from kws.simulate.counts import Counts, Network
 from kws.simulate.simulator import WORKERS, Run, shared_layers
-from kws.thresholds import Thresholds
+from kws.thresholds import Slot, Thresholds
 
 BATCH = 16
 
@@ -79,10 +79,10 @@ class IntegerSimulator:
         self.products = attention.find_products(graph, recipe, labels)
         self.slots = self.products.slots
         self.counted = Network(bundle.model_bytes(), recipe, labels)
-        self.readers = Counter(id(p.tensor) for p in self.products.every)
+        self.readers = Counter((id(p.tensor), p.slot) for p in self.products.every)
         scales = [self.products.scales[slot] for slot in self.slots]
         # Thresholds are meant before what is folded into the tensor.
-        self.scales = np.array(scales) / attention.folded(recipe.model, self.shape)
+        self.scales = np.array(scales) / attention.factors(recipe.model, self.shape)
         self._functions = [operators.prepare(node) for node in graph.nodes]
         self._last_use = _last_uses(graph)
         starts: dict[int, int] = {}
@@ -251,11 +251,12 @@ class _Counter:
         self.sent = np.zeros((batch, len(slots)), np.int64)
         self.pairs = np.zeros((batch, slots.layers), np.int64)
         self.readers = simulator.readers
-        self.held: dict[int, np.ndarray] = {}  # of what several products read
+        # Of what several products of a layer read.
+        self.held: dict[tuple[int, Slot], np.ndarray] = {}
         self.query_columns: np.ndarray | None = None
 
     def hold(self, product: Product, value: np.ndarray) -> np.ndarray:
-        key = id(product.tensor)
+        key = (id(product.tensor), product.slot)
         if key not in self.held:
             place = self.steps.slots.index(product.slot)
             rows = value.reshape(len(value), product.rows, -1)

@@ -19,7 +19,7 @@ import numpy as np
 
 from kws import attention
 from kws.bundle import Bundle
-from kws.shape import shape_of
+from kws.shape import Shape, shape_of
 from kws.simulate import delta
 from kws.simulate.counts import Counts, Network, summary
 from kws.thresholds import Thresholds
@@ -91,7 +91,7 @@ class Simulator:
         recipe, labels = bundle.recipe, len(bundle.labels)
         self.shape = shape_of(recipe, labels)
         self.slots = attention.slots(recipe.model)
-        self.folded = attention.folded(recipe.model, self.shape)
+        self.folded = attention.factors(recipe.model, self.shape)
         self.network = model.restore(bundle, "folded")
         self.counted = Network(self._converted(), recipe, labels)
         self._trace()
@@ -242,7 +242,8 @@ class Simulator:
 
         def watch(layer: dict[str, list[np.ndarray]]) -> Any:
             def hold(kind: str, tensor: Any) -> Any:
-                rows = tensor.numpy()[:, self.shape.dense_rows - 1 :]
+                whole = self.shape.whole_rows(tensor.shape[1])
+                rows = tensor.numpy()[:, whole - 1 :]
                 layer.setdefault(kind, []).append(np.abs(np.diff(rows, axis=1)).ravel())
                 return tensor
 
@@ -288,14 +289,15 @@ class Simulator:
 
         def block(layer: Any, kinds: tuple[str, ...], carry: Any) -> Any:
             def run(tokens: Any, carry: Any, limits: Any) -> Any:
-                hold = _Hold(limits, kinds, self.shape.dense_rows)
+                hold = _Hold(limits, kinds, self.shape)
                 try:
                     layer.attention.hold = hold
                     tokens, carry = layer(tokens, carry, training=False)
                 finally:
                     layer.attention.hold = pass_on
                 sent = tf.stack([hold.sent[kind] for kind in kinds], 1)
-                return tokens, carry, sent, hold.pairs
+                pairs = tf.zeros_like(sent[:, 0]) if hold.pairs is None else hold.pairs
+                return tokens, carry, sent, pairs
 
             tokens = tf.TensorSpec(
                 (None, self.shape.tokens, self.shape.dim), tf.float32
@@ -349,15 +351,15 @@ class _Hold:
     Args:
         limits: float64 [kinds] tensor, thresholds; < 0: dense.
         kinds: The layer's, in order.
-        dense_rows: Rows at the start that are transmitted whole.
+        shape: The network's sizes.
     """
 
-    def __init__(self, limits: Any, kinds: tuple[str, ...], dense_rows: int) -> None:
+    def __init__(self, limits: Any, kinds: tuple[str, ...], shape: Shape) -> None:
         self.limits = limits
         self.kinds = kinds
-        self.dense_rows = dense_rows
+        self.shape = shape
         self.sent: dict[str, Any] = {}
-        self.pairs: Any = 0
+        self.pairs: Any = None  # of Q.K^T, where there is one
         self.query_columns: Any = None
 
     def __call__(self, kind: str, tensor: Any) -> Any:
@@ -375,8 +377,10 @@ class _Hold:
         if kind == "Q":
             self.query_columns = columns
         elif kind == "K":
-            self.pairs += tf.reduce_sum(self.query_columns * columns, axis=-1)
+            pairs = tf.reduce_sum(self.query_columns * columns, axis=-1)
+            self.pairs = pairs if self.pairs is None else self.pairs + pairs
         return held
 
     def encode(self, values: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
-        return delta.hold(values, float(limit), self.dense_rows)
+        whole = self.shape.whole_rows(values.shape[1])
+        return delta.hold(values, float(limit), whole)

@@ -12,49 +12,42 @@ from typing import Any
 
 import numpy as np
 
-from kws.errors import KwsError
 from kws.graph import (
+    attention,
     cost,
     delta,
     operators,
     parameters,
     passes,
-    products,
     weight_layout,
 )
 from kws.graph.cost import Count, Sent
 from kws.graph.emitter import Emitter
 from kws.graph.nodes import Graph, Node, Tensor
 from kws.graph.operators import Access, Operator
-from kws.graph.products import Found, Part, Product
+from kws.graph.products import Found, Product
+from kws.recipe import Model
 from kws.shape import Shape
 
-KINDS = {
-    "X": "inputs of Q, K, V",
-    "Q": "queries",
-    "K": "keys",
-    "P": "softmax outputs",
-    "O": "attention outputs",
-}
+KINDS = attention.KINDS
+CAUSAL = False
+TAKES: tuple[str, ...] = ()
+GIVES = ("map",)  # softmax outputs, one of each head
+
+
+def misfit(model: Model) -> tuple[str, str] | None:
+    """Any recipe will do."""
+    return None
 
 
 def macs_per_element(shape: Shape) -> dict[str, float]:
-    """Multiply-accumulates that one transmitted element of each kind causes.
-
-    Q and K share those of Q.K^T.
-    """
-    return {
-        "X": 3.0 * shape.inner,
-        "Q": shape.tokens / 2.0,
-        "K": shape.tokens / 2.0,
-        "P": float(shape.head_dim),
-        "O": float(shape.dim),
-    }
+    """Multiply-accumulates that one transmitted element of each kind causes."""
+    return attention.macs_per_element(shape)
 
 
-def folded(shape: Shape) -> dict[str, float]:
+def factors(shape: Shape) -> dict[str, float]:
     """What is folded into a tensor of a kind, beside what papers mean by it."""
-    return {"Q": shape.head_dim**-0.5}
+    return attention.factors(shape)
 
 
 # --- products -------------------------------------------------------------------------
@@ -66,47 +59,7 @@ def find(graph: Graph, shape: Shape) -> list[Found]:
     Raises:
         KwsError: a softmax that isn't between such products, or other heads.
     """
-    blocks: dict[int, list[Part]] = {}
-    heads: dict[int, int] = {}
-    lasts: dict[int, Node] = {}
-    for softmax in [node for node in graph.nodes if node.kind == "SOFTMAX"]:
-        scores = products.above(graph, softmax.input(0), "BATCH_MATMUL")
-        mixes = [n for n in graph.consumers(softmax.output) if n.kind == "BATCH_MATMUL"]
-        if len(mixes) != 1 or mixes[0].input(0) is not softmax.output:
-            raise products.unknown(softmax)
-        (mix,) = mixes
-        dense = [
-            products.above(graph, tensor, "FULLY_CONNECTED")
-            for tensor in (scores.input(0), scores.input(1), mix.input(1))
-        ]
-        source = dense[0].input(0)
-        if any(node.input(0) is not source for node in dense):
-            raise products.unknown(softmax)
-        parts = blocks.setdefault(id(source), [])
-        parts += [
-            *(Part("X", "qkv", node) for node in dense),
-            Part("Q", "scores", scores),
-            Part("K", "keys", scores, side=1),
-            Part("P", "mix", mix),
-        ]
-        # Heads side by side in one product are as many.
-        rows, columns = softmax.output.shape[-2:]
-        heads[id(source)] = heads.get(id(source), 0) + softmax.output.elements // (
-            rows * columns
-        )
-        last = products.below(graph, mix.output)
-        if lasts.setdefault(id(source), last) is not last:
-            raise products.unknown(last)
-    if any(count != shape.heads for count in heads.values()):
-        raise KwsError(
-            "The model's attention is not the recipe's. Expected "
-            f"{shape.heads} heads in every block. Received: {list(heads.values())}",
-            "kws convert RUN",
-        )
-    return [
-        Found((*parts, Part("O", "out", lasts[source])), lasts[source])
-        for source, parts in blocks.items()
-    ]
+    return attention.find(graph, shape)
 
 
 # --- fusing ---------------------------------------------------------------------------
@@ -315,7 +268,8 @@ def _transposed(
 def _rows(node: Node, rows: int) -> list[Access] | None:
     """Rows of the queries (the last input)."""
     options = node.options
-    if node.output.elements // (options["heads"] * options["head_dim"]) != rows:
+    total = node.output.elements // (options["heads"] * options["head_dim"])
+    if total % rows or ("delta" in options and total != rows):
         return None
     return [Access.WHOLE, Access.WHOLE, Access.WHOLE, Access.ROW]
 

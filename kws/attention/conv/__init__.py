@@ -1,0 +1,1 @@
+"""Convolution over tokens in attention's place."""

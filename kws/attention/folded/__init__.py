@@ -1,0 +1,1 @@
+"""Softmax attention over sub-tokens that share narrower weights."""

@@ -1,0 +1,1 @@
+"""Attention by the map of a block before it."""

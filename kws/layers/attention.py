@@ -1,0 +1,130 @@
+"""Scaled dot-product attention with softmax (Vaswani et al. 2017), for its variants.
+
+On the board: FULLY_CONNECTED for Q, K, V and the output, BATCH_MATMUL twice, SOFTMAX,
+and CONCATENATION where there are several heads. Every head has its own projections,
+so no TRANSPOSE or RESHAPE is needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from kws import recipe
+from kws.layers import (
+    UNIT_RANGE,
+    Dense,
+    Hold,
+    KwsLayer,
+    Mixing,
+    Norm,
+    Quantizer,
+    pass_on,
+)
+from kws.layers.keras import tf
+
+
+class Head(KwsLayer):
+    """One head: `softmax(Q K^T / sqrt(head_dim)) V`.
+
+    The scale is folded into Q's kernel in every mode but `float`. Q and K have zero
+    point 0.
+
+    Args:
+        head_dim: Width of Q, K and V.
+        use_bias: Q and V have a bias: the shift of a norm folded into them. K has
+            none: it would add the same number to a whole row of scores, which
+            softmax takes out again.
+        alone: The only head: its output is quantized here. Several heads share the
+            range of their concatenation, whose kernel copies without rescaling.
+
+    Shapes: (B, T, dim) -> (B, T, head_dim), and its map (B, T, T).
+    """
+
+    def __init__(
+        self, mode: str, name: str, head_dim: int, use_bias: bool, alone: bool
+    ) -> None:
+        super().__init__(mode, name)
+        self.scale = head_dim**-0.5
+        self.query = Dense(mode, "q", head_dim, use_bias)
+        self.key = Dense(mode, "k", head_dim, use_bias=False)
+        self.value = Dense(mode, "v", head_dim, use_bias)
+        self.query_range = Quantizer(mode, "q_range", symmetric=True)
+        self.key_range = Quantizer(mode, "k_range", symmetric=True)
+        self.value_range = Quantizer(mode, "v_range")
+        self.scores_range = Quantizer(mode, "scores")
+        self.shares_range = Quantizer(mode, "shares", fixed=UNIT_RANGE)
+        self.outputs_range = Quantizer(mode, "outputs") if alone else None
+
+    def call(self, inputs: Any, training: Any = False, hold: Hold = pass_on) -> Any:
+        query = hold("Q", self.query_range(self.query(inputs), training=training))
+        key = hold("K", self.key_range(self.key(inputs), training=training))
+        value = self.value_range(self.value(inputs), training=training)
+        scores = tf.matmul(query, key, transpose_b=True)
+        if self.mode == "float":
+            scores *= self.scale
+        scores = self.scores_range(scores, training=training)
+        shares = self.shares_range(tf.nn.softmax(scores), training=training)
+        outputs = tf.matmul(hold("P", shares), value)
+        if self.outputs_range is not None:
+            outputs = self.outputs_range(outputs, training=training)
+        return outputs, shares
+
+    def fold(self, source: Head, norm: Norm | None) -> None:
+        """Load `source`'s weights with the norm in front and the scale folded in."""
+        for mine, theirs, scale in (
+            (self.query, source.query, self.scale),
+            (self.key, source.key, 1.0),
+            (self.value, source.value, 1.0),
+        ):
+            kernel = theirs.kernel.numpy()
+            gamma, shift = norm.fold_terms() if norm else (np.ones(len(kernel)), None)
+            mine.kernel.assign(kernel * gamma[:, None] * scale)
+            if mine.bias is not None:
+                mine.bias.assign(shift @ kernel * scale)
+
+
+class SoftmaxAttention(Mixing):
+    """Multi-head self-attention with an output projection.
+
+    Args:
+        mode: float, folded, qat or export.
+        model: The recipe's model section (heads, head_dim, dim, norm_position).
+
+    Shapes: (B, T, dim) -> (B, T, dim). What it is carried, it hands on, with the map of
+    each head: (B, T, T).
+    """
+
+    def __init__(self, mode: str, name: str, model: recipe.Model) -> None:
+        super().__init__(mode, name)
+        use_bias = mode != "float" and model.norm_position == "pre"
+        self.heads = [
+            Head(mode, f"head{index}", model.head_dim, use_bias, model.heads == 1)
+            for index in range(model.heads)
+        ]
+        self.joined_range = Quantizer(mode, "joined") if model.heads > 1 else None
+        self.output_dense = Dense(mode, "out", model.dim)
+        self.outputs_range = Quantizer(mode, "outputs")
+
+    def call(self, inputs: Any, carry: Any, training: Any = False) -> Any:
+        hold = self.hold
+        inputs = hold("X", inputs)
+        outputs = []
+        for index, head in enumerate(self.heads):
+            mixed, shares = head(inputs, training=training, hold=hold)
+            outputs.append(mixed)
+            carry = {**carry, f"map.{index}": shares}
+        joined = outputs[0]
+        if self.joined_range is not None:
+            joined = self.joined_range(tf.concat(outputs, -1), training=training)
+        joined = hold("O", joined)
+        outputs = self.outputs_range(self.output_dense(joined), training=training)
+        return outputs, carry
+
+    def fold(self, source: SoftmaxAttention, norm: Norm | None) -> None:
+        """Load `source`'s weights (mode `float`); `norm` is the one in front."""
+        for mine, theirs in zip(self.heads, source.heads, strict=True):
+            mine.fold(theirs, norm)
+        self.output_dense.kernel.assign(source.output_dense.kernel)
+        self.output_dense.bias.assign(source.output_dense.bias)

@@ -1,0 +1,487 @@
+"""Blocks that aren't softmax attention, in whole networks and on every core.
+
+What every variant has in common is tested in test_attention.py.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="variants are Keras layers")
+
+import networks_for_tests
+import sample_models
+import test_stream
+import test_stream_delta
+import toolbox
+
+from kws import attention, engines, recipe
+from kws.bundle import Bundle
+from kws.deploy import emission
+from kws.emit import native
+from kws.engines import common, host, qemu
+from kws.errors import KwsError
+from kws.graph import cost, memory_plan, passes, reader, schedule, stream
+from kws.graph.products import MLP_ROLES
+from kws.layers import UNIT_RANGE
+from kws.model import hold
+from kws.model import network as networks
+from kws.quantize import calibrate
+from kws.shape import shape_of
+from kws.simulate.counts import summary
+from kws.simulate.integer import IntegerSimulator
+from kws.simulate.simulator import Simulator
+from kws.thresholds import Thresholds
+
+# Networks with each variant below or above softmax attention.
+MIXED: dict[str, dict[str, Any]] = {
+    "conv": {"attention": ("conv", "softmax"), "conv_kernel": 7},
+    "reuse": {"attention": ("softmax", "reuse")},
+    "folded": {"attention": ("folded", "softmax")},
+    "everything folded": {"attention": "folded", "mlp_fold": 2, "fold_offset": True},
+    "folded by 3, two heads": {
+        "attention": ("folded", "conv"),
+        "fold": 3,
+        "heads": 2,
+        "head_dim": 24,
+        "mlp_fold": 3,
+        "mlp_rank": 8,
+    },
+    "class token": {
+        "attention": ("softmax", "folded", "reuse"),
+        "layers": 3,
+        "class_token": True,
+        "positions": True,
+        "norm": "layer",
+        "norm_position": "post",
+    },
+    "reuse, two heads": {
+        "attention": ("softmax", "reuse", "reuse"),
+        "layers": 3,
+        "heads": 2,
+        "head_dim": 12,
+    },
+}
+
+
+@functools.cache
+def folder() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="kws-variants-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+@functools.cache
+def sample(name: str) -> Bundle:
+    """A small converted network with random weights."""
+    spec = sample_models.recipe(frames=40, **{"layers": 2} | MIXED[name])
+    return sample_models.bundle(folder() / name, spec, sample_models.network(spec))
+
+
+def sounds(bundle: Bundle, count: int = 3) -> np.ndarray:
+    """int16 [count, samples]: noise that grows and fades."""
+    rng = np.random.default_rng(4)
+    samples = bundle.recipe.features.clip_samples
+    loudness = 2000 * (1 + np.sin(np.linspace(0, 9, samples))) + 50
+    return (rng.normal(0, 1, (count, samples)) * loudness).astype(np.int16)
+
+
+@pytest.mark.parametrize("name", MIXED)
+@pytest.mark.parametrize("board", ["qemu-m0", "qemu-m4", "qemu-m55"])
+@pytest.mark.parametrize("step", [None, 3])
+def test_boards_compute_what_tflm_and_the_simulator_do(
+    name: str, board: str, step: int | None
+) -> None:
+    """Dense as TFLM does; with thresholds as the simulator, counts included."""
+    toolbox.need_qemu()
+    toolbox.need_compiler()
+    bundle = sample(name)
+    pcm = sounds(bundle)
+    simulator = IntegerSimulator(bundle)
+    if step is None:
+        expected = engines.get("tflm").logits(bundle, pcm)
+        np.testing.assert_array_equal(qemu.logits(bundle, pcm, 1, board), expected)
+        return
+    steps = Thresholds(simulator.slots, np.full(len(simulator.slots), step))
+    run = simulator.run(common.features(bundle, pcm), simulator.thresholds(steps))
+    path = folder() / f"{name}-{step}"
+    shutil.copytree(bundle.path, path, dirs_exist_ok=True)
+    bundle = dataclasses.replace(bundle, path=path, thresholds=steps.to_steps())
+    logits, sent = qemu.counted(bundle, pcm, 1, board)
+    np.testing.assert_array_equal(logits, run.logits)
+    # Heads have tensors of their own; what several products read counts once.
+    found: dict[Any, dict[str, np.ndarray]] = {slot: {} for slot in simulator.slots}
+    for product, column in zip(emission.products(bundle), sent.T, strict=True):
+        found[product.slot][product.tensor.name] = column
+    for place, slot in enumerate(simulator.slots):
+        total = sum(found[slot].values())
+        np.testing.assert_array_equal(total, run.counts.sent[:, place])
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_what_thresholds_cut_is_summed_up(name: str) -> None:
+    bundle = sample(name)
+    simulator = IntegerSimulator(bundle)
+    inputs = common.features(bundle, sounds(bundle))
+    for step, bound in ((-1, 0.0), (8, 0.05)):
+        steps = Thresholds(simulator.slots, np.full(len(simulator.slots), step))
+        run = simulator.run(inputs, simulator.thresholds(steps))
+        table = summary(run.network, run.counts)
+        cuts = [table["mac_cut_rows"], table["mhsa_mac_cut_rows"]]
+        assert all(cut == 0 if step < 0 else cut > bound for cut in cuts)
+        assert all(cut >= bound for cut in table["layer_cut"])
+
+
+def dense_graph(bundle: Bundle) -> Any:
+    graph = reader.read(bundle.model_bytes())
+    passes.prepare(graph)
+    return graph
+
+
+# --- convolution blocks ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kernel", [3, 15])
+def test_a_convolution_sees_its_tokens_and_no_others(kernel: int, causal: bool) -> None:
+    model = dataclasses.replace(
+        recipe.Model(), attention="conv", conv_kernel=kernel, causal=causal, dim=8
+    )
+    layer = attention.layer("conv")("float", "attention", model)
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(0, 1, (1, 31, 8)).astype(np.float32)
+    plain, _ = layer(inputs, {})
+    inputs[0, 15] += 1.0
+    moved, _ = layer(inputs, {})
+    changed = np.flatnonzero(np.abs(moved - plain)[0].max(axis=-1))
+    first = 15 if causal else 15 - kernel // 2
+    np.testing.assert_array_equal(changed, np.arange(first, first + kernel))
+
+
+def test_a_convolution_block_costs_what_its_shape_says() -> None:
+    bundle = sample("conv")
+    shape = shape_of(bundle.recipe, len(bundle.labels))
+    found = attention.find_products(
+        dense_graph(bundle), bundle.recipe, len(bundle.labels)
+    )
+    mine = [p for p in found.every if p.layer == 0 and p.role in ("in", "out")]
+    assert [p.kind for p in mine] == ["X", "O"]
+    assert all(p.elements * p.macs == shape.tokens * shape.dim**2 for p in mine)
+    graph = dense_graph(bundle)
+    between = [n for n in graph.nodes if n.kind == "DEPTHWISE_CONV_2D"]
+    assert cost.total(between).macs == shape.tokens * shape.dim * 7
+
+
+@pytest.mark.parametrize("kernel", [1, 4, 17])
+def test_other_kernels_are_refused(kernel: int) -> None:
+    spec = sample_models.recipe(attention="conv", conv_kernel=kernel)
+    with pytest.raises(KwsError, match="conv_kernel: expected an odd number, 3 to 15"):
+        networks.check(spec)
+
+
+def test_only_blocks_of_one_kind_share_kernels() -> None:
+    shared = {"share": "blocks", "groups": 1, "layers": 2}
+    with pytest.raises(KwsError, match="blocks 0 and 1 mix their tokens"):
+        networks.check(sample_models.recipe(attention=("conv", "softmax"), **shared))
+    spec = sample_models.recipe(frames=40, attention=("conv", "conv"), **shared)
+    network = networks.build(spec, 3)
+    kernels = {id(network.get_layer(f"block{i}").expand.kernel) for i in (0, 1)}
+    assert len(kernels) == 1
+
+
+@functools.cache
+def streamed() -> Bundle:
+    spec = test_stream.causal(
+        attention=("conv", "none"), token_kernel=0, conv_kernel=5, share="none"
+    )
+    return sample_models.bundle(folder() / "stream", spec, sample_models.network(spec))
+
+
+@pytest.fixture
+def conv_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests of streams, on a network with a convolution block."""
+    monkeypatch.setattr(test_stream, "sample", streamed)
+
+
+@pytest.mark.usefixtures("conv_stream")
+def test_a_clip_of_it_is_a_stream_from_a_reset() -> None:
+    test_stream.test_a_clip_is_a_stream_from_a_reset()
+
+
+@pytest.mark.usefixtures("conv_stream")
+def test_its_stream_goes_on() -> None:
+    test_stream.test_a_stream_goes_on()
+    test_stream.test_what_has_not_come_makes_no_difference()
+
+
+@pytest.mark.usefixtures("conv_stream")
+@pytest.mark.parametrize("board", ["qemu-m0", "qemu-m4", "qemu-m55"])
+def test_boards_run_its_stream(board: str) -> None:
+    test_stream.test_boards_run_the_same_stream(board)
+
+
+def test_a_stream_keeps_the_rows_that_its_kernel_spans() -> None:
+    graph = dense_graph(streamed())
+    stream.derive(graph)
+    kept = [
+        node
+        for node in graph.nodes
+        if node.kind == "HISTORY"
+        and graph.consumers(node.output)[0].kind == "DEPTHWISE_CONV_2D"
+    ]
+    assert [node.output.elements for node in kept] == [5 * 16]
+
+
+@pytest.mark.usefixtures("conv_stream")
+def test_thresholds_of_its_stream_are_what_every_stream_s_are() -> None:
+    """Its own dense layers run dense, between others that skip."""
+    kinds = test_stream_delta.slots().by_layer
+    assert kinds == (("F", "C", "E", "M", "H"), ("M", "H", "R"))
+    test_stream_delta.test_repeats_alone_are_dense_for_ever()
+    mixed = test_stream_delta.MIXED
+    test_stream_delta.test_a_stream_goes_on_as_held_values_do(mixed)
+    test_stream_delta.test_boards_run_the_same_stream("qemu-m4", mixed)
+
+
+def test_a_stream_has_whole_tokens() -> None:
+    spec = test_stream.causal(attention="conv", token_kernel=0, mlp_fold=2)
+    with pytest.raises(KwsError, match="mlp_fold: expected 1 in a causal network"):
+        networks.check(spec)
+    for variant in ("softmax", "folded"):
+        with pytest.raises(KwsError, match=f"{variant} attention sees the clip"):
+            networks.check(test_stream.causal(attention=variant))
+
+
+# --- map reuse ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given", [("reuse", "softmax"), ("conv", "reuse"), ("folded", "reuse")]
+)
+def test_a_block_takes_a_map_that_there_is(given: tuple[str, ...]) -> None:
+    spec = sample_models.recipe(layers=2, attention=given)
+    place = given.index("reuse")
+    with pytest.raises(KwsError, match=rf"softmax somewhere in front of block {place}"):
+        networks.check(spec)
+
+
+def test_a_map_goes_past_blocks_that_make_none() -> None:
+    spec = sample_models.recipe(layers=3, attention=("softmax", "conv", "reuse"))
+    networks.check(spec)
+    assert [sorted(names) for names in attention.carried(spec.model.variants)] == [
+        ["map"],
+        ["map"],
+        [],
+    ]
+
+
+def test_a_block_that_reuses_a_map_makes_none() -> None:
+    """Its products are V, P.V and the output: half of attention's."""
+    bundle = sample("reuse")
+    shape = shape_of(bundle.recipe, len(bundle.labels))
+    rows, dim, inner = shape.tokens, shape.dim, shape.inner
+    found = attention.find_products(
+        dense_graph(bundle), bundle.recipe, len(bundle.labels)
+    )
+    spent = [
+        sum(
+            p.elements * p.macs
+            for p in found.every
+            if p.layer == layer and p.role not in MLP_ROLES
+        )
+        for layer in (0, 1)
+    ]
+    assert spent == [4 * rows * dim * inner + 2 * rows**2 * inner, spent[0] // 2]
+    network = native.sources(bundle, "dsp").network
+    assert network.dense.exponentials == rows**2
+    kinds = [node.kind for node in network.nodes]
+    assert kinds.count("MAP_SCORES") == kinds.count("SOFTMAX") == 1
+    assert kinds.count("MAP_MIX") == 2 and "ATTENTION" not in kinds
+
+
+def test_a_map_is_kept_in_int8_and_its_bytes_are_counted() -> None:
+    bundle = sample("reuse")
+    shape = shape_of(bundle.recipe, len(bundle.labels))
+    graph = dense_graph(bundle)
+    passes.finish(graph, attention.fusions())
+    program = schedule.schedule(graph)
+    plan = memory_plan.plan(graph, program)
+    (softmax,) = [node for node in program.nodes if node.kind == "SOFTMAX"]
+    kept = plan.tensors[id(softmax.output)]
+    readers = [i for i, n in enumerate(program.nodes) if n.kind == "MAP_MIX"]
+    assert kept.bytes == shape.tokens**2
+    assert len(readers) == 2 and kept.last >= readers[-1]
+    # Written once, and read once by each block.
+    for place in readers:
+        count = cost.count(program.nodes[place])
+        macs = shape.tokens**2 * shape.inner
+        assert count.macs == macs
+        assert count.bytes[cost.READ] == shape.tokens**2 + macs
+    assert cost.count(softmax).bytes[cost.WRITE] == shape.tokens**2
+
+
+def test_thresholds_of_a_reused_map_are_its_own() -> None:
+    """What one block holds of a map is not what the next one does."""
+    bundle = sample("reuse")
+    simulator = IntegerSimulator(bundle)
+    inputs = common.features(bundle, sounds(bundle))
+    sent = {}
+    for text in ("0.P=0.02", "1.P=0.02", "P=0.02"):
+        thresholds = Thresholds.parse(text, simulator.slots)
+        run = simulator.run(inputs, thresholds)
+        places = [simulator.slots.index((layer, "P")) for layer in (0, 1)]
+        sent[text] = run.counts.sent[:, places]
+    shape = shape_of(bundle.recipe, len(bundle.labels))
+    assert (sent["0.P=0.02"][:, 1] == shape.tokens**2).all()
+    assert (sent["1.P=0.02"][:, 0] == shape.tokens**2).all()
+    np.testing.assert_array_equal(sent["P=0.02"][:, 0], sent["0.P=0.02"][:, 0])
+    assert (sent["P=0.02"] < shape.tokens**2).all()
+
+
+def test_keys_that_are_held_are_counted_as_they_are_run() -> None:
+    """Of a map that is kept: the graph without thresholds, and the emitted one."""
+    bundle = sample("reuse")
+    simulator = IntegerSimulator(bundle)
+    inputs = common.features(bundle, sounds(bundle))
+    steps = Thresholds(simulator.slots, np.full(len(simulator.slots), 3))
+    run = simulator.run(inputs, simulator.thresholds(steps))
+    marked = dataclasses.replace(bundle, thresholds=steps.to_steps())
+    network = native.sources(marked, "dsp").network
+    sent = host.invoke(marked, inputs)[1].mean(axis=0)
+    emitted = cost.total(network.nodes, network.transmitted(list(sent)))
+    counted = run.network.count(run.counts)
+    assert emitted.as_dict() == counted.as_dict()
+
+
+# --- folding --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"fold": 1}, "fold"),
+        ({"fold": 5}, "fold"),
+        ({"fold": 4, "head_dim": 6}, "fold"),
+        ({"mlp_fold": 7}, "mlp_fold"),
+        ({"mlp_fold": 0}, "mlp_fold"),
+        ({"mlp_fold": 2, "mlp_rank": 25}, "mlp_rank"),
+    ],
+)
+def test_folds_have_to_divide_what_they_fold(changes: dict[str, Any], key: str) -> None:
+    with pytest.raises(KwsError, match=rf"\[model\] {key}: expected"):
+        networks.check(sample_models.recipe(attention="folded", **changes))
+
+
+def test_a_folded_block_costs_what_its_shape_says() -> None:
+    """A quarter of the weights; half of the projections' products, twice the map's."""
+    bundle = sample("everything folded")
+    shape = shape_of(bundle.recipe, len(bundle.labels))
+    rows, dim, inner, hidden = shape.tokens, shape.dim, shape.inner, shape.mlp_dim
+    found = attention.find_products(
+        dense_graph(bundle), bundle.recipe, len(bundle.labels)
+    )
+    first = [p for p in found.every if p.layer == 0]
+    assert {p.rows for p in first} == {2 * rows}
+    by_role: dict[str, int] = {}
+    for product in first:
+        macs = product.elements * product.macs
+        by_role[product.role] = by_role.get(product.role, 0) + macs
+    assert by_role == {
+        "qkv": 3 * rows * dim * inner // 2,
+        "scores": 2 * rows**2 * inner,
+        "keys": 0,
+        "mix": 2 * rows**2 * inner,
+        "out": rows * dim * inner // 2,
+        "expand": rows * dim * hidden // 2,
+        "contract": rows * dim * hidden // 2,
+    }
+    dense = [p.node for p in first if p.node.kind == "FULLY_CONNECTED"]
+    weights = sum(node.input(1).elements for node in dense)
+    assert weights == (4 * dim * inner + 2 * dim * hidden) // 4
+
+
+def test_taking_tokens_apart_moves_nothing() -> None:
+    nodes = native.sources(sample("everything folded"), "dsp").network.nodes
+    kinds = {node.kind for node in nodes}
+    assert not kinds & {"TRANSPOSE", "STRIDED_SLICE", "CONCATENATION", "PAD"}
+    offsets = [n for n in nodes if n.kind == "ADD" and n.input(1).is_constant]
+    assert len(offsets) == 4  # in front of attention and MLP of both blocks
+
+
+def test_an_offset_tells_sub_tokens_apart() -> None:
+    model = dataclasses.replace(
+        recipe.Model(), attention="folded", dim=8, head_dim=8, fold_offset=True
+    )
+    layer = attention.layer("folded")("float", "attention", model)
+    tokens = np.zeros((1, 3, 8), np.float32)
+    rows = layer.view(tokens).numpy()
+    assert rows.shape == (1, 6, 4)
+    np.testing.assert_array_equal(rows[0, 0], rows[0, 2])
+    assert np.abs(rows[0, 0] - rows[0, 1]).max() > 1e-3
+    np.testing.assert_array_equal(layer.view.whole(rows), tokens + layer.view.offset)
+
+
+# --- thresholds on the float network, and in training ---------------------------------
+
+
+def awake_bundle(path: Path, **model: Any) -> tuple[Any, Bundle, np.ndarray]:
+    """A float network, a run with its folded weights, and features for it."""
+    spec = networks_for_tests.small("tiny", **model)
+    network = networks_for_tests.awake(spec, labels=5)
+    folded = networks.fold(network, spec, 5)
+    real = networks_for_tests.features(spec, 3)[1]
+    bundle = Bundle(path, spec, tuple("abcde"))
+    networks.save_weights(folded, bundle)
+    return network, bundle, real.numpy()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"attention": "conv"},
+        {"attention": ("softmax", "reuse"), "heads": 2, "head_dim": 4},
+        {"attention": "folded", "mlp_fold": 2, "fold_offset": True},
+    ],
+)
+def test_the_float_simulator_and_training_hold_the_same(
+    tmp_path: Path, model: dict[str, Any]
+) -> None:
+    network, bundle, real = awake_bundle(tmp_path, **model)
+    simulator = Simulator(bundle)
+    run = simulator.run(real, Thresholds.dense(simulator.slots))
+    np.testing.assert_allclose(run.logits, network(real), atol=2e-5)
+    steps = Thresholds(simulator.slots, np.full(len(simulator.slots), 0.3))
+    held = simulator.run(real, steps)
+    assert np.abs(held.logits - run.logits).max() > 1e-4
+    assert (held.counts.sent <= run.network.elements()).all()
+    assert (held.counts.sent < run.network.elements()).any(axis=0).all()
+    with_q = (simulator.slots.kind == "Q").any()
+    assert (held.counts.pairs.sum() > 0) == with_q
+    later = simulator.prefix(real, Thresholds.dense(simulator.slots))
+    second = Thresholds.parse("1.X=0.2", simulator.slots)
+    np.testing.assert_array_equal(
+        simulator.run(real, second, prefix=later).logits,
+        simulator.run(real, second).logits,
+    )
+    # In training: thresholds are steps of each tensor's own quantizer.
+    steps_each = ",".join(f"{kind}=9" for kind in simulator.slots.kinds)
+    tuning = dataclasses.replace(bundle.recipe.quantize, delta_thresholds=steps_each)
+    spec = dataclasses.replace(bundle.recipe, quantize=tuning)
+    tuned = networks.restore(bundle, "qat")
+    calibrate(tuned, spec, networks_for_tests.features(spec, 8)[0])
+    plain = tuned(real).numpy()
+    with hold.holding(tuned, spec, 5) as held_in_training:
+        assert np.abs(tuned(real).numpy() - plain).max() > 1e-4
+        for block in held_in_training.holds:
+            for kind, quantizer in block.places:
+                assert (quantizer.fixed == UNIT_RANGE) == (kind == "P")
+        assert 0 < float(held_in_training.expected_share()) < 1
