@@ -904,9 +904,16 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
 
 /* ---- FULLY_CONNECTED on a stream ---- */
 
-/* Transmitted elements from which on the dense kernel is cheaper for a single row, of
- * any width: tools/bench_delta.py, on Helium; the others have no dense weights here. */
-#define STEP_CROSSOVER 12
+/* Whether the dense kernel is cheaper for a single row of which so much is transmitted:
+ * tools/bench_delta.py. On Helium the number counts, elsewhere the share. */
+static inline int is_step_dense(int32_t count, int32_t inputs) {
+#if defined(KWS_CORE_MVE)
+  (void)inputs;
+  return count > 12;
+#else
+  return 64 * count > 25 * inputs;
+#endif
+}
 
 /* What it keeps from step to step. */
 typedef struct {
@@ -983,7 +990,7 @@ void kws_delta_step_s8(const kws_delta_fully_connected_t *p, const int8_t *x, in
   const int32_t threshold = reset ? 0 : p->threshold;
   int32_t count;
   if (reset) stream_start(product, &layer);
-  if (product->weights != NULL && *layer.recent > STEP_CROSSOVER) {
+  if (product->weights != NULL && is_step_dense(*layer.recent, product->inputs)) {
     if (!*layer.behind) memcpy(layer.summed, layer.held, (size_t)product->inputs);
     *layer.behind = 1;
     count = hold(x, layer.held, layer.held, product->inputs, threshold);

@@ -339,6 +339,9 @@ def mark(graph: Graph, thresholds: Thresholds, products: Products, core: str) ->
         KwsError: a product has a form that the delta kernels don't run.
     """
     chosen = on_core(thresholds, products, core)
+    keeps_dense = weight_layout.DELTA_KEEPS_DENSE
+    if products.stream:
+        keeps_dense = weight_layout.DELTA_STEP_KEEPS_DENSE
     for node in graph.nodes:
         mine = products.of(node)
         steps = {p.kind: int(chosen[p.slot]) for p in mine if p.kind}
@@ -347,7 +350,7 @@ def mark(graph: Graph, thresholds: Thresholds, products: Products, core: str) ->
                 mine[0].layer,
                 steps,
                 mine[0].dense_rows,
-                core in weight_layout.DELTA_KEEPS_DENSE,
+                core in keeps_dense,
                 weight_layout.DELTA_CONV_2D_CROSSOVER[core],
             )
             node.options = {**node.options, "delta": item}

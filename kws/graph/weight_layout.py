@@ -28,13 +28,17 @@ DELTA_BLOCK = 6
 # wins only at shares that no useful threshold reaches, and they have less flash.
 DELTA_KEEPS_DENSE = ("mve",)
 
+# The same on a stream, where a step has one row: what bounds the dearest step. The sparse
+# kernel takes up to twice the dense one's instructions where everything is transmitted.
+DELTA_STEP_KEEPS_DENSE = CORES
+
 
 # Convolutions of a stream skip single elements where a window has this many inputs at
 # least, and while this share of them at most has moved since the step before. Smaller
 # windows don't pay for it, nor does Helium (measured, docs/delta.md): they only skip
 # steps in which nothing moved.
 DELTA_CONV_2D_INPUTS = 64
-DELTA_CONV_2D_CROSSOVER = {"portable": 0.5, "dsp": 0.3, "mve": 0.0}
+DELTA_CONV_2D_CROSSOVER = {"portable": 0.3, "dsp": 0.2, "mve": 0.0}
 
 
 def round_up(value: int, multiple: int) -> int:
