@@ -339,7 +339,7 @@ def mark(graph: Graph, thresholds: Thresholds, products: Products, core: str) ->
         KwsError: a product has a form that the delta kernels don't run.
     """
     chosen = on_core(thresholds, products, core)
-    keeps_dense = weight_layout.DELTA_KEEPS_DENSE
+    keeps_dense: tuple[str, ...] = weight_layout.DELTA_KEEPS_DENSE
     if products.stream:
         keeps_dense = weight_layout.DELTA_STEP_KEEPS_DENSE
     for node in graph.nodes:
