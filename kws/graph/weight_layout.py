@@ -28,8 +28,9 @@ DELTA_BLOCK = 6
 # wins only at shares that no useful threshold reaches, and they have less flash.
 DELTA_KEEPS_DENSE = ("mve",)
 
-# The same on a stream, where a step has one row. The sparse kernel takes up to twice the
-# dense one's instructions where everything is transmitted: speech would pay for silence.
+# The same on a stream, where a step has one row. The sparse kernel takes up to twice
+# as many instructions as the dense one where everything is transmitted: speech would
+# pay for silence.
 DELTA_STEP_KEEPS_DENSE = CORES
 
 
