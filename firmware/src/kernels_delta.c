@@ -904,13 +904,26 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
 
 /* ---- FULLY_CONNECTED on a stream ---- */
 
-/* Transmitted elements from which on the dense kernel is cheaper for a single row, of
- * any width: tools/bench_delta.py, on Helium; the others have no dense weights here. */
-#define STEP_CROSSOVER 12
+/* Whether the dense kernel is cheaper for a single row of which so much is transmitted:
+ * tools/bench_delta.py. On Helium the number counts, elsewhere the share. */
+static inline int is_step_dense(int32_t count, int32_t inputs) {
+#if defined(KWS_CORE_MVE)
+  (void)inputs;
+  return count > 12;
+#else
+  return 64 * count > 25 * inputs;
+#endif
+}
+
+/* Bringing sums that are behind up to date costs more than a dense row, so the dense
+ * kernel goes on until there were as many cheap steps, less one. */
+#define CALM 4
 
 /* What it keeps from step to step. */
 typedef struct {
-  int32_t *behind; /* steps were done by the dense kernel since the sums were right */
+  /* 0: the sums are those of the held row. Else steps were done by the dense kernel
+   * since they were, and 1: it was not needed for so long that they may catch up. */
+  int32_t *behind;
   int32_t *recent; /* transmitted elements of the last step */
   int32_t *sums;
   int8_t *held;
@@ -983,9 +996,10 @@ void kws_delta_step_s8(const kws_delta_fully_connected_t *p, const int8_t *x, in
   const int32_t threshold = reset ? 0 : p->threshold;
   int32_t count;
   if (reset) stream_start(product, &layer);
-  if (product->weights != NULL && *layer.recent > STEP_CROSSOVER) {
+  const int much = is_step_dense(*layer.recent, product->inputs);
+  if (product->weights != NULL && (much || *layer.behind > 1)) {
     if (!*layer.behind) memcpy(layer.summed, layer.held, (size_t)product->inputs);
-    *layer.behind = 1;
+    *layer.behind = much ? CALM : *layer.behind - 1;
     count = hold(x, layer.held, layer.held, product->inputs, threshold);
     if (count > 0 || reset) {
       kws_fully_connected_s8(product, layer.held, 1, layer.outputs, scratch);
@@ -1014,7 +1028,7 @@ int32_t kws_delta_hold_s8(const int8_t *x, int32_t n, int32_t threshold, int res
 /* What it keeps from step to step. */
 typedef struct {
   int32_t *still;  /* steps in which nothing moved, the last ones */
-  int32_t *behind; /* the outputs are the dense kernel's, of a later window */
+  int32_t *behind; /* as above: the outputs are the dense kernel's */
   int8_t *outputs; /* of the last step */
   int32_t *sums;   /* of each position */
   int8_t *window;  /* that they are of */
@@ -1109,7 +1123,7 @@ static void sparse_conv(const kws_delta_conv_2d_t *p, const stream_conv_t *s,
     }
     for (int32_t h = 0; h < conv->output_width; ++h) {
       int32_t at = top + h * conv->stride_width * conv->input_channels;
-      int32_t count = *s->behind;
+      int32_t count = *s->behind != 0;
       for (int32_t r = 0; r < conv->filter_height; ++r, at += pitch) {
         while (changes[next[r]].offset < at) ++next[r];
         count += add_segment(&to, changes + next[r], at + segment, r * segment - at);
@@ -1134,11 +1148,12 @@ void kws_delta_conv_2d_step_s8(const kws_delta_conv_2d_t *p, const int8_t *x,
   if (reset && p->columns != NULL) stream_conv_start(conv, &s, window);
   *s.still = reset || moved > 0 ? 0 : kws_min(*s.still + 1, p->looks_back);
   if (*s.still < p->looks_back) {
-    if (p->columns != NULL && moved <= p->most) {
+    const int much = moved > p->most;
+    if (p->columns != NULL && !much && *s.behind <= 1) {
       sparse_conv(p, &s, x, window, scratch);
     } else {
       kws_conv_2d_s8(conv, x, 0, conv->output_height, s.outputs, scratch);
-      if (p->columns != NULL) *s.behind = 1;
+      if (p->columns != NULL) *s.behind = much ? CALM : *s.behind - 1;
     }
   }
   memcpy(y, s.outputs, size);

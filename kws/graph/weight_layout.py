@@ -25,16 +25,15 @@ DELTA_BLOCK = 6
 
 # Cores whose dense layers with thresholds keep weights for the dense kernel too. Helium
 # is cheaper dense from 16 % transmitted (docs/delta.md). On the others the dense kernel
-# wins only at shares that no useful threshold reaches, and they have less flash.
+# wins where more than a third is transmitted (docs/delta.md), and they have less flash.
 DELTA_KEEPS_DENSE = ("mve",)
-
 
 # Convolutions of a stream skip single elements where a window has this many inputs at
 # least, and while this share of them at most has moved since the step before. Smaller
 # windows don't pay for it, nor does Helium (measured, docs/delta.md): they only skip
 # steps in which nothing moved.
 DELTA_CONV_2D_INPUTS = 64
-DELTA_CONV_2D_CROSSOVER = {"portable": 0.5, "dsp": 0.3, "mve": 0.0}
+DELTA_CONV_2D_CROSSOVER = {"portable": 0.3, "dsp": 0.2, "mve": 0.0}
 
 
 def round_up(value: int, multiple: int) -> int:
