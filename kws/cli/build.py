@@ -38,13 +38,17 @@ def command(
     A model that the real part could not hold is refused (exit code 2).
     """
     from kws import bundle as bundles
-    from kws.deploy import boards, flash
+    from kws.deploy import boards, flash, pace
 
     board = boards.load(board_name)
     bundle = bundles.load(run)
     folder = out or flash.output_folder(bundle, board)
     click.echo(f"Building for {board.name} in {folder}", err=True)
     image = flash.emit_and_build(bundle, board, folder, app, compiler, engine)
+    if app == "main" and engine == "native":
+        paced = pace.measure(bundle, board, compiler)
+        if paced and (warning := paced.warning(run)):
+            click.echo(warning, err=True)
     if as_json:
         table = {
             "board": board.name,

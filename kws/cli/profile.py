@@ -115,6 +115,8 @@ def command(
     if result.per_second is not None:
         click.echo("")
         click.echo(result.per_second.text())
+    if result.pace is not None and (warning := result.pace.warning(run)):
+        click.echo(warning, err=True)
     if result.energy is not None:
         click.echo(
             f"energy    {result.energy.inference_uj:,.0f} uJ per inference: an "

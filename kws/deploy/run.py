@@ -21,6 +21,7 @@ from kws.recipe import Features
 SAMPLE_RATE = 16000
 MAX_BOOT_BYTES = 64 * 1024
 HALF_BUFFERS_PER_SECOND = 100  # 160 samples each, boards/common/emulated.c
+MARGIN = 1.02  # what interrupts and text take besides
 EXIT_FAULT = 20  # kws_board.h
 EXIT_REASONS = {
     10: "the firmware refused the generated model (shapes or tables out of range)",
@@ -93,12 +94,25 @@ def least_hop(transcript: Transcript, board: Board, features: Features) -> int |
     """
     stats = transcript.stats
     model = stats.get("instructions_per_inference_max", 0)
-    spare = board.instructions_per_second * features.hop_ms / 1000 - stats.get(
-        "instructions_per_frame", 0
-    )
-    if model <= 0 or spare <= 0:
+    if model <= 0:
         return None
-    return math.ceil(1.02 * model / spare)
+    frame = stats.get("instructions_per_frame", 0)
+    return hop_for(model, frame, board, features.hop_ms)
+
+
+def hop_for(inference: int, frame: int, board: Board, frame_ms: float) -> int | None:
+    """Feature frames between two model runs that a board keeps up with; None: no hop.
+
+    Args:
+        inference: Instructions of one run of the model.
+        frame: Instructions of one feature frame.
+        board: Its clock and cycles per instruction.
+        frame_ms: From one feature frame to the next.
+    """
+    spare = board.instructions_per_second * frame_ms / 1000 - frame
+    if spare <= 0:
+        return None
+    return max(1, math.ceil(MARGIN * inference / spare))
 
 
 def _ending_problems(outcome: Outcome, transcript: Transcript) -> list[str]:
