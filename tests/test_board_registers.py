@@ -348,3 +348,64 @@ def test_nrf_easydma_gets_whole_words(compiler: str, tmp_path: Path) -> None:
     with out.open("rb") as file:
         section = ELFFile(file).get_section_by_name(".bss.halves")
         assert section["sh_addralign"] >= 4
+
+
+# --- resets, the stack ----------------------------------------------------------------
+
+RESETS = {
+    "nrf52840dk": (
+        "POWER_RESETREAS",
+        {0: "power", 1: "pin", 2: "watchdog", 4: "software"},
+    )
+}
+RESETS["nrf52840dk"][1].update({8: "lockup", 1 << 16: "wake", 3: "watchdog"})
+RESETS[STM] = (
+    "RCC_CSR",
+    {
+        3 << 26: "power",
+        1 << 26: "pin",
+        5 << 26: "software",
+        9 << 26: "watchdog",
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "register", "flags", "word"),
+    [
+        (name, register, flags, word)
+        for name, (register, words) in RESETS.items()
+        for flags, word in words.items()
+    ],
+)
+def test_a_board_says_why_it_started(
+    name: str, register: str, flags: int, word: str, images: dict[str, Path]
+) -> None:
+    chip: Machine = stm(images) if name == STM else nrf(name, images)
+    chip.values[register] = flags
+    boot = monitor.parse(until_asleep(chip)).boot
+    assert boot["reset"] == word
+    assert boot["board"] == name
+    assert boot["clock_hz"] == str(boards.load(name).clock_hz)
+    # The next start's reasons are its own: RMVF, or ones written back.
+    cleared = flags | 1 << 23 if name == STM else flags
+    assert (register, cleared) in chip.writes
+
+
+@pytest.mark.parametrize("name", (*NRF, STM))
+def test_a_dead_canary_stops_the_board(name: str, images: dict[str, Path]) -> None:
+    """This model has no MPU, as a part may have none."""
+    silence = np.zeros(16000 * 4, np.int16)
+    chip: Machine = (
+        stm(images, np.repeat(silence, 4))
+        if name == STM
+        else nrf(name, images, silence)
+    )
+    chip.run(150)
+    assert chip.values["MPU_RASR"] == 0x16000009  # read-only, no code, 32 bytes
+    bottom = chip.board.ram_origin
+    assert chip.values["MPU_RBAR"] == bottom | 1 << 4
+    assert "reason=stack" not in chip.text.decode()
+    chip.core.mem_write(bottom, b"\0\0\0\0")
+    text = until_asleep(chip)
+    assert text.rstrip().endswith("kws error reason=stack")

@@ -259,6 +259,9 @@ class Provoke:
     def selftest(self) -> Any:
         return self.says("kws selftest failed")
 
+    def stack(self) -> Any:
+        return self.says("kws error reason=stack")
+
     def crashed(self) -> Any:
         return self.says("kws fault exception=00000003 pc=00012344")
 

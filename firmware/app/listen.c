@@ -10,17 +10,17 @@ enum { BEAT_SAMPLES = 16000 };
 
 static uint64_t next_beat;
 
-int listen_start(const char *app) {
-  print_boot(app);
+int listen_start(const char *app, uint32_t build) {
+  print_boot(app, build);
   if (kws_init() != KWS_OK) {
-    kws_board_write("kws error reason=model\n");
+    kws_say("error", "reason=model");
     return KWS_EXIT_MODEL;
   }
   if (kws_selftest() != KWS_OK) {
-    kws_board_write("kws selftest failed\n");
+    kws_say("selftest", "failed");
     return KWS_EXIT_SELFTEST;
   }
-  kws_board_write("kws selftest ok\n");
+  kws_say("selftest", "ok");
   kws_set_counter(kws_board_ticks);
   next_beat = BEAT_SAMPLES;
   return KWS_EXIT_OK;
@@ -34,6 +34,10 @@ static void beat_if_due(void) {
   if (arrived < next_beat) return;
   next_beat = arrived + BEAT_SAMPLES;
   print_beat(&stats);
+  if (kws_board_stack_size() > 0 && kws_board_stack_used() == kws_board_stack_size()) {
+    kws_say("error", "reason=stack"); /* the canary is dead */
+    kws_board_exit(KWS_EXIT_STACK);
+  }
 }
 
 void listen_work(void) {

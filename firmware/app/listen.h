@@ -3,8 +3,11 @@
 #ifndef KWS_LISTEN_H
 #define KWS_LISTEN_H
 
-/* Boot line, kws_init, self-test. Returns KWS_EXIT_OK or why not (kws_board.h). */
-int listen_start(const char *app);
+#include <stdint.h>
+
+/* Boot line, kws_init, self-test; see print_boot. Returns KWS_EXIT_OK or why not
+ * (kws_board.h). */
+int listen_start(const char *app, uint32_t build);
 
 /* Work on the audio that has arrived; print what is heard, and once in a second of
  * audio how things are (`kws beat`). */

@@ -7,7 +7,7 @@
 #include "kws_board.h"
 #include "kws_model.h"
 
-enum { SCHEMA_VERSION = 1, LINE_BYTES = 400 };
+enum { SCHEMA_VERSION = 1, LINE_BYTES = 480 };
 
 static char line[LINE_BYTES];
 static size_t length;
@@ -66,10 +66,27 @@ void print_q15(const char *key, uint16_t value) {
   append(digits);
 }
 
+void print_hex(const char *key, uint32_t value) {
+  char digits[9];
+  for (int i = 0; i < 8; i++) {
+    digits[i] = "0123456789abcdef"[value >> (28 - 4 * i) & 15];
+  }
+  digits[8] = '\0';
+  append_key(key);
+  append(digits);
+}
+
 void print_end(void) {
   line[length++] = '\n';
   line[length] = '\0';
   kws_board_write(line);
+}
+
+void kws_say(const char *kind, const char *rest) {
+  print_begin(kind);
+  append(" ");
+  append(rest);
+  print_end();
 }
 
 void print_event(const kws_event_t *event) {
@@ -84,8 +101,30 @@ void print_event(const kws_event_t *event) {
 static struct {
   uint64_t frames, inferences, feature_ticks, model_ticks;
 } last_beat;
+static uint32_t build_number;
 
-void print_boot(const char *app) {
+static void print_build(void) {
+  if (build_number != 0) print_hex("build", build_number);
+}
+
+/* In the middle of whatever was written. */
+void kws_fault(const kws_fault_t *fault) {
+  kws_board_write("\n");
+  print_begin("fault");
+  print_u64("exception", fault->exception);
+  print_hex("pc", fault->pc);
+  print_hex("lr", fault->lr);
+  print_hex("cfsr", fault->cfsr);
+  print_hex("hfsr", fault->hfsr);
+  print_hex("mmfar", fault->mmfar);
+  print_hex("bfar", fault->bfar);
+  if (fault->overflow) print_text("stack", "overflow");
+  print_build();
+  print_end();
+}
+
+void print_boot(const char *app, uint32_t build) {
+  build_number = build;
   memset(&last_beat, 0, sizeof last_beat);
   print_begin("boot");
   print_text("name", kws_model_info.name);
@@ -95,6 +134,14 @@ void print_boot(const char *app) {
   print_u64("labels", kws_model_info.label_count);
   print_u64("arena", kws_model_info.arena_bytes);
   print_u64("weights", kws_model_info.weights_bytes);
+#ifdef KWS_BOARD /* given by kws/deploy/build.py; not on a PC */
+  print_text("version", KWS_VERSION);
+  print_text("board", KWS_BOARD);
+  print_u64("clock_hz", KWS_CLOCK_HZ);
+#endif
+  print_build();
+  const char *reason = kws_board_reset_reason();
+  if (*reason != '\0') print_text("reset", reason);
   print_end();
 }
 
@@ -122,6 +169,8 @@ void print_beat(const kws_stats_t *stats) {
   print_u64("cost", mean(stats->model_ticks - last_beat.model_ticks, inferences));
   print_u64("macs", macs);
   print_u64("macs_dense", macs_dense);
+  print_u64("stack", kws_board_stack_used());
+  print_u64("stack_size", kws_board_stack_size());
   print_end();
   last_beat.frames = stats->frames;
   last_beat.inferences = stats->inferences;
@@ -144,5 +193,10 @@ void print_stats(void) {
   print_u64("instructions_per_inference", mean(stats.model_ticks, stats.inferences));
   print_u64("instructions_per_inference_max",
             kws_board_ticks_to_cost(stats.model_ticks_max));
+  print_end();
+}
+
+void print_last(void) {
+  print_begin("end");
   print_end();
 }

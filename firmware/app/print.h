@@ -12,6 +12,7 @@ void print_begin(const char *kind);
 void print_text(const char *key, const char *value);
 void print_u64(const char *key, uint64_t value);
 void print_q15(const char *key, uint16_t value); /* 0.000 .. 1.000 */
+void print_hex(const char *key, uint32_t value); /* 8 digits */
 void print_end(void);
 
 /* A word that was heard. */
@@ -21,8 +22,12 @@ void print_event(const kws_event_t *event);
  * last model run. Names the model too: whoever connects later has missed the boot. */
 void print_beat(const kws_stats_t *stats);
 
-/* The boot line, and the counters with `total / count` turned into costs. */
-void print_boot(const char *app);
+/* The boot line: which model, which firmware, why it started. `build` tells one image
+ * from another (0: none). And the counters with `total / count` turned into costs. */
+void print_boot(const char *app, uint32_t build);
 void print_stats(void);
+
+/* `kws end`: nothing comes any more. */
+void print_last(void);
 
 #endif

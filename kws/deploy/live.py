@@ -74,6 +74,7 @@ def serial(
     following = Monitor(
         lambda cycles: 1000 * cycles / board.clock_hz,
         bundle.hash[: flash.HASH_DIGITS],
+        flash.output_folder(bundle, board) / "main.elf",
         board=board.name,
         run=name,
     )
@@ -106,6 +107,7 @@ def emulated(
     following = Monitor(
         lambda cost: 1000 * cost / board.instructions_per_second,
         expected,
+        image.elf,
         board=board.name,
         run=name,
     )

@@ -9,9 +9,11 @@ import contextlib
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
+from kws.deploy import fault
 from kws.deploy.failures import BoardError
 
 SCHEMA_VERSION = 1
@@ -56,6 +58,8 @@ class Beat:
         cost: Of a model run, mean since the last beat; 0 if there was none.
         macs: Multiply-accumulates of the delta products in the last model run.
         macs_dense: What they would be if nothing were skipped; 0: no delta products.
+        stack: Deepest use of the stack so far, in bytes; None: an older firmware.
+        stack_size: Its size; 0 where there is none (this machine).
     """
 
     hash: str
@@ -68,6 +72,8 @@ class Beat:
     cost: int
     macs: int
     macs_dense: int
+    stack: int | None = None
+    stack_size: int | None = None
 
     @property
     def level_db(self) -> float:
@@ -119,7 +125,10 @@ class Transcript:
         return self.boot.get("hash", beat)
 
 
-_BEAT_NUMBERS = tuple(f.name for f in fields(Beat) if f.name != "hash")
+_BEAT_NUMBERS = tuple(
+    f.name for f in fields(Beat) if f.name != "hash" and f.default is MISSING
+)
+_BEAT_MORE = ("stack", "stack_size")  # from version 0.2 on
 
 
 def parse_line(line: str) -> tuple[str, dict[str, str]] | None:
@@ -193,7 +202,11 @@ def _take(transcript: Transcript, kind: str, pairs: dict[str, str]) -> bool:
         if len(transcript.events) < MAX_EVENTS:
             transcript.events.append(event)
     elif kind == "beat":
-        beat = Beat(pairs["hash"], *(_number(pairs[key]) for key in _BEAT_NUMBERS))
+        beat = Beat(
+            pairs["hash"],
+            *(_number(pairs[key]) for key in _BEAT_NUMBERS),
+            **{key: _number(pairs[key]) for key in _BEAT_MORE if key in pairs},
+        )
         if len(transcript.beats) < MAX_EVENTS:
             transcript.beats.append(beat)
     elif kind == "stats":
@@ -222,6 +235,7 @@ class Monitor:
     Args:
         cost_ms: Turns the board's cost (instructions, cycles, ns) into milliseconds.
         expected_hash: Hash of the model that it has to run; None: any.
+        image: ELF file of the build that it should run, for what a fault means.
         names: `board` and `run`, for messages.
 
     Example:
@@ -234,10 +248,12 @@ class Monitor:
         self,
         cost_ms: Callable[[int], float],
         expected_hash: str | None = None,
+        image: Path | None = None,
         **names: str,
     ) -> None:
         self.cost_ms = cost_ms
         self.expected_hash = expected_hash
+        self.image = image
         self.names = names
         self.known = False  # the board has named the model that is expected
         self.passed = False  # and has said that its self-test passed
@@ -301,6 +317,8 @@ class Monitor:
                 "overruns": beat.overruns,
                 "inferences": beat.inferences,
                 "hash": beat.hash,
+                "stack": beat.stack,
+                "stack_size": beat.stack_size,
             }
         if kind == "selftest":
             if transcript.selftest is not True:
@@ -308,10 +326,13 @@ class Monitor:
             self.passed = True
             return {"kind": kind, "ok": True}
         if kind == "fault":
-            raise BoardError("crashed", line, **self.names)
+            told = f"{fault.explain(pairs, self.image)} (it says: {line})"
+            raise BoardError("crashed", told, **self.names)
         if kind == "error":
             reason = transcript.errors[0]
-            key = {"image": "interrupted", "clock": "clock"}.get(reason, "crashed")
+            key = {"image": "interrupted", "clock": "clock", "stack": "stack"}.get(
+                reason, "crashed"
+            )
             raise BoardError(key, f"it says: {line}", **self.names)
         if kind == "end":
             self.ended = True
@@ -333,10 +354,21 @@ class Monitor:
 
 def _value(key: str, text: str) -> str | int:
     """A number where it is one; a hash of digits stays text."""
-    if key not in ("hash", "name"):
+    if key not in ("hash", "name", "version", "build"):
         with contextlib.suppress(ValueError):
             return _number(text)
     return text
+
+
+STACK_WARNING = 0.9
+
+
+def _stack(message: dict[str, Any]) -> str:
+    """A word where the stack is nearly full."""
+    used, size = message.get("stack"), message.get("stack_size")
+    if not used or not size or used < STACK_WARNING * size:
+        return ""
+    return f"  stack {used:,} of {size:,} bytes: raise stack_bytes in board.toml"
 
 
 METER_DB = 60
@@ -355,6 +387,26 @@ def meter(level_db: float) -> str:
     return "[" + "#" * cells + " " * (METER_CELLS - cells) + "]"
 
 
+_RESETS = {
+    "power": "switched on",
+    "pin": "reset by its button or the probe",
+    "watchdog": "RESET BY ITS WATCHDOG: it hung, crashed, or got no audio",
+    "software": "restarted by its program",
+    "lockup": "RESET AFTER A FAULT within a fault handler",
+    "wake": "woken from deep sleep",
+}
+
+
+def _started(message: dict[str, Any]) -> str:
+    """Which firmware, and why it started, as far as the boot line says."""
+    parts = []
+    if "version" in message:
+        parts.append(f"firmware {message['version']} build {message.get('build')}")
+    if "reset" in message:
+        parts.append(_RESETS.get(message["reset"], f"reset={message['reset']}"))
+    return "".join(f", {part}" for part in parts)
+
+
 def text(message: dict[str, Any]) -> str:
     """A message for people, one line."""
     kind = message["kind"]
@@ -370,9 +422,12 @@ def text(message: dict[str, Any]) -> str:
             f"{message['time_s']:9.2f} s  {meter(message['level_db'])} "
             f"{message['level_db']:6.1f} dB  inference "
             f"{message['inference_ms']:.1f} ms{work}  lost {message['overruns']:,}"
+            f"{_stack(message)}"
         )
     if kind == "boot":
-        return f"model {message.get('name')}, hash {message.get('hash')}"
+        return f"model {message.get('name')}, hash {message.get('hash')}" + _started(
+            message
+        )
     if kind == "selftest":
         return "self-test ok"
     if kind == "other":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kws.deploy import monitor, runners
+from kws.deploy import fault, monitor, runners
 from kws.deploy.boards import Board
 from kws.deploy.monitor import Transcript
 from kws.deploy.runners import Outcome
@@ -28,6 +28,8 @@ EXIT_REASONS = {
     11: "the self-test failed: the canned clip did not give the expected logits",
     12: "the firmware could not use its input",
     13: "flash does not hold the whole image: programming was interrupted",
+    14: "a clock of the board did not start",
+    15: "the stack is full: raise stack_bytes in board.toml",
     EXIT_FAULT: "the firmware crashed",
 }
 
@@ -82,7 +84,7 @@ def listen(
         runner = runners.get(board.runner)
         outcome = runner.run(image, board, arguments, folder, timeout_s, on_text)
     transcript = monitor.parse(outcome.text)
-    problems = _ending_problems(outcome, transcript)
+    problems = _ending_problems(outcome, transcript, image)
     problems += _stream_problems(transcript, board, len(pcm), expected_hash)
     return Listened(transcript, tuple(problems), outcome.wall_s)
 
@@ -115,7 +117,9 @@ def hop_for(inference: int, frame: int, board: Board, frame_ms: float) -> int | 
     return max(1, math.ceil(MARGIN * inference / spare))
 
 
-def _ending_problems(outcome: Outcome, transcript: Transcript) -> list[str]:
+def _ending_problems(
+    outcome: Outcome, transcript: Transcript, image: Path
+) -> list[str]:
     """How the run ended, where that was not its regular end."""
     if outcome.exit_code is None:
         return [f"the firmware did not end in time ({outcome.wall_s:.0f} s)"]
@@ -126,7 +130,7 @@ def _ending_problems(outcome: Outcome, transcript: Transcript) -> list[str]:
     )
     details = [f"exit code {outcome.exit_code}"]
     if transcript.fault is not None:
-        details += [f"{key}={value}" for key, value in transcript.fault.items()]
+        details.append(fault.explain(transcript.fault, image))
     details += transcript.errors
     if outcome.exit_code not in EXIT_REASONS:
         details += transcript.other[-3:]
@@ -180,7 +184,7 @@ def to_end(image: Path, board: Board, timeout_s: float = 120) -> Transcript:
     with tempfile.TemporaryDirectory(prefix="kws-run-") as name:
         outcome = runner.run(image, board, {}, Path(name), timeout_s)
     transcript = monitor.parse(outcome.text)
-    problems = _ending_problems(outcome, transcript)
+    problems = _ending_problems(outcome, transcript, image)
     if problems:
         raise CheckFailed(
             f"The firmware on {board.name} did not finish: {problems[0]}",
@@ -257,7 +261,7 @@ def clips(
             }
             outcome = runner.run(image, board, arguments, folder, timeout_s)
             transcript = monitor.parse(outcome.text)
-            problems = _ending_problems(outcome, transcript)
+            problems = _ending_problems(outcome, transcript, image)
             if not problems and transcript.clips != len(some):
                 problems = [f"{transcript.clips} of {len(some)} clips were done"]
             out = folder / "logits.raw"

@@ -24,6 +24,15 @@ static volatile int32_t raw[2][HALF_RAW];
 static int16_t wide[HALF_RAW];
 static decimate_t decimator;
 
+static uint32_t reset_flags;
+
+const char *kws_board_reset_reason(void) {
+  if ((reset_flags & RCC_CSR_IWDGRSTF) != 0) return "watchdog";
+  if ((reset_flags & RCC_CSR_SFTRSTF) != 0) return "software";
+  if ((reset_flags & RCC_CSR_BORRSTF) != 0) return "power"; /* at power-on too */
+  return (reset_flags & RCC_CSR_PINRSTF) != 0 ? "pin" : ""; /* each reset pulls it */
+}
+
 void board_led(int on) {
   GPIOB_BSRR = on ? GPIOB_BSRR_BS14 : GPIOB_BSRR_BR14;
 }
@@ -77,6 +86,8 @@ static int clock_init(void) {
 }
 
 void kws_board_init(void) {
+  reset_flags = RCC_CSR;
+  RCC_CSR = reset_flags | RCC_CSR_RMVF; /* the next start's are its own */
   const int locked = msi_lock(), fast = clock_init();
   COREDEBUG_DEMCR |= COREDEBUG_DEMCR_TRCENA;
   DWT_CYCCNT = 0;
@@ -92,8 +103,8 @@ void kws_board_init(void) {
   USART1_BRR = fast ? 694 : 35; /* 80 MHz or 4 MHz / 115200 */
   USART1_CR1 = USART1_CR1_TE | USART1_CR1_UE;
   NVIC_ISER1 = 1u << (USART1_IRQ - 32);
-  if (!fast) live_stop("clock");
-  if (!locked) kws_board_write("kws clock crystal=none error_percent=3\n");
+  if (!fast) live_stop();
+  if (!locked) kws_say("clock", "crystal=none error_percent=3");
 }
 
 /* Round and round through `raw`. */

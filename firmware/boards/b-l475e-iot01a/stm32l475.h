@@ -36,6 +36,13 @@
 #define RCC_BDCR_LSEON                 (1u << 0)
 #define RCC_BDCR_LSERDY                (1u << 1)
 
+#define RCC_CSR                        REGISTER(0x40021094u)
+#define RCC_CSR_RMVF                   (1u << 23)
+#define RCC_CSR_PINRSTF                (1u << 26)
+#define RCC_CSR_BORRSTF                (1u << 27)
+#define RCC_CSR_SFTRSTF                (1u << 28)
+#define RCC_CSR_IWDGRSTF               (1u << 29)
+
 #define PWR_CR1                        REGISTER(0x40007000u)
 #define PWR_CR1_DBP                    (1u << 8)
 

@@ -56,6 +56,10 @@ void kws_board_init(void) {
   FPGAIO_COUNTER = 0;
 }
 
+const char *kws_board_reset_reason(void) {
+  return ""; /* these machines have no register that tells */
+}
+
 void kws_board_write(const char *text) {
   semihosting_write0(text);
 }

@@ -171,14 +171,12 @@ int live_wait(const volatile uint32_t *reg, uint32_t mask, uint32_t value) {
 }
 
 /* The LED first: the serial port's clock may be what did not start. */
-_Noreturn void live_stop(const char *what) {
+_Noreturn void live_stop(void) {
   for (int flash = 0; flash < 24; flash++) {
     board_led(flash % 8 < 6 && flash % 2 == 0); /* three, and a pause */
     for (volatile uint32_t turns = FLASH_TURNS; turns > 0; turns--) {
     }
   }
-  kws_board_write("kws error reason=");
-  kws_board_write(what);
-  kws_board_write("\n");
+  kws_say("error", "reason=clock");
   kws_board_exit(KWS_EXIT_CLOCK);
 }

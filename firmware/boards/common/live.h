@@ -53,8 +53,8 @@ void live_sent(uint32_t n);
 
 /* Wait until (*reg & mask) == value: a second or so, then 0. At start-up only. */
 int live_wait(const volatile uint32_t *reg, uint32_t mask, uint32_t value);
-/* At the end of kws_board_init, where something did not start without which nothing
- * works: the LED flashes in threes, then the serial port says what. */
-_Noreturn void live_stop(const char *what);
+/* At the end of kws_board_init, where a clock did not start without which nothing
+ * works: the LED flashes in threes, then the serial port says so. */
+_Noreturn void live_stop(void);
 
 #endif

@@ -16,6 +16,17 @@ static _Alignas(4) int16_t halves[2][LIVE_HALF_BUFFER];
 static uint32_t started; /* half-buffers that EasyDMA has begun */
 static uint32_t sending; /* bytes of text that EasyDMA is sending */
 
+static uint32_t reset_flags;
+
+/* A bootloader that clears the flags makes "power" of all of them. */
+const char *kws_board_reset_reason(void) {
+  if ((reset_flags & POWER_RESETREAS_DOG) != 0) return "watchdog";
+  if ((reset_flags & POWER_RESETREAS_LOCKUP) != 0) return "lockup";
+  if ((reset_flags & POWER_RESETREAS_SREQ) != 0) return "software";
+  if ((reset_flags & POWER_RESETREAS_RESETPIN) != 0) return "pin";
+  return reset_flags == 0 ? "power" : "wake";
+}
+
 static void pin_write(uint32_t pin, int high) {
   const uint32_t bit = 1u << (pin % 32);
   if (pin < 32 && high) {
@@ -92,6 +103,8 @@ void kws_board_init(void) {
   /* From revision 3 on the debug port is open only where UICR and, after every reset,
    * the firmware say so; nrfx does the same (system_nrf52_approtect.h). */
   APPROTECT_DISABLE = UICR_APPROTECT;
+  reset_flags = POWER_RESETREAS;
+  POWER_RESETREAS = reset_flags; /* cleared by ones: the next start's are its own */
   take_over();
   COREDEBUG_DEMCR |= COREDEBUG_DEMCR_TRCENA;
   DWT_CYCCNT = 0;
@@ -111,7 +124,7 @@ void kws_board_init(void) {
   /* The crystal: the internal oscillator is off by up to 8 %. */
   const uint32_t crystal = CLOCK_HFCLKSTAT_SRC_XTAL | CLOCK_HFCLKSTAT_STATE_RUNNING;
   CLOCK_TASKS_HFCLKSTART = 1;
-  if (!live_wait(&CLOCK_HFCLKSTAT, crystal, crystal)) live_stop("clock");
+  if (!live_wait(&CLOCK_HFCLKSTAT, crystal, crystal)) live_stop();
 }
 
 int kws_board_audio_start(void) {

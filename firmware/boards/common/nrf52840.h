@@ -7,6 +7,11 @@
 
 #include "cortex_m.h"
 
+#define POWER_RESETREAS               REGISTER(0x40000400u)
+#define POWER_RESETREAS_RESETPIN      (1u << 0)
+#define POWER_RESETREAS_DOG           (1u << 1)
+#define POWER_RESETREAS_SREQ          (1u << 2)
+#define POWER_RESETREAS_LOCKUP        (1u << 3)
 #define POWER_DCDCEN                  REGISTER(0x40000578u)
 #define POWER_DCDCEN_DCDCEN_ENABLED   (1u << 0)
 

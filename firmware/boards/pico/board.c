@@ -28,6 +28,14 @@ static uint32_t completed; /* half-buffers, those that were lost included */
 static int16_t wide[HALF_RAW];
 static decimate_t decimator;
 
+const char *kws_board_reset_reason(void) {
+  if ((WATCHDOG_REASON & WATCHDOG_REASON_TIMER) != 0) return "watchdog";
+  if ((WATCHDOG_REASON & WATCHDOG_REASON_FORCE) != 0) return "software";
+  const uint32_t chip = VREG_AND_CHIP_RESET_CHIP_RESET; /* which of these came last */
+  if ((chip & VREG_AND_CHIP_RESET_CHIP_RESET_HAD_POR) != 0) return "power";
+  return (chip & VREG_AND_CHIP_RESET_CHIP_RESET_HAD_RUN) != 0 ? "pin" : "";
+}
+
 void board_led(int on) {
   if (on) {
     SIO_GPIO_OUT_SET = 1u << LED;
@@ -118,7 +126,7 @@ void kws_board_init(void) {
   UART0_UARTLCR_H = UART0_UARTLCR_H_WLEN(3) | UART0_UARTLCR_H_FEN;
   UART0_UARTCR = UART0_UARTCR_UARTEN | UART0_UARTCR_TXE;
   NVIC_ISER0 = 1u << UART0_IRQ_IRQ;
-  if (!clocks || !blocks) live_stop("clock");
+  if (!clocks || !blocks) live_stop();
 }
 
 int kws_board_audio_start(void) {

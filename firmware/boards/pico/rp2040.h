@@ -55,6 +55,13 @@
 #define PLL_USB_FBDIV_INT                          REGISTER(0x4002c008u)
 #define PLL_USB_PRIM                               REGISTER(0x4002c00cu)
 
+#define VREG_AND_CHIP_RESET_CHIP_RESET             REGISTER(0x40064008u)
+#define VREG_AND_CHIP_RESET_CHIP_RESET_HAD_POR     (1u << 8)
+#define VREG_AND_CHIP_RESET_CHIP_RESET_HAD_RUN     (1u << 16)
+
+#define WATCHDOG_REASON                            REGISTER(0x40058008u)
+#define WATCHDOG_REASON_TIMER                      (1u << 0)
+#define WATCHDOG_REASON_FORCE                      (1u << 1)
 #define WATCHDOG_TICK                              REGISTER(0x4005802cu)
 #define WATCHDOG_TICK_CYCLES(value)                ((uint32_t)(value) << 0)
 #define WATCHDOG_TICK_ENABLE                       (1u << 9)
