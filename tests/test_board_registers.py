@@ -409,3 +409,46 @@ def test_a_dead_canary_stops_the_board(name: str, images: dict[str, Path]) -> No
     chip.core.mem_write(bottom, b"\0\0\0\0")
     text = until_asleep(chip)
     assert text.rstrip().endswith("kws error reason=stack")
+
+
+# --- the watchdog ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", (*NRF, STM))
+def test_the_watchdog_is_fed_by_audio_alone(name: str, images: dict[str, Path]) -> None:
+    """Text wakes the core as well, and DMA errors; neither is audio."""
+    silence = np.zeros(200 * HALF, np.int16)
+    chip: Any = stm(images, np.repeat(silence, 4)) if name == STM else None
+    chip = chip or nrf(name, images, silence)
+    key, meal = ("IWDG_KR", 0xAAAA) if name == STM else ("WDT_RR0", 0x6E524635)
+
+    def fed() -> int:
+        return sum(write == (key, meal) for write in chip.writes)
+
+    heard = handed_over(chip)
+    until_asleep(chip)
+    settle = len(heard) - NRF_SETTLE  # what was thrown away is no audio yet
+    first = 1 if name == STM else 0  # at its start
+    assert settle - 3 <= fed() - first <= settle
+    if name == STM:
+        wanted = ["IWDG_KR=0xcccc", "IWDG_KR=0x5555", "IWDG_PR=0x6", "IWDG_RLR=0x3e7"]
+        order = chip.order("IWDG_KR", "IWDG_PR", "IWDG_RLR")
+        assert order[:5] == [*wanted, "IWDG_KR=0xaaaa"]
+        assert chip.values["DBGMCU_APB1_FZR1"] & 1 << 12
+        before = fed()
+        for _ in range(5):
+            chip.fail()
+            until_asleep(chip)
+        assert fed() == before
+    else:
+        order = chip.order("WDT_CONFIG", "WDT_CRV", "WDT_RREN", "WDT_TASKS_START")
+        assert order == [
+            "WDT_CONFIG=0x1",
+            "WDT_CRV=0x3ffff",
+            "WDT_RREN=0x1",
+            "WDT_TASKS_START=0x1",
+        ]
+    # It is started once there is a microphone to wait for.
+    names = [write for write, _ in chip.writes]
+    started = names.index("IWDG_KR" if name == STM else "WDT_TASKS_START")
+    assert names.index("DMA1_CCR4" if name == STM else "PDM_TASKS_START") < started

@@ -82,6 +82,19 @@ def test_a_full_stack_is_told_by_its_guard(
     assert re.search(r"lr 0x[0-9a-f]{8} in recurse at ", problem)
 
 
+@pytest.mark.parametrize("name", EMULATED)
+def test_the_watchdog_tells_where_a_loop_hung(name: str, tmp_path: Path) -> None:
+    """Its first alarm is the NMI on these machines; on real boards it resets."""
+    hangs = dataclasses.replace(FAKE, hang_at=3)
+    listened, _, _ = crashed(name, tmp_path, hangs)
+    pairs = listened.transcript.fault
+    assert pairs is not None
+    assert pairs["exception"] == "2"
+    (problem,) = listened.problems
+    assert "watchdog" in problem
+    assert re.search(r"pc 0x[0-9a-f]{8} in (decide|kws_model_step) at model/", problem)
+
+
 def test_a_beat_tells_the_stacks_deepest_use(tmp_path: Path) -> None:
     need_compiler()
     need_qemu()

@@ -9,6 +9,7 @@
 enum { BEAT_SAMPLES = 16000 };
 
 static uint64_t next_beat;
+static uint64_t fed_at; /* samples that had arrived at the watchdog's last feed */
 
 int listen_start(const char *app, uint32_t build) {
   print_boot(app, build);
@@ -26,18 +27,27 @@ int listen_start(const char *app, uint32_t build) {
   return KWS_EXIT_OK;
 }
 
-static void beat_if_due(void) {
-  kws_stats_t stats;
-  kws_stats(&stats);
-  /* Dropped samples are time too: a board that is too slow still has a heartbeat. */
-  const uint64_t arrived = stats.samples + stats.overruns;
-  if (arrived < next_beat) return;
-  next_beat = arrived + BEAT_SAMPLES;
-  print_beat(&stats);
+static void beat(const kws_stats_t *stats) {
+  print_beat(stats);
   if (kws_board_stack_size() > 0 && kws_board_stack_used() == kws_board_stack_size()) {
     kws_say("error", "reason=stack"); /* the canary is dead */
     kws_board_exit(KWS_EXIT_STACK);
   }
+}
+
+/* What follows from the audio that has arrived, and how much it is. */
+static void look_at_the_clock(void) {
+  kws_stats_t stats;
+  kws_stats(&stats);
+  if (stats.samples != fed_at) {
+    fed_at = stats.samples;
+    kws_board_watchdog_feed();
+  }
+  /* Dropped samples are time too: a board that is too slow still has a heartbeat. */
+  const uint64_t arrived = stats.samples + stats.overruns;
+  if (arrived < next_beat) return;
+  next_beat = arrived + BEAT_SAMPLES;
+  beat(&stats);
 }
 
 void listen_work(void) {
@@ -49,6 +59,6 @@ void listen_work(void) {
       kws_board_show_event();
       print_event(&event);
     }
-    beat_if_due();
+    look_at_the_clock();
   } while (done != KWS_IDLE);
 }

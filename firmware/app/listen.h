@@ -9,7 +9,10 @@
  * (kws_board.h). */
 int listen_start(const char *app, uint32_t build);
 
-/* Work on the audio that has arrived; print what is heard, and once in a second of
+/* The watchdog is fed where new audio has arrived, and nowhere else: a loop that hangs
+ * and a microphone that stands still are the same silence.
+ *
+ * Work on the audio that has arrived; print what is heard, and once in a second of
  * audio how things are (`kws beat`). */
 void listen_work(void);
 

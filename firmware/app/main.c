@@ -17,6 +17,7 @@ int main(void) {
     kws_say("error", "reason=audio");
     return KWS_EXIT_INPUT;
   }
+  kws_board_watchdog_start();
   int more;
   do {
     more = kws_board_audio_wait();

@@ -51,6 +51,7 @@ _Noreturn void kws_board_exit(int code) {
 }
 
 void kws_board_show_event(void) {}
+void kws_board_watchdog_feed(void) {}
 
 int kws_listen_start(void) {
   return listen_start("listen", 0);

@@ -40,6 +40,12 @@ int kws_board_audio_start(void);
  * else 1. A real board sleeps (WFI) here and returns 1 for ever. */
 int kws_board_audio_wait(void);
 
+/* From the start on the board is reset where it isn't fed for KWS_WATCHDOG_S seconds.
+ * Does nothing where there is no watchdog. */
+enum { KWS_WATCHDOG_S = 8 };
+void kws_board_watchdog_start(void);
+void kws_board_watchdog_feed(void);
+
 /* Write text (NUL-terminated) to the serial port, the debugger or the emulator. */
 void kws_board_write(const char *text);
 

@@ -5,7 +5,8 @@
 // SECONDS of the chip's time at most; AUDIO is 16 kHz int16, played to ADC0 from the
 // moment that the firmware starts converting, and with its end the run ends. After HALT
 // seconds the core stands still for 0.2 s, as under a debugger; what changes in RAM
-// meanwhile, but for BYTES from FROM, is told. With NO_CRYSTAL in the environment the
+// meanwhile, but for BYTES from FROM, is told. With STANDS_STILL in the environment the
+// converter stops at the audio's end, and the run goes on. With NO_CRYSTAL in the environment the
 // crystal does not start.
 import { readFileSync } from "node:fs";
 import { ConsoleLogger, LogLevel, RP2040 } from "rp2040js";
@@ -55,6 +56,10 @@ if (audio !== undefined) {
     const part = (conversions & 3) / 4;
     conversions++;
     done = at + 1 >= pcm.length;
+    if (done && process.env.STANDS_STILL) {
+      done = false; // the converter is stuck: no sample comes any more
+      return;
+    }
     const sample = done ? 0 : pcm[at] * (1 - part) + pcm[at + 1] * part;
     chip.adc.channelValues[0] = 2048 + Math.round(sample / 16);
     chip.adc.currentChannel = 0;
@@ -65,6 +70,12 @@ if (audio !== undefined) {
 // The boot ROM is not emulated: it would check boot2 and jump to it.
 chip.core.PC = 0x10000000;
 chip.core.SP = 0x20042000;
+// The watchdog resets the core; what else it resets, the firmware resets at its start.
+let restart = false;
+chip.peripherals[0x40058].onWatchdogTrigger = () => {
+  process.stdout.write("\nreset by the watchdog\n");
+  restart = true;
+};
 const nanosPerCycle = 8;
 const end = Number(seconds) * 1e9;
 
@@ -89,6 +100,12 @@ while (chip.clock.nanos < end && !done) {
   if (!halted && chip.clock.nanos > Number(halt) * 1e9) {
     halted = true;
     standStill();
+  }
+  if (restart) {
+    restart = false;
+    chip.core.waiting = false;
+    chip.core.PC = 0x10000000;
+    chip.core.SP = 0x20042000;
   }
   if (chip.core.waiting) {
     if (chip.clock.nextAlarm === null) break; // it sleeps for good

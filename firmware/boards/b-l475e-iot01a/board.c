@@ -107,6 +107,23 @@ void kws_board_init(void) {
   if (!locked) kws_say("clock", "crystal=none error_percent=3");
 }
 
+/* The keys of IWDG_KR. Its clock, 32 kHz / 256, runs by itself and is off by 10 %. */
+enum { IWDG_START = 0xcccc, IWDG_UNLOCK = 0x5555, IWDG_FEED = 0xaaaa, IWDG_HZ = 125 };
+
+void kws_board_watchdog_start(void) {
+  DBGMCU_APB1_FZR1 |= DBGMCU_APB1_FZR1_DBG_IWDG_STOP; /* while a debugger halts */
+  IWDG_KR = IWDG_START;
+  IWDG_KR = IWDG_UNLOCK;
+  IWDG_PR = 6; /* by 256 */
+  IWDG_RLR = KWS_WATCHDOG_S * IWDG_HZ - 1;
+  (void)live_wait(&IWDG_SR, 7, 0); /* until its clock has taken them over */
+  IWDG_KR = IWDG_FEED;
+}
+
+void kws_board_watchdog_feed(void) {
+  IWDG_KR = IWDG_FEED;
+}
+
 /* Round and round through `raw`. */
 static void dma_start(void) {
   DMA1_CCR4 = 0;

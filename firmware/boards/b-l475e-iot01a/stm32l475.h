@@ -43,6 +43,13 @@
 #define RCC_CSR_SFTRSTF                (1u << 28)
 #define RCC_CSR_IWDGRSTF               (1u << 29)
 
+#define IWDG_KR                        REGISTER(0x40003000u)
+#define IWDG_PR                        REGISTER(0x40003004u)
+#define IWDG_RLR                       REGISTER(0x40003008u)
+#define IWDG_SR                        REGISTER(0x4000300cu)
+#define DBGMCU_APB1_FZR1               REGISTER(0xe0042008u)
+#define DBGMCU_APB1_FZR1_DBG_IWDG_STOP (1u << 12)
+
 #define PWR_CR1                        REGISTER(0x40007000u)
 #define PWR_CR1_DBP                    (1u << 8)
 

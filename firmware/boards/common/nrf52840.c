@@ -127,6 +127,18 @@ void kws_board_init(void) {
   if (!live_wait(&CLOCK_HFCLKSTAT, crystal, crystal)) live_stop();
 }
 
+/* It counts the 32,768 Hz clock, which it starts by itself. */
+void kws_board_watchdog_start(void) {
+  WDT_CONFIG = WDT_CONFIG_SLEEP_RUN | WDT_CONFIG_HALT_PAUSE;
+  WDT_CRV = KWS_WATCHDOG_S * 32768u - 1;
+  WDT_RREN = WDT_RREN_RR0_ENABLED;
+  WDT_TASKS_START = 1;
+}
+
+void kws_board_watchdog_feed(void) {
+  WDT_RR(0) = WDT_RR_RR_RELOAD;
+}
+
 int kws_board_audio_start(void) {
 #ifdef BOARD_MICROPHONE_POWER_PIN
   pin_output(BOARD_MICROPHONE_POWER_PIN, 1);

@@ -37,6 +37,16 @@
 #define P0_PIN_CNF_INPUT_CONNECT             (0u << 1)
 #define P0_PIN_CNF_INPUT_DISCONNECT          (1u << 1)
 
+#define WDT_TASKS_START                      REGISTER(0x40010000u)
+#define WDT_CRV                              REGISTER(0x40010504u)
+#define WDT_RREN                             REGISTER(0x40010508u)
+#define WDT_RREN_RR0_ENABLED                 (1u << 0)
+#define WDT_CONFIG                           REGISTER(0x4001050cu)
+#define WDT_CONFIG_SLEEP_RUN                 (1u << 0)
+#define WDT_CONFIG_HALT_PAUSE                (0u << 3)
+#define WDT_RR(n)                            REGISTER(0x40010600u + 0x4u * (n))
+#define WDT_RR_RR_RELOAD                     (0x6e524635u << 0)
+
 #define UARTE0_TASKS_STOPRX                  REGISTER(0x40002004u)
 #define UARTE0_TASKS_STARTTX                 REGISTER(0x40002008u)
 #define UARTE0_TASKS_STOPTX                  REGISTER(0x4000200cu)

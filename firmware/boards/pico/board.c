@@ -129,6 +129,20 @@ void kws_board_init(void) {
   if (!clocks || !blocks) live_stop();
 }
 
+/* It counts twice a microsecond (erratum RP2040-E1), in 24 bits: 8.3 s at most. */
+enum { WATCHDOG_HZ = 2000000 };
+
+void kws_board_watchdog_start(void) {
+  PSM_WDSEL = 0x1fffc; /* what it resets: all but the two oscillators */
+  WATCHDOG_LOAD = KWS_WATCHDOG_S * WATCHDOG_HZ;
+  WATCHDOG_CTRL = WATCHDOG_CTRL_ENABLE | WATCHDOG_CTRL_PAUSE_JTAG |
+                  WATCHDOG_CTRL_PAUSE_DBG0 | WATCHDOG_CTRL_PAUSE_DBG1;
+}
+
+void kws_board_watchdog_feed(void) {
+  WATCHDOG_LOAD = KWS_WATCHDOG_S * WATCHDOG_HZ;
+}
+
 int kws_board_audio_start(void) {
   PADS_BANK0_GPIO26 = PADS_BANK0_GPIO26_OD; /* neither output, input nor pulls */
   ADC_CS = ADC_CS_EN;

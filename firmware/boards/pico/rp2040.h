@@ -59,6 +59,13 @@
 #define VREG_AND_CHIP_RESET_CHIP_RESET_HAD_POR     (1u << 8)
 #define VREG_AND_CHIP_RESET_CHIP_RESET_HAD_RUN     (1u << 16)
 
+#define PSM_WDSEL                                  REGISTER(0x40010008u)
+#define WATCHDOG_CTRL                              REGISTER(0x40058000u)
+#define WATCHDOG_CTRL_PAUSE_JTAG                   (1u << 24)
+#define WATCHDOG_CTRL_PAUSE_DBG0                   (1u << 25)
+#define WATCHDOG_CTRL_PAUSE_DBG1                   (1u << 26)
+#define WATCHDOG_CTRL_ENABLE                       (1u << 30)
+#define WATCHDOG_LOAD                              REGISTER(0x40058004u)
 #define WATCHDOG_REASON                            REGISTER(0x40058008u)
 #define WATCHDOG_REASON_TIMER                      (1u << 0)
 #define WATCHDOG_REASON_FORCE                      (1u << 1)
