@@ -59,6 +59,7 @@ def test_lines_become_messages() -> None:
         "hash": HASH,
         "stack": None,
         "stack_size": None,
+        "microphone": None,
     }
     assert event == {
         "kind": "event",

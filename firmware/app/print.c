@@ -149,6 +149,10 @@ static uint64_t mean(uint64_t ticks, uint64_t count) {
   return count > 0 ? kws_board_ticks_to_cost((ticks + count / 2) / count) : 0;
 }
 
+/* By kws_microphone_t. */
+static const char *const microphone[] = {"ok",     "none",  "zeros",   "stuck",
+                                         "offset", "quiet", "clipping"};
+
 void print_beat(const kws_stats_t *stats) {
   const uint64_t frames = stats->frames - last_beat.frames;
   const uint64_t inferences = stats->inferences - last_beat.inferences;
@@ -171,6 +175,7 @@ void print_beat(const kws_stats_t *stats) {
   print_u64("macs_dense", macs_dense);
   print_u64("stack", kws_board_stack_used());
   print_u64("stack_size", kws_board_stack_size());
+  print_text("mic", microphone[kws_microphone()]);
   print_end();
   last_beat.frames = stats->frames;
   last_beat.inferences = stats->inferences;

@@ -60,6 +60,8 @@ class Beat:
         macs_dense: What they would be if nothing were skipped; 0: no delta products.
         stack: Deepest use of the stack so far, in bytes; None: an older firmware.
         stack_size: Its size; 0 where there is none (this machine).
+        microphone: What its samples say of it, a key of MICROPHONE; None: an older
+            firmware.
     """
 
     hash: str
@@ -74,6 +76,7 @@ class Beat:
     macs_dense: int
     stack: int | None = None
     stack_size: int | None = None
+    microphone: str | None = None
 
     @property
     def level_db(self) -> float:
@@ -202,11 +205,9 @@ def _take(transcript: Transcript, kind: str, pairs: dict[str, str]) -> bool:
         if len(transcript.events) < MAX_EVENTS:
             transcript.events.append(event)
     elif kind == "beat":
-        beat = Beat(
-            pairs["hash"],
-            *(_number(pairs[key]) for key in _BEAT_NUMBERS),
-            **{key: _number(pairs[key]) for key in _BEAT_MORE if key in pairs},
-        )
+        numbers: dict[str, Any] = {key: _number(pairs[key]) for key in _BEAT_NUMBERS}
+        numbers |= {key: _number(pairs[key]) for key in _BEAT_MORE if key in pairs}
+        beat = Beat(hash=pairs["hash"], microphone=pairs.get("mic"), **numbers)
         if len(transcript.beats) < MAX_EVENTS:
             transcript.beats.append(beat)
     elif kind == "stats":
@@ -319,6 +320,7 @@ class Monitor:
                 "hash": beat.hash,
                 "stack": beat.stack,
                 "stack_size": beat.stack_size,
+                "microphone": beat.microphone,
             }
         if kind == "selftest":
             if transcript.selftest is not True:
@@ -369,6 +371,25 @@ def _stack(message: dict[str, Any]) -> str:
     if not used or not size or used < STACK_WARNING * size:
         return ""
     return f"  stack {used:,} of {size:,} bytes: raise stack_bytes in board.toml"
+
+
+# What the firmware's test of the microphone found (kws.h) -> what to do.
+MICROPHONE = {
+    "ok": "",
+    "none": "no sample has come: its clock or the DMA (docs/boards.md)",
+    "zeros": "nothing but zeros: data line, supply or select pin, or it is stuck",
+    "stuck": "one value only: the data line is stuck high or low, or a wrong pin",
+    "offset": "a constant voltage takes the range: its coupling or bias, a wrong pin",
+    "quiet": "less than its own noise: supply, or raise the gain (BOARD_GAIN)",
+    "clipping": "too loud: lower the gain (BOARD_GAIN), or go further away",
+}
+
+
+def _microphone(message: dict[str, Any]) -> str:
+    """What is wrong with the microphone, and what to do."""
+    found = message.get("microphone") or "ok"
+    told = MICROPHONE.get(found, found)
+    return f"  MICROPHONE {found}: {told}" if told else ""
 
 
 METER_DB = 60
@@ -422,7 +443,7 @@ def text(message: dict[str, Any]) -> str:
             f"{message['time_s']:9.2f} s  {meter(message['level_db'])} "
             f"{message['level_db']:6.1f} dB  inference "
             f"{message['inference_ms']:.1f} ms{work}  lost {message['overruns']:,}"
-            f"{_stack(message)}"
+            f"{_stack(message)}{_microphone(message)}"
         )
     if kind == "boot":
         return f"model {message.get('name')}, hash {message.get('hash')}" + _started(
