@@ -3,6 +3,7 @@ that does not start or a bootloader's leftovers do to it."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from elftools.elf.elffile import ELFFile
 from fake_model import LABELS, FakeModel, tone
 from toolbox import need_compiler
 
-from kws.deploy import boards, build, monitor, toolchain
+from kws.deploy import boards, build, command, frame, monitor, toolchain
 from kws.deploy.boards import BOARDS
 
 NRF = ("nano33ble", "nrf52840dk")
@@ -50,6 +51,12 @@ def until_asleep(chip: Machine) -> str:
     with pytest.raises(Asleep):
         chip.run()
     return chip.text.decode()
+
+
+def said_last(chip: Machine) -> str | None:
+    """The last line, whose frame has to be right."""
+    last = chip.text.decode().rstrip().splitlines()[-1]
+    return frame.Frames().take(last)[0]
 
 
 def words() -> np.ndarray:
@@ -205,7 +212,7 @@ def test_a_stopped_board_has_said_why_and_sleeps(name: str, tmp_path: Path) -> N
     chip.on_write["NVIC_ICPR1"] = lambda value: chip.pending.update(range(64))
     with pytest.raises(Asleep):
         chip.run()
-    assert chip.text.decode().endswith("kws selftest failed\r\n")
+    assert said_last(chip) == "kws selftest failed"
     assert chip.pending  # of a part that goes on asking
     assert not chip.enabled
 
@@ -259,7 +266,8 @@ def test_nrf_takes_over_from_a_bootloader(name: str, images: dict[str, Path]) ->
     assert len(said.beats) >= 2  # so interrupts arrive
     assert chip.writes[0] == ("MPU_CTRL", 0)  # before RAM is written
     assert chip.values["UARTE0_CONFIG"] == 0
-    for line in ("RTS", "CTS", "RXD"):
+    assert chip.values["UARTE0_PSEL_RXD"] == {"nano33ble": 42, "nrf52840dk": 8}[name]
+    for line in ("RTS", "CTS"):
         assert chip.values[f"UARTE0_PSEL_{line}"] & DISCONNECTED
     names = [write for write, _ in chip.writes]
     assert names.index("UARTE0_ENABLE") < names.index("UARTE0_PSEL_TXD")
@@ -280,7 +288,8 @@ def test_a_clock_that_does_not_start_is_told(
     """The LED flashes in threes, then the serial port says so, as far as it can."""
     chip = clockless(name, images)
     text = until_asleep(chip)
-    assert text == "kws error reason=clock\r\n"
+    assert said_last(chip) == "kws error reason=clock"
+    assert text.count("\n") == 1
     if name == STM:
         on = [value == 1 << 14 for write, value in chip.writes if write == "GPIOB_BSRR"]
         assert chip.values["USART1_BRR"] == 35  # still at 4 MHz
@@ -300,7 +309,9 @@ def test_stm32_locks_its_oscillator_to_the_crystal(images: dict[str, Path]) -> N
     # Without one it works on, and says so.
     chip = stm(images, crystal=False)
     text = until_asleep(chip)
-    assert text.startswith("kws clock crystal=none error_percent=3\r\nkws boot ")
+    assert re.match(
+        r"kws clock crystal=none error_percent=3 #0 \w{4}\r\nkws boot ", text
+    )
     assert not chip.values["RCC_CR"] & 1 << 2
     assert "kws selftest ok" in text
 
@@ -408,7 +419,8 @@ def test_a_dead_canary_stops_the_board(name: str, images: dict[str, Path]) -> No
     assert "reason=stack" not in chip.text.decode()
     chip.core.mem_write(bottom, b"\0\0\0\0")
     text = until_asleep(chip)
-    assert text.rstrip().endswith("kws error reason=stack")
+    assert "kws error reason=stack" in text
+    assert said_last(chip) == "kws error reason=stack"
 
 
 # --- the watchdog ---------------------------------------------------------------------
@@ -452,3 +464,59 @@ def test_the_watchdog_is_fed_by_audio_alone(name: str, images: dict[str, Path]) 
     names = [write for write, _ in chip.writes]
     started = names.index("IWDG_KR" if name == STM else "WDT_TASKS_START")
     assert names.index("DMA1_CCR4" if name == STM else "PDM_TASKS_START") < started
+
+
+# --- commands -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", (*NRF, STM))
+def test_commands_come_in_by_the_serial_port(
+    name: str, images: dict[str, Path]
+) -> None:
+    """Byte by byte, between half-buffers; the gain is told, set, and heard."""
+    audio = np.rint(tone(500, 16000 * 2, 50)).astype(np.int16)
+    chip: Any = (
+        stm(images, 12 * np.repeat(audio.astype(int), 4)) if name == STM else None
+    )
+    chip = chip or nrf(name, images, audio)
+    heard = handed_over(chip)
+    chip.run(100)
+    before = np.abs(np.concatenate(heard[40:])).max()
+    told = ["query", "gain value=40", "gain value=101", "gain value=0"]
+    sent = [command.line(text, i, LABELS) for i, text in enumerate(told)]
+    broken = sent[1].replace("40", "41")
+    chip.receive("\r\n".join([*sent, broken, ""]).encode())
+    said = monitor.parse(until_asleep(chip))
+    assert [reply["status"] for reply in said.replies] == [
+        "ok",
+        "ok",
+        "range",
+        "range",
+        "frame",
+    ]
+    assert said.state["gain"] == str(12 if name == STM else NRF_GAIN)
+    after = np.abs(np.concatenate(heard[-10:])).max()
+    assert 0.9 < after / before / (40 / int(said.state["gain"])) < 1.1
+    assert chip.stalls == 0
+
+
+@pytest.mark.parametrize("name", (*NRF, STM))
+def test_the_selftest_command_resets_the_part(
+    name: str, images: dict[str, Path]
+) -> None:
+    class Reset(Exception):
+        pass
+
+    def reset(value: int) -> None:
+        assert value == 0x05FA0004
+        raise Reset
+
+    silence = np.zeros(16000, np.int16)
+    chip: Any = stm(images, np.repeat(silence, 4)) if name == STM else None
+    chip = chip or nrf(name, images, silence)
+    chip.on_write["SCB_AIRCR"] = reset
+    chip.receive(command.line("selftest", 7, LABELS).encode() + b"\n")
+    with pytest.raises(Reset):
+        chip.run()
+    (reply,) = monitor.parse(chip.text.decode()).replies  # out before the reset
+    assert reply == {"to": "7", "status": "ok"}

@@ -184,7 +184,7 @@ def test_a_pico_whose_crystal_does_not_start_says_so(
 ) -> None:
     monkeypatch.setenv("NO_CRYSTAL", "1")
     text = _run(_image(tmp_path, toolchain.find().name), _words()[:16], tmp_path)
-    assert text.startswith("kws error reason=clock\r\n")
+    assert text.startswith("kws error reason=clock #0 ")
 
 
 def test_a_pico_whose_converter_stands_still_is_reset(

@@ -1,6 +1,7 @@
 /* See listen.h. */
 #include "listen.h"
 
+#include "command.h"
 #include "kws.h"
 #include "kws_board.h"
 #include "kws_model.h"
@@ -28,7 +29,7 @@ int listen_start(const char *app, uint32_t build) {
 }
 
 static void beat(const kws_stats_t *stats) {
-  print_beat(stats);
+  if (command_verbosity >= VERBOSITY_BEATS) print_beat(stats);
   if (kws_board_stack_size() > 0 && kws_board_stack_used() == kws_board_stack_size()) {
     kws_say("error", "reason=stack"); /* the canary is dead */
     kws_board_exit(KWS_EXIT_STACK);
@@ -50,11 +51,20 @@ static void look_at_the_clock(void) {
   beat(&stats);
 }
 
+static void obey_commands(void) {
+  char bytes[16];
+  for (size_t n; (n = kws_board_read(bytes, sizeof bytes)) > 0;) {
+    command_feed(bytes, n);
+  }
+}
+
 void listen_work(void) {
   kws_event_t event;
   kws_poll_t done;
   do { /* a model that is slower than its hop is never idle */
+    obey_commands();
     done = kws_poll(&event);
+    if (done != KWS_IDLE && command_verbosity >= VERBOSITY_DECISIONS) print_decision();
     if (done == KWS_HEARD) {
       kws_board_show_event();
       print_event(&event);

@@ -53,6 +53,26 @@ _Noreturn void kws_board_exit(int code) {
 void kws_board_show_event(void) {}
 void kws_board_watchdog_feed(void) {}
 
+/* Nobody sends commands. */
+size_t kws_board_read(char *to, size_t n) {
+  (void)to;
+  (void)n;
+  return 0;
+}
+
+int32_t kws_board_gain(void) {
+  return 0;
+}
+
+int kws_board_set_gain(int32_t gain) {
+  (void)gain;
+  return -1;
+}
+
+_Noreturn void kws_board_restart(void) {
+  exit(KWS_EXIT_OK);
+}
+
 int kws_listen_start(void) {
   return listen_start("listen", 0);
 }

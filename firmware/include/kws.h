@@ -98,6 +98,12 @@ uint16_t kws_score(int label);
 /* Features of the last frame (mel_bins int8); they mean nothing before the first. */
 const int8_t *kws_last_frame(void);
 
+/* The posterior from which a word is heard, Q15; kws_set_threshold changes it until
+ * kws_init, and returns -1 where the label is no word, or the threshold below its rearm
+ * or above 32767. Called by the side that polls. */
+uint16_t kws_threshold(int label);
+int kws_set_threshold(int label, uint16_t threshold);
+
 /* Called by the side that polls. */
 void kws_stats(kws_stats_t *out);
 

@@ -49,6 +49,18 @@ void kws_board_watchdog_feed(void);
 /* Write text (NUL-terminated) to the serial port, the debugger or the emulator. */
 void kws_board_write(const char *text);
 
+/* Take up to n bytes of what the PC has sent. Returns how many; 0: nothing has come, or
+ * there is nothing that it could come by. */
+size_t kws_board_read(char *to, size_t n);
+
+/* Gain of the microphone: a multiple of its samples. 0: this board has none to set. */
+int32_t kws_board_gain(void);
+/* Returns 0, or -1 where it is out of range. */
+int kws_board_set_gain(int32_t gain);
+
+/* Start again from reset, once all text is out. */
+__attribute__((noreturn)) void kws_board_restart(void);
+
 /* Stop with one of the codes above. A real board sleeps for ever, its LED on. */
 __attribute__((noreturn)) void kws_board_exit(int code);
 

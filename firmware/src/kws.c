@@ -37,6 +37,10 @@ static uint32_t frames_due; /* until the model's next decision */
 static int8_t logits[KWS_MAX_LABELS];
 static int has_logits;
 static kws_detector_t detector;
+/* The model's, or a copy of it with thresholds that were set. */
+static const kws_detector_spec_t *detector_spec;
+static kws_detector_spec_t own_spec;
+static uint16_t own_thresholds[KWS_MAX_LABELS];
 static uint64_t samples_consumed; /* the clock: 16 per millisecond */
 
 static uint16_t peak; /* largest magnitude since kws_peak */
@@ -83,6 +87,7 @@ kws_status_t kws_init(void) {
   peak = 0;
   memset(&heard, 0, sizeof heard);
   memset(&stats, 0, sizeof stats);
+  detector_spec = kws_model_info.detector;
   kws_reset();
   return KWS_OK;
 }
@@ -105,7 +110,27 @@ void kws_reset(void) {
   frames_due = kws_model_info.first_frames;
   has_logits = 0;
   kws_model_reset();
-  kws_detector_init(&detector, kws_model_info.detector);
+  kws_detector_init(&detector, detector_spec);
+}
+
+uint16_t kws_threshold(int label) {
+  return detector_spec->threshold[label];
+}
+
+int kws_set_threshold(int label, uint16_t threshold) {
+  if (label < detector_spec->first_word || label >= detector_spec->label_count ||
+      threshold < detector_spec->rearm[label] || threshold > INT16_MAX) {
+    return -1;
+  }
+  if (detector_spec != &own_spec) {
+    own_spec = *detector_spec;
+    memcpy(own_thresholds, own_spec.threshold,
+           own_spec.label_count * sizeof *own_thresholds);
+    own_spec.threshold = own_thresholds;
+    detector_spec = &own_spec;
+  }
+  own_thresholds[label] = threshold;
+  return 0;
 }
 
 size_t kws_push(const int16_t *pcm, size_t n) {
@@ -217,12 +242,12 @@ static kws_poll_t decide(kws_event_t *event) {
   if (elapsed > stats.model_ticks_max) stats.model_ticks_max = elapsed;
   has_logits = 1;
   stats.inferences++;
-  const int label = kws_detector_step(&detector, model->detector, logits);
+  const int label = kws_detector_step(&detector, detector_spec, logits);
   if (label < 0) return KWS_DECIDED;
   const uint32_t length =
       model->features->window + (model->frames - 1u) * model->features->hop;
   event->label = (uint16_t)label;
-  event->score = kws_detector_score(&detector, model->detector, label);
+  event->score = kws_detector_score(&detector, detector_spec, label);
   event->time_ms = samples_consumed / 16;
   /* A model may decide before it has heard all that it could look back on. */
   event->start_ms = samples_consumed < length ? 0 : (samples_consumed - length) / 16;

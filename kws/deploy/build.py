@@ -39,7 +39,7 @@ _COMPILE_HINTS = (
 )
 TFLM_ENGINE = FIRMWARE / "engines" / "tflm"
 APPS = {
-    "main": ("main.c", "listen.c", "image.c", "print.c"),
+    "main": ("main.c", "listen.c", "command.c", "image.c", "print.c"),
     "clips": ("clips.c", "print.c"),
     "profile": ("profile.c", "print.c"),
 }
@@ -184,6 +184,7 @@ def _compile(
     ]
     if source.parent.name == "app":  # who it is, for the boot line
         flags += [
+            "-Os",  # nothing here is in a hurry
             f'-DKWS_VERSION="{kws.__version__}"',
             f'-DKWS_BOARD="{board.name}"',
             f"-DKWS_CLOCK_HZ={board.clock_hz}",

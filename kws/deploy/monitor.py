@@ -1,5 +1,8 @@
 """What a board says: lines of `kws <kind> key=value ...`, read without trust.
 
+Each ends with a sequence number and a CRC (kws/deploy/frame.py): broken lines are
+dropped with a word, and missing ones are told.
+
 `parse` reads a whole run; `Monitor` follows one as it happens.
 """
 
@@ -15,6 +18,7 @@ from typing import Any
 
 from kws.deploy import fault
 from kws.deploy.failures import BoardError
+from kws.deploy.frame import Frames
 
 SCHEMA_VERSION = 1
 MAX_LINE = 1024
@@ -105,7 +109,14 @@ class Transcript:
         fault: Pairs of the fault line, if a fault handler ran.
         errors: Reasons of `kws error` lines.
         ended: The firmware reached its regular end.
-        other: Lines that are not of the protocol.
+        other: Lines that are not of the protocol, and broken ones.
+        boots: Boot lines.
+        replies: Pairs of what commands were answered.
+        state: Pairs of the last answer to `query`.
+        thresholds: Word -> threshold, as that answer said.
+        decisions: Words that the model was for, where it was told to say so.
+        broken: How many were broken on their way.
+        missing: How many didn't arrive, by the sequence of those that did.
     """
 
     boot: dict[str, str] = field(default_factory=dict)
@@ -120,6 +131,13 @@ class Transcript:
     errors: list[str] = field(default_factory=list)
     ended: bool = False
     other: list[str] = field(default_factory=list)
+    boots: int = 0
+    replies: list[dict[str, str]] = field(default_factory=list)
+    state: dict[str, str] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    decisions: list[str] = field(default_factory=list)
+    broken: int = 0
+    missing: int = 0
 
     @property
     def hash(self) -> str | None:
@@ -178,8 +196,13 @@ def _score(text: str) -> float:
 def parse(text: str) -> Transcript:
     """Read a whole run. A damaged line is kept in `other`, never raised on."""
     transcript = Transcript()
-    for line in map(_printable, re.split(r"[\r\n]", text)):
-        parsed = parse_line(line)
+    frames = Frames()
+    for raw in re.split(r"[\r\n]", text):
+        body, missing = frames.take(raw.strip())
+        transcript.missing += missing
+        transcript.broken += body is None
+        line = _printable(raw if body is None else body)
+        parsed = None if body is None else parse_line(line)
         try:
             if parsed is None or not _take(transcript, *parsed):
                 raise ValueError
@@ -193,6 +216,7 @@ def _take(transcript: Transcript, kind: str, pairs: dict[str, str]) -> bool:
     """Enter one line. Returns False if its kind is unknown; raises on bad values."""
     if kind == "boot":
         transcript.boot = pairs
+        transcript.boots += 1
     elif kind == "selftest":
         transcript.selftest = "ok" in pairs and "failed" not in pairs
     elif kind == "event":
@@ -225,7 +249,19 @@ def _take(transcript: Transcript, kind: str, pairs: dict[str, str]) -> bool:
         transcript.errors.append(pairs.get("reason", "unknown"))
     elif kind == "end":
         transcript.ended = True
-    else:
+    elif kind == "threshold":
+        if len(transcript.thresholds) < MAX_ROWS:
+            transcript.thresholds[pairs["word"]] = _score(pairs["value"])
+    elif kind == "decision":
+        _number(pairs["logit"])
+        if len(transcript.decisions) < MAX_EVENTS:
+            transcript.decisions.append(pairs["word"])
+    elif kind == "reply":
+        if len(transcript.replies) < MAX_ROWS:
+            transcript.replies.append(pairs)
+    elif kind == "state":
+        transcript.state = pairs
+    elif kind not in ("clock", "tflm"):
         return False
     return True
 
@@ -259,6 +295,7 @@ class Monitor:
         self.known = False  # the board has named the model that is expected
         self.passed = False  # and has said that its self-test passed
         self.ended = False
+        self._frames = Frames()
         self._line = bytearray()
         self._too_long = False
 
@@ -279,17 +316,25 @@ class Monitor:
                 self._line += piece
             if not piece.endswith((b"\n", b"\r")):
                 continue
-            line = _printable(self._line.decode("utf-8", "replace"))
+            raw = self._line.decode("utf-8", "replace").strip()
             dropped, self._too_long = self._too_long, False
             self._line.clear()
-            if line and not dropped:
-                messages.append(self._message(line))
+            if not raw or dropped:
+                continue
+            body, missing = self._frames.take(raw)
+            if missing:
+                messages.append({"kind": "gap", "lines": missing})
+            if body is None:
+                broken = _printable(raw)[:MAX_LINE]
+                messages.append({"kind": "broken", "text": broken})
+            else:
+                messages.append(self._message(_printable(body)))
         return messages
 
     def _message(self, line: str) -> dict[str, Any]:
         transcript = Transcript()
         parsed = parse_line(line)
-        if parsed is not None and parsed[0] in ("boot", "beat"):
+        if parsed is not None and parsed[0] in ("boot", "beat", "state"):
             self._check(parsed[1])  # first: another version may have other keys
         try:
             if parsed is None or not _take(transcript, *parsed):
@@ -453,5 +498,9 @@ def text(message: dict[str, Any]) -> str:
         return "self-test ok"
     if kind == "other":
         return f"? {message['text']}"
+    if kind == "broken":
+        return f"broken on its way, dropped: {message['text']}"
+    if kind == "gap":
+        return f"{message['lines']} line(s) missing here"
     pairs = (f"{key}={value}" for key, value in message.items() if key != "kind")
     return f"{kind} {' '.join(pairs)}".rstrip()

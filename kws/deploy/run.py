@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,7 @@ def listen(
     pace: bool = True,
     timeout_s: float | None = None,
     on_text: Callable[[bytes], None] | None = None,
+    commands: Sequence[str] = (),
 ) -> Listened:
     """Boot, self-test, stream `pcm` through the microphone path, collect the events.
 
@@ -70,6 +71,7 @@ def listen(
         timeout_s: Limit of the run (an emulator's processor time); None sets one by
             the length of the stream.
         on_text: Called with what the board says, as it comes.
+        commands: Lines that it is sent as it begins to listen.
 
     Raises:
         KwsError: the runner's tool is missing.
@@ -81,6 +83,10 @@ def listen(
         folder = Path(name)
         (folder / "audio.raw").write_bytes(pcm.astype("<i2").tobytes())
         arguments = {"audio": "audio.raw", "pace": str(int(half_buffer) if pace else 0)}
+        if commands:
+            text = "".join(f"{line}\n" for line in commands)
+            (folder / "commands.txt").write_text(text, "utf-8")
+            arguments["commands"] = "commands.txt"
         runner = runners.get(board.runner)
         outcome = runner.run(image, board, arguments, folder, timeout_s, on_text)
     transcript = monitor.parse(outcome.text)

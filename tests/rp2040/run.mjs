@@ -37,10 +37,11 @@ uart.onByte = (byte) => {
   uart.checkInterrupts();
 };
 Object.defineProperty(uart, "flags", {
-  get: () => (outgoing.length ? 1 << 3 : 1 << 7) | (outgoing.length >= 32 ? 1 << 5 : 0),
+  get: () => (outgoing.length ? 1 << 3 : 1 << 7) | (outgoing.length >= 32 ? 1 << 5 : 0) | (uart.rxFIFO.empty ? 1 << 4 : 0),
 });
 uart.checkInterrupts = () => {
   uart.interruptStatus = outgoing.length <= 16 ? 1 << 5 : 0;
+  if (!uart.rxFIFO.empty) uart.interruptStatus |= 1 << 4;
   chip.setInterrupt(uart.irq, (uart.interruptStatus & uart.interruptMask) !== 0);
 };
 if (process.env.NO_CRYSTAL) chip.peripherals[0x40024].readUint32 = () => 0;
@@ -72,7 +73,9 @@ chip.core.PC = 0x10000000;
 chip.core.SP = 0x20042000;
 // The watchdog resets the core; what else it resets, the firmware resets at its start.
 let restart = false;
-chip.peripherals[0x40058].onWatchdogTrigger = () => {
+const watchdog = chip.peripherals[0x40058];
+watchdog.onWatchdogTrigger = () => {
+  watchdog.writeUint32(0, 0); // a reset stops it
   process.stdout.write("\nreset by the watchdog\n");
   restart = true;
 };

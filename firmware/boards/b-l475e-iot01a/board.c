@@ -54,6 +54,12 @@ void board_send(void) {
   }
 }
 
+void board_receive(void) {
+  const uint32_t status = USART1_ISR;
+  if ((status & USART1_ISR_RXNE) != 0) live_received((uint8_t)USART1_RDR);
+  if ((status & USART1_ISR_ORE) != 0) USART1_ICR = USART1_ICR_ORECF; /* one was lost */
+}
+
 int board_sending(void) {
   return (USART1_ISR & USART1_ISR_TC) == 0;
 }
@@ -95,13 +101,16 @@ void kws_board_init(void) {
   RCC_AHB2ENR |= RCC_AHB2ENR_GPIOBEN | RCC_AHB2ENR_GPIOEEN;
   RCC_APB2ENR |= RCC_APB2ENR_USART1EN;
   (void)RCC_APB2ENR; /* two cycles until the clocks run */
-  /* PB14: LED2. PB6: USART1_TX (AF7). */
-  GPIOB_AFRL = (GPIOB_AFRL & ~GPIOB_AFRL_AFRL6(15)) | GPIOB_AFRL_AFRL6(7);
-  GPIOB_MODER = (GPIOB_MODER & ~(GPIOB_MODER_MODER6(3) | GPIOB_MODER_MODER14(3))) |
-                GPIOB_MODER_MODER6(ALTERNATE) | GPIOB_MODER_MODER14(1);
+  /* PB14: LED2. PB6, PB7: USART1_TX, USART1_RX (AF7). */
+  GPIOB_AFRL = (GPIOB_AFRL & ~(GPIOB_AFRL_AFRL6(15) | GPIOB_AFRL_AFRL7(15))) |
+               GPIOB_AFRL_AFRL6(7) | GPIOB_AFRL_AFRL7(7);
+  GPIOB_MODER = (GPIOB_MODER & ~(GPIOB_MODER_MODER6(3) | GPIOB_MODER_MODER7(3) |
+                                 GPIOB_MODER_MODER14(3))) |
+                GPIOB_MODER_MODER6(ALTERNATE) | GPIOB_MODER_MODER7(ALTERNATE) |
+                GPIOB_MODER_MODER14(1);
   board_led(0);
   USART1_BRR = fast ? 694 : 35; /* 80 MHz or 4 MHz / 115200 */
-  USART1_CR1 = USART1_CR1_TE | USART1_CR1_UE;
+  USART1_CR1 = USART1_CR1_TE | USART1_CR1_RE | USART1_CR1_RXNEIE | USART1_CR1_UE;
   NVIC_ISER1 = 1u << (USART1_IRQ - 32);
   if (!fast) live_stop();
   if (!locked) kws_say("clock", "crystal=none error_percent=3");

@@ -36,6 +36,7 @@
 #define P0_PIN_CNF_DIR_OUTPUT                (1u << 0)
 #define P0_PIN_CNF_INPUT_CONNECT             (0u << 1)
 #define P0_PIN_CNF_INPUT_DISCONNECT          (1u << 1)
+#define P0_PIN_CNF_PULL_PULLUP               (3u << 2)
 
 #define WDT_TASKS_START                      REGISTER(0x40010000u)
 #define WDT_CRV                              REGISTER(0x40010504u)
@@ -47,6 +48,12 @@
 #define WDT_RR(n)                            REGISTER(0x40010600u + 0x4u * (n))
 #define WDT_RR_RR_RELOAD                     (0x6e524635u << 0)
 
+#define UARTE0_TASKS_STARTRX                 REGISTER(0x40002000u)
+#define UARTE0_EVENTS_ENDRX                  REGISTER(0x40002110u)
+#define UARTE0_SHORTS_ENDRX_STARTRX          (1u << 5)
+#define UARTE0_INTENSET_ENDRX_SET            (1u << 4)
+#define UARTE0_RXD_PTR                       REGISTER(0x40002534u)
+#define UARTE0_RXD_MAXCNT                    REGISTER(0x40002538u)
 #define UARTE0_TASKS_STOPRX                  REGISTER(0x40002004u)
 #define UARTE0_TASKS_STARTTX                 REGISTER(0x40002008u)
 #define UARTE0_TASKS_STOPTX                  REGISTER(0x4000200cu)

@@ -76,8 +76,13 @@
 
 #define IO_BANK0_GPIO0_CTRL                        REGISTER(0x40014004u)
 #define IO_BANK0_GPIO0_CTRL_FUNCSEL_UART0_TX       (2u << 0)
+#define IO_BANK0_GPIO1_CTRL                        REGISTER(0x4001400cu)
+#define IO_BANK0_GPIO1_CTRL_FUNCSEL_UART0_RX       (2u << 0)
 #define IO_BANK0_GPIO25_CTRL                       REGISTER(0x400140ccu)
 #define IO_BANK0_GPIO25_CTRL_FUNCSEL_SIO_25        (5u << 0)
+#define PADS_BANK0_GPIO1                           REGISTER(0x4001c008u)
+#define PADS_BANK0_GPIO1_PUE                       (1u << 3)
+#define PADS_BANK0_GPIO1_IE                        (1u << 6)
 #define PADS_BANK0_GPIO26                          REGISTER(0x4001c06cu)
 #define PADS_BANK0_GPIO26_OD                       (1u << 7)
 #define SIO_GPIO_OUT_SET                           REGISTER(0xd0000014u)
@@ -86,6 +91,9 @@
 
 #define UART0_UARTDR                               REGISTER(0x40034000u)
 #define UART0_UARTFR                               REGISTER(0x40034018u)
+#define UART0_UARTDR_FE                            (1u << 8)
+#define UART0_UARTDR_BE                            (1u << 10)
+#define UART0_UARTFR_RXFE                          (1u << 4)
 #define UART0_UARTFR_BUSY                          (1u << 3)
 #define UART0_UARTFR_TXFF                          (1u << 5)
 #define UART0_UARTIBRD                             REGISTER(0x40034024u)
@@ -96,7 +104,10 @@
 #define UART0_UARTCR                               REGISTER(0x40034030u)
 #define UART0_UARTCR_UARTEN                        (1u << 0)
 #define UART0_UARTCR_TXE                           (1u << 8)
+#define UART0_UARTCR_RXE                           (1u << 9)
 #define UART0_UARTIMSC                             REGISTER(0x40034038u)
+#define UART0_UARTIMSC_RXIM                        (1u << 4)
+#define UART0_UARTIMSC_RTIM                        (1u << 6)
 #define UART0_UARTIMSC_TXIM                        (1u << 5)
 #define UART0_IRQ_IRQ                              20
 
