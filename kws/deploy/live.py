@@ -93,10 +93,12 @@ def serial(
     with serial_port.Port(found, board, name) as opened, contextlib.suppress(Done):
         try:
             for data in opened.read(_patience(send)):
-                show(following.feed(data))
-                if following.known:
-                    while waiting:
-                        opened.write(waiting.pop(0))
+                messages = following.feed(data)
+                show(messages)
+                # One at a time: a board has room for one. A lost reply stops nothing.
+                free = any(m["kind"] in ("reply", "boot", "beat") for m in messages)
+                if following.known and waiting and free:
+                    opened.write(waiting.pop(0))
         except BoardError as error:
             folder = flash.output_folder(bundle, board)
             if error.key == "silent" and flash.interrupted(folder):

@@ -130,10 +130,11 @@ class Stm32l475(Machine):
             self.has_byte = True
             self.pending.add(USART_IRQ)
             return
-        if self.sending and self.values["USART1_CR1"] & TXEIE:
+        if self.sending:
             self.sending = 0
-            self.pending.add(USART_IRQ)
-            return
+            if control & TXEIE:
+                self.pending.add(USART_IRQ)
+                return
         control = self.values.get("DMA1_CCR4", 0)
         count = self.values.get("DMA1_CNDTR4", 0) // 2
         if not control & CCR_EN or len(self.raw) < count:

@@ -10,7 +10,7 @@ enum {
   LED_HALF_BUFFERS = 50,
   SETTLE_SAMPLES = 16 * BOARD_SETTLE_MS,
   TEXT_BYTES = 1024,      /* a power of two; a beat takes about 200 */
-  RECEIVED_BYTES = 64,    /* a power of two */
+  RECEIVED_BYTES = 128,   /* a power of two; a command has 80 at most */
   MAX_GAIN = 100,         /* times 24 bits of sample stays within 32 */
   WAIT_TURNS = 1000000,   /* about 8 cycles each */
   FLUSH_TURNS = 10000000, /* seconds: TEXT_BYTES take 0.09 */
