@@ -100,7 +100,8 @@ function standStill() {
 
 let halted = halt === undefined;
 while (chip.clock.nanos < end && !done) {
-  if (!halted && chip.clock.nanos > Number(halt) * 1e9) {
+  // Not while it sleeps: the emulator would wake it, and stack for its interrupt.
+  if (!halted && !chip.core.waiting && chip.clock.nanos > Number(halt) * 1e9) {
     halted = true;
     standStill();
   }
