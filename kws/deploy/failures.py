@@ -163,7 +163,7 @@ FAILURES = {
     ),
     "stack": Failure(
         "The firmware's stack is full",
-        "Raise stack_bytes in firmware/boards/{board}/board.toml, then: "
+        "Raise stack_bytes in {board}'s board.toml, then: "
         "kws flash {run} --board {board}",
     ),
     "crashed": Failure(
