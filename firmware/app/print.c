@@ -187,14 +187,13 @@ void print_threshold(int label) {
 }
 
 void print_decision(void) {
-  const int8_t *const logits = kws_last_logits();
   int best = 0;
   for (int i = 1; i < kws_model_info.label_count; i++) {
-    if (logits[i] > logits[best]) best = i;
+    if (kws_score(i) > kws_score(best)) best = i;
   }
   print_begin("decision");
   print_text("word", kws_model_info.labels[best]);
-  print_u64("logit", (uint64_t)(logits[best] + 128)); /* steps above the lowest */
+  print_q15("score", kws_score(best));
   print_end();
 }
 

@@ -253,7 +253,7 @@ def _take(transcript: Transcript, kind: str, pairs: dict[str, str]) -> bool:
         if len(transcript.thresholds) < MAX_ROWS:
             transcript.thresholds[pairs["word"]] = _score(pairs["value"])
     elif kind == "decision":
-        _number(pairs["logit"])
+        _score(pairs["score"])
         if len(transcript.decisions) < MAX_EVENTS:
             transcript.decisions.append(pairs["word"])
     elif kind == "reply":

@@ -66,10 +66,10 @@ class Pace:
         told = (
             f"Warning: {board.name} can't keep up with this model: it would work "
             f"{100 * self.busy:.0f} % of the time and lose audio. Every "
-            f"{self.frame_ms * self.hop_frames:g} ms come {self.hop_frames} feature frames of "
-            f"{self.frame:,} instructions and a run of {self.inference:,}, at "
-            f"{board.clock_hz / 1e6:g} MHz and {board.cycles_per_instruction:g} cycles "
-            "per instruction (assumed)."
+            f"{self.frame_ms * self.hop_frames:g} ms come {self.hop_frames} feature "
+            f"frames of {self.frame:,} instructions and a run of {self.inference:,}, "
+            f"at {board.clock_hz / 1e6:g} MHz and {board.cycles_per_instruction:g} "
+            "cycles per instruction (assumed)."
         )
         if self.least_hop is None:
             return f"{told}\nHint:    no hop would do: take a smaller model"
