@@ -35,8 +35,9 @@ class FakeModel:
             delta encoding in time does: references, and sums of what moved them.
         keeps_after_reset: The fault of a kws_model_reset that clears nothing.
         spin: Loop turns wasted in every decision (about 3 instructions each).
-        crash_at: Decision (from 1, the self-test's included) that reads a bad address;
-            0 = never.
+        crash_at: Decision (from 1, the self-test's included) that writes to
+            crash_address; 0 = never.
+        hang_at: Decision that never ends; 0 = never.
         recurse_at: Decision that overflows the stack; 0 = never.
         expected_shift: Added to the self-test's expectation, to make it wrong.
         ballast: Bytes of constants, to fill the flash.
@@ -52,6 +53,8 @@ class FakeModel:
     keeps_after_reset: bool = False
     spin: int = 0
     crash_at: int = 0
+    crash_address: int = 0x90000000
+    hang_at: int = 0
     recurse_at: int = 0
     expected_shift: int = 0
     ballast: int = 16
@@ -193,7 +196,11 @@ static void decide(int32_t low, int32_t high, int8_t *logits) {{
   static volatile int runs;
   runs++;
 #if {self.crash_at}
-  if (runs == {self.crash_at}) *(volatile uint32_t *)0x90000000u = 1;
+  if (runs == {self.crash_at}) *(volatile uint32_t *){self.crash_address:#x}u = 1;
+#endif
+#if {self.hang_at}
+  while (runs == {self.hang_at}) {{
+  }}
 #endif
 #if {self.recurse_at}
   if (runs == {self.recurse_at}) arena[1] = (uint8_t)recurse(0);

@@ -3,6 +3,7 @@ that does not start or a bootloader's leftovers do to it."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from elftools.elf.elffile import ELFFile
 from fake_model import LABELS, FakeModel, tone
 from toolbox import need_compiler
 
-from kws.deploy import boards, build, monitor, toolchain
+from kws.deploy import boards, build, command, frame, monitor, toolchain
 from kws.deploy.boards import BOARDS
 
 NRF = ("nano33ble", "nrf52840dk")
@@ -50,6 +51,12 @@ def until_asleep(chip: Machine) -> str:
     with pytest.raises(Asleep):
         chip.run()
     return chip.text.decode()
+
+
+def said_last(chip: Machine) -> str | None:
+    """The last line, whose frame has to be right."""
+    last = chip.text.decode().rstrip().splitlines()[-1]
+    return frame.Frames().take(last)[0]
 
 
 def words() -> np.ndarray:
@@ -205,7 +212,7 @@ def test_a_stopped_board_has_said_why_and_sleeps(name: str, tmp_path: Path) -> N
     chip.on_write["NVIC_ICPR1"] = lambda value: chip.pending.update(range(64))
     with pytest.raises(Asleep):
         chip.run()
-    assert chip.text.decode().endswith("kws selftest failed\r\n")
+    assert said_last(chip) == "kws selftest failed"
     assert chip.pending  # of a part that goes on asking
     assert not chip.enabled
 
@@ -259,7 +266,8 @@ def test_nrf_takes_over_from_a_bootloader(name: str, images: dict[str, Path]) ->
     assert len(said.beats) >= 2  # so interrupts arrive
     assert chip.writes[0] == ("MPU_CTRL", 0)  # before RAM is written
     assert chip.values["UARTE0_CONFIG"] == 0
-    for line in ("RTS", "CTS", "RXD"):
+    assert chip.values["UARTE0_PSEL_RXD"] == {"nano33ble": 42, "nrf52840dk": 8}[name]
+    for line in ("RTS", "CTS"):
         assert chip.values[f"UARTE0_PSEL_{line}"] & DISCONNECTED
     names = [write for write, _ in chip.writes]
     assert names.index("UARTE0_ENABLE") < names.index("UARTE0_PSEL_TXD")
@@ -280,7 +288,8 @@ def test_a_clock_that_does_not_start_is_told(
     """The LED flashes in threes, then the serial port says so, as far as it can."""
     chip = clockless(name, images)
     text = until_asleep(chip)
-    assert text == "kws error reason=clock\r\n"
+    assert said_last(chip) == "kws error reason=clock"
+    assert text.count("\n") == 1
     if name == STM:
         on = [value == 1 << 14 for write, value in chip.writes if write == "GPIOB_BSRR"]
         assert chip.values["USART1_BRR"] == 35  # still at 4 MHz
@@ -300,7 +309,9 @@ def test_stm32_locks_its_oscillator_to_the_crystal(images: dict[str, Path]) -> N
     # Without one it works on, and says so.
     chip = stm(images, crystal=False)
     text = until_asleep(chip)
-    assert text.startswith("kws clock crystal=none error_percent=3\r\nkws boot ")
+    assert re.match(
+        r"kws clock crystal=none error_percent=3 #0 \w{4}\r\nkws boot ", text
+    )
     assert not chip.values["RCC_CR"] & 1 << 2
     assert "kws selftest ok" in text
 
@@ -348,3 +359,168 @@ def test_nrf_easydma_gets_whole_words(compiler: str, tmp_path: Path) -> None:
     with out.open("rb") as file:
         section = ELFFile(file).get_section_by_name(".bss.halves")
         assert section["sh_addralign"] >= 4
+
+
+# --- resets, the stack ----------------------------------------------------------------
+
+RESETS = {
+    "nrf52840dk": (
+        "POWER_RESETREAS",
+        {0: "power", 1: "pin", 2: "watchdog", 4: "software"},
+    )
+}
+RESETS["nrf52840dk"][1].update({8: "lockup", 1 << 16: "wake", 3: "watchdog"})
+RESETS[STM] = (
+    "RCC_CSR",
+    {
+        3 << 26: "power",
+        1 << 26: "pin",
+        5 << 26: "software",
+        9 << 26: "watchdog",
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "register", "flags", "word"),
+    [
+        (name, register, flags, word)
+        for name, (register, words) in RESETS.items()
+        for flags, word in words.items()
+    ],
+)
+def test_a_board_says_why_it_started(
+    name: str, register: str, flags: int, word: str, images: dict[str, Path]
+) -> None:
+    chip: Machine = stm(images) if name == STM else nrf(name, images)
+    chip.values[register] = flags
+    boot = monitor.parse(until_asleep(chip)).boot
+    assert boot["reset"] == word
+    assert boot["board"] == name
+    assert boot["clock_hz"] == str(boards.load(name).clock_hz)
+    # The next start's reasons are its own: RMVF, or ones written back.
+    cleared = flags | 1 << 23 if name == STM else flags
+    assert (register, cleared) in chip.writes
+
+
+@pytest.mark.parametrize("name", (*NRF, STM))
+def test_a_dead_canary_stops_the_board(name: str, images: dict[str, Path]) -> None:
+    """This model has no MPU, as a part may have none."""
+    silence = np.zeros(16000 * 4, np.int16)
+    chip: Machine = (
+        stm(images, np.repeat(silence, 4))
+        if name == STM
+        else nrf(name, images, silence)
+    )
+    chip.run(150)
+    assert chip.values["MPU_RASR"] == 0x16000009  # read-only, no code, 32 bytes
+    bottom = chip.board.ram_origin
+    assert chip.values["MPU_RBAR"] == bottom | 1 << 4
+    assert "reason=stack" not in chip.text.decode()
+    chip.core.mem_write(bottom, b"\0\0\0\0")
+    text = until_asleep(chip)
+    assert "kws error reason=stack" in text
+    assert said_last(chip) == "kws error reason=stack"
+
+
+# --- the watchdog ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", (*NRF, STM))
+def test_the_watchdog_is_fed_by_audio_alone(name: str, images: dict[str, Path]) -> None:
+    """Text wakes the core as well, and DMA errors; neither is audio."""
+    silence = np.zeros(200 * HALF, np.int16)
+    chip: Any = stm(images, np.repeat(silence, 4)) if name == STM else None
+    chip = chip or nrf(name, images, silence)
+    key, meal = ("IWDG_KR", 0xAAAA) if name == STM else ("WDT_RR0", 0x6E524635)
+
+    def fed() -> int:
+        return sum(write == (key, meal) for write in chip.writes)
+
+    heard = handed_over(chip)
+    until_asleep(chip)
+    settle = len(heard) - NRF_SETTLE  # what was thrown away is no audio yet
+    first = 1 if name == STM else 0  # at its start
+    assert settle - 3 <= fed() - first <= settle
+    if name == STM:
+        wanted = ["IWDG_KR=0xcccc", "IWDG_KR=0x5555", "IWDG_PR=0x6", "IWDG_RLR=0x3e7"]
+        order = chip.order("IWDG_KR", "IWDG_PR", "IWDG_RLR")
+        assert order[:5] == [*wanted, "IWDG_KR=0xaaaa"]
+        assert chip.values["DBGMCU_APB1_FZR1"] & 1 << 12
+        before = fed()
+        for _ in range(5):
+            chip.fail()
+            until_asleep(chip)
+        assert fed() == before
+    else:
+        order = chip.order("WDT_CONFIG", "WDT_CRV", "WDT_RREN", "WDT_TASKS_START")
+        assert order == [
+            "WDT_CONFIG=0x1",
+            "WDT_CRV=0x3ffff",
+            "WDT_RREN=0x1",
+            "WDT_TASKS_START=0x1",
+        ]
+    # It is started once there is a microphone to wait for.
+    names = [write for write, _ in chip.writes]
+    started = names.index("IWDG_KR" if name == STM else "WDT_TASKS_START")
+    assert names.index("DMA1_CCR4" if name == STM else "PDM_TASKS_START") < started
+
+
+# --- commands -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", (*NRF, STM))
+def test_commands_come_in_by_the_serial_port(
+    name: str, images: dict[str, Path]
+) -> None:
+    """Byte by byte, between half-buffers; the gain is told, set, and heard."""
+    audio = np.rint(tone(500, 16000 * 2, 50)).astype(np.int16)
+    chip: Any = (
+        stm(images, 12 * np.repeat(audio.astype(int), 4)) if name == STM else None
+    )
+    chip = chip or nrf(name, images, audio)
+    heard = handed_over(chip)
+    while len(heard) < 60:
+        chip.run(20)
+    before = np.abs(np.concatenate(heard[50:])).max()
+    told = ["query", "gain value=40", "gain value=101", "gain value=0"]
+    sent = [command.line(text, i, LABELS) for i, text in enumerate(told)]
+    for line in [*sent, sent[1].replace("40", "41")]:
+        chip.receive(line.encode() + b"\r\n")
+        arrived = len(heard)
+        while len(heard) < arrived + 3:  # the loop looks when audio wakes it
+            chip.run(20)
+    said = monitor.parse(until_asleep(chip))
+    assert [reply["status"] for reply in said.replies] == [
+        "ok",
+        "ok",
+        "range",
+        "range",
+        "frame",
+    ]
+    assert said.state["gain"] == str(12 if name == STM else NRF_GAIN)
+    after = np.abs(np.concatenate(heard[-10:])).max()
+    assert 0.9 < after / before / (40 / int(said.state["gain"])) < 1.1
+    assert chip.stalls == 0
+
+
+@pytest.mark.parametrize("name", (*NRF, STM))
+def test_the_selftest_command_resets_the_part(
+    name: str, images: dict[str, Path]
+) -> None:
+    class Reset(Exception):
+        pass
+
+    def reset(value: int) -> None:
+        assert value == 0x05FA0004
+        raise Reset
+
+    silence = np.zeros(16000, np.int16)
+    chip: Any = stm(images, np.repeat(silence, 4)) if name == STM else None
+    chip = chip or nrf(name, images, silence)
+    chip.on_write["SCB_AIRCR"] = reset
+    chip.receive(command.line("selftest", 7, LABELS).encode() + b"\n")
+    with pytest.raises(Reset):
+        chip.run()
+    (reply,) = monitor.parse(chip.text.decode()).replies  # out before the reset
+    assert reply == {"to": "7", "status": "ok"}

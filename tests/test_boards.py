@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -15,10 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import small_elf
+from click.testing import CliRunner
 from fake_model import LABELS, FakeModel, tone
 from toolbox import SANITIZE, host_compile, need_compiler, need_qemu
 
-from kws.deploy import boards, build, elf, fit, run, runners, toolchain
+from kws.cli import cli
+from kws.deploy import boards, build, elf, fit, pace, run, runners, toolchain
 from kws.deploy.boards import BOARDS
 from kws.errors import KwsError
 from kws.features import extract
@@ -356,3 +359,45 @@ def test_an_unknown_board_or_runner_is_told_what_there_is() -> None:
         boards.load("qemu_m4")
     with pytest.raises(KwsError, match="qemu"):
         runners.get("jtag")
+
+
+# --- can it keep up -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("inference", "frame", "hop", "least"),
+    [
+        (3_000_000, 180_000, 16, 5),
+        (40_000_000, 180_000, 16, 58),
+        (100_000_000, 180_000, 16, None),  # no hop within the window
+        (1_000_000, 1_000_000, 16, None),  # features alone are too slow
+    ],
+)
+def test_a_model_that_is_too_slow_is_told_with_the_hop_that_would_do(
+    inference: int, frame: int, hop: int, least: int | None
+) -> None:
+    board = boards.load("pico")  # 125 MHz / 1.4 = 89.3 M instructions a second
+    paced = pace.Pace(board, hop, 98, inference, frame)
+    assert paced.busy == pytest.approx(100 * (frame + inference / hop) * 1.4 / 125e6)
+    warning = paced.warning("mine")
+    assert (warning is None) == (paced.busy * 1.02 <= 1)
+    if warning is not None:
+        assert "can't keep up" in warning
+        command = f"kws flash mine --board pico --hop {least}"
+        assert (command in warning) == (least is not None)
+        assert ("smaller model" in warning) == (least is None)
+    assert paced.least_hop == least
+    if least is not None:
+        assert pace.Pace(board, least, 98, inference, frame).warning("mine") is None
+
+
+def test_building_for_a_pico_tells_before_flashing(tmp_path: Path) -> None:
+    """kwt-tiny at its default hop, which the part has no time for."""
+    need_compiler()
+    need_qemu()
+    command = ["build", "kwt-tiny", "--board", "pico", "--out", str(tmp_path)]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    match = re.search(r"kws flash kwt-tiny --board pico --hop (\d+)", done.output)
+    assert "can't keep up" in done.output
+    assert match is not None and 17 <= int(match[1]) <= 30

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,24 @@ def test_a_file_that_is_named_is_there() -> None:
     assert len(named) > 100
     absent = [(str(path), name) for path, name in named if not (ROOT / name).is_file()]
     assert absent == []
+
+
+def test_each_promise_names_tests_that_are_there() -> None:
+    """docs/reliability.md: the file is one, and each word of -k is in a test's name."""
+    page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    commands = re.findall(r"`pytest ([^`]+)`", page)
+    assert len(commands) >= 12
+    for command in commands:
+        parts = shlex.split(command)
+        tests = ""
+        for i, part in enumerate(parts):
+            if part == "-k":
+                words = re.findall(r"\w+", parts[i + 1])
+                absent = [w for w in words if w != "or" and not _named(w, tests)]
+                assert absent == [], command
+            elif parts[i - 1] != "-k":
+                tests = (ROOT / part).read_text("utf-8")
+
+
+def _named(word: str, tests: str) -> bool:
+    return re.search(rf"def test_\w*{word}", tests) is not None

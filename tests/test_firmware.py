@@ -48,7 +48,7 @@ def build_harness(model: FakeModel, folder: Path) -> Path:
     """tests/c/loop_harness.c around the loop and a fake model, sanitized."""
     model.write(folder)
     names = ("src/detector.c", "src/selftest.c", "src/features.c")
-    names += ("app/listen.c", "app/print.c")
+    names += ("app/listen.c", "app/command.c", "app/print.c")
     sources = [FIRMWARE / name for name in names]
     sources += [folder / "kws_model.c", Path(__file__).parent / "c" / "loop_harness.c"]
     (folder / "stream.raw").write_bytes(STREAM.tobytes())
@@ -250,6 +250,67 @@ def test_a_model_that_cannot_work_is_refused_at_its_start(
     program = build_harness(dataclasses.replace(FAKE, detector=detector), tmp_path)
     command = [str(program), str(tmp_path / "stream.raw"), "chunk", "0"]
     assert subprocess.run(command, check=False).returncode == 3  # kws_init
+
+
+# --- the microphone's test ----------------------------------------------------------
+
+_RNG = np.random.default_rng(7)
+SECONDS = 16000
+
+
+def _noise(scale: float, mean: float = 0.0) -> np.ndarray:
+    noise = mean + _RNG.normal(0, scale, SECONDS)
+    return np.clip(np.rint(noise), -32768, 32767).astype(np.int16)
+
+
+def _square(low: int, high: int, samples: int) -> np.ndarray:
+    """Quiet noise, `samples` of which are `low` and `high` in turn."""
+    out = _noise(300)
+    out[:samples] = np.where(np.arange(samples) % 2, high, low)
+    return out
+
+
+# What is heard for a second -> what the beat says.
+MICROPHONES = [
+    ("ok", tone(700, SECONDS)),
+    ("ok", _noise(15)),  # a quiet room, -67 dB
+    ("zeros", np.zeros(SECONDS, np.int16)),
+    ("stuck", np.full(SECONDS, -1, np.int16)),
+    ("stuck", np.full(SECONDS, -32768, np.int16)),
+    ("offset", _noise(2, 300)),
+    ("quiet", _noise(2, 200)),
+    ("offset", _noise(500, -9000)),
+    ("ok", _noise(500, 6000)),
+    ("clipping", _noise(20000)),
+    ("ok", _square(-32768, 32767, 15)),
+    ("clipping", _square(-32767, 32767, 17)),
+    ("ok", _square(-32766, 32766, 16000)),
+]
+
+
+@pytest.mark.parametrize(("found", "pcm"), MICROPHONES)
+def test_a_beat_says_what_is_wrong_with_the_microphone(
+    found: str, pcm: np.ndarray, harness: Path
+) -> None:
+    pcm.tofile(harness.parent / "mic.raw")
+    said = monitor.parse("\n".join(harness_says(harness, "mic.raw", "listen", 0)))
+    assert [beat.microphone for beat in said.beats] == [found]
+
+
+def test_the_emulated_board_judges_its_microphone_alike(tmp_path: Path) -> None:
+    """Each sound for two seconds: every second beat has heard nothing else."""
+    sounds = [MICROPHONES[i] for i in (0, 2, 4, 5, 6, 7, 9)]
+    pcm = np.concatenate([np.tile(sound, 2) for _, sound in sounds])
+    said = listen(FAKE, tmp_path, pcm=pcm).transcript
+    judged = [beat.microphone for beat in said.beats]
+    assert len(judged) >= 2 * len(sounds)
+    assert judged[1::2] == [found for found, _ in sounds]
+    assert len(set(judged[1::2])) == 6
+    words = monitor.Monitor(float).feed(
+        b"kws beat hash=0 schema=1 time_ms=1 peak=1 overruns=0 inferences=0 "
+        b"frame_cost=0 cost=0 macs=0 macs_dense=0 mic=clipping\n"
+    )
+    assert "lower the gain" in monitor.text(words[0])
 
 
 # --- on the emulated board ----------------------------------------------------------

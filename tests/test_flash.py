@@ -32,7 +32,7 @@ from pyocd.core import exceptions
 
 from kws import bundle as bundles
 from kws.cli import _ask
-from kws.deploy import boards, build, elf, flash, monitor, serial_port, uf2
+from kws.deploy import boards, build, elf, flash, frame, monitor, serial_port, uf2
 from kws.deploy.failures import FAILURES, BoardError
 from kws.deploy.runners import Found, Job, openocd, qemu
 from kws.deploy.runners import pyocd as runner
@@ -258,6 +258,9 @@ class Provoke:
 
     def selftest(self) -> Any:
         return self.says("kws selftest failed")
+
+    def stack(self) -> Any:
+        return self.says("kws error reason=stack")
 
     def crashed(self) -> Any:
         return self.says("kws fault exception=00000003 pc=00012344")
@@ -615,7 +618,8 @@ def test_the_firmware_refuses_an_incomplete_image(part: str, tmp_path: Path) -> 
     broken.write_bytes(data)
     outcome = qemu.run(broken, board, {}, tmp_path, 20)
     assert outcome.exit_code == 13
-    assert outcome.text == "kws error reason=image\n"  # and not a word more
+    (line,) = outcome.text.splitlines()  # and not a word more
+    assert frame.Frames().take(line) == ("kws error reason=image", 0)
     whole = qemu.run(built.elf, board, {}, tmp_path, 20)
     assert "kws selftest ok" in whole.text
 

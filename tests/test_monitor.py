@@ -57,6 +57,9 @@ def test_lines_become_messages() -> None:
         "overruns": 3,
         "inferences": 7,
         "hash": HASH,
+        "stack": None,
+        "stack_size": None,
+        "microphone": None,
     }
     assert event == {
         "kind": "event",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from toolbox import need_compiler, need_qemu
 from kws import bundle as bundles
 from kws import features
 from kws.cli.profile import command
-from kws.deploy import boards, emission, profile
+from kws.deploy import boards, emission, energy, pace, profile
 from kws.emit import selftest
 from kws.engines import host
 from kws.errors import KwsError
@@ -337,3 +338,56 @@ def test_names_are_peoples(kind: str, path: str, expected: str) -> None:
         assert (layer, name) == ("block2.mlp", expected.removeprefix("mlp "))
     else:
         assert f"{layer} {name}" == expected
+
+
+# --- a day, and a cell ----------------------------------------------------------------
+
+
+def budget(power: boards.Power | None, mah: float | None = 220) -> energy.Budget:
+    """64 M instructions a second at 1 cycle each; 16 M of them are used."""
+    board = dataclasses.replace(
+        boards.load("nrf52840dk"), cycles_per_instruction=1.0, power=power
+    )
+    return energy.Budget(pace.Pace(board, 10, 98, 600_000, 100_000), mah)
+
+
+def test_a_day_and_a_cell_come_from_sourced_figures_alone() -> None:
+    known = budget(boards.Power(10.0, "a sheet", 2.0, "another", 3.0))
+    assert known.pace.busy == 0.25
+    assert known.core_j == pytest.approx(0.01 * 0.25 * 86400)
+    assert known.total_j == pytest.approx(0.01 * 0.25 * 86400 + 0.002 * 86400)
+    assert known.days == pytest.approx(220 * 3.6 * 3.0 / known.total_j)
+    assert "a sheet" in known.text() and "another" in known.text()
+    assert "days, the cell's own losses left out" in known.text()
+
+
+def test_what_no_figure_says_is_not_said() -> None:
+    some = budget(boards.Power(10.0, "a sheet", supply_v=3.0))
+    assert (some.total_j, some.days) == (None, None)
+    assert "no sourced figure of what stays on" in some.text()
+    assert "not said; at most 11.0 days" in some.text()
+    assert "no supply_v" in budget(boards.Power(10.0, "a sheet")).text()
+    none = budget(None)
+    assert none.text().count("\n") == 1
+    assert "25.0 % of the time awake" in none.text()
+    assert "no sourced [power]" in none.text()
+    assert not [v for k, v in none.as_dict().items() if k.startswith("energy") and v]
+    slow = budget(boards.Power(10.0, "a sheet", 2.0, "another", 3.0))
+    slow = dataclasses.replace(slow, pace=dataclasses.replace(slow.pace, frame=10**6))
+    assert (slow.core_j, slow.days) == (None, None)
+    assert "can't keep up" in slow.text()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("asleep_mw = 2.0", "asleep_source"),
+        ('asleep_mw = 20.0\nasleep_source = "x"', "asleep_mw <= active_mw"),
+        ("supply_v = 0.1", "supply_v"),
+    ],
+)
+def test_a_figure_without_a_source_is_refused(lines: str, message: str) -> None:
+    path = boards.BOARDS / "nrf52840dk" / "board.toml"
+    text = path.read_text().replace("supply_v = 3.0\n", "") + lines + "\n"
+    with pytest.raises(KwsError, match=message):
+        boards.from_table(tomllib.loads(text), path)

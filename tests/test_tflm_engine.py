@@ -523,7 +523,9 @@ const kws_tflm_model_t kws_tflm_model = {model, arena, 16, 4, 4, 0, 0, nullptr,
 TfLiteStatus tflite::outcome = kTfLiteOk;
 static tflite::MicroOpResolver resolver;
 const tflite::MicroOpResolver *kws_tflm_operators() { return &resolver; }
-extern "C" void kws_board_write(const char *text) { fputs(text, stdout); }
+extern "C" void kws_say(const char *kind, const char *rest) {
+  printf("kws %s %s\\n", kind, rest);
+}
 extern "C" void kws_board_exit(int code) {
   fflush(stdout);
   _Exit(code);

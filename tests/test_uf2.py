@@ -18,6 +18,7 @@ from kws.deploy import boards, build, elf, monitor, toolchain, uf2
 from kws.deploy.elf import Segment
 from kws.errors import KwsError
 
+SECONDS = 8  # of the emulated chip's time, at most
 FAKE = FakeModel()
 RP2040 = Path(__file__).parent / "rp2040"
 FLASH = 0x10000000
@@ -148,7 +149,7 @@ def _run(image: Path, audio: np.ndarray, folder: Path, *more: object) -> str:
     shutil.copy(RP2040 / "run.mjs", script)
     (folder / "node_modules").symlink_to(emulator / "node_modules")
     result = subprocess.run(
-        ["node", str(script), "kws.uf2", "8", "audio.raw", *map(str, more)],
+        ["node", str(script), "kws.uf2", str(SECONDS), "audio.raw", *map(str, more)],
         cwd=folder,
         capture_output=True,
         timeout=600,
@@ -183,7 +184,22 @@ def test_a_pico_whose_crystal_does_not_start_says_so(
 ) -> None:
     monkeypatch.setenv("NO_CRYSTAL", "1")
     text = _run(_image(tmp_path, toolchain.find().name), _words()[:16], tmp_path)
-    assert text.startswith("kws error reason=clock\r\n")
+    assert text.startswith("kws error reason=clock #0 ")
+
+
+def test_a_pico_whose_converter_stands_still_is_reset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its watchdog is fed by audio; the next boot line says that it was the one."""
+    monkeypatch.setenv("STANDS_STILL", "1")
+    monkeypatch.setattr(f"{__name__}.SECONDS", 13)
+    text = _run(_image(tmp_path, toolchain.find().name), _words(), tmp_path)
+    before, after = text.split("reset by the watchdog")
+    first, second = monitor.parse(before), monitor.parse(after)
+    assert "watchdog" not in first.boot.get("reset", "")
+    assert len(first.beats) >= 1
+    assert second.boot["reset"] == "watchdog"
+    assert second.selftest is True
 
 
 def test_the_picos_dma_keeps_to_its_buffer_while_the_core_stands_still(

@@ -52,9 +52,9 @@ static int write_sent(int file) {
 
 int main(void) {
   kws_board_init();
-  print_boot("clips");
+  print_boot("clips", 0);
   if (kws_init() != KWS_OK) {
-    kws_board_write("kws error reason=model\n");
+    kws_say("error", "reason=model");
     return KWS_EXIT_MODEL;
   }
   kws_set_counter(kws_board_ticks);
@@ -83,6 +83,6 @@ int main(void) {
   print_u64("count", count);
   print_end();
   print_stats();
-  kws_board_write("kws end\n");
+  print_last();
   return KWS_EXIT_OK;
 }

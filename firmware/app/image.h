@@ -3,6 +3,11 @@
 #ifndef KWS_IMAGE_H
 #define KWS_IMAGE_H
 
+#include <stdint.h>
+
 int image_complete(void);
+
+/* That CRC: what tells this image from another. */
+uint32_t image_build(void);
 
 #endif

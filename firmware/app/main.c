@@ -8,21 +8,22 @@
 int main(void) {
   kws_board_init();
   if (!image_complete()) { /* nothing else in flash can be trusted */
-    kws_board_write("kws error reason=image\n");
+    kws_say("error", "reason=image");
     return KWS_EXIT_IMAGE;
   }
-  const int status = listen_start("main");
+  const int status = listen_start("main", image_build());
   if (status != KWS_EXIT_OK) return status;
   if (kws_board_audio_start() != 0) {
-    kws_board_write("kws error reason=audio\n");
+    kws_say("error", "reason=audio");
     return KWS_EXIT_INPUT;
   }
+  kws_board_watchdog_start();
   int more;
   do {
     more = kws_board_audio_wait();
     listen_work();
   } while (more);
   print_stats();
-  kws_board_write("kws end\n");
+  print_last();
   return KWS_EXIT_OK;
 }

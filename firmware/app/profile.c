@@ -68,9 +68,9 @@ static void print_sent(void) {
 
 int main(void) {
   kws_board_init();
-  print_boot("profile");
+  print_boot("profile", 0);
   if (kws_init() != KWS_OK) {
-    kws_board_write("kws error reason=model\n");
+    kws_say("error", "reason=model");
     return KWS_EXIT_MODEL;
   }
   kws_set_counter(kws_board_ticks);
@@ -86,13 +86,13 @@ int main(void) {
   const int8_t *logits = kws_last_logits();
   if (logits == NULL ||
       memcmp(logits, kws_selftest_logits, kws_model_info.label_count) != 0) {
-    kws_board_write("kws selftest failed\n");
+    kws_say("selftest", "failed");
     return KWS_EXIT_SELFTEST;
   }
-  kws_board_write("kws selftest ok\n");
+  kws_say("selftest", "ok");
   print_operators();
   print_sent();
   print_stats();
-  kws_board_write("kws end\n");
+  print_last();
   return KWS_EXIT_OK;
 }

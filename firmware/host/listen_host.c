@@ -3,12 +3,14 @@
 #define _POSIX_C_SOURCE 200112L
 #include "listen_host.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "kws.h"
 #include "kws_board.h"
 #include "listen.h"
+#include "print.h"
 
 enum { BLOCK_SAMPLES = 160 };
 
@@ -40,10 +42,39 @@ uint32_t kws_board_stack_size(void) {
   return 0;
 }
 
+const char *kws_board_reset_reason(void) {
+  return "";
+}
+
+_Noreturn void kws_board_exit(int code) {
+  exit(code); /* a stack of no size has no canary: not reached */
+}
+
 void kws_board_show_event(void) {}
+void kws_board_watchdog_feed(void) {}
+
+/* Nobody sends commands. */
+size_t kws_board_read(char *to, size_t n) {
+  (void)to;
+  (void)n;
+  return 0;
+}
+
+int32_t kws_board_gain(void) {
+  return 0;
+}
+
+int kws_board_set_gain(int32_t gain) {
+  (void)gain;
+  return -1;
+}
+
+_Noreturn void kws_board_restart(void) {
+  exit(KWS_EXIT_OK);
+}
 
 int kws_listen_start(void) {
-  return listen_start("listen");
+  return listen_start("listen", 0);
 }
 
 void kws_listen_feed(const int16_t *pcm, size_t n) {
@@ -55,7 +86,7 @@ void kws_listen_feed(const int16_t *pcm, size_t n) {
 }
 
 void kws_listen_end(void) {
-  kws_board_write("kws end\n");
+  print_last();
 }
 
 size_t kws_listen_text(const char **out) {

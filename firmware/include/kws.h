@@ -98,11 +98,31 @@ uint16_t kws_score(int label);
 /* Features of the last frame (mel_bins int8); they mean nothing before the first. */
 const int8_t *kws_last_frame(void);
 
+/* The posterior from which a word is heard, Q15; kws_set_threshold changes it until
+ * kws_init, and returns -1 where the label is no word, or the threshold below its rearm
+ * or above 32767. Called by the side that polls. */
+uint16_t kws_threshold(int label);
+int kws_set_threshold(int label, uint16_t threshold);
+
 /* Called by the side that polls. */
 void kws_stats(kws_stats_t *out);
 
 /* The largest magnitude of a sample since the last call (0..32768): a level meter. */
 uint16_t kws_peak(void);
+
+/* What the samples since the last call say of the microphone. Called by the side that
+ * polls, about once a second. A board that takes the DC offset off makes zeros of a
+ * sample that is stuck. */
+typedef enum {
+  KWS_MICROPHONE_OK = 0,
+  KWS_MICROPHONE_NONE,     /* not one sample */
+  KWS_MICROPHONE_ZEROS,    /* zeros alone */
+  KWS_MICROPHONE_STUCK,    /* one other value alone */
+  KWS_MICROPHONE_OFFSET,   /* a constant with next to no sound on it, or a large one */
+  KWS_MICROPHONE_QUIET,    /* less than the noise of a microphone that works */
+  KWS_MICROPHONE_CLIPPING, /* a thousandth of the samples, or more, at full scale */
+} kws_microphone_t;
+kws_microphone_t kws_microphone(void);
 
 /* Run the canned clip through ring, features and model; compare the logits with the
  * expectation. Calls kws_init before and after, so it leaves no trace. At boot only. */

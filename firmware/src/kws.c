@@ -37,9 +37,25 @@ static uint32_t frames_due; /* until the model's next decision */
 static int8_t logits[KWS_MAX_LABELS];
 static int has_logits;
 static kws_detector_t detector;
+/* The model's, or a copy of it with thresholds that were set. */
+static const kws_detector_spec_t *detector_spec;
+static kws_detector_spec_t own_spec;
+static uint16_t own_thresholds[KWS_MAX_LABELS];
 static uint64_t samples_consumed; /* the clock: 16 per millisecond */
 
 static uint16_t peak; /* largest magnitude since kws_peak */
+
+/* Of the samples since kws_microphone. */
+static struct {
+  int64_t sum;
+  uint32_t samples, clipped;
+  int16_t low, high;
+} heard;
+enum {
+  QUIET_SPAN = 32,     /* from the lowest to the highest sample: -66 dB of full scale */
+  QUIET_OFFSET = 256,  /* without sound, from where it is an offset */
+  LARGE_OFFSET = 8192, /* with sound: a quarter of the range is lost */
+};
 
 static kws_stats_t stats;
 static kws_counter_t counter;
@@ -69,7 +85,9 @@ kws_status_t kws_init(void) {
   dropped_seen = 0;
   samples_consumed = 0;
   peak = 0;
+  memset(&heard, 0, sizeof heard);
   memset(&stats, 0, sizeof stats);
+  detector_spec = kws_model_info.detector;
   kws_reset();
   return KWS_OK;
 }
@@ -92,7 +110,27 @@ void kws_reset(void) {
   frames_due = kws_model_info.first_frames;
   has_logits = 0;
   kws_model_reset();
-  kws_detector_init(&detector, kws_model_info.detector);
+  kws_detector_init(&detector, detector_spec);
+}
+
+uint16_t kws_threshold(int label) {
+  return detector_spec->threshold[label];
+}
+
+int kws_set_threshold(int label, uint16_t threshold) {
+  if (label < detector_spec->first_word || label >= detector_spec->label_count ||
+      threshold < detector_spec->rearm[label] || threshold > INT16_MAX) {
+    return -1;
+  }
+  if (detector_spec != &own_spec) {
+    own_spec = *detector_spec;
+    memcpy(own_thresholds, own_spec.threshold,
+           own_spec.label_count * sizeof *own_thresholds);
+    own_spec.threshold = own_thresholds;
+    detector_spec = &own_spec;
+  }
+  own_thresholds[label] = threshold;
+  return 0;
 }
 
 size_t kws_push(const int16_t *pcm, size_t n) {
@@ -132,12 +170,39 @@ static uint32_t ring_take(int16_t *out, uint32_t n) {
   return taken;
 }
 
-/* What is new in the frame, for the level meter. */
+/* What is new in the frame, for the level meter and the microphone's test. */
 static void meter(const int16_t *samples, uint32_t n) {
+  if (n == 0) return;
+  int32_t low = samples[0], high = low, sum = 0;
+  uint32_t clipped = 0;
   for (uint32_t i = 0; i < n; i++) {
-    const int value = samples[i] < 0 ? -samples[i] : samples[i];
-    if (value > peak) peak = (uint16_t)value;
+    const int32_t value = samples[i];
+    if (value < low) low = value;
+    if (value > high) high = value;
+    sum += value;                                  /* of a window at most */
+    clipped += (uint32_t)(value + 32766) > 65532u; /* 32767, and below -32766 */
   }
+  if (high > peak) peak = (uint16_t)high;
+  if (-low > peak) peak = (uint16_t)-low;
+  if (heard.samples == 0 || low < heard.low) heard.low = (int16_t)low;
+  if (heard.samples == 0 || high > heard.high) heard.high = (int16_t)high;
+  heard.sum += sum;
+  heard.samples += n;
+  heard.clipped += clipped;
+}
+
+kws_microphone_t kws_microphone(void) {
+  const uint32_t n = heard.samples, clipped = heard.clipped;
+  const int32_t low = heard.low, high = heard.high;
+  const int64_t sum = heard.sum < 0 ? -heard.sum : heard.sum;
+  memset(&heard, 0, sizeof heard);
+  if (n == 0) return KWS_MICROPHONE_NONE;
+  if (low == high) return low == 0 ? KWS_MICROPHONE_ZEROS : KWS_MICROPHONE_STUCK;
+  if (clipped >= n / 1000 + 1) return KWS_MICROPHONE_CLIPPING;
+  const int quiet = high - low < QUIET_SPAN;
+  const int64_t offset = quiet ? QUIET_OFFSET : LARGE_OFFSET;
+  if (sum >= offset * n) return KWS_MICROPHONE_OFFSET;
+  return quiet ? KWS_MICROPHONE_QUIET : KWS_MICROPHONE_OK;
 }
 
 static void count_dropped(void) {
@@ -177,12 +242,12 @@ static kws_poll_t decide(kws_event_t *event) {
   if (elapsed > stats.model_ticks_max) stats.model_ticks_max = elapsed;
   has_logits = 1;
   stats.inferences++;
-  const int label = kws_detector_step(&detector, model->detector, logits);
+  const int label = kws_detector_step(&detector, detector_spec, logits);
   if (label < 0) return KWS_DECIDED;
   const uint32_t length =
       model->features->window + (model->frames - 1u) * model->features->hop;
   event->label = (uint16_t)label;
-  event->score = kws_detector_score(&detector, model->detector, label);
+  event->score = kws_detector_score(&detector, detector_spec, label);
   event->time_ms = samples_consumed / 16;
   /* A model may decide before it has heard all that it could look back on. */
   event->start_ms = samples_consumed < length ? 0 : (samples_consumed - length) / 16;

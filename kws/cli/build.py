@@ -1,4 +1,4 @@
-"""Build the firmware of a run for a board, and show what it takes of flash and RAM."""
+"""Build the firmware of a run for a board: .elf, .bin, .hex, .uf2; what it takes."""
 
 from __future__ import annotations
 
@@ -33,24 +33,30 @@ def command(
     compiler: str | None,
     as_json: bool,
 ) -> None:
-    """Emit RUN as C and build the firmware for a board.
+    """Emit RUN as C and build the firmware for a board, in every format it takes.
 
     A model that the real part could not hold is refused (exit code 2).
     """
     from kws import bundle as bundles
-    from kws.deploy import boards, flash
+    from kws.deploy import boards, flash, formats, pace
 
     board = boards.load(board_name)
     bundle = bundles.load(run)
     folder = out or flash.output_folder(bundle, board)
     click.echo(f"Building for {board.name} in {folder}", err=True)
     image = flash.emit_and_build(bundle, board, folder, app, compiler, engine)
+    if app == "main" and engine == "native":
+        paced = pace.measure(bundle, board, compiler)
+        if paced and (warning := paced.warning(run)):
+            click.echo(warning, err=True)
+    files = formats.write(image.elf, board)
     if as_json:
         table = {
             "board": board.name,
             "app": app,
             "engine": engine,
-            "elf": str(image.elf),
+            **{file.path.suffix[1:]: str(file.path) for file in files},
+            "file_bytes": {file.path.suffix[1:]: file.bytes for file in files},
             "map": str(image.map),
             "compiler": image.compiler,
             "hash": bundle.hash[: flash.HASH_DIGITS],
@@ -58,7 +64,9 @@ def command(
         }
         click.echo(json.dumps(table))
         return
-    click.echo(f"{image.elf}  ({image.compiler})")
+    click.echo(f"built     with {image.compiler}")
+    for file in files:
+        click.echo(f"{file.path}  {file.bytes:,} bytes, {file.note}")
     click.echo(image.fit.table())
     click.echo(
         "largest   " + ", ".join(f"{n} {s:,}" for n, s, _ in image.fit.largest[:5])

@@ -184,7 +184,7 @@ def _program(
 ) -> Any:
     """Program a real board; tell how far it is on stderr."""
     from kws.cli._ask import ask
-    from kws.deploy import flash
+    from kws.deploy import flash, pace
     from kws.deploy.runners import Job
 
     if flash.interrupted(folder):
@@ -193,6 +193,10 @@ def _program(
             "everything is written again.",
             err=True,
         )
+    if engine == "native":
+        paced = pace.measure(bundle, board, compiler)
+        if paced and (warning := paced.warning(run)):
+            click.echo(warning, err=True)
     last = -1
 
     def progress(share: float) -> None:

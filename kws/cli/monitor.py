@@ -21,6 +21,13 @@ from kws.cli import _options
 @_options.audio
 @_options.seconds
 @_options.hop
+@click.option(
+    "--send",
+    multiple=True,
+    metavar="COMMAND",
+    help="query; verbosity level=0..2; threshold word=WORD value=0..1; gain value=N; "
+    "selftest. May be given several times.",
+)
 @_options.json
 def command(
     run: str,
@@ -29,6 +36,7 @@ def command(
     audio: Path | None,
     seconds: float | None,
     hop: int | None,
+    send: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Follow RUN on a board until it ends, or Ctrl-C.
@@ -48,13 +56,13 @@ def command(
         if port is not None:
             raise click.UsageError("--port: real boards only.")
         pcm = None if audio is None else flash.read_stream(audio)
-        live.emulated(bundle, board, run, pcm, emit)
+        live.emulated(bundle, board, run, pcm, emit, send)
         return
     if audio is not None:
         raise click.UsageError("--audio is for emulated boards: this one has ears.")
     from kws.cli._ask import ask
 
-    live.serial(bundle, board, run, port, ask(), emit)
+    live.serial(bundle, board, run, port, ask(), emit, send)
 
 
 def _print_json(message: dict[str, Any]) -> None:

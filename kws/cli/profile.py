@@ -24,6 +24,12 @@ from kws.cli import _options
 @_options.probe
 @_options.port
 @_options.audio
+@click.option(
+    "--battery",
+    type=click.FloatRange(min=1, max=1_000_000),
+    metavar="mAh",
+    help="A cell, for how long it lasts.",
+)
 @click.option("--operators", is_flag=True, help="A line for every operator too.")
 @_options.out("Folder of the build.")
 @_options.compiler
@@ -35,6 +41,7 @@ def command(
     probe: str | None,
     port: str | None,
     audio: Path | None,
+    battery: float | None,
     operators: bool,
     out: Path | None,
     compiler: str | None,
@@ -52,7 +59,7 @@ def command(
     """
     from kws import bundle as bundles
     from kws.cli._ask import ask
-    from kws.deploy import boards, flash, profile
+    from kws.deploy import boards, energy, flash, profile
     from kws.deploy.runners import Job
     from kws.graph import cost
 
@@ -87,8 +94,10 @@ def command(
             result = profile.as_stream(
                 result, bundle, sound, emulated, folder, compiler
             )
+    budget = energy.Budget(result.pace, battery) if result.pace else None
     if as_json:
-        click.echo(json.dumps(result.as_dict()))
+        table = result.as_dict() | (budget.as_dict() if budget else {})
+        click.echo(json.dumps(table))
         return
     plural = "s" if result.windows > 1 else ""
     click.echo(f"board     {result.board}")
@@ -115,8 +124,14 @@ def command(
     if result.per_second is not None:
         click.echo("")
         click.echo(result.per_second.text())
+    if result.pace is not None and (warning := result.pace.warning(run)):
+        click.echo(warning, err=True)
     if result.energy is not None:
         click.echo(
             f"energy    {result.energy.inference_uj:,.0f} uJ per inference: an "
             f"ESTIMATE, from {result.energy.source}"
         )
+    if budget is not None:
+        click.echo(budget.text())
+    elif battery is not None:
+        click.echo("battery   not said: this machine is no board")

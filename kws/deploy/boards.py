@@ -34,10 +34,17 @@ class Power:
         active_mw: Of the core while it runs at clock_hz from flash, as the firmware
             sets the board up (regulator, cache), in milliwatts.
         source: Where the figure is from, and for what.
+        asleep_mw: Of all that stays on while the core sleeps (clocks, microphone,
+            serial port, regulator); None: nobody says it of this board.
+        asleep_source: Where that is from; "" without.
+        supply_v: Volts that both figures hold at, for a battery's life.
     """
 
     active_mw: float
     source: str
+    asleep_mw: float | None = None
+    asleep_source: str = ""
+    supply_v: float | None = None
 
 
 @dataclass(frozen=True)
@@ -212,14 +219,23 @@ def _usb(table: dict[str, Any], path: Path) -> Usb:
 def _power(table: dict[str, Any] | None, path: Path) -> Power | None:
     if table is None:
         return None
-    power = Power(
-        float(_take(table, "active_mw", (int, float), path)),
-        _take(table, "source", str, path),
-    )
+    active = float(_take(table, "active_mw", (int, float), path))
+    source = _take(table, "source", str, path)
+    asleep, asleep_source, volts = None, "", None
+    if "asleep_mw" in table:
+        asleep = float(_take(table, "asleep_mw", (int, float), path))
+        asleep_source = _take(table, "asleep_source", str, path)
+    if "supply_v" in table:
+        volts = float(_take(table, "supply_v", (int, float), path))
+    power = Power(active, source, asleep, asleep_source, volts)
     for leftover in table:
         raise _wrong(path, f"unknown key {leftover!r} in [power]")
     if not 0 < power.active_mw <= 10_000:
         raise _wrong(path, "[power] expects 0 < active_mw <= 10000")
+    if asleep is not None and not 0 < asleep <= power.active_mw:
+        raise _wrong(path, "[power] expects 0 < asleep_mw <= active_mw")
+    if volts is not None and not 0.5 <= volts <= 24:
+        raise _wrong(path, "[power] expects 0.5 <= supply_v <= 24")
     return power
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import kws
 from kws.bundle import write_atomic
 from kws.deploy import elf, fit, tflm_library, toolchain
 from kws.deploy.boards import BOARDS, Board
@@ -38,7 +39,7 @@ _COMPILE_HINTS = (
 )
 TFLM_ENGINE = FIRMWARE / "engines" / "tflm"
 APPS = {
-    "main": ("main.c", "listen.c", "image.c", "print.c"),
+    "main": ("main.c", "listen.c", "command.c", "image.c", "print.c"),
     "clips": ("clips.c", "print.c"),
     "profile": ("profile.c", "print.c"),
 }
@@ -181,6 +182,13 @@ def _compile(
         f"-DKWS_CORE_{board.core.upper()}=1",
         *defines,
     ]
+    if source.parent.name == "app":  # who it is, for the boot line
+        flags += [
+            "-Os",  # nothing here is in a hurry
+            f'-DKWS_VERSION="{kws.__version__}"',
+            f'-DKWS_BOARD="{board.name}"',
+            f"-DKWS_CLOCK_HZ={board.clock_hz}",
+        ]
     stamp = ""
     if source.suffix == ".cc" and library is not None:
         # The C++ library's headers, not our five functions of <string.h>.

@@ -161,6 +161,11 @@ FAILURES = {
         "Unplug the board and plug it in again; if it stays, its supply is too weak or "
         "the part broken",
     ),
+    "stack": Failure(
+        "The firmware's stack is full",
+        "Raise stack_bytes in {board}'s board.toml, then: "
+        "kws flash {run} --board {board}",
+    ),
     "crashed": Failure(
         "The firmware crashed",
         "kws flash {run} --board {board}, and report the addresses if it stays",

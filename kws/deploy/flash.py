@@ -321,16 +321,18 @@ def program(
                 problem.hint,
                 exit_code=1,
             )
-        said = _boot(opened[0], board, job.run, expected)
+        said = _boot(opened[0], board, job.run, expected, image.elf)
     listened = run.Listened(monitor.parse(said), (), 0.0)
     features = bundle.recipe.features
     counted = emission.selftest_cost(bundle, board.core, engine)
     return Flashed(board, image, features, expected, listened, *counted, programmed)
 
 
-def _boot(port: serial_port.Port, board: Board, name: str, expected: str) -> str:
+def _boot(
+    port: serial_port.Port, board: Board, name: str, expected: str, image: Path
+) -> str:
     """What a board says until it has named its model and its self-test has passed."""
-    following = monitor.Monitor(float, expected, board=board.name, run=name)
+    following = monitor.Monitor(float, expected, image, board=board.name, run=name)
     said = bytearray()
     end = time.monotonic() + BOOT_S  # whatever chatters there
     for data in port.read(BOOT_S):

@@ -7,14 +7,15 @@ same C on this machine say the same lines.
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from kws.bundle import Bundle
-from kws.deploy import flash, host, run, runners, serial_port
+from kws.deploy import command, flash, host, run, runners, serial_port
 from kws.deploy.boards import Board
 from kws.deploy.failures import BoardError
 from kws.deploy.monitor import Monitor
@@ -64,23 +65,40 @@ def serial(
     port: str | None,
     ask: Ask | None,
     show: Printer,
+    send: Sequence[str] = (),
 ) -> None:
     """Follow a real board until it is unplugged, or Ctrl-C.
+
+    Args:
+        bundle: What it should run.
+        board: The board.
+        name: The run's name, for hints.
+        port: Its serial port; None finds it.
+        ask: Asks which one of several; None: nobody is there to ask.
+        show: Gets the messages.
+        send: Commands (kws.deploy.command), sent once the board has said something.
 
     Raises:
         KwsError: no port; the board is silent, or not the one that is meant.
     """
+    waiting = commands(bundle, send)
     found = serial_port.find(board, name, port, ask)
     following = Monitor(
         lambda cycles: 1000 * cycles / board.clock_hz,
         bundle.hash[: flash.HASH_DIGITS],
+        flash.output_folder(bundle, board) / "main.elf",
         board=board.name,
         run=name,
     )
     with serial_port.Port(found, board, name) as opened, contextlib.suppress(Done):
         try:
-            for data in opened.read(SILENT_S):
-                show(following.feed(data))
+            for data in opened.read(_patience(send)):
+                messages = following.feed(data)
+                show(messages)
+                # One at a time: a board has room for one. A lost reply stops nothing.
+                free = any(m["kind"] in ("reply", "boot", "beat") for m in messages)
+                if following.known and waiting and free:
+                    opened.write(waiting.pop(0))
         except BoardError as error:
             folder = flash.output_folder(bundle, board)
             if error.key == "silent" and flash.interrupted(folder):
@@ -90,8 +108,28 @@ def serial(
             raise
 
 
+def commands(bundle: Bundle, send: Sequence[str]) -> list[str]:
+    """The lines that the board is sent.
+
+    Raises:
+        KwsError: no such command, word or value.
+    """
+    return [command.line(text, i, bundle.labels) for i, text in enumerate(send)]
+
+
+def _patience(send: Sequence[str]) -> float:
+    """Seconds without a sign: for ever where the board was told to say words alone."""
+    levels = [text.split() for text in send if text.startswith("verbosity")]
+    return math.inf if levels and levels[-1][-1] == "level=0" else SILENT_S
+
+
 def emulated(
-    bundle: Bundle, board: Board, name: str, audio: np.ndarray | None, show: Printer
+    bundle: Bundle,
+    board: Board,
+    name: str,
+    audio: np.ndarray | None,
+    show: Printer,
+    send: Sequence[str] = (),
 ) -> None:
     """Build for an emulated board, let it hear `audio`, follow it to the end.
 
@@ -101,11 +139,13 @@ def emulated(
     error = runners.get(board.runner).missing()
     if error is not None:
         raise error
+    waiting = commands(bundle, send)
     image = flash.emit_and_build(bundle, board, flash.output_folder(bundle, board))
     expected = bundle.hash[: flash.HASH_DIGITS]
     following = Monitor(
         lambda cost: 1000 * cost / board.instructions_per_second,
         expected,
+        image.elf,
         board=board.name,
         run=name,
     )
@@ -117,6 +157,7 @@ def emulated(
             heard,
             expected,
             on_text=lambda data: show(following.feed(data)),
+            commands=waiting,
         )
         if listened.problems:
             raise CheckFailed(
@@ -143,7 +184,7 @@ def on_host(
     app, extra = FIRMWARE / "app", host.HOST / "listen_host.c"
     library = host.build(
         host.sources(bundle, expected),
-        more=(app / "listen.c", app / "print.c", extra),
+        more=(app / "listen.c", app / "command.c", app / "print.c", extra),
     )
     following = Monitor(
         lambda nanoseconds: nanoseconds / 1e6,

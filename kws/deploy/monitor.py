@@ -1,5 +1,8 @@
 """What a board says: lines of `kws <kind> key=value ...`, read without trust.
 
+Each ends with a sequence number and a CRC (kws/deploy/frame.py): broken lines are
+dropped with a word, and missing ones are told.
+
 `parse` reads a whole run; `Monitor` follows one as it happens.
 """
 
@@ -9,10 +12,13 @@ import contextlib
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
+from kws.deploy import fault
 from kws.deploy.failures import BoardError
+from kws.deploy.frame import Frames
 
 SCHEMA_VERSION = 1
 MAX_LINE = 1024
@@ -56,6 +62,10 @@ class Beat:
         cost: Of a model run, mean since the last beat; 0 if there was none.
         macs: Multiply-accumulates of the delta products in the last model run.
         macs_dense: What they would be if nothing were skipped; 0: no delta products.
+        stack: Deepest use of the stack so far, in bytes; None: an older firmware.
+        stack_size: Its size; 0 where there is none (this machine).
+        microphone: What its samples say of it, a key of MICROPHONE; None: an older
+            firmware.
     """
 
     hash: str
@@ -68,6 +78,9 @@ class Beat:
     cost: int
     macs: int
     macs_dense: int
+    stack: int | None = None
+    stack_size: int | None = None
+    microphone: str | None = None
 
     @property
     def level_db(self) -> float:
@@ -96,7 +109,14 @@ class Transcript:
         fault: Pairs of the fault line, if a fault handler ran.
         errors: Reasons of `kws error` lines.
         ended: The firmware reached its regular end.
-        other: Lines that are not of the protocol.
+        other: Lines that are not of the protocol, and broken ones.
+        boots: Boot lines.
+        replies: Pairs of what commands were answered.
+        state: Pairs of the last answer to `query`.
+        thresholds: Word -> threshold, as that answer said.
+        decisions: Words that the model was for, where it was told to say so.
+        broken: How many were broken on their way.
+        missing: How many didn't arrive, by the sequence of those that did.
     """
 
     boot: dict[str, str] = field(default_factory=dict)
@@ -111,6 +131,13 @@ class Transcript:
     errors: list[str] = field(default_factory=list)
     ended: bool = False
     other: list[str] = field(default_factory=list)
+    boots: int = 0
+    replies: list[dict[str, str]] = field(default_factory=list)
+    state: dict[str, str] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    decisions: list[str] = field(default_factory=list)
+    broken: int = 0
+    missing: int = 0
 
     @property
     def hash(self) -> str | None:
@@ -119,7 +146,10 @@ class Transcript:
         return self.boot.get("hash", beat)
 
 
-_BEAT_NUMBERS = tuple(f.name for f in fields(Beat) if f.name != "hash")
+_BEAT_NUMBERS = tuple(
+    f.name for f in fields(Beat) if f.name != "hash" and f.default is MISSING
+)
+_BEAT_MORE = ("stack", "stack_size")  # from version 0.2 on
 
 
 def parse_line(line: str) -> tuple[str, dict[str, str]] | None:
@@ -166,8 +196,13 @@ def _score(text: str) -> float:
 def parse(text: str) -> Transcript:
     """Read a whole run. A damaged line is kept in `other`, never raised on."""
     transcript = Transcript()
-    for line in map(_printable, re.split(r"[\r\n]", text)):
-        parsed = parse_line(line)
+    frames = Frames()
+    for raw in re.split(r"[\r\n]", text):
+        body, missing = frames.take(raw.strip())
+        transcript.missing += missing
+        transcript.broken += body is None
+        line = _printable(raw if body is None else body)
+        parsed = None if body is None else parse_line(line)
         try:
             if parsed is None or not _take(transcript, *parsed):
                 raise ValueError
@@ -181,6 +216,7 @@ def _take(transcript: Transcript, kind: str, pairs: dict[str, str]) -> bool:
     """Enter one line. Returns False if its kind is unknown; raises on bad values."""
     if kind == "boot":
         transcript.boot = pairs
+        transcript.boots += 1
     elif kind == "selftest":
         transcript.selftest = "ok" in pairs and "failed" not in pairs
     elif kind == "event":
@@ -193,7 +229,9 @@ def _take(transcript: Transcript, kind: str, pairs: dict[str, str]) -> bool:
         if len(transcript.events) < MAX_EVENTS:
             transcript.events.append(event)
     elif kind == "beat":
-        beat = Beat(pairs["hash"], *(_number(pairs[key]) for key in _BEAT_NUMBERS))
+        numbers: dict[str, Any] = {key: _number(pairs[key]) for key in _BEAT_NUMBERS}
+        numbers |= {key: _number(pairs[key]) for key in _BEAT_MORE if key in pairs}
+        beat = Beat(hash=pairs["hash"], microphone=pairs.get("mic"), **numbers)
         if len(transcript.beats) < MAX_EVENTS:
             transcript.beats.append(beat)
     elif kind == "stats":
@@ -211,7 +249,19 @@ def _take(transcript: Transcript, kind: str, pairs: dict[str, str]) -> bool:
         transcript.errors.append(pairs.get("reason", "unknown"))
     elif kind == "end":
         transcript.ended = True
-    else:
+    elif kind == "threshold":
+        if len(transcript.thresholds) < MAX_ROWS:
+            transcript.thresholds[pairs["word"]] = _score(pairs["value"])
+    elif kind == "decision":
+        _score(pairs["score"])
+        if len(transcript.decisions) < MAX_EVENTS:
+            transcript.decisions.append(pairs["word"])
+    elif kind == "reply":
+        if len(transcript.replies) < MAX_ROWS:
+            transcript.replies.append(pairs)
+    elif kind == "state":
+        transcript.state = pairs
+    elif kind not in ("clock", "tflm"):
         return False
     return True
 
@@ -222,6 +272,7 @@ class Monitor:
     Args:
         cost_ms: Turns the board's cost (instructions, cycles, ns) into milliseconds.
         expected_hash: Hash of the model that it has to run; None: any.
+        image: ELF file of the build that it should run, for what a fault means.
         names: `board` and `run`, for messages.
 
     Example:
@@ -234,14 +285,17 @@ class Monitor:
         self,
         cost_ms: Callable[[int], float],
         expected_hash: str | None = None,
+        image: Path | None = None,
         **names: str,
     ) -> None:
         self.cost_ms = cost_ms
         self.expected_hash = expected_hash
+        self.image = image
         self.names = names
         self.known = False  # the board has named the model that is expected
         self.passed = False  # and has said that its self-test passed
         self.ended = False
+        self._frames = Frames()
         self._line = bytearray()
         self._too_long = False
 
@@ -262,17 +316,25 @@ class Monitor:
                 self._line += piece
             if not piece.endswith((b"\n", b"\r")):
                 continue
-            line = _printable(self._line.decode("utf-8", "replace"))
+            raw = self._line.decode("utf-8", "replace").strip()
             dropped, self._too_long = self._too_long, False
             self._line.clear()
-            if line and not dropped:
-                messages.append(self._message(line))
+            if not raw or dropped:
+                continue
+            body, missing = self._frames.take(raw)
+            if missing:
+                messages.append({"kind": "gap", "lines": missing})
+            if body is None:
+                broken = _printable(raw)[:MAX_LINE]
+                messages.append({"kind": "broken", "text": broken})
+            else:
+                messages.append(self._message(_printable(body)))
         return messages
 
     def _message(self, line: str) -> dict[str, Any]:
         transcript = Transcript()
         parsed = parse_line(line)
-        if parsed is not None and parsed[0] in ("boot", "beat"):
+        if parsed is not None and parsed[0] in ("boot", "beat", "state"):
             self._check(parsed[1])  # first: another version may have other keys
         try:
             if parsed is None or not _take(transcript, *parsed):
@@ -301,6 +363,9 @@ class Monitor:
                 "overruns": beat.overruns,
                 "inferences": beat.inferences,
                 "hash": beat.hash,
+                "stack": beat.stack,
+                "stack_size": beat.stack_size,
+                "microphone": beat.microphone,
             }
         if kind == "selftest":
             if transcript.selftest is not True:
@@ -308,10 +373,13 @@ class Monitor:
             self.passed = True
             return {"kind": kind, "ok": True}
         if kind == "fault":
-            raise BoardError("crashed", line, **self.names)
+            told = f"{fault.explain(pairs, self.image)} (it says: {line})"
+            raise BoardError("crashed", told, **self.names)
         if kind == "error":
             reason = transcript.errors[0]
-            key = {"image": "interrupted", "clock": "clock"}.get(reason, "crashed")
+            key = {"image": "interrupted", "clock": "clock", "stack": "stack"}.get(
+                reason, "crashed"
+            )
             raise BoardError(key, f"it says: {line}", **self.names)
         if kind == "end":
             self.ended = True
@@ -333,10 +401,40 @@ class Monitor:
 
 def _value(key: str, text: str) -> str | int:
     """A number where it is one; a hash of digits stays text."""
-    if key not in ("hash", "name"):
+    if key not in ("hash", "name", "version", "build"):
         with contextlib.suppress(ValueError):
             return _number(text)
     return text
+
+
+STACK_WARNING = 0.9
+
+
+def _stack(message: dict[str, Any]) -> str:
+    """A word where the stack is nearly full."""
+    used, size = message.get("stack"), message.get("stack_size")
+    if not used or not size or used < STACK_WARNING * size:
+        return ""
+    return f"  stack {used:,} of {size:,} bytes: raise stack_bytes in board.toml"
+
+
+# What the firmware's test of the microphone found (kws.h) -> what to do.
+MICROPHONE = {
+    "ok": "",
+    "none": "no sample has come: its clock or the DMA (docs/boards.md)",
+    "zeros": "nothing but zeros: data line, supply or select pin, or it is stuck",
+    "stuck": "one value only: the data line is stuck high or low, or a wrong pin",
+    "offset": "a constant voltage takes the range: its coupling or bias, a wrong pin",
+    "quiet": "less than its own noise: supply, or raise the gain (BOARD_GAIN)",
+    "clipping": "too loud: lower the gain (BOARD_GAIN), or go further away",
+}
+
+
+def _microphone(message: dict[str, Any]) -> str:
+    """What is wrong with the microphone, and what to do."""
+    found = message.get("microphone") or "ok"
+    told = MICROPHONE.get(found, found)
+    return f"  MICROPHONE {found}: {told}" if told else ""
 
 
 METER_DB = 60
@@ -355,6 +453,26 @@ def meter(level_db: float) -> str:
     return "[" + "#" * cells + " " * (METER_CELLS - cells) + "]"
 
 
+_RESETS = {
+    "power": "switched on",
+    "pin": "reset by its button or the probe",
+    "watchdog": "RESET BY ITS WATCHDOG: it hung, crashed, or got no audio",
+    "software": "restarted by its program",
+    "lockup": "RESET AFTER A FAULT within a fault handler",
+    "wake": "woken from deep sleep",
+}
+
+
+def _started(message: dict[str, Any]) -> str:
+    """Which firmware, and why it started, as far as the boot line says."""
+    parts = []
+    if "version" in message:
+        parts.append(f"firmware {message['version']} build {message.get('build')}")
+    if "reset" in message:
+        parts.append(_RESETS.get(message["reset"], f"reset={message['reset']}"))
+    return "".join(f", {part}" for part in parts)
+
+
 def text(message: dict[str, Any]) -> str:
     """A message for people, one line."""
     kind = message["kind"]
@@ -370,12 +488,19 @@ def text(message: dict[str, Any]) -> str:
             f"{message['time_s']:9.2f} s  {meter(message['level_db'])} "
             f"{message['level_db']:6.1f} dB  inference "
             f"{message['inference_ms']:.1f} ms{work}  lost {message['overruns']:,}"
+            f"{_stack(message)}{_microphone(message)}"
         )
     if kind == "boot":
-        return f"model {message.get('name')}, hash {message.get('hash')}"
+        return f"model {message.get('name')}, hash {message.get('hash')}" + _started(
+            message
+        )
     if kind == "selftest":
         return "self-test ok"
     if kind == "other":
         return f"? {message['text']}"
+    if kind == "broken":
+        return f"broken on its way, dropped: {message['text']}"
+    if kind == "gap":
+        return f"{message['lines']} line(s) missing here"
     pairs = (f"{key}={value}" for key, value in message.items() if key != "kind")
     return f"{kind} {' '.join(pairs)}".rstrip()

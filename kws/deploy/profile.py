@@ -30,6 +30,7 @@ from kws.deploy import (
 from kws.deploy.boards import Board
 from kws.deploy.fit import Fit
 from kws.deploy.monitor import Monitor, Transcript
+from kws.deploy.pace import Pace
 from kws.deploy.per_second import PerSecond
 from kws.deploy.runners import Job
 from kws.emit import SELFTEST, native, selftest
@@ -129,6 +130,7 @@ class Profile:
         time_note: Which of the two.
         energy: The estimate, where board.toml has figures.
         per_second: Of a recording, as one stream.
+        pace: How much of its time the board works; None on this machine.
     """
 
     board: str
@@ -149,6 +151,7 @@ class Profile:
     time_note: str
     energy: Energy | None
     per_second: PerSecond | None = None
+    pace: Pace | None = None
 
     @property
     def total(self) -> Part:
@@ -362,6 +365,14 @@ def on_board(
             else f"measured, at {board.clock_hz / 1e6:g} MHz"
         ),
         energy=_energy(bundle, board, cycles_each * cost, cycles_each * feature_cost),
+        pace=Pace(
+            board=board,
+            hop_frames=bundle.recipe.detector.hop_frames,
+            window_frames=bundle.recipe.features.frames,
+            inference=round(cost * cycles_each / board.cycles_per_instruction),
+            frame=round(feature_cost * cycles_each / board.cycles_per_instruction),
+            frame_ms=bundle.recipe.features.hop_ms,
+        ),
     )
 
 

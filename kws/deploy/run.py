@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from kws.deploy import monitor, runners
+from kws.deploy import fault, monitor, runners
 from kws.deploy.boards import Board
 from kws.deploy.monitor import Transcript
 from kws.deploy.runners import Outcome
@@ -21,12 +21,15 @@ from kws.recipe import Features
 SAMPLE_RATE = 16000
 MAX_BOOT_BYTES = 64 * 1024
 HALF_BUFFERS_PER_SECOND = 100  # 160 samples each, boards/common/emulated.c
+MARGIN = 1.02  # what interrupts and text take besides
 EXIT_FAULT = 20  # kws_board.h
 EXIT_REASONS = {
     10: "the firmware refused the generated model (shapes or tables out of range)",
     11: "the self-test failed: the canned clip did not give the expected logits",
     12: "the firmware could not use its input",
     13: "flash does not hold the whole image: programming was interrupted",
+    14: "a clock of the board did not start",
+    15: "the stack is full: raise stack_bytes in board.toml",
     EXIT_FAULT: "the firmware crashed",
 }
 
@@ -54,6 +57,7 @@ def listen(
     pace: bool = True,
     timeout_s: float | None = None,
     on_text: Callable[[bytes], None] | None = None,
+    commands: Sequence[str] = (),
 ) -> Listened:
     """Boot, self-test, stream `pcm` through the microphone path, collect the events.
 
@@ -67,6 +71,7 @@ def listen(
         timeout_s: Limit of the run (an emulator's processor time); None sets one by
             the length of the stream.
         on_text: Called with what the board says, as it comes.
+        commands: Lines that it is sent as it begins to listen.
 
     Raises:
         KwsError: the runner's tool is missing.
@@ -78,10 +83,14 @@ def listen(
         folder = Path(name)
         (folder / "audio.raw").write_bytes(pcm.astype("<i2").tobytes())
         arguments = {"audio": "audio.raw", "pace": str(int(half_buffer) if pace else 0)}
+        if commands:
+            text = "".join(f"{line}\n" for line in commands)
+            (folder / "commands.txt").write_text(text, "utf-8")
+            arguments["commands"] = "commands.txt"
         runner = runners.get(board.runner)
         outcome = runner.run(image, board, arguments, folder, timeout_s, on_text)
     transcript = monitor.parse(outcome.text)
-    problems = _ending_problems(outcome, transcript)
+    problems = _ending_problems(outcome, transcript, image)
     problems += _stream_problems(transcript, board, len(pcm), expected_hash)
     return Listened(transcript, tuple(problems), outcome.wall_s)
 
@@ -93,15 +102,30 @@ def least_hop(transcript: Transcript, board: Board, features: Features) -> int |
     """
     stats = transcript.stats
     model = stats.get("instructions_per_inference_max", 0)
-    spare = board.instructions_per_second * features.hop_ms / 1000 - stats.get(
-        "instructions_per_frame", 0
-    )
-    if model <= 0 or spare <= 0:
+    if model <= 0:
         return None
-    return math.ceil(1.02 * model / spare)
+    frame = stats.get("instructions_per_frame", 0)
+    return hop_for(model, frame, board, features.hop_ms)
 
 
-def _ending_problems(outcome: Outcome, transcript: Transcript) -> list[str]:
+def hop_for(inference: int, frame: int, board: Board, frame_ms: float) -> int | None:
+    """Feature frames between two model runs that a board keeps up with; None: no hop.
+
+    Args:
+        inference: Instructions of one run of the model.
+        frame: Instructions of one feature frame.
+        board: Its clock and cycles per instruction.
+        frame_ms: From one feature frame to the next.
+    """
+    spare = board.instructions_per_second * frame_ms / 1000 - frame
+    if spare <= 0:
+        return None
+    return max(1, math.ceil(MARGIN * inference / spare))
+
+
+def _ending_problems(
+    outcome: Outcome, transcript: Transcript, image: Path
+) -> list[str]:
     """How the run ended, where that was not its regular end."""
     if outcome.exit_code is None:
         return [f"the firmware did not end in time ({outcome.wall_s:.0f} s)"]
@@ -112,7 +136,7 @@ def _ending_problems(outcome: Outcome, transcript: Transcript) -> list[str]:
     )
     details = [f"exit code {outcome.exit_code}"]
     if transcript.fault is not None:
-        details += [f"{key}={value}" for key, value in transcript.fault.items()]
+        details.append(fault.explain(transcript.fault, image))
     details += transcript.errors
     if outcome.exit_code not in EXIT_REASONS:
         details += transcript.other[-3:]
@@ -166,7 +190,7 @@ def to_end(image: Path, board: Board, timeout_s: float = 120) -> Transcript:
     with tempfile.TemporaryDirectory(prefix="kws-run-") as name:
         outcome = runner.run(image, board, {}, Path(name), timeout_s)
     transcript = monitor.parse(outcome.text)
-    problems = _ending_problems(outcome, transcript)
+    problems = _ending_problems(outcome, transcript, image)
     if problems:
         raise CheckFailed(
             f"The firmware on {board.name} did not finish: {problems[0]}",
@@ -243,7 +267,7 @@ def clips(
             }
             outcome = runner.run(image, board, arguments, folder, timeout_s)
             transcript = monitor.parse(outcome.text)
-            problems = _ending_problems(outcome, transcript)
+            problems = _ending_problems(outcome, transcript, image)
             if not problems and transcript.clips != len(some):
                 problems = [f"{transcript.clips} of {len(some)} clips were done"]
             out = folder / "logits.raw"

@@ -103,6 +103,19 @@ class Port:
     def __exit__(self, *_: object) -> None:
         self._serial.close()
 
+    def write(self, line: str) -> None:
+        """Send a line.
+
+        Raises:
+            BoardError: the port is gone.
+        """
+        import serial
+
+        try:
+            self._serial.write(line.encode() + b"\n")
+        except (serial.SerialException, OSError) as error:
+            raise BoardError("port-lost", str(error), **self._names) from error
+
     def read(self, silent_s: float) -> Iterator[bytes]:
         """What arrives, as it arrives.
 

@@ -43,6 +43,7 @@ class Nrf52840(Machine):
         self.coming: list[tuple[str, ...]] = []
         self.buffer = (0, 0)  # address and samples of the one being filled
         self.outgoing: bytes | None = None
+        self.incoming = b""
         self.waits = 0
         self.stalls = 0  # how often the firmware has waited for the port in a loop
         self.values["UICR_APPROTECT"] = 0xFFFFFF5A
@@ -82,6 +83,26 @@ class Nrf52840(Machine):
             self.stalls += 1
         return self.values.get(ENDTX, 0)
 
+    def receive(self, data: bytes) -> None:
+        """Bytes come in, each a transfer of its own; what is not fetched is lost."""
+        self.incoming += data
+
+    def _take_in(self) -> bool:
+        """The next byte, if there is one and the receiver runs."""
+        running = (
+            self.values.get("UARTE0_TASKS_STARTRX")
+            and self.values["UARTE0_SHORTS"] & 1 << 5
+        )
+        if not self.incoming or not running:
+            return False
+        assert self.values["UARTE0_RXD_MAXCNT"] == 1
+        byte, self.incoming = self.incoming[:1], self.incoming[1:]
+        self.core.mem_write(self.values["UARTE0_RXD_PTR"], byte)
+        self.values["UARTE0_EVENTS_ENDRX"] = 1
+        if self.values["UARTE0_INTENSET"] & 1 << 4:
+            self.pending.add(UARTE_IRQ)
+        return True
+
     # --- the microphone ---------------------------------------------------------------
 
     def _start(self, value: int) -> None:
@@ -103,7 +124,7 @@ class Nrf52840(Machine):
                 self.pending.add(PDM_IRQ)
 
     def idle(self) -> None:
-        if self._transmit():
+        if self._take_in() or self._transmit():
             return
         if not self.coming:
             address, count = self.buffer

@@ -13,6 +13,7 @@ from kws.deploy.boards import BOARDS, Board
 HEADER = BOARDS / "b-l475e-iot01a" / "stm32l475.h"
 DMA_IRQ, USART_IRQ = 14, 37
 TXE, TC, TXEIE = 1 << 7, 1 << 6, 1 << 7
+RXNE, RE, RXNEIE = 1 << 5, 1 << 2, 1 << 5
 TCIF, HTIF, TEIF = 1 << 13, 1 << 14, 1 << 15
 CCR_EN, CCR_TCIE, CCR_HTIE, CCR_TEIE = 1, 2, 4, 8
 PATIENCE = 200  # reads of a flag, after which what is waited for has happened
@@ -40,6 +41,8 @@ class Stm32l475(Machine):
         self.at_half = 0
         self.flags = 0
         self.overrun = 0
+        self.incoming = b""
+        self.has_byte = False  # of these, in the receiver's register
         self.sending = 0  # bytes in the data and shift registers
         self.waits = 0
         self.stalls = 0  # how often the firmware has waited for the port in a loop
@@ -51,6 +54,7 @@ class Stm32l475(Machine):
         self.on_write["RCC_BDCR"] = self._crystal_control
         self.on_write["USART1_TDR"] = self._byte
         self.on_read["USART1_ISR"] = self._usart
+        self.on_read["USART1_RDR"] = self._fetched
         self.on_read["DMA1_ISR"] = lambda: self.flags
         self.on_write["DMA1_IFCR"] = self._clear
         self.on_read["DFSDM_DFSDM0_ISR"] = lambda: self.overrun << 3
@@ -87,7 +91,17 @@ class Stm32l475(Machine):
         if self.waits > PATIENCE and self.sending:
             self.sending = 0
             self.stalls += 1
-        return (TXE if self.sending < 2 else 0) | (0 if self.sending else TC)
+        received = RXNE if self.has_byte else 0
+        return (TXE if self.sending < 2 else 0) | (0 if self.sending else TC) | received
+
+    def receive(self, data: bytes) -> None:
+        """Bytes come in, while the receiver is on."""
+        self.incoming += data
+
+    def _fetched(self) -> int:
+        byte, self.incoming = self.incoming[0], self.incoming[1:]
+        self.has_byte = False
+        return byte
 
     # --- the microphone ---------------------------------------------------------------
 
@@ -111,10 +125,16 @@ class Stm32l475(Machine):
             self.pending.add(DMA_IRQ)
 
     def idle(self) -> None:
-        if self.sending and self.values["USART1_CR1"] & TXEIE:
-            self.sending = 0
+        control = self.values.get("USART1_CR1", 0)
+        if self.incoming and not self.has_byte and control & RE and control & RXNEIE:
+            self.has_byte = True
             self.pending.add(USART_IRQ)
             return
+        if self.sending:
+            self.sending = 0
+            if control & TXEIE:
+                self.pending.add(USART_IRQ)
+                return
         control = self.values.get("DMA1_CCR4", 0)
         count = self.values.get("DMA1_CNDTR4", 0) // 2
         if not control & CCR_EN or len(self.raw) < count:

@@ -40,7 +40,29 @@ uint32_t kws_board_stack_used(void) {
 uint32_t kws_board_stack_size(void) {
   return 0;
 }
+const char *kws_board_reset_reason(void) {
+  return "";
+}
+_Noreturn void kws_board_exit(int code) {
+  exit(code);
+}
 void kws_board_show_event(void) {}
+void kws_board_watchdog_feed(void) {}
+size_t kws_board_read(char *to, size_t n) {
+  (void)to;
+  (void)n;
+  return 0;
+}
+int32_t kws_board_gain(void) {
+  return 0;
+}
+int kws_board_set_gain(int32_t gain) {
+  (void)gain;
+  return -1;
+}
+_Noreturn void kws_board_restart(void) {
+  exit(9);
+}
 
 static void print_logits(void) {
   printf("logits");
@@ -155,7 +177,7 @@ int main(int argc, char **argv) {
     poll_all();
     printf("kept %zu\n", kept);
   } else if (strcmp(argv[2], "listen") == 0) {
-    if (listen_start("listen") != KWS_EXIT_OK) return 5;
+    if (listen_start("listen", 0) != KWS_EXIT_OK) return 5;
     ring_head = ring_tail = (uint32_t)number;
     samples_consumed = number;
     for (size_t done = 0; done < count; done += 160) {
@@ -163,7 +185,7 @@ int main(int argc, char **argv) {
       listen_work();
     }
     print_stats();
-    kws_board_write("kws end\n");
+    print_last();
   } else if (strcmp(argv[2], "overrun") == 0) {
     for (size_t left = number; left > 0;) {
       const size_t some = left < 1000000000 ? left : 1000000000;

@@ -5,7 +5,8 @@
 // SECONDS of the chip's time at most; AUDIO is 16 kHz int16, played to ADC0 from the
 // moment that the firmware starts converting, and with its end the run ends. After HALT
 // seconds the core stands still for 0.2 s, as under a debugger; what changes in RAM
-// meanwhile, but for BYTES from FROM, is told. With NO_CRYSTAL in the environment the
+// meanwhile, but for BYTES from FROM, is told. With STANDS_STILL in the environment the
+// converter stops at the audio's end, and the run goes on. With NO_CRYSTAL in the environment the
 // crystal does not start.
 import { readFileSync } from "node:fs";
 import { ConsoleLogger, LogLevel, RP2040 } from "rp2040js";
@@ -36,10 +37,11 @@ uart.onByte = (byte) => {
   uart.checkInterrupts();
 };
 Object.defineProperty(uart, "flags", {
-  get: () => (outgoing.length ? 1 << 3 : 1 << 7) | (outgoing.length >= 32 ? 1 << 5 : 0),
+  get: () => (outgoing.length ? 1 << 3 : 1 << 7) | (outgoing.length >= 32 ? 1 << 5 : 0) | (uart.rxFIFO.empty ? 1 << 4 : 0),
 });
 uart.checkInterrupts = () => {
   uart.interruptStatus = outgoing.length <= 16 ? 1 << 5 : 0;
+  if (!uart.rxFIFO.empty) uart.interruptStatus |= 1 << 4;
   chip.setInterrupt(uart.irq, (uart.interruptStatus & uart.interruptMask) !== 0);
 };
 if (process.env.NO_CRYSTAL) chip.peripherals[0x40024].readUint32 = () => 0;
@@ -55,6 +57,10 @@ if (audio !== undefined) {
     const part = (conversions & 3) / 4;
     conversions++;
     done = at + 1 >= pcm.length;
+    if (done && process.env.STANDS_STILL) {
+      done = false; // the converter is stuck: no sample comes any more
+      return;
+    }
     const sample = done ? 0 : pcm[at] * (1 - part) + pcm[at + 1] * part;
     chip.adc.channelValues[0] = 2048 + Math.round(sample / 16);
     chip.adc.currentChannel = 0;
@@ -65,6 +71,14 @@ if (audio !== undefined) {
 // The boot ROM is not emulated: it would check boot2 and jump to it.
 chip.core.PC = 0x10000000;
 chip.core.SP = 0x20042000;
+// The watchdog resets the core; what else it resets, the firmware resets at its start.
+let restart = false;
+const watchdog = chip.peripherals[0x40058];
+watchdog.onWatchdogTrigger = () => {
+  watchdog.writeUint32(0, 0); // a reset stops it
+  process.stdout.write("\nreset by the watchdog\n");
+  restart = true;
+};
 const nanosPerCycle = 8;
 const end = Number(seconds) * 1e9;
 
@@ -86,9 +100,16 @@ function standStill() {
 
 let halted = halt === undefined;
 while (chip.clock.nanos < end && !done) {
-  if (!halted && chip.clock.nanos > Number(halt) * 1e9) {
+  // Not while it sleeps: the emulator would wake it, and stack for its interrupt.
+  if (!halted && !chip.core.waiting && chip.clock.nanos > Number(halt) * 1e9) {
     halted = true;
     standStill();
+  }
+  if (restart) {
+    restart = false;
+    chip.core.waiting = false;
+    chip.core.PC = 0x10000000;
+    chip.core.SP = 0x20042000;
   }
   if (chip.core.waiting) {
     if (chip.clock.nextAlarm === null) break; // it sleeps for good

@@ -24,6 +24,15 @@ static volatile int32_t raw[2][HALF_RAW];
 static int16_t wide[HALF_RAW];
 static decimate_t decimator;
 
+static uint32_t reset_flags;
+
+const char *kws_board_reset_reason(void) {
+  if ((reset_flags & RCC_CSR_IWDGRSTF) != 0) return "watchdog";
+  if ((reset_flags & RCC_CSR_SFTRSTF) != 0) return "software";
+  if ((reset_flags & RCC_CSR_BORRSTF) != 0) return "power"; /* at power-on too */
+  return (reset_flags & RCC_CSR_PINRSTF) != 0 ? "pin" : ""; /* each reset pulls it */
+}
+
 void board_led(int on) {
   GPIOB_BSRR = on ? GPIOB_BSRR_BS14 : GPIOB_BSRR_BR14;
 }
@@ -43,6 +52,12 @@ void board_send(void) {
   } else {
     USART1_CR1 &= ~USART1_CR1_TXEIE;
   }
+}
+
+void board_receive(void) {
+  const uint32_t status = USART1_ISR;
+  if ((status & USART1_ISR_RXNE) != 0) live_received((uint8_t)USART1_RDR);
+  if ((status & USART1_ISR_ORE) != 0) USART1_ICR = USART1_ICR_ORECF; /* one was lost */
 }
 
 int board_sending(void) {
@@ -77,6 +92,8 @@ static int clock_init(void) {
 }
 
 void kws_board_init(void) {
+  reset_flags = RCC_CSR;
+  RCC_CSR = reset_flags | RCC_CSR_RMVF; /* the next start's are its own */
   const int locked = msi_lock(), fast = clock_init();
   COREDEBUG_DEMCR |= COREDEBUG_DEMCR_TRCENA;
   DWT_CYCCNT = 0;
@@ -84,16 +101,36 @@ void kws_board_init(void) {
   RCC_AHB2ENR |= RCC_AHB2ENR_GPIOBEN | RCC_AHB2ENR_GPIOEEN;
   RCC_APB2ENR |= RCC_APB2ENR_USART1EN;
   (void)RCC_APB2ENR; /* two cycles until the clocks run */
-  /* PB14: LED2. PB6: USART1_TX (AF7). */
-  GPIOB_AFRL = (GPIOB_AFRL & ~GPIOB_AFRL_AFRL6(15)) | GPIOB_AFRL_AFRL6(7);
-  GPIOB_MODER = (GPIOB_MODER & ~(GPIOB_MODER_MODER6(3) | GPIOB_MODER_MODER14(3))) |
-                GPIOB_MODER_MODER6(ALTERNATE) | GPIOB_MODER_MODER14(1);
+  /* PB14: LED2. PB6, PB7: USART1_TX, USART1_RX (AF7). */
+  GPIOB_AFRL = (GPIOB_AFRL & ~(GPIOB_AFRL_AFRL6(15) | GPIOB_AFRL_AFRL7(15))) |
+               GPIOB_AFRL_AFRL6(7) | GPIOB_AFRL_AFRL7(7);
+  GPIOB_MODER = (GPIOB_MODER & ~(GPIOB_MODER_MODER6(3) | GPIOB_MODER_MODER7(3) |
+                                 GPIOB_MODER_MODER14(3))) |
+                GPIOB_MODER_MODER6(ALTERNATE) | GPIOB_MODER_MODER7(ALTERNATE) |
+                GPIOB_MODER_MODER14(1);
   board_led(0);
   USART1_BRR = fast ? 694 : 35; /* 80 MHz or 4 MHz / 115200 */
-  USART1_CR1 = USART1_CR1_TE | USART1_CR1_UE;
+  USART1_CR1 = USART1_CR1_TE | USART1_CR1_RE | USART1_CR1_RXNEIE | USART1_CR1_UE;
   NVIC_ISER1 = 1u << (USART1_IRQ - 32);
-  if (!fast) live_stop("clock");
-  if (!locked) kws_board_write("kws clock crystal=none error_percent=3\n");
+  if (!fast) live_stop();
+  if (!locked) kws_say("clock", "crystal=none error_percent=3");
+}
+
+/* The keys of IWDG_KR. Its clock, 32 kHz / 256, runs by itself and is off by 10 %. */
+enum { IWDG_START = 0xcccc, IWDG_UNLOCK = 0x5555, IWDG_FEED = 0xaaaa, IWDG_HZ = 125 };
+
+void kws_board_watchdog_start(void) {
+  DBGMCU_APB1_FZR1 |= DBGMCU_APB1_FZR1_DBG_IWDG_STOP; /* while a debugger halts */
+  IWDG_KR = IWDG_START;
+  IWDG_KR = IWDG_UNLOCK;
+  IWDG_PR = 6; /* by 256 */
+  IWDG_RLR = KWS_WATCHDOG_S * IWDG_HZ - 1;
+  (void)live_wait(&IWDG_SR, 7, 0); /* until its clock has taken them over */
+  IWDG_KR = IWDG_FEED;
+}
+
+void kws_board_watchdog_feed(void) {
+  IWDG_KR = IWDG_FEED;
 }
 
 /* Round and round through `raw`. */

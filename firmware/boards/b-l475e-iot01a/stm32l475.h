@@ -36,6 +36,20 @@
 #define RCC_BDCR_LSEON                 (1u << 0)
 #define RCC_BDCR_LSERDY                (1u << 1)
 
+#define RCC_CSR                        REGISTER(0x40021094u)
+#define RCC_CSR_RMVF                   (1u << 23)
+#define RCC_CSR_PINRSTF                (1u << 26)
+#define RCC_CSR_BORRSTF                (1u << 27)
+#define RCC_CSR_SFTRSTF                (1u << 28)
+#define RCC_CSR_IWDGRSTF               (1u << 29)
+
+#define IWDG_KR                        REGISTER(0x40003000u)
+#define IWDG_PR                        REGISTER(0x40003004u)
+#define IWDG_RLR                       REGISTER(0x40003008u)
+#define IWDG_SR                        REGISTER(0x4000300cu)
+#define DBGMCU_APB1_FZR1               REGISTER(0xe0042008u)
+#define DBGMCU_APB1_FZR1_DBG_IWDG_STOP (1u << 12)
+
 #define PWR_CR1                        REGISTER(0x40007000u)
 #define PWR_CR1_DBP                    (1u << 8)
 
@@ -47,12 +61,14 @@
 
 #define GPIOB_MODER                    REGISTER(0x48000400u)
 #define GPIOB_MODER_MODER6(value)      ((uint32_t)(value) << 12)
+#define GPIOB_MODER_MODER7(value)      ((uint32_t)(value) << 14)
 #define GPIOB_MODER_MODER14(value)     ((uint32_t)(value) << 28)
 #define GPIOB_BSRR                     REGISTER(0x48000418u)
 #define GPIOB_BSRR_BS14                (1u << 14)
 #define GPIOB_BSRR_BR14                (1u << 30)
 #define GPIOB_AFRL                     REGISTER(0x48000420u)
 #define GPIOB_AFRL_AFRL6(value)        ((uint32_t)(value) << 24)
+#define GPIOB_AFRL_AFRL7(value)        ((uint32_t)(value) << 28)
 #define GPIOE_MODER                    REGISTER(0x48001000u)
 #define GPIOE_MODER_MODER7(value)      ((uint32_t)(value) << 14)
 #define GPIOE_MODER_MODER9(value)      ((uint32_t)(value) << 18)
@@ -63,12 +79,19 @@
 
 #define USART1_CR1                     REGISTER(0x40013800u)
 #define USART1_CR1_UE                  (1u << 0)
+#define USART1_CR1_RE                  (1u << 2)
 #define USART1_CR1_TE                  (1u << 3)
+#define USART1_CR1_RXNEIE              (1u << 5)
 #define USART1_CR1_TXEIE               (1u << 7)
 #define USART1_BRR                     REGISTER(0x4001380cu)
 #define USART1_ISR                     REGISTER(0x4001381cu)
+#define USART1_ISR_ORE                 (1u << 3)
+#define USART1_ISR_RXNE                (1u << 5)
 #define USART1_ISR_TC                  (1u << 6)
 #define USART1_ISR_TXE                 (1u << 7)
+#define USART1_ICR                     REGISTER(0x40013820u)
+#define USART1_ICR_ORECF               (1u << 3)
+#define USART1_RDR                     REGISTER(0x40013824u)
 #define USART1_TDR                     REGISTER(0x40013828u)
 #define USART1_IRQ                     37
 

@@ -12,8 +12,12 @@ extern uint32_t kws_data_start[], kws_data_end[], kws_data_load[];
 extern uint32_t kws_bss_start[], kws_bss_end[];
 extern void (*const kws_constructors_start[])(void);
 extern void (*const kws_constructors_end[])(void);
+extern const uint8_t kws_text_start[], kws_text_end[];
 
 #define STACK_PAINT 0xdeadc0deu
+/* The frame could not be stacked (MSTKERR, STKERR), or the limit was reached (STKOF).
+ */
+#define CFSR_STACK (1u << 4 | 1u << 12 | 1u << 20)
 
 void kws_reset_handler(void);
 void kws_start(void);
@@ -47,7 +51,7 @@ __attribute__((section(".vectors"), used)) static const vector_t vectors[64] = {
 #else
 #define LET_IN ""
 #endif
-#ifdef __ARM_ARCH_8M_MAIN__
+#if __ARM_ARCH >= 8
 #define NO_LIMIT "msr msplim, r0\n"
 #else
 #define NO_LIMIT ""
@@ -67,6 +71,29 @@ __attribute__((naked, used)) void kws_reset_handler(void) {
       "bl kws_start\n");
 }
 
+/* A store below the stack is a fault at once, whatever lies there (on the RP2040 the
+ * flash's interface): the core has a limit for it, or the MPU makes the lowest bytes
+ * read-only. They can still be read, for the paint. */
+#if __ARM_ARCH >= 8
+#define GUARD_BYTES 0u
+static void guard_stack(void) {
+  __asm volatile("msr msplim, %0" ::"r"(kws_stack_bottom));
+}
+#else
+#if __ARM_ARCH >= 7
+#define GUARD_EXPONENT 5
+#else
+#define GUARD_EXPONENT 8
+#endif
+#define GUARD_BYTES (1u << GUARD_EXPONENT)
+static void guard_stack(void) {
+  MPU_RBAR = (uint32_t)(uintptr_t)kws_stack_bottom | MPU_RBAR_VALID;
+  MPU_RASR = MPU_RASR_READ_ONLY | MPU_RASR_BYTES(GUARD_EXPONENT);
+  MPU_CTRL = MPU_CTRL_ON;
+  __asm volatile("dsb\n isb" ::: "memory");
+}
+#endif
+
 /* Runs on the bare stack before any C object is initialised. */
 __attribute__((section(".text.kws_reset_handler"), used)) void kws_start(void) {
   MPU_CTRL = 0; /* its regions are not this firmware's */
@@ -80,6 +107,9 @@ __attribute__((section(".text.kws_reset_handler"), used)) void kws_start(void) {
   NVIC_ICER2 = 0xffffffffu;
 #endif
   SCB_ICSR = SCB_ICSR_PENDSTCLR | SCB_ICSR_PENDSVCLR;
+#if __ARM_ARCH >= 7
+  SCB_SHCSR = SCB_SHCSR_FAULTS; /* so that the exception's number tells */
+#endif
 #if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
   SCB_CPACR |= 0xfu << 20; /* CP10 and CP11: FPU and MVE registers */
   __asm volatile("dsb\n isb" ::: "memory");
@@ -95,6 +125,7 @@ __attribute__((section(".text.kws_reset_handler"), used)) void kws_start(void) {
   for (volatile uint32_t *word = kws_stack_bottom; word < here - 16; word++) {
     *word = STACK_PAINT;
   }
+  guard_stack();
   /* Of static C++ objects: this project has none, a linked library may. */
   for (void (*const *make)(void) = kws_constructors_start; make < kws_constructors_end;
        make++) {
@@ -123,23 +154,42 @@ __attribute__((naked, used)) void kws_fault_handler(void) {
       "bl kws_fault_report\n");
 }
 
-static void write_hex(uint32_t value) {
-  char text[9];
-  for (int i = 0; i < 8; i++)
-    text[i] = "0123456789abcdef"[(value >> (28 - 4 * i)) & 15];
-  text[8] = '\0';
-  kws_board_write(text);
+/* An image without app/print.c, as of a kernel's test. */
+__attribute__((weak)) void kws_fault(const kws_fault_t *fault) {
+  (void)fault;
+  kws_board_write("\nkws fault\n");
+}
+
+/* The first word on a full stack that looks like a return address. The report has used
+ * the other end of it. */
+static uint32_t nearest_return(void) {
+  for (const uint32_t *word = kws_stack_bottom; word < kws_stack_top; word++) {
+    const uint8_t *at = (const uint8_t *)(uintptr_t)(*word - 1);
+    if ((*word & 1) != 0 && at >= kws_text_start && at < kws_text_end) return *word;
+  }
+  return 0;
 }
 
 /* `frame` is where the core stacked r0-r3, r12, lr, pc, xpsr; after a stack overflow
- * it lies outside the stack and is not read. */
+ * it lies outside the stack, or in its guard, and is not read. */
 void kws_fault_report(const uint32_t *frame, uint32_t exception) {
-  const int readable = frame >= kws_stack_bottom && frame + 8 <= kws_stack_top;
-  const uint32_t pc = readable ? frame[6] : 0;
-  kws_board_write("\nkws fault exception=");
-  write_hex(exception & 0x1ff);
-  kws_board_write(" pc=");
-  write_hex(pc);
-  kws_board_write(readable ? "\n" : " stack=overflow\n");
+  static int reported;
+  if (reported++) kws_board_exit(KWS_EXIT_FAULT); /* telling it is what failed */
+  kws_fault_t fault = {.exception = exception & 0x1ff};
+#if __ARM_ARCH >= 7
+  fault.cfsr = SCB_CFSR;
+  fault.hfsr = SCB_HFSR;
+  fault.mmfar = SCB_MMFAR;
+  fault.bfar = SCB_BFAR;
+#endif
+  fault.overflow = frame < kws_stack_bottom + GUARD_BYTES / 4 ||
+                   frame + 8 > kws_stack_top || (fault.cfsr & CFSR_STACK) != 0;
+  if (fault.overflow) {
+    fault.lr = nearest_return();
+  } else {
+    fault.pc = frame[6];
+    fault.lr = frame[5];
+  }
+  kws_fault(&fault);
   kws_board_exit(KWS_EXIT_FAULT);
 }

@@ -6,6 +6,7 @@
  *
  * Arguments (name=value):
  *   audio=FILE  the samples
+ *   commands=FILE  what a PC would send, from the start of the audio on
  *   pace=N      a half-buffer completes every N executed instructions, by the SysTick
  *               interrupt, whatever the firmware is doing: too slow a model drops
  *               samples. N = 0 (or absent): whenever the firmware has nothing to do.
@@ -18,21 +19,29 @@
 #include <string.h>
 
 #include "board_config.h" /* the board's own: addresses and clocks */
+#include "cortex_m.h"
 #include "kws.h"
 #include "kws_board.h"
 #include "semihosting.h"
 
-#define REGISTER(address) (*(volatile uint32_t *)(address))
-#define FPGAIO_CLK100HZ   REGISTER(BOARD_FPGAIO + 0x14)
-#define FPGAIO_COUNTER    REGISTER(BOARD_FPGAIO + 0x18)
-#define FPGAIO_PRESCALE   REGISTER(BOARD_FPGAIO + 0x1c)
-#define SYSTICK_CONTROL   REGISTER(0xe000e010u)
-#define SYSTICK_RELOAD    REGISTER(0xe000e014u)
-#define SYSTICK_VALUE     REGISTER(0xe000e018u)
+#define FPGAIO_CLK100HZ  REGISTER(BOARD_FPGAIO + 0x14)
+#define FPGAIO_COUNTER   REGISTER(BOARD_FPGAIO + 0x18)
+#define FPGAIO_PRESCALE  REGISTER(BOARD_FPGAIO + 0x1c)
+#define WATCHDOG_LOAD    REGISTER(BOARD_WATCHDOG + 0x0) /* CMSDK, Arm DDI 0479 */
+#define WATCHDOG_CONTROL REGISTER(BOARD_WATCHDOG + 0x8)
+#define WATCHDOG_CLEAR   REGISTER(BOARD_WATCHDOG + 0xc)
+#define SYSTICK_CONTROL  REGISTER(0xe000e010u)
+#define SYSTICK_RELOAD   REGISTER(0xe000e014u)
+#define SYSTICK_VALUE    REGISTER(0xe000e018u)
 
 enum { NS_PER_INSTRUCTION = 256, HALF_BUFFER = 160, MAX_ARGUMENTS = 512 };
 
 static char arguments[MAX_ARGUMENTS];
+
+#define RESTART_MARK 0x6b777321u
+static uint32_t restart_mark __attribute__((section(".noinit")));
+static int restarted;
+static int commands = -1; /* semihosting handle */
 
 static int16_t halves[2][HALF_BUFFER];
 static size_t half_bytes[2];
@@ -46,6 +55,8 @@ static uint64_t interrupt_ticks; /* spent in the audio interrupt */
 void kws_systick_handler(void);
 
 void kws_board_init(void) {
+  restarted = restart_mark == RESTART_MARK;
+  restart_mark = 0;
   /* Two NULs at least stay at the end: they close the last argument and the list. */
   semihosting_command_line(arguments, sizeof arguments - 2);
   for (size_t i = 0; i < sizeof arguments; i++) {
@@ -54,6 +65,31 @@ void kws_board_init(void) {
   FPGAIO_PRESCALE = 0;
   FPGAIO_CLK100HZ = 0;
   FPGAIO_COUNTER = 0;
+}
+
+/* These machines have no register that tells; RAM is kept over a reset. */
+const char *kws_board_reset_reason(void) {
+  return restarted ? "software" : "power";
+}
+
+/* Of the first start alone: a command to restart would come again and again. */
+size_t kws_board_read(char *to, size_t n) {
+  return commands < 0 ? 0 : semihosting_read(commands, to, n);
+}
+
+int32_t kws_board_gain(void) {
+  return 0;
+}
+
+int kws_board_set_gain(int32_t gain) {
+  (void)gain;
+  return -1;
+}
+
+_Noreturn void kws_board_restart(void) {
+  restart_mark = RESTART_MARK;
+  SCB_AIRCR = SCB_AIRCR_RESET;
+  for (;;) __asm volatile("dsb");
 }
 
 void kws_board_write(const char *text) {
@@ -132,6 +168,8 @@ int kws_board_audio_start(void) {
   audio = semihosting_open(path, "r");
   if (audio < 0) return -1;
   half_bytes[filling] = semihosting_read(audio, halves[filling], sizeof halves[0]);
+  const char *told = emulated_argument("commands");
+  if (told != NULL && !restarted) commands = semihosting_open(told, "r");
   pace = emulated_argument_u32("pace", 0);
   if (pace == 0) return 0;
   /* SysTick counts 24 bits at BOARD_SYSTICK_HZ of virtual time. */
@@ -142,6 +180,20 @@ int kws_board_audio_start(void) {
   SYSTICK_VALUE = 0;
   SYSTICK_CONTROL = 7; /* processor clock, interrupt, on */
   return 0;
+}
+
+/* Half as long as on a real board: its clock's 32 bits end soon in the emulator's slow
+ * time. Its first alarm is the NMI, so that the fault line says where the loop hung; a
+ * second one would reset. Not where audio waits for the firmware: time stands still. */
+void kws_board_watchdog_start(void) {
+  if (pace == 0) return;
+  const uint64_t ns = (uint64_t)pace * 100 * KWS_WATCHDOG_S / 2 * NS_PER_INSTRUCTION;
+  WATCHDOG_LOAD = (uint32_t)(ns / 1000 * (BOARD_WATCHDOG_HZ / 1000) / 1000);
+  WATCHDOG_CONTROL = 3; /* alarm and reset */
+}
+
+void kws_board_watchdog_feed(void) {
+  WATCHDOG_CLEAR = 1;
 }
 
 int kws_board_audio_wait(void) {

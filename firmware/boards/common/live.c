@@ -10,6 +10,8 @@ enum {
   LED_HALF_BUFFERS = 50,
   SETTLE_SAMPLES = 16 * BOARD_SETTLE_MS,
   TEXT_BYTES = 1024,      /* a power of two; a beat takes about 200 */
+  RECEIVED_BYTES = 128,   /* a power of two; a command has 80 at most */
+  MAX_GAIN = 100,         /* times 24 bits of sample stays within 32 */
   WAIT_TURNS = 1000000,   /* about 8 cycles each */
   FLUSH_TURNS = 10000000, /* seconds: TEXT_BYTES take 0.09 */
   FLASH_TURNS = 500000,   /* a part of a second, whatever the clock */
@@ -28,6 +30,12 @@ static uint64_t interrupt_ticks; /* spent in interrupts */
  */
 static char text[TEXT_BYTES];
 static volatile uint32_t text_head, text_tail;
+
+/* Both only grow: the interrupt moves the head, kws_board_read the tail. */
+static uint8_t received[RECEIVED_BYTES];
+static volatile uint32_t received_head, received_tail;
+
+static volatile int32_t gain_change; /* from BOARD_GAIN */
 
 /* The counter in 64 bits. It wraps after 53 s (80 MHz) or later; while audio arrives it
  * is read every 10 ms. Called with the interrupt off, or from it. */
@@ -62,6 +70,7 @@ uint64_t kws_board_ticks_to_cost(uint64_t ticks) {
 /* The microphone's and the serial port's; their time is not the model's. */
 void kws_interrupt_handler(void) {
   const uint64_t start = read_ticks();
+  board_receive();
   board_microphone();
   board_send();
   interrupt_ticks += read_ticks() - start;
@@ -71,11 +80,21 @@ static int16_t saturated(int32_t sample) {
   return (int16_t)(sample > 32767 ? 32767 : sample < -32768 ? -32768 : sample);
 }
 
+int32_t kws_board_gain(void) {
+  return BOARD_GAIN + gain_change;
+}
+
+int kws_board_set_gain(int32_t gain) {
+  if (gain < 1 || gain > MAX_GAIN) return -1;
+  gain_change = gain - BOARD_GAIN;
+  return 0;
+}
+
 /* The offset goes before the gain: times the gain, it alone could fill int16. */
 int16_t live_sample(int32_t raw) {
   const int32_t sample = raw - (dc >> BOARD_DC_SHIFT);
   dc += sample;
-  return saturated(sample * BOARD_GAIN / BOARD_GAIN_ONE);
+  return saturated(sample * kws_board_gain() / BOARD_GAIN_ONE);
 }
 
 void live_half_buffer(const int16_t *samples) {
@@ -123,6 +142,21 @@ void live_sent(uint32_t n) {
   text_tail += n;
 }
 
+void live_received(uint8_t byte) {
+  if (received_head - received_tail == RECEIVED_BYTES) return;
+  received[received_head % RECEIVED_BYTES] = byte;
+  received_head++;
+}
+
+size_t kws_board_read(char *to, size_t n) {
+  size_t taken = 0;
+  for (; taken < n && received_tail != received_head; taken++) {
+    to[taken] = (char)received[received_tail % RECEIVED_BYTES];
+    received_tail++;
+  }
+  return taken;
+}
+
 static void send(void) {
   const uint32_t before = interrupts_off();
   board_send();
@@ -144,16 +178,28 @@ void kws_board_write(const char *string) {
   send();
 }
 
+/* Interrupts are off. */
+static void flush(void) {
+  for (uint32_t turns = FLUSH_TURNS; turns > 0; turns--) {
+    board_send();
+    if (text_head == text_tail && !board_sending()) break;
+  }
+}
+
+_Noreturn void kws_board_restart(void) {
+  interrupts_off();
+  flush();
+  SCB_AIRCR = SCB_AIRCR_RESET;
+  for (;;) __asm volatile("dsb");
+}
+
 /* The text goes out first; then nothing may wake the core: WFI does not sleep while an
  * enabled interrupt is pending, masked or not. */
 _Noreturn void kws_board_exit(int code) {
   (void)code; /* the line before has told why */
   interrupts_off();
   board_led(1);
-  for (uint32_t turns = FLUSH_TURNS; turns > 0; turns--) {
-    board_send();
-    if (text_head == text_tail && !board_sending()) break;
-  }
+  flush();
   NVIC_ICER0 = 0xffffffffu;
   NVIC_ICPR0 = 0xffffffffu;
 #if __ARM_ARCH >= 7
@@ -171,14 +217,12 @@ int live_wait(const volatile uint32_t *reg, uint32_t mask, uint32_t value) {
 }
 
 /* The LED first: the serial port's clock may be what did not start. */
-_Noreturn void live_stop(const char *what) {
+_Noreturn void live_stop(void) {
   for (int flash = 0; flash < 24; flash++) {
     board_led(flash % 8 < 6 && flash % 2 == 0); /* three, and a pause */
     for (volatile uint32_t turns = FLASH_TURNS; turns > 0; turns--) {
     }
   }
-  kws_board_write("kws error reason=");
-  kws_board_write(what);
-  kws_board_write("\n");
+  kws_say("error", "reason=clock");
   kws_board_exit(KWS_EXIT_CLOCK);
 }

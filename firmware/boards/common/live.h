@@ -30,6 +30,9 @@ void board_led(int on);
 void board_send(void);
 /* Whether the transmitter still has something to send. */
 int board_sending(void);
+/* Hand over to live_received what the serial port has taken in. Called from an
+ * interrupt, which need not be its own. */
+void board_receive(void);
 /* If a half-buffer of the microphone's DMA is complete, hand it over. Called from an
  * interrupt, which need not be the DMA's. */
 void board_microphone(void);
@@ -51,10 +54,14 @@ uint32_t live_text(const char **at);
 /* The first n bytes of it are sent, or somewhere else. */
 void live_sent(uint32_t n);
 
+/* A byte has come; where the loop has no time for so many, it is lost (a command's CRC
+ * then tells). */
+void live_received(uint8_t byte);
+
 /* Wait until (*reg & mask) == value: a second or so, then 0. At start-up only. */
 int live_wait(const volatile uint32_t *reg, uint32_t mask, uint32_t value);
-/* At the end of kws_board_init, where something did not start without which nothing
- * works: the LED flashes in threes, then the serial port says what. */
-_Noreturn void live_stop(const char *what);
+/* At the end of kws_board_init, where a clock did not start without which nothing
+ * works: the LED flashes in threes, then the serial port says so. */
+_Noreturn void live_stop(void);
 
 #endif

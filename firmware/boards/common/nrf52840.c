@@ -14,7 +14,19 @@
 /* EasyDMA writes words. */
 static _Alignas(4) int16_t halves[2][LIVE_HALF_BUFFER];
 static uint32_t started; /* half-buffers that EasyDMA has begun */
+static _Alignas(4) volatile uint8_t incoming[4]; /* a byte that EasyDMA has taken in */
 static uint32_t sending; /* bytes of text that EasyDMA is sending */
+
+static uint32_t reset_flags;
+
+/* A bootloader that clears the flags makes "power" of all of them. */
+const char *kws_board_reset_reason(void) {
+  if ((reset_flags & POWER_RESETREAS_DOG) != 0) return "watchdog";
+  if ((reset_flags & POWER_RESETREAS_LOCKUP) != 0) return "lockup";
+  if ((reset_flags & POWER_RESETREAS_SREQ) != 0) return "software";
+  if ((reset_flags & POWER_RESETREAS_RESETPIN) != 0) return "pin";
+  return reset_flags == 0 ? "power" : "wake";
+}
 
 static void pin_write(uint32_t pin, int high) {
   const uint32_t bit = 1u << (pin % 32);
@@ -65,6 +77,15 @@ void board_send(void) {
   UARTE0_TASKS_STARTTX = 1;
 }
 
+/* One byte a transfer, which the short starts again: at 115,200 baud the next one takes
+ * 87 us to come. */
+void board_receive(void) {
+  if (UARTE0_EVENTS_ENDRX == 0) return;
+  UARTE0_EVENTS_ENDRX = 0;
+  (void)UARTE0_EVENTS_ENDRX; /* the cleared event reaches the interrupt controller */
+  live_received(incoming[0]);
+}
+
 int board_sending(void) {
   return sending > 0;
 }
@@ -80,7 +101,6 @@ static void take_over(void) {
   UARTE0_CONFIG = 0; /* no flow control, no parity, one stop bit */
   UARTE0_PSEL_RTS = UARTE0_PSEL_RTS_CONNECT_DISCONNECTED;
   UARTE0_PSEL_CTS = UARTE0_PSEL_CTS_CONNECT_DISCONNECTED;
-  UARTE0_PSEL_RXD = UARTE0_PSEL_RXD_CONNECT_DISCONNECTED;
   PDM_INTENCLR = 0xffffffffu;
   PDM_TASKS_STOP = 1;
   PDM_ENABLE = 0;
@@ -92,6 +112,8 @@ void kws_board_init(void) {
   /* From revision 3 on the debug port is open only where UICR and, after every reset,
    * the firmware say so; nrfx does the same (system_nrf52_approtect.h). */
   APPROTECT_DISABLE = UICR_APPROTECT;
+  reset_flags = POWER_RESETREAS;
+  POWER_RESETREAS = reset_flags; /* cleared by ones: the next start's are its own */
   take_over();
   COREDEBUG_DEMCR |= COREDEBUG_DEMCR_TRCENA;
   DWT_CYCCNT = 0;
@@ -102,16 +124,35 @@ void kws_board_init(void) {
 #endif
   pin_output(BOARD_LED_PIN, !BOARD_LED_ON);
   pin_output(BOARD_TX_PIN, 1);
+  pin_configure(BOARD_RX_PIN, P0_PIN_CNF_INPUT_CONNECT | P0_PIN_CNF_PULL_PULLUP);
   UARTE0_PSEL_TXD = BOARD_TX_PIN;
+  UARTE0_PSEL_RXD = BOARD_RX_PIN;
+  UARTE0_RXD_PTR = (uint32_t)(uintptr_t)incoming;
+  UARTE0_RXD_MAXCNT = 1;
+  UARTE0_SHORTS = UARTE0_SHORTS_ENDRX_STARTRX;
   UARTE0_BAUDRATE = UARTE0_BAUDRATE_BAUDRATE_BAUD115200;
   UARTE0_EVENTS_ENDTX = 0;
-  UARTE0_INTENSET = UARTE0_INTENSET_ENDTX_SET;
+  UARTE0_EVENTS_ENDRX = 0;
+  UARTE0_INTENSET = UARTE0_INTENSET_ENDTX_SET | UARTE0_INTENSET_ENDRX_SET;
   UARTE0_ENABLE = UARTE0_ENABLE_ENABLE_ENABLED;
   NVIC_ISER0 = 1u << UARTE0_UART0_IRQ;
+  UARTE0_TASKS_STARTRX = 1;
   /* The crystal: the internal oscillator is off by up to 8 %. */
   const uint32_t crystal = CLOCK_HFCLKSTAT_SRC_XTAL | CLOCK_HFCLKSTAT_STATE_RUNNING;
   CLOCK_TASKS_HFCLKSTART = 1;
-  if (!live_wait(&CLOCK_HFCLKSTAT, crystal, crystal)) live_stop("clock");
+  if (!live_wait(&CLOCK_HFCLKSTAT, crystal, crystal)) live_stop();
+}
+
+/* It counts the 32,768 Hz clock, which it starts by itself. */
+void kws_board_watchdog_start(void) {
+  WDT_CONFIG = WDT_CONFIG_SLEEP_RUN | WDT_CONFIG_HALT_PAUSE;
+  WDT_CRV = KWS_WATCHDOG_S * 32768u - 1;
+  WDT_RREN = WDT_RREN_RR0_ENABLED;
+  WDT_TASKS_START = 1;
+}
+
+void kws_board_watchdog_feed(void) {
+  WDT_RR(0) = WDT_RR_RR_RELOAD;
 }
 
 int kws_board_audio_start(void) {

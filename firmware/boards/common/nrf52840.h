@@ -7,6 +7,11 @@
 
 #include "cortex_m.h"
 
+#define POWER_RESETREAS               REGISTER(0x40000400u)
+#define POWER_RESETREAS_RESETPIN      (1u << 0)
+#define POWER_RESETREAS_DOG           (1u << 1)
+#define POWER_RESETREAS_SREQ          (1u << 2)
+#define POWER_RESETREAS_LOCKUP        (1u << 3)
 #define POWER_DCDCEN                  REGISTER(0x40000578u)
 #define POWER_DCDCEN_DCDCEN_ENABLED   (1u << 0)
 
@@ -31,7 +36,24 @@
 #define P0_PIN_CNF_DIR_OUTPUT                (1u << 0)
 #define P0_PIN_CNF_INPUT_CONNECT             (0u << 1)
 #define P0_PIN_CNF_INPUT_DISCONNECT          (1u << 1)
+#define P0_PIN_CNF_PULL_PULLUP               (3u << 2)
 
+#define WDT_TASKS_START                      REGISTER(0x40010000u)
+#define WDT_CRV                              REGISTER(0x40010504u)
+#define WDT_RREN                             REGISTER(0x40010508u)
+#define WDT_RREN_RR0_ENABLED                 (1u << 0)
+#define WDT_CONFIG                           REGISTER(0x4001050cu)
+#define WDT_CONFIG_SLEEP_RUN                 (1u << 0)
+#define WDT_CONFIG_HALT_PAUSE                (0u << 3)
+#define WDT_RR(n)                            REGISTER(0x40010600u + 0x4u * (n))
+#define WDT_RR_RR_RELOAD                     (0x6e524635u << 0)
+
+#define UARTE0_TASKS_STARTRX                 REGISTER(0x40002000u)
+#define UARTE0_EVENTS_ENDRX                  REGISTER(0x40002110u)
+#define UARTE0_SHORTS_ENDRX_STARTRX          (1u << 5)
+#define UARTE0_INTENSET_ENDRX_SET            (1u << 4)
+#define UARTE0_RXD_PTR                       REGISTER(0x40002534u)
+#define UARTE0_RXD_MAXCNT                    REGISTER(0x40002538u)
 #define UARTE0_TASKS_STOPRX                  REGISTER(0x40002004u)
 #define UARTE0_TASKS_STARTTX                 REGISTER(0x40002008u)
 #define UARTE0_TASKS_STOPTX                  REGISTER(0x4000200cu)

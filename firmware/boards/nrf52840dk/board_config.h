@@ -2,6 +2,7 @@
 #define BOARD_LED_PIN         13 /* LED1 */
 #define BOARD_LED_ON          0
 #define BOARD_TX_PIN          6 /* to the J-Link's serial port */
+#define BOARD_RX_PIN          8 /* from it */
 #define BOARD_PDM_CLK_PIN     26
 #define BOARD_PDM_DIN_PIN     27
 

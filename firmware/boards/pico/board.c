@@ -17,6 +17,7 @@ enum {
   HALF_RAW = DECIMATE_FACTOR * LIVE_HALF_BUFFER,
   ADC_MIDDLE = 2048, /* of 12 bits: the amplifier rests at half its supply */
   LED = 25,
+  UART_FIFO = 32,
   CHANNEL_0 = 1, /* bit of DMA_INTS0 */
 };
 
@@ -27,6 +28,14 @@ static _Alignas(8) volatile uint16_t *const go_on[2] = {raw[1], raw[0]};
 static uint32_t completed; /* half-buffers, those that were lost included */
 static int16_t wide[HALF_RAW];
 static decimate_t decimator;
+
+const char *kws_board_reset_reason(void) {
+  if ((WATCHDOG_REASON & WATCHDOG_REASON_TIMER) != 0) return "watchdog";
+  if ((WATCHDOG_REASON & WATCHDOG_REASON_FORCE) != 0) return "software";
+  const uint32_t chip = VREG_AND_CHIP_RESET_CHIP_RESET; /* which of these came last */
+  if ((chip & VREG_AND_CHIP_RESET_CHIP_RESET_HAD_POR) != 0) return "power";
+  return (chip & VREG_AND_CHIP_RESET_CHIP_RESET_HAD_RUN) != 0 ? "pin" : "";
+}
 
 void board_led(int on) {
   if (on) {
@@ -47,7 +56,17 @@ void board_send(void) {
     UART0_UARTDR = (uint8_t)*at;
     live_sent(1);
   }
-  UART0_UARTIMSC = live_text(&at) > 0 ? UART0_UARTIMSC_TXIM : 0;
+  UART0_UARTIMSC = UART0_UARTIMSC_RXIM | UART0_UARTIMSC_RTIM |
+                   (live_text(&at) > 0 ? UART0_UARTIMSC_TXIM : 0);
+}
+
+/* The interrupt comes when the FIFO is half full, or has waited. */
+void board_receive(void) {
+  for (int left = UART_FIFO; left > 0 && (UART0_UARTFR & UART0_UARTFR_RXFE) == 0;
+       left--) {
+    const uint32_t byte = UART0_UARTDR;
+    if ((byte & (UART0_UARTDR_FE | UART0_UARTDR_BE)) == 0) live_received((uint8_t)byte);
+  }
 }
 
 int board_sending(void) {
@@ -111,14 +130,30 @@ void kws_board_init(void) {
   SIO_GPIO_OE_SET = 1u << LED;
   IO_BANK0_GPIO25_CTRL = IO_BANK0_GPIO25_CTRL_FUNCSEL_SIO_25;
   IO_BANK0_GPIO0_CTRL = IO_BANK0_GPIO0_CTRL_FUNCSEL_UART0_TX;
+  IO_BANK0_GPIO1_CTRL = IO_BANK0_GPIO1_CTRL_FUNCSEL_UART0_RX;
+  PADS_BANK0_GPIO1 = PADS_BANK0_GPIO1_PUE | PADS_BANK0_GPIO1_IE; /* may be open */
   /* 125 MHz / (16 * 115200) = 67 + 52 / 64; the ring oscillator is at 6.5 MHz or so:
    * 3 + 34 / 64. */
   UART0_UARTIBRD = clocks ? 67 : 3;
   UART0_UARTFBRD = clocks ? 52 : 34;
   UART0_UARTLCR_H = UART0_UARTLCR_H_WLEN(3) | UART0_UARTLCR_H_FEN;
-  UART0_UARTCR = UART0_UARTCR_UARTEN | UART0_UARTCR_TXE;
+  UART0_UARTCR = UART0_UARTCR_UARTEN | UART0_UARTCR_TXE | UART0_UARTCR_RXE;
   NVIC_ISER0 = 1u << UART0_IRQ_IRQ;
-  if (!clocks || !blocks) live_stop("clock");
+  if (!clocks || !blocks) live_stop();
+}
+
+/* It counts twice a microsecond (erratum RP2040-E1), in 24 bits: 8.3 s at most. */
+enum { WATCHDOG_HZ = 2000000 };
+
+void kws_board_watchdog_start(void) {
+  PSM_WDSEL = 0x1fffc; /* what it resets: all but the two oscillators */
+  WATCHDOG_LOAD = KWS_WATCHDOG_S * WATCHDOG_HZ;
+  WATCHDOG_CTRL = WATCHDOG_CTRL_ENABLE | WATCHDOG_CTRL_PAUSE_JTAG |
+                  WATCHDOG_CTRL_PAUSE_DBG0 | WATCHDOG_CTRL_PAUSE_DBG1;
+}
+
+void kws_board_watchdog_feed(void) {
+  WATCHDOG_LOAD = KWS_WATCHDOG_S * WATCHDOG_HZ;
 }
 
 int kws_board_audio_start(void) {

@@ -57,7 +57,7 @@ extern "C" int kws_tflm_init(void) {
 extern "C" void kws_tflm_run(const int8_t *features, int8_t *logits) {
   std::memcpy(input, features, kws_tflm_model.inputs);
   if (interpreter->Invoke() != kTfLiteOk) {
-    kws_board_write("kws error reason=invoke\n");
+    kws_say("error", "reason=invoke");
     kws_board_exit(KWS_EXIT_MODEL);
   }
   std::memcpy(logits, output, kws_tflm_model.outputs);

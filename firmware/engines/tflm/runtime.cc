@@ -148,9 +148,7 @@ void DebugLog(const char *format, va_list args) {
   va_end(mine);
   /* TFLM ends each message with a call of its own for the line's end. */
   if (length == 0) return;
-  kws_board_write("kws tflm ");
-  kws_board_write(text);
-  kws_board_write("\n");
+  kws_say("tflm", text);
 }
 
 int DebugVsnprintf(char *buffer, size_t size, const char *format, va_list args) {
@@ -162,7 +160,7 @@ int DebugVsnprintf(char *buffer, size_t size, const char *format, va_list args) 
 }
 
 [[noreturn]] void abort(void) {
-  kws_board_write("kws error reason=abort\n");
+  kws_say("error", "reason=abort");
   kws_board_exit(KWS_EXIT_FAULT);
 }
 
@@ -175,13 +173,12 @@ void __cxa_pure_virtual(void) {
                                 const char *) {
   char text[200];
   Line where = {text, sizeof text, 0};
-  where.put("kws error reason=assert file=");
+  where.put("reason=assert file=");
   where.put(file);
   where.put(" line=");
   where.put(static_cast<uint64_t>(line), 10);
-  where.put('\n');
   text[where.length] = '\0';
-  kws_board_write(text);
+  kws_say("error", text);
   kws_board_exit(KWS_EXIT_FAULT);
 }
 }
