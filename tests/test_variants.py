@@ -123,6 +123,8 @@ def test_boards_compute_what_tflm_and_the_simulator_do(
     for product, column in zip(emission.products(bundle), sent.T, strict=True):
         found[product.slot][product.tensor.name] = column
     for place, slot in enumerate(simulator.slots):
+        if bundle.recipe.model.class_token and slot[0] == simulator.shape.layers - 1:
+            continue  # the engine runs only the row that the head reads
         total = sum(found[slot].values())
         np.testing.assert_array_equal(total, run.counts.sent[:, place])
 
