@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_corpus
 
 from kws import pool, recipe
 from kws.bundle import write_atomic
@@ -247,3 +248,16 @@ def test_training_learns_to_hear_no_word_in_it(tmp_path: Path) -> None:
         posterior = tf.nn.softmax(loop.network(real)).numpy()[0]
         heard[share] = posterior[2:].sum()
     assert heard[0.0] > 0.5 and heard[50.0] < 0.2
+
+
+def test_a_missing_folder_is_told_before_clips_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kws import train
+
+    audio = small_corpus.make(tmp_path / "audio")
+    spec = recipe.Recipe(task=recipe.Task("custom", words=("yes",)))
+    options = train.RunOptions(data=audio, ambient=(tmp_path / "nowhere",))
+    with pytest.raises(KwsError, match="No such folder of ambient sound"):
+        train.train(spec, tmp_path / "run", options)
+    assert "Reading clips" not in capsys.readouterr().err

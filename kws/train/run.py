@@ -220,8 +220,8 @@ def _begun(recipe: Recipe, out: Path, options: RunOptions) -> Iterator[Run]:
     with folder.locked(out, place):
         if place == 0:
             folder.start(recipe, out, options.restart)
-        training, validation = _read(recipe, options)
         sounds = _ambient(recipe, options, labels)
+        training, validation = _read(recipe, options)
         if options.distribute == "multiworker":
             print("Waiting for the cluster's other workers", file=sys.stderr)
         strategy = distribute.strategy_of(options.distribute)
