@@ -94,11 +94,10 @@ def test_a_shipped_bundle_is_as_good_as_it_says(name: str) -> None:
     host = evaluate_clips(bundle, clips, "host")
     reference = evaluate_clips(bundle, clips, "tflite")
     assert host.accuracy >= LEAST[name]
-    if bundle.thresholds:  # the reference kernels know none
-        assert reference.accuracy >= LEAST[name]
-        return
     same = host.logits.argmax(axis=1) == reference.logits.argmax(axis=1)
-    assert same.mean() >= 0.985
+    # The reference kernels know no thresholds.
+    assert same.mean() >= (0.96 if any(bundle.thresholds.values()) else 0.985)
+    assert reference.accuracy >= host.accuracy - 0.01
 
 
 def test_the_demo_hears_spoken_words_without_training(tmp_path: Path) -> None:
