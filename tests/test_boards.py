@@ -143,7 +143,7 @@ def test_board_builds_fits_boots_and_computes(
     expected = [FAKE.logits(extract(clip, FAKE.features)) for clip in CLIPS]
     assert np.array_equal(result.logits, expected)
     assert result.hash == FAKE.hash
-    assert result.instructions_per_frame > 10_000
+    assert result.instructions_per_frame > 5_000
 
 
 @pytest.mark.parametrize("compiler", toolchain.NAMES)
@@ -392,12 +392,12 @@ def test_a_model_that_is_too_slow_is_told_with_the_hop_that_would_do(
 
 
 def test_building_for_a_pico_tells_before_flashing(tmp_path: Path) -> None:
-    """kwt-tiny at its default hop, which the part has no time for."""
+    """kwt-small at its default hop, which the part has no time for."""
     need_compiler()
     need_qemu()
-    command = ["build", "kwt-tiny", "--board", "pico", "--out", str(tmp_path)]
+    command = ["build", "kwt-small", "--board", "pico", "--out", str(tmp_path)]
     done = CliRunner().invoke(cli, command)
     assert done.exit_code == 0, done.output
-    match = re.search(r"kws flash kwt-tiny --board pico --hop (\d+)", done.output)
+    match = re.search(r"kws flash kwt-small --board pico --hop (\d+)", done.output)
     assert "can't keep up" in done.output
-    assert match is not None and 17 <= int(match[1]) <= 30
+    assert match is not None and 25 <= int(match[1]) <= 45

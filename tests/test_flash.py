@@ -723,7 +723,7 @@ def test_what_a_board_must_say_at_boot(
     monkeypatch.setattr(flash.run, "MAX_BOOT_BYTES", 1 << 40)
     port: Any = SimpleNamespace(read=lambda silent_s: itertools.repeat(chatter))
     with pytest.raises(BoardError, match=f"none of them tells of {missing}"):
-        flash._boot(port, DK, "runs/tiny", "01ab")
+        flash._boot(port, DK, "runs/tiny", "01ab", Path("image.elf"))
 
 
 def test_a_board_that_was_up_already_tells_its_model_by_a_heartbeat() -> None:
@@ -733,7 +733,7 @@ def test_a_board_that_was_up_already_tells_its_model_by_a_heartbeat() -> None:
     )
     lines = [b"hash=01ab schema=1\nkws selftest ok\n", beat.encode(), b"more"]
     port: Any = SimpleNamespace(read=lambda silent_s: iter(lines))
-    said = flash._boot(port, DK, "runs/tiny", "01ab")
+    said = flash._boot(port, DK, "runs/tiny", "01ab", Path("image.elf"))
     assert said.endswith("macs_dense=0\n")
     assert monitor.parse(said).hash == "01ab"
 

@@ -4,6 +4,7 @@ a microphone or a board; it moves thresholds; and it asks the network for nothin
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import dataclasses
 import http.client
@@ -688,7 +689,20 @@ def test_the_verb_serves_until_it_is_stopped(own: Path) -> None:
     toolbox.need_compiler("zig")
     code = "import sys; from kws.cli import main; sys.argv[0] = 'kws'; main()"
     command = [sys.executable, "-c", code, "live", str(own), "--no-browser", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+
+    def listen_to_interrupts() -> None:  # a shell's background job doesn't
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with (
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=listen_to_interrupts,
+        ) as process,
+        contextlib.ExitStack() as end,
+    ):
+        end.callback(process.kill)  # whatever fails: the block's end waits for it
         assert process.stdout is not None
         said = json.loads(process.stdout.readline())
         match = re.fullmatch(

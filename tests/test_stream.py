@@ -48,6 +48,7 @@ def causal(**model: Any) -> recipe.Recipe:
         spec,
         model=dataclasses.replace(spec.model, **(shape | model)),
         detector=dataclasses.replace(spec.detector, hop_frames=4),
+        quantize=dataclasses.replace(spec.quantize, delta_thresholds=""),
     )
 
 
