@@ -176,7 +176,7 @@ def _check_held(graph: Graph) -> None:
             raise KwsError(
                 "The engine tflm holds what dense layers and attention read. Received: "
                 f"a threshold of {kinds[0]}, which {node.kind} reads",
-                f"Leave {kinds[0]} out (0 changes no bit), or use --engine native.",
+                "kws emit RUN --engine native   (it skips what the first layers read)",
             )
 
 
