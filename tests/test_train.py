@@ -493,3 +493,46 @@ def test_the_published_teacher_maps_to_gsc10() -> None:
     assert teacher.columns == [0, 1, 2, 3, 4, 5, 6, 7, 10, 11]
     with pytest.raises(KwsError, match="does not know marvin"):
         Teacher(file, small("tiny"), ("_silence_", "_unknown_", "marvin"))
+
+
+@pytest.mark.parametrize(("mixup", "fined"), [(0.0, True), (0.2, False)])
+def test_between_two_mixed_clips_a_mirrors_word_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mixup: float, fined: bool
+) -> None:
+    """Between clips 0 and 2 label 1 is heard: clip 1's, which is mixed into clip 2."""
+    from kws.model import stream
+
+    spec = recipe_of(mixup=mixup, between=1.0)
+    net = network.build(spec, LABELS)
+    heard = tf.constant([[0.0, 50.0, 0.0], [50.0, 0.0, 0.0]])
+
+    def trained(network: Any, recipe: Recipe) -> Any:
+        def forward(real: Any, step: Any) -> tuple[Any, Any]:
+            zero = 0.0 * network(real, training=True)
+            return zero, zero[:2] + heard
+
+        return forward
+
+    monkeypatch.setattr(stream, "trained", trained)
+    clips = clips_of(spec)
+    causal = dataclasses.replace(
+        spec, model=dataclasses.replace(spec.model, causal=True)
+    )
+    loop = train.Loop(
+        net,
+        causal,
+        train.Schedule(train.FLOAT, 1, 1e-3),
+        clips,
+        (clips.features[0], clips.label),
+        tmp_path,
+        train.strategy_of("none"),
+    )
+    shape = (4, spec.features.frames, spec.features.mel_bins)
+    loss = loop._train_step(
+        {
+            "features": tf.zeros(shape, tf.int8),
+            "label": tf.constant([0, 1, 2, 0]),
+            "share": tf.fill([4], 0.6),
+        }
+    )
+    assert (float(loss) > 5) == fined

@@ -427,6 +427,7 @@ def _train_step(loop: Loop) -> Callable[[Any], Any]:
             share = batch["share"][:, None]
             mirror = tf.reverse(target, [0])
             target = share * target + (1 - share) * mirror
+            said += tf.reverse(said, [0])  # a mirror's word may be heard as well
             share = share[:, :, None]
             real = share * real + (1 - share) * tf.reverse(real, [0])
         with tf.GradientTape() as tape:
