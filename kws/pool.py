@@ -186,7 +186,15 @@ def _build(
         pcm = augment.augment_many(all_pcm[part], seed, recipe.augment, noises)
         stored[variant, part] = features.of_clips(pcm, recipe.features)
         if logits is not None:
-            logits[variant, part] = teacher.logits(pcm, stored[variant, part], bar)
+            heard, frames = pcm, stored[variant, part]
+            if recipe.augment.clean_teacher:
+                # The same seed moves the clip the same way, whatever is mixed in.
+                quiet = dataclasses.replace(
+                    recipe.augment, noise_probability=0.0, gain_db=0.0
+                )
+                heard = augment.augment_many(all_pcm[part], seed, quiet, [])
+                frames = features.of_clips(heard, recipe.features)
+            logits[variant, part] = teacher.logits(heard, frames, bar)
             logits.flush()
         stored.flush()
         done.add(number)
