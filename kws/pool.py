@@ -173,7 +173,7 @@ def _build(
         logits = _array(
             folder / "teacher.npy",
             np.float32,
-            (variants, count, len(clips.labels)),
+            (1 if recipe.augment.clean_teacher else variants, count, len(clips.labels)),
             fresh,
         )
     bar = Progress("features", variants * count, start=len(done) * min(CHUNK, count))
@@ -185,14 +185,10 @@ def _build(
         seed = (recipe.train.seed * 1000 + variant) * 100_000 + first // CHUNK
         pcm = augment.augment_many(all_pcm[part], seed, recipe.augment, noises)
         stored[variant, part] = features.of_clips(pcm, recipe.features)
-        if logits is not None:
+        if logits is not None and variant < len(logits):
             heard, frames = pcm, stored[variant, part]
             if recipe.augment.clean_teacher:
-                # The same seed moves the clip the same way, whatever is mixed in.
-                quiet = dataclasses.replace(
-                    recipe.augment, noise_probability=0.0, gain_db=0.0
-                )
-                heard = augment.augment_many(all_pcm[part], seed, quiet, [])
+                heard = all_pcm[part]
                 frames = features.of_clips(heard, recipe.features)
             logits[variant, part] = teacher.logits(heard, frames, bar)
             logits.flush()
@@ -203,10 +199,13 @@ def _build(
         bundle.write_atomic(state_path, json.dumps(state).encode())
         bar.at(variant * count + part.stop)
     bar.end()
+    if logits is not None:
+        taught = np.load(folder / "teacher.npy", "r")
+        logits = np.broadcast_to(taught, (variants, *taught.shape[1:]))
     return Pool(
         features=np.load(folder / "features.npy", mmap_mode="r"),
         label=label,
-        teacher=None if logits is None else np.load(folder / "teacher.npy", "r"),
+        teacher=logits,
     )
 
 

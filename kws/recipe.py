@@ -206,9 +206,9 @@ class Augment:
         gain_db: Largest change of loudness, either way, in dB.
         noise_probability: Share of clips mixed with background noise.
         snr_db: Lowest and highest signal-to-noise ratio of the mix, in dB.
-        clean_teacher: The teacher hears each copy without the noise, as loud as it was
-            recorded; otherwise as the network hears it. A teacher that hears badly in
-            noise teaches that too.
+        clean_teacher: The teacher hears each recording once, as it is; otherwise every
+            copy of it, as the network does. One that hears badly in noise teaches that
+            too.
         roll_frames: Largest shift of a clip's features on each draw, in frames.
         mel_warp: Largest stretch of a clip's frequencies on each draw, as a share.
         filter_db: Largest gain of a random frequency response on each draw, in dB.
