@@ -452,6 +452,16 @@ def splices_are_labelled_by(run: Path, audio: Path, folder: Path) -> None:
     again = pool.build(clips, [], spec, folder, teacher)  # found made
     assert np.array_equal(again.label, made.label)
     assert labels.stat().st_mtime_ns == before
+    # A teacher of clean sound hears each recording once: a splice is what it was
+    # labelled as, in every copy, whatever noise the copies have.
+    quiet = dataclasses.replace(spec.augment, clean_teacher=True)
+    spec = dataclasses.replace(spec, augment=quiet)
+    noises = [np.random.default_rng(1).integers(-9000, 9000, 20000).astype(np.int16)]
+    clean = pool.build(clips, noises, spec, folder, teacher)
+    heard = clean.teacher.argmax(axis=2)
+    assert np.array_equal(heard[0], heard[1])
+    assert np.array_equal(heard[0, len(clips) :], clean.label[len(clips) :])
+    assert not np.array_equal(clean.features[0], clean.features[1])
 
 
 def invoke(command: Any, options: list[str]) -> dict[str, Any]:
