@@ -93,7 +93,8 @@ def build(
     recipe = dataclasses.replace(recipe, features=spec)
     key = _key(clips, recipe, teacher, sounds)
     folder = folder / key[:16]
-    noises = [*noises, *ambient.beds(sounds)]
+    shortest = max(ambient.SHORTEST_BED_S, recipe.task.clip_seconds)
+    noises = [*noises, *ambient.beds(sounds, shortest)]
     with locked(folder / "lock"):  # another run may be making the very same
         made = _build(clips, noises, recipe, folder, key, teacher)
         if not sounds or recipe.augment.ambient_percent <= 0:
@@ -122,6 +123,7 @@ def _ambient(
         gain_db=max(settings.gain_db, AMBIENT_GAIN_DB),
         noise_probability=min(settings.noise_probability, AMBIENT_MIXED),
     )
+    noises = [noise for noise in noises if len(noise) >= twice.clip_samples]
     partial = path.with_name(".ambient.partial.npy")
     shape = (count, 2, spec.frames, spec.mel_bins)
     stored = _array(partial, np.int8, shape, fresh=True)
@@ -199,20 +201,21 @@ def _build(
         bundle.write_atomic(state_path, json.dumps(state).encode())
         bar.at(variant * count + part.stop)
     bar.end()
+    taught = None
     if logits is not None:
         taught = np.load(folder / "teacher.npy", "r")
-        logits = np.broadcast_to(taught, (variants, *taught.shape[1:]))
+        taught = np.broadcast_to(taught, (variants, *taught.shape[1:]))
     return Pool(
         features=np.load(folder / "features.npy", mmap_mode="r"),
         label=label,
-        teacher=logits,
+        teacher=taught,
     )
 
 
 def _splices(
     clips: ClipSet, count: int, recipe: Recipe, teacher: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`count` splices at most (int16 [N, 16000]) and what the teacher hears (int32)."""
+    """`count` splices at most (int16 [N, samples]) and what the teacher hears."""
     labels = clips.labels
     silence = labels.index(SILENCE) if SILENCE in labels else None
     words = clips.pcm if silence is None else clips.pcm[clips.label != silence]

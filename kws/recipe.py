@@ -99,12 +99,20 @@ class Task:
             `_silence_`, `_unknown_`, and the words.
         silence_percent: Silence clips per 100 word clips.
         unknown_percent: Clips of other words per 100 word clips.
+        clip_seconds: Length of a clip, 1 to 3 s: more for words that take longer, with
+            `[features] frames` to go with it (`kws train --clip-seconds` sets both).
     """
 
     name: str = "gsc10"
     words: tuple[str, ...] = ()
     silence_percent: float = 12.0
     unknown_percent: float = 25.0
+    clip_seconds: float = 1.0
+
+    @property
+    def clip_samples(self) -> int:
+        """Samples of a clip at 16 kHz."""
+        return round(self.clip_seconds * 16000)
 
 
 @dataclass(frozen=True)

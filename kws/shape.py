@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from kws.errors import KwsError
 from kws.recipe import Recipe
+
+SHORTEST_CLIP_S, LONGEST_CLIP_S = 1.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -90,3 +93,54 @@ def shape_of(recipe: Recipe, labels: int) -> Shape:
         fold=model.fold,
         mlp_fold=model.mlp_fold,
     )
+
+
+def token_frames(recipe: Recipe) -> int:
+    """Frames from a token to the next.
+
+    Example:
+        >>> from kws import recipe
+        >>> token_frames(recipe.load("kwt-stream-tiny"))
+        2
+    """
+    model = recipe.model
+    if model.stem != "conv":
+        return model.patch_frames
+    return model.stem_stride[0] * (2 if model.stem_second_channels else 1)
+
+
+def with_clip_seconds(recipe: Recipe, seconds: float) -> Recipe:
+    """The recipe for clips of another length: as many frames as such a clip has.
+
+    Args:
+        recipe: The recipe.
+        seconds: Length of a clip, 1 to 3 s.
+
+    Returns:
+        It with `[task] clip_seconds` and `[features] frames`; of a causal network whole
+        tokens.
+
+    Raises:
+        KwsError: no such length.
+
+    Example:
+        >>> from kws import recipe
+        >>> with_clip_seconds(recipe.load("kwt-stream-tiny"), 1.5).features.frames
+        74
+    """
+    check_clip_seconds(seconds)
+    task, spec = replace(recipe.task, clip_seconds=seconds), recipe.features
+    frames = (task.clip_samples - spec.window) // spec.hop + 1
+    if recipe.model.causal:
+        frames -= frames % token_frames(recipe)
+    return replace(recipe, task=task, features=replace(spec, frames=frames))
+
+
+def check_clip_seconds(seconds: float) -> None:
+    """Raises KwsError where clips can't be so long."""
+    if not SHORTEST_CLIP_S <= seconds <= LONGEST_CLIP_S:
+        raise KwsError(
+            f"Bad [task] clip_seconds. Expected {SHORTEST_CLIP_S:g} to "
+            f"{LONGEST_CLIP_S:g}. Received: {seconds:g}",
+            "kws train --clip-seconds 1.5",
+        )

@@ -225,7 +225,7 @@ def evaluate(
             bundle's are left out (kws.data.tape.asked_for).
         engine: One that can stream (`host`).
         findings: Tell what each false alarm and each miss was.
-        cut: Folder to cut each false alarm out to, a second each.
+        cut: Folder to cut each false alarm out to, a clip each.
 
     Raises:
         KwsError: the engine does not stream.
@@ -271,7 +271,7 @@ def _alarm(
 ) -> Finding:
     """What a false alarm was; cut out, where a folder is given."""
     # The decision in the middle of those that were averaged.
-    recipe = bundle.recipe
+    recipe, size = bundle.recipe, bundle.recipe.task.clip_samples
     late_s = (recipe.detector.smoothing // 2) * decision_ms(recipe) / 1000
     end = round((event.time_s - late_s) * SAMPLE_RATE)
     file = ""
@@ -281,11 +281,11 @@ def _alarm(
             f"{CUT_FOLDER}/{Path(name).stem}-{round(event.time_s * 1000):08d}-"
             f"{event.word.replace(' ', '-')}_nohash_0.wav"
         )
-        clip = np.zeros(SAMPLE_RATE, np.int16)
-        part = tape.pcm[max(0, end - SAMPLE_RATE) : end]
+        clip = np.zeros(size, np.int16)
+        part = tape.pcm[max(0, end - size) : end]
         clip[len(clip) - len(part) :] = part
         write_atomic(cut / file, wav_bytes(clip))
-    said = tape.text_at(end / SAMPLE_RATE - 1, end / SAMPLE_RATE)
+    said = tape.text_at((end - size) / SAMPLE_RATE, end / SAMPLE_RATE)
     return Finding(
         FALSE_ALARM,
         name,

@@ -34,7 +34,7 @@ class Teacher:
     """A .tflite classifier that takes samples or our features.
 
     Args:
-        path: The .tflite: float or int8; input 16,000 samples in [-1, 1), or the
+        path: The .tflite: float or int8; input a clip's samples in [-1, 1), or the
             recipe's features (frames x mel_bins, in that order); one output, a logit or
             a probability per label.
         recipe: The student's recipe.
@@ -155,7 +155,7 @@ class Teacher:
         """Logits of a chunk of clips, in the order of the student's labels.
 
         Args:
-            pcm: int16 [N, 16000].
+            pcm: int16 [N, samples].
             frames: Features of the same clips, int8 [N, frames, mel_bins].
             bar: Told as clips are done.
 
@@ -218,12 +218,13 @@ def _takes_audio(taken: dict[str, Any], recipe: Recipe, path: Path) -> bool:
     spec = recipe.features
     shape = [int(size) for size in taken["shape"]]
     sizes = [size for size in shape if size != 1]
-    if sizes not in ([spec.sample_rate], [spec.frames, spec.mel_bins]):
+    samples = recipe.task.clip_samples
+    if sizes not in ([samples], [spec.frames, spec.mel_bins]):
         order = ""
         if sizes == [spec.mel_bins, spec.frames]:
             order = ": mel bands come first, ours are frames x mel bands"
         raise KwsError(
-            f"The teacher's input fits neither audio ({spec.sample_rate} samples) "
+            f"The teacher's input fits neither audio ({samples} samples) "
             f"nor the recipe's features ({spec.frames} x {spec.mel_bins}){order}. "
             f"Received: {shape} in {path}",
             "Use a teacher trained with the same [features], or one on audio.",
@@ -235,7 +236,7 @@ def _takes_audio(taken: dict[str, Any], recipe: Recipe, path: Path) -> bool:
             f"{np.dtype(taken['dtype']).name} in {path}",
             "Convert it with a float32 input (inference_input_type=tf.float32).",
         )
-    return sizes == [spec.sample_rate]
+    return sizes == [samples]
 
 
 def _evenly(clips: ClipSet) -> np.ndarray:

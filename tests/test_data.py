@@ -13,11 +13,14 @@ import pytest
 import small_corpus
 import soundfile
 
-from kws import data
+from kws import data, features, recipe
 from kws.data import archives, splits
 from kws.data.audio import say, wav_bytes
+from kws.data.verify import verify
 from kws.errors import KwsError
+from kws.model.check import check
 from kws.recipe import SILENCE, UNKNOWN, Task
+from kws.shape import token_frames, with_clip_seconds
 
 BAD = Path(__file__).parent / "bad_input" / "data"
 WORDS = Task("custom", words=("yes", "no"), silence_percent=50, unknown_percent=50)
@@ -149,10 +152,10 @@ def test_audio_is_what_the_file_holds(folder):
 
 
 def test_short_clips_end_in_zeros():
-    made, problem = archives.clip(np.ones(10, np.int16))
+    made, problem = archives.clip(np.ones(10, np.int16), 16000)
     assert made.tolist() == [1] * 10 + [0] * 15990 and problem is None
     # Less than a hop of the features is no word: cut at the end, without a word.
-    made, problem = archives.clip(np.arange(16100, dtype=np.int16))
+    made, problem = archives.clip(np.arange(16100, dtype=np.int16), 16000)
     assert made[-1] == 15999 and problem is None
 
 
@@ -325,7 +328,7 @@ def test_a_broken_index_is_refused(file, tmp_path, cache):
     shutil.copy(file, part / "index.tsv")
     soundfile.write(part / "yes.flac", small_corpus.tone(400, 400), 16000)
     with pytest.raises(KwsError, match="archive folder is broken"):
-        archives.read_clips(archives.read_index(part))
+        archives.read_clips(archives.read_index(part), 16000)
 
 
 @pytest.mark.parametrize(
@@ -595,3 +598,44 @@ def test_a_folder_of_recordings_alone_says_what_is_missing(tmp_path, cache):
     with pytest.raises(KwsError, match="holds recordings itself") as error:
         data.open_corpus(root / "yes")
     assert "kws data import" in error.value.hint
+
+
+def test_a_word_that_takes_longer_than_a_second_has_clips_that_do(
+    tmp_path: Path,
+) -> None:
+    corpus = small_corpus.make(tmp_path / "corpus")
+    rng = np.random.default_rng(5)
+    for file in (corpus / "yes").iterdir():
+        quiet = rng.normal(0, 30, 40000).astype(np.int16)
+        quiet[8000:28000] += small_corpus.tone(440, 20000, 9000)  # of 1.25 s
+        file.write_bytes(wav_bytes(quiet))
+    too_long = {"too_long"}
+    assert {fault.kind for fault in verify(corpus)[1]} == too_long
+    with pytest.raises(KwsError, match="1.2 s of sound without a pause"):
+        data.load("train", Task("custom", ("yes", "no")), corpus)
+    assert verify(corpus, clip_seconds=2.5)[1] == []
+    task = Task("custom", ("yes", "no"), clip_seconds=1.5)
+    clips = data.load("train", task, corpus)
+    assert clips.pcm.shape[1] == task.clip_samples == 24000
+    for row in np.flatnonzero(clips.label == clips.labels.index("yes")):
+        loud = np.abs(clips.pcm[row].astype(int)) > 1000
+        assert loud.sum() > 0.9 * 20000  # the whole word
+    silent = clips.pcm[clips.label == 0]
+    assert len(silent) and silent[:, 16000:].any()  # filled with noise to its end
+    assert clips.manifest["task"]["clip_seconds"] == 1.5
+    usual = data.load("train", Task("custom", ("no",)), corpus)
+    assert "clip_seconds" not in usual.manifest["task"]  # as it always was
+
+
+@pytest.mark.parametrize("name", recipe.presets())
+def test_every_preset_takes_longer_clips(name: str) -> None:
+    made = with_clip_seconds(recipe.load(name), 1.5)
+    check(made)
+    features.check_length(made.task.clip_samples, made.features)
+    missing = made.task.clip_samples - made.features.clip_samples
+    step = token_frames(made) if made.model.causal else 1
+    assert 0 <= missing < step * made.features.hop
+    again = recipe.from_dict(recipe.to_dict(made))
+    assert again == made
+    with pytest.raises(KwsError, match="clip_seconds"):
+        with_clip_seconds(made, 0.5)

@@ -78,7 +78,7 @@ def test_logits_are_the_files_on_official_clips(imported, data):
     from kws.model.import_kwt import file_logits
 
     recordings = open_corpus(audio).recordings("test")[::120]
-    pcm = archives.read_clips(recordings).pcm
+    pcm = archives.read_clips(recordings, 16000).pcm
     ours = restore(imported)(log_mel(pcm, imported.recipe.features), training=False)
     difference = np.abs(ours.numpy() - file_logits(data, pcm)).max()
     print(f"largest difference on {len(pcm)} clips: {difference:.2g}")

@@ -642,7 +642,7 @@ def published(tmp_path_factory):
         word = name.split("/")[0]
         label.append(bundle.labels.index(word) if word in bundle.labels else 1)
     simulator = Simulator(bundle)
-    pcm = archives.read_clips(chosen).pcm
+    pcm = archives.read_clips(chosen, 16000).pcm
     return simulator, simulator.features(pcm), np.array(label)
 
 

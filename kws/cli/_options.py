@@ -120,6 +120,16 @@ seconds = click.option(
 )
 
 
+def clip_seconds(**settings: Any) -> Decorator:
+    """`--clip-seconds`, with `default` where nothing else says it."""
+    return click.option(
+        "--clip-seconds",
+        type=click.FloatRange(1.0, 3.0),
+        help="Length of a clip: more than 1 for words that take longer.",
+        **settings,
+    )
+
+
 def tape(**settings: Any) -> Decorator:
     """`--tape`, `required` or not."""
     return click.option(

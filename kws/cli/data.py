@@ -192,6 +192,7 @@ def synth(
     help="Who speaks in all recordings [default: the name in a file's name, else the "
     "speaker's folder, else the folder that holds the words'].",
 )
+@_options.clip_seconds(default=1.0, show_default=True)
 @_options.json
 @click.pass_context
 def import_(
@@ -199,22 +200,23 @@ def import_(
     folders: tuple[Path, ...],
     out: Path,
     speaker: str | None,
+    clip_seconds: float,
     as_json: bool,
 ) -> None:
     """Make a corpus out of recordings of any rate, format and length.
 
     A folder's name is the word: DIR/yes/take.m4a, or DIR/yes/anna/take.m4a with a
     folder for every speaker. A recording may hold the word once or many times with
-    pauses between; each becomes a clip of one second, centred and levelled. Noise goes
-    into DIR/_background_noise_. OUT/contact_sheet.html shows what was taken, and what
-    was not and why. Exit code 1 if a recording or a word gave no clip.
+    pauses between; each becomes a clip of --clip-seconds, centred and levelled. Noise
+    goes into DIR/_background_noise_. OUT/contact_sheet.html shows what was taken, and
+    what was not and why. Exit code 1 if a recording or a word gave no clip.
 
     Example: kws data import recordings --speaker anna --out corpus
     """
     from kws.data import audio, names, takes
     from kws.progress import counting
 
-    done = takes.make(folders, out, speaker, counting("recordings"))
+    done = takes.make(folders, out, speaker, counting("recordings"), clip_seconds)
     empty = [word for word, row in done.words.items() if not row["clips"]]
     for file in done.strays:
         audio.say(f"{file}: not read (no recording, or too deep in folders)")
@@ -254,7 +256,10 @@ def import_(
             click.echo(f"The corpus is already in {out}")
         click.echo(f"Look and listen: {page}")
         words = ",".join(word for word in done.words if not word.startswith("_"))
-        click.echo(f'Next: kws train --words "{words}" --data {out} --out runs/mine')
+        longer = f" --clip-seconds {clip_seconds:g}" if clip_seconds != 1 else ""
+        click.echo(
+            f'Next: kws train --words "{words}" --data {out}{longer} --out runs/mine'
+        )
     ctx.exit(1 if empty or done.unreadable else 0)
 
 
@@ -265,6 +270,7 @@ def import_(
 @_options.split("train", "val", "test", default="val")
 @_options.task
 @_options.words()
+@_options.clip_seconds(default=1.0, show_default=True)
 @_options.seconds
 @_options.seed(default=1)
 @click.option("--keywords-per-minute", default=4.0, show_default=True)
@@ -305,6 +311,7 @@ def tape(
     split: str,
     task: str | None,
     words: tuple[str, ...] | None,
+    clip_seconds: float,
     seconds: float | None,
     seed: int,
     keywords_per_minute: float,
@@ -335,7 +342,8 @@ def tape(
     from kws.recipe import SILENCE, UNKNOWN, Task
 
     _check_tape(ambient, kind, no_words, out)
-    wanted = Task("custom", words) if words else Task(task or Task().name)
+    name = "custom" if words else task or Task().name
+    wanted = Task(name, words or (), clip_seconds=clip_seconds)
     keywords = [w for w in datasets.labels(wanted) if w not in (SILENCE, UNKNOWN)]
     sounds = [
         s for folder in ambient for s in sound.recordings(folder, split, keywords)
@@ -467,9 +475,12 @@ def info(folder: Path | None, data: Path | None, as_json: bool) -> None:
 
 @command.command()
 @click.argument("folder", type=_options.PATH)
+@_options.clip_seconds(default=1.0, show_default=True)
 @_options.json
 @click.pass_context
-def verify(ctx: click.Context, folder: Path, as_json: bool) -> None:
+def verify(
+    ctx: click.Context, folder: Path, clip_seconds: float, as_json: bool
+) -> None:
     """Name every bad file. Nothing is changed; exit code 1 if there is one.
 
     Example: kws data verify corpus
@@ -478,7 +489,7 @@ def verify(ctx: click.Context, folder: Path, as_json: bool) -> None:
     from kws.data.verify import verify as check
     from kws.progress import counting
 
-    clips, faults = check(folder, counting("clips checked"))
+    clips, faults = check(folder, counting("clips checked"), clip_seconds)
     if as_json:
         rows = [vars(fault) for fault in faults]
         click.echo(json.dumps({"path": str(folder), "clips": clips, "faults": rows}))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @_options.task
 @_options.words()
 @_options.out("Folder of the run, and its name.", required=True)
+@_options.clip_seconds()
 @click.option("--epochs", type=click.IntRange(1), help="Float epochs.")
 @_options.qat_epochs()
 @click.option("--variants", type=click.IntRange(1), help="Augmented copies of a clip.")
@@ -40,6 +41,7 @@ def command(
     task: str | None,
     words: tuple[str, ...] | None,
     out: Path,
+    clip_seconds: float | None,
     epochs: int | None,
     qat_epochs: int | None,
     variants: int | None,
@@ -56,6 +58,7 @@ def command(
     from kws import train
     from kws.cli._run import show, with_changes
     from kws.errors import KwsError
+    from kws.shape import with_clip_seconds
 
     if preset is not None and recipe_file is not None:
         raise KwsError(
@@ -78,6 +81,8 @@ def command(
             "augment": {"variants": variants},
         },
     )
+    if clip_seconds is not None:
+        recipe = with_clip_seconds(recipe, clip_seconds)
     show(train.train(recipe, out, options), as_json)
 
 

@@ -28,6 +28,7 @@ from kws.data.audio import SAMPLE_RATE
 from kws.data.splits import SPLITS, split_of
 from kws.errors import KwsError
 
+SHORTEST_BED_S = 2.0
 LONG_S = 30  # a recording this long is cut for the splits
 SHARE = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 _COLUMNS = ("file", "first_sample", "samples", "split", "kind")
@@ -114,7 +115,7 @@ def joined(sounds: Sequence[Sound]) -> dict[str, np.ndarray]:
     }
 
 
-def beds(sounds: Sequence[Sound], seconds: float = 2.0) -> list[np.ndarray]:
+def beds(sounds: Sequence[Sound], seconds: float = SHORTEST_BED_S) -> list[np.ndarray]:
     """What words are mixed with: the recordings of each file, one after another.
 
     Args:

@@ -30,7 +30,7 @@ from kws.paths import user_cache
 MAX_INDEX_BYTES = 64 * 1024 * 1024
 MAX_SAMPLES = int(audio.MAX_SECONDS * SAMPLE_RATE)  # in one file
 # A clip that is longer by less than a hop of the features holds nothing more.
-LONG_CLIP = SAMPLE_RATE + 160
+OVER = 160
 SUFFIXES = (".flac", ".opus", ".wav")
 
 
@@ -141,12 +141,12 @@ def decoded(file: Path) -> np.ndarray:
 
 @dataclass
 class Clips:
-    """Recordings, each as one second.
+    """Recordings, each a clip of equal length.
 
     Args:
-        pcm: int16 [N, 16000].
-        cut: Rows that were longer: the second around the word was taken.
-        unclear: row -> why a longer recording is no one word; its loudest second was
+        pcm: int16 [N, samples].
+        cut: Rows that were longer: the part around the word was taken.
+        unclear: row -> why a longer recording is no one word; its loudest part was
             taken.
         converted: What it was (`24-bit`) -> how many.
     """
@@ -157,28 +157,28 @@ class Clips:
     converted: Counter[str] = field(default_factory=Counter)
 
 
-def clip(samples: np.ndarray) -> tuple[np.ndarray, str | None]:
-    """One second of a recording: int16 [16000].
+def clip(samples: np.ndarray, size: int) -> tuple[np.ndarray, str | None]:
+    """`size` samples of a recording: int16 [size].
 
     Shorter ones get zeros at their end, as the official reader does; of longer ones the
-    second around the word is taken.
+    part around the word is taken.
 
     Returns:
-        The second, and None where nothing but zeros was added, '' where the word was
-        cut out, else why it is no one word.
+        The part, and None where nothing but zeros was added, '' where the word was cut
+        out, else why it is no one word.
     """
-    if len(samples) == SAMPLE_RATE:
+    if len(samples) == size:
         return np.asarray(samples), None
-    if len(samples) <= LONG_CLIP:
-        out = np.zeros(SAMPLE_RATE, dtype=np.int16)
-        out[: min(SAMPLE_RATE, len(samples))] = samples[:SAMPLE_RATE]
+    if len(samples) <= size + OVER:
+        out = np.zeros(size, dtype=np.int16)
+        out[: min(size, len(samples))] = samples[:size]
         return out, None
-    start, problem = cut.a_second(samples)
-    return np.asarray(samples[start : start + SAMPLE_RATE]), problem
+    start, problem = cut.around_the_word(samples, size)
+    return np.asarray(samples[start : start + size]), problem
 
 
-def read_clips(recordings: list[Recording], threads: int = 2) -> Clips:
-    """The recordings in the order given.
+def read_clips(recordings: list[Recording], size: int, threads: int = 2) -> Clips:
+    """The recordings in the order given, each `size` samples.
 
     Raises:
         KwsError: a file can't be used, or ends before a clip that the index names.
@@ -186,7 +186,7 @@ def read_clips(recordings: list[Recording], threads: int = 2) -> Clips:
     from concurrent.futures import ThreadPoolExecutor
 
     packed = sorted({item.file for item in recordings if item.length >= 0})
-    out = Clips(np.zeros((len(recordings), SAMPLE_RATE), dtype=np.int16))
+    out = Clips(np.zeros((len(recordings), size), dtype=np.int16))
     with ThreadPoolExecutor(threads) as pool:  # libsndfile runs without the GIL
         sources = dict(zip(packed, pool.map(decoded, packed), strict=True))
 
@@ -202,9 +202,9 @@ def read_clips(recordings: list[Recording], threads: int = 2) -> Clips:
                         item.file.parent,
                         f"{item.file.name} ends before {item.name}",
                     )
-            if item.word == "_silence_":  # any second of it will do
-                samples = samples[:SAMPLE_RATE]
-            out.pcm[row], problem = clip(samples)
+            if item.word == "_silence_":  # any part of it will do
+                samples = samples[:size]
+            out.pcm[row], problem = clip(samples, size)
             return row, source, problem
 
         try:

@@ -30,18 +30,18 @@ def augment(
     Speed and shift are one cubic (Catmull-Rom) interpolation; what comes from outside
     the clip is zero. Noise is a random segment of a random recording, scaled to a
     signal-to-noise ratio drawn evenly in dB from `settings.snr_db` (both taken as the
-    root mean square over the whole second). A clip of digital zero, or noise of
+    root mean square over the whole clip). A clip of digital zero, or noise of
     digital zero, has no ratio and is left unmixed. The same number of random values
     is drawn whatever happens.
 
     Args:
-        pcm: int16 [16000].
+        pcm: int16 [samples].
         rng: Source of all randomness.
         settings: The recipe's [augment].
-        noises: int16 arrays of at least 16,000 samples; may be empty.
+        noises: int16 arrays at least as long as the clip; may be empty.
 
     Returns:
-        int16 [16000], a new array.
+        int16 [samples], a new array.
     """
     draw = rng.random(7)
     shift = (2 * draw[0] - 1) * settings.shift_ms * SAMPLE_RATE / 1000
@@ -76,7 +76,7 @@ def augment_many(
     the result does not depend on `processes`.
 
     Args:
-        pcm: int16 [N, 16000].
+        pcm: int16 [N, samples].
         seed: Any non-negative integer; another seed gives other copies.
         settings: The recipe's [augment].
         noises: As for `augment`.
@@ -85,7 +85,7 @@ def augment_many(
             one: the interpreter's lock changes hands at every small operation.)
 
     Returns:
-        int16 [N, 16000].
+        int16 [N, samples].
 
     Raises:
         RuntimeError: a forked process died.

@@ -16,7 +16,7 @@ from kws.data.audio import SAMPLE_RATE
 FRAME = 160  # samples of the loudness contour: 10 ms
 PAUSE_S = 0.3  # silence between two words; less is a pause within one
 SHORTEST_S = 0.1  # less is a click
-LONGEST_S = 1.15  # of a word whose second is taken: at most its soft edges are lost
+OVERHANG_S = 0.15  # of a word over its clip: at most its soft edges are lost
 CONTRAST_DB = 9.0  # words are at least this much louder than the quiet parts
 _BANDS = ((120, 1000), (1000, 3000), (3000, 7500))  # Hz
 _RANGE_DB = 60.0  # below the loudest, all is silence
@@ -205,22 +205,23 @@ def _in_samples(span: Span) -> Span:
     return Span(span.start * FRAME, span.stop * FRAME, span.level_db)
 
 
-def a_second(pcm: np.ndarray) -> tuple[int, str]:
+def around_the_word(pcm: np.ndarray, size: int) -> tuple[int, str]:
     """Where the one word of a longer recording is.
 
     Args:
-        pcm: int16 [samples], more than a second.
+        pcm: int16 [samples], more than `size`.
+        size: Samples of a clip.
 
     Returns:
-        First sample of the second around the word, and '' or why there is no one word;
-        the loudest second then.
+        First sample of the clip around the word, and '' or why there is no one word;
+        the loudest part then.
     """
     found = words(pcm)
     spans = [s for s in found.spans if s.level_db > _loudest(found.spans) - 20]
-    if len(spans) == 1 and spans[0].seconds <= LONGEST_S:
-        return centred(spans[0], len(pcm)), ""
+    if len(spans) == 1 and spans[0].seconds <= longest_s(size):
+        return centred(spans[0], len(pcm), size), ""
     power = np.cumsum(np.square(np.append(0, pcm), dtype=np.float64))
-    start = int(np.argmax(power[SAMPLE_RATE:] - power[:-SAMPLE_RATE]))
+    start = int(np.argmax(power[size:] - power[:-size]))
     if not found.spans:
         return start, "no word stands out of the noise"
     if len(spans) > 1:
@@ -228,10 +229,15 @@ def a_second(pcm: np.ndarray) -> tuple[int, str]:
     return start, f"{spans[0].seconds:.1f} s of sound without a pause"
 
 
-def centred(span: Span, samples: int) -> int:
-    """First sample of the second around a span, inside the recording."""
+def centred(span: Span, samples: int, size: int) -> int:
+    """First sample of the clip around a span, inside the recording."""
     middle = (span.start + span.stop) // 2
-    return max(0, min(middle - SAMPLE_RATE // 2, samples - SAMPLE_RATE))
+    return max(0, min(middle - size // 2, samples - size))
+
+
+def longest_s(size: int) -> float:
+    """Seconds that the word of a clip of `size` samples lasts, at most."""
+    return size / SAMPLE_RATE + OVERHANG_S
 
 
 def _loudest(spans: list[Span]) -> float:

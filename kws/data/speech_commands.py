@@ -60,7 +60,7 @@ class ClipSet:
     """One split of one task, decoded.
 
     Args:
-        pcm: int16 [N, 16000].
+        pcm: int16 [N, task.clip_samples].
         label: int32 [N], index into `labels`.
         names: N names: the data set's path of the clip, or
             `_silence_/<noise>@<first sample>` for silence that was drawn.
@@ -339,10 +339,13 @@ class Corpus:
             "val and test"
         )
 
-    def noises(self, split: str) -> dict[str, tuple[int, np.ndarray]]:
+    def noises(
+        self, split: str, shortest: int = SAMPLE_RATE
+    ) -> dict[str, tuple[int, np.ndarray]]:
         """Background noise of a split: name -> (first sample, int16 [samples]).
 
-        Every recording is cut in three, 80/10/10 %, for train, val and test.
+        Every recording is cut in three, 80/10/10 %, for train, val and test; parts of
+        less than `shortest` samples are left out.
         """
         low, high = NOISE_SHARE[split]
         out = {}
@@ -353,7 +356,7 @@ class Corpus:
             for file in clips_in(folder):
                 samples = archives.decoded(file)
                 start, end = int(low * len(samples)), int(high * len(samples))
-                if end - start >= SAMPLE_RATE:
+                if end - start >= shortest:
                     out[file.stem] = (start, samples[start:end])
         return out
 
@@ -389,12 +392,14 @@ def open_corpus(data: Path | None = None) -> Corpus:
     )
 
 
-def noise_bank(data: Path | None = None, split: str = "train") -> list[np.ndarray]:
-    """Background noise to mix with: int16 arrays of at least one second.
+def noise_bank(
+    data: Path | None = None, split: str = "train", shortest: int = SAMPLE_RATE
+) -> list[np.ndarray]:
+    """Background noise to mix with: int16 arrays of at least `shortest` samples.
 
     Only the training part of each recording, unless another split is asked for.
     """
-    noises = open_corpus(data).noises(split)
+    noises = open_corpus(data).noises(split, shortest)
     return [np.array(samples) for _, samples in noises.values()]
 
 
@@ -425,9 +430,9 @@ def load(
             unknown ones. Silence comes from `data` alone.
 
     Returns:
-        The clips, each a second: shorter ones end in zeros; of longer ones, the second
-        around the word is taken, which is said on stderr, as is all else that is cut,
-        converted or left out.
+        The clips, each `task.clip_seconds`: shorter ones end in zeros; of longer ones,
+        the part around the word is taken, which is said on stderr, as is all else that
+        is cut, converted or left out.
 
     Raises:
         KwsError: no audio, a word without clips, a file that can't be used, a long clip
@@ -457,11 +462,13 @@ def load(
         for note in opened.notes:
             audio.say(note)
     spoken = [i for i, clip in enumerate(clips) if clip.recording is not None]
-    pcm = np.zeros((len(clips), SAMPLE_RATE), dtype=np.int16)
-    read = archives.read_clips([r for c in clips if (r := c.recording) is not None])
+    size = task.clip_samples
+    pcm = np.zeros((len(clips), size), dtype=np.int16)
+    recordings = [r for c in clips if (r := c.recording) is not None]
+    read = archives.read_clips(recordings, size)
     pcm[spoken] = read.pcm
     _check_cut([clips[row] for row in spoken], read, labels(task), split)
-    noises = corpus.noises(split) if len(spoken) < len(clips) else {}
+    noises = corpus.noises(split, size) if len(spoken) < len(clips) else {}
     if len(spoken) < len(clips) and not noises:
         audio.say(
             f"{corpus.path}: no background noise that leaves a second for {split} "
@@ -471,10 +478,13 @@ def load(
         if clip.recording is None and clip.gain > 0:
             first, samples = noises[clip.noise]
             start = clip.start - first
-            pcm[row] = np.rint(samples[start : start + SAMPLE_RATE] * clip.gain)
+            pcm[row] = np.rint(samples[start : start + size] * clip.gain)
+    about: dict[str, Any] = {"name": task.name, "labels": list(labels(task))}
+    if task.clip_seconds != 1:
+        about["clip_seconds"] = task.clip_seconds
     manifest = {
         "version": MANIFEST_VERSION,
-        "task": {"name": task.name, "labels": list(labels(task))},
+        "task": about,
         "split": split,
         "seed": seed,
         "limit": limit,
@@ -640,7 +650,7 @@ def _draw(
     if silence:
         taken = silence if whole else _take(silence, wanted, rng)
         return clips + [_Clip(label, item, folder=str(corpus.path)) for item in taken]
-    noises = corpus.noises(split) if wanted else {}
+    noises = corpus.noises(split, task.clip_samples) if wanted else {}
     keys = list(noises)
     for _ in range(wanted):
         # Always four draws: what one clip needs doesn't change what the next one gets.
@@ -651,8 +661,8 @@ def _draw(
             continue
         noise = keys[int(which * len(keys))]
         first, samples = noises[noise]
-        offset = int(where * (len(samples) - SAMPLE_RATE + 1))
-        gain = _gain_to(loudness, samples[offset : offset + SAMPLE_RATE])
+        offset = int(where * (len(samples) - task.clip_samples + 1))
+        gain = _gain_to(loudness, samples[offset : offset + task.clip_samples])
         clips.append(_Clip(label, None, noise, first + offset, gain))
     return clips
 

@@ -23,13 +23,13 @@ def splice(pcm: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Cut and join clips at random.
 
     Args:
-        pcm: int16 [N, 16000], clips with a word in each.
+        pcm: int16 [N, samples], clips with a word in each.
         count: How many to make.
         seed: Any non-negative integer.
 
     Returns:
-        int16 [count, 16000]: a third each of ends, of beginnings, and of a beginning
-        with another clip's end at the same loudness, anywhere in the second.
+        int16 [count, samples]: a third each of ends, of beginnings, and of a beginning
+        with another clip's end at the same loudness, anywhere in the clip.
 
     Example:
         >>> words = np.zeros((4, 16000), np.int16)

@@ -152,6 +152,7 @@ def make(
     out: Path,
     speaker: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    clip_seconds: float = 1.0,
 ) -> Imported:
     """Import folders of takes into a corpus in the Speech Commands layout.
 
@@ -163,6 +164,7 @@ def make(
         out: A folder that is absent, empty, or holds an import.
         speaker: As for `find`.
         progress: Called with (recordings done, recordings of all).
+        clip_seconds: Length of a clip.
 
     Raises:
         KwsError: nothing to import, or a folder that holds something else.
@@ -185,10 +187,13 @@ def make(
         }
         for take in takes
     ]
+    size = round(clip_seconds * SAMPLE_RATE)
+    kept = {"version": VERSION, "sources": sources, "clip_seconds": clip_seconds}
     done = Imported(out, 0, speakers, strays=strays)
     if _is_in_use(out):
         record = _record(out)
-        if record.get("version") == VERSION and record.get("sources") == sources:
+        record.setdefault("clip_seconds", 1.0)
+        if {key: record.get(key) for key in kept} == kept:
             done.pieces = [Piece(takes[i], *rest) for i, *rest in record["pieces"]]
             done.unreadable = {takes[i].file: why for i, why in record["unreadable"]}
             return done
@@ -196,7 +201,7 @@ def make(
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        _make(takes, done, building, progress)
+        _make(takes, done, building, progress, size)
         done.made = len(list(building.glob("*/*.wav")))
         if not done.made:
             raise _nothing(done)
@@ -210,8 +215,7 @@ def make(
         }
         place = {take.file: number for number, take in enumerate(takes)}
         text = {
-            "version": VERSION,
-            "sources": sources,
+            **kept,
             "pieces": [
                 [place[p.take.file], p.start_s, p.stop_s, p.name, p.problem]
                 for p in done.pieces
@@ -228,28 +232,31 @@ def make(
     return done
 
 
-def pieces_of(take: Take, pcm: np.ndarray) -> Iterator[tuple[Piece, np.ndarray]]:
+def pieces_of(
+    take: Take, pcm: np.ndarray, size: int = SAMPLE_RATE
+) -> Iterator[tuple[Piece, np.ndarray]]:
     """Cut a take: every stretch of sound with the clip that it gives.
 
-    A recording of a second or less is one clip as it is, moved so that its sound is in
-    the middle. In a longer one, pauses set the words apart.
+    A recording no longer than a clip is one clip as it is, moved so that its sound is
+    in the middle. In a longer one, pauses set the words apart.
 
     Args:
         take: What it is.
         pcm: int16 [samples] at 16 kHz.
+        size: Samples of a clip.
 
     Yields:
-        The piece, and int16 [16000]; empty where the piece has a problem.
+        The piece, and int16 [size]; empty where the piece has a problem.
     """
     # Between the words of a phrase people wait longer than within a word.
     phrase = " " in take.word or "-" in take.word
     found = cut.words(pcm, PHRASE_PAUSE_S if phrase else cut.PAUSE_S)
-    if len(pcm) <= SAMPLE_RATE:
+    if len(pcm) <= size:
         if not found.spans:  # cut so tightly that there is no pause in it
             found = cut.Found([Span(0, len(pcm), 0.0)], [], (0, 0), 0.0)
         first, last = found.spans[0].start, found.spans[-1].stop
         whole = Span(first, last, _level(pcm[first:last]))
-        yield _taken(take, pcm, whole, found, 0, len(pcm))
+        yield _taken(take, pcm, whole, found, (0, len(pcm)), size)
         return
     if not found.spans:
         problem = f"no word stands out: {found.contrast_db:.0f} dB over the noise"
@@ -267,8 +274,11 @@ def pieces_of(take: Take, pcm: np.ndarray) -> Iterator[tuple[Piece, np.ndarray]]
         problem = ""
         if span in found.clicks:
             problem = "a click, too short for a word"
-        elif span.seconds > cut.LONGEST_S:
-            problem = f"{span.seconds:.1f} s of sound without a pause; a clip is 1 s"
+        elif span.seconds > cut.longest_s(size):
+            problem = (
+                f"{span.seconds:.1f} s of sound without a pause; a clip is "
+                f"{size / SAMPLE_RATE:g} s"
+            )
         elif span.level_db < usual - QUIETER_DB:
             problem = (
                 f"{usual - span.level_db:.0f} dB quieter than the other words of the "
@@ -282,7 +292,7 @@ def pieces_of(take: Take, pcm: np.ndarray) -> Iterator[tuple[Piece, np.ndarray]]
         if problem:
             yield _left(take, pcm, span, problem)
         else:
-            yield _taken(take, pcm, span, found, low, high)
+            yield _taken(take, pcm, span, found, (low, high), size)
 
 
 def _upper(values: list[float]) -> float:
@@ -308,9 +318,15 @@ def _left(
 
 
 def _taken(
-    take: Take, pcm: np.ndarray, span: Span, found: cut.Found, low: int, high: int
+    take: Take,
+    pcm: np.ndarray,
+    span: Span,
+    found: cut.Found,
+    inside: tuple[int, int],
+    size: int,
 ) -> tuple[Piece, np.ndarray]:
-    """The second around a span, out of what lies from `low` to `high`."""
+    """The clip around a span, out of what lies inside."""
+    low, high = inside
     word = pcm[span.start : span.stop].astype(np.float64) / 32768
     level = _level(pcm[span.start : span.stop])
     clipped = float((np.abs(word) >= 32767 / 32768).mean()) if len(word) else 0.0
@@ -325,20 +341,20 @@ def _taken(
         problem = f"hardly louder than the room: {over:.0f} dB"
     if problem:
         return _left(take, pcm, span, problem)
-    start = (span.start + span.stop) // 2 - SAMPLE_RATE // 2
-    first, last = max(start, low), min(start + SAMPLE_RATE, high)
+    start = (span.start + span.stop) // 2 - size // 2
+    first, last = max(start, low), min(start + size, high)
     gain = min(10 ** ((LEVEL_DB - level) / 20), PEAK / max(np.abs(word).max(), 1e-9))
-    second = _room(room, SAMPLE_RATE)
-    inside = pcm[first:last].astype(np.float64)
-    ramp = np.ones(len(inside))
-    fade = min(_FADE, len(inside) // 2)
+    made = _room(room, size)
+    said = pcm[first:last].astype(np.float64)
+    ramp = np.ones(len(said))
+    fade = min(_FADE, len(said) // 2)
     if first > start and fade:
         ramp[:fade] = np.linspace(0, 1, fade)
-    if last < start + SAMPLE_RATE and fade:
+    if last < start + size and fade:
         ramp[-fade:] = np.linspace(1, 0, fade)
     part = slice(first - start, last - start)
-    second[part] = inside * ramp + second[part] * (1 - ramp)
-    made = np.clip(np.rint(second * gain), -32768, 32767).astype(np.int16)
+    made[part] = said * ramp + made[part] * (1 - ramp)
+    made = np.clip(np.rint(made * gain), -32768, 32767).astype(np.int16)
     piece = Piece(
         take,
         span.start / SAMPLE_RATE,
@@ -370,6 +386,7 @@ def _make(
     done: Imported,
     out: Path,
     progress: Callable[[int, int], None] | None,
+    size: int,
 ) -> None:
     numbers: Counter[tuple[str, str]] = Counter()
     heard: dict[str, str] = {}
@@ -388,7 +405,8 @@ def _make(
             done.unreadable[take.file] = "noise of less than a second is of no use"
         elif take.word == NOISE:
             _write(out / NOISE / f"{_plain(take.file.stem)}.wav", sound.pcm)
-        for piece, pcm in pieces_of(take, sound.pcm) if take.word != NOISE else ():
+        cuts = pieces_of(take, sound.pcm, size) if take.word != NOISE else ()
+        for piece, pcm in cuts:
             if piece.problem:
                 done.pieces.append(piece)
                 continue

@@ -135,7 +135,7 @@ def build(
     """Lay clips at random times, none over another, on a bed of changing noise.
 
     Args:
-        pcm: int16 [N, 16000], as in a ClipSet.
+        pcm: int16 [N, samples], as in a ClipSet.
         label: int32 [N].
         labels: Label names; clips of `_silence_` are not used.
         noises: int16 arrays for the bed, 10 to 20 s of one after another with half a
@@ -164,7 +164,8 @@ def build(
     others = np.flatnonzero(names == UNKNOWN)
     wanted = round(keywords_per_minute * seconds / 60)
     unwanted = round(unknown_per_minute * seconds / 60) if len(others) else 0
-    slots = size // (SAMPLE_RATE * 3 // 2)  # a clip and at least half a second
+    slot = pcm.shape[1] + SAMPLE_RATE // 2  # a clip and at least half a second
+    slots = size // slot
     if wanted + unwanted > slots or (wanted and not len(keywords)):
         raise KwsError(
             f"The tape can't hold the words: {slots} places in {seconds:g} s, "
@@ -180,9 +181,7 @@ def build(
     for place, keyword in zip(places, is_keyword, strict=True):
         pool = keywords if keyword else others
         which = int(pool[int(rng.integers(len(pool)))])
-        start = int(place) * SAMPLE_RATE * 3 // 2 + int(
-            rng.integers(0, SAMPLE_RATE // 2)
-        )
+        start = int(place) * slot + int(rng.integers(0, SAMPLE_RATE // 2))
         over_db = float(rng.uniform(*snr_db))
         clip = pcm[which].astype(np.float32)
         first, last = _spoken_part(clip)

@@ -61,9 +61,16 @@ class Fault:
 
 
 def verify(
-    folder: Path, progress: Callable[[int, int], None] | None = None
+    folder: Path,
+    progress: Callable[[int, int], None] | None = None,
+    clip_seconds: float = 1.0,
 ) -> tuple[int, list[Fault]]:
     """Check every clip of a folder, in either layout.
+
+    Args:
+        folder: The corpus.
+        progress: Called with (clips done, clips of all).
+        clip_seconds: How long a clip may be.
 
     Returns:
         Number of clips checked, and all faults in order of path.
@@ -80,7 +87,7 @@ def verify(
     if any(folder.glob("*/index.tsv")):
         checked, faults = _verify_archives(folder, progress)
     else:
-        checked, faults = _verify_folder(folder, progress)
+        checked, faults = _verify_folder(folder, progress, clip_seconds)
     if not checked and not faults:
         raise KwsError(
             "Nothing to check: expected folders of recordings, or archives with "
@@ -90,16 +97,21 @@ def verify(
     return checked, sorted(faults, key=lambda fault: (fault.path, fault.kind))
 
 
-def check_clip(path: Path) -> tuple[np.ndarray | None, str, str]:
+def check_clip(
+    path: Path, clip_seconds: float = 1.0
+) -> tuple[np.ndarray | None, str, str]:
     """Read one clip: (samples or None, kind of fault or '', detail)."""
+    size = round(clip_seconds * SAMPLE_RATE)
     try:
         pcm = audio.read(path, convert=False).pcm
     except audio.NotUsable as error:
         return None, error.fault, error.problem
     kind, detail = loudness_fault(pcm)
-    if not kind and len(pcm) > archives.LONG_CLIP:
-        start, problem = cut.a_second(pcm)
-        where = problem or f"the second from {start / SAMPLE_RATE:.2f} s is taken"
+    if not kind and len(pcm) > size + archives.OVER:
+        start, problem = cut.around_the_word(pcm, size)
+        first = start / SAMPLE_RATE
+        taken = f"{first:.2f} s to {first + clip_seconds:.2f} s is taken"
+        where = problem or taken
         return pcm, "too_long", f"{len(pcm) / SAMPLE_RATE:.2f} s: {where}"
     return pcm, kind, detail
 
@@ -117,7 +129,9 @@ def loudness_fault(pcm: np.ndarray) -> tuple[str, str]:
 
 
 def _verify_folder(
-    folder: Path, progress: Callable[[int, int], None] | None
+    folder: Path,
+    progress: Callable[[int, int], None] | None,
+    clip_seconds: float,
 ) -> tuple[int, list[Fault]]:
     faults: list[Fault] = []
     labels = [
@@ -164,7 +178,7 @@ def _verify_folder(
         if label_name in speech_commands.NOISE_FOLDERS:
             kind, detail = _check_noise(path)
         else:
-            samples, kind, detail = check_clip(path)
+            samples, kind, detail = check_clip(path, clip_seconds)
             if kind == "near_silent" and label_name == "_silence_":
                 kind = ""
             if samples is not None and label_name not in ("_silence_", "_unknown_"):

@@ -36,7 +36,7 @@ def clip_pcm(bundle: Bundle, pcm: np.ndarray) -> np.ndarray:
         raise KwsError(
             f"Clips must be int16 [N, at least {samples}]. "
             f"Received: {pcm.dtype} {list(pcm.shape)}",
-            "Use 16 kHz one-second clips: kws data info DIR",
+            "Use 16 kHz clips of [task] clip_seconds: kws data info DIR",
         )
     if len(pcm) == 0:
         raise KwsError("There are no clips to run.", "kws data info DIR")

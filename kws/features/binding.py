@@ -103,7 +103,8 @@ def check_length(samples: int, spec: Features) -> None:
         raise KwsError(
             f"[features] frames = {spec.frames} are {spec.clip_samples} samples. "
             f"Received: clips of {samples} samples",
-            "Set [features] frames to what a clip has: 98 for 1 s.",
+            f"[features] frames of {(samples - spec.window) // spec.hop + 1} at most; "
+            "or longer clips: kws train --clip-seconds 1.5",
         )
 
 

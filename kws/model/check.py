@@ -7,6 +7,7 @@ import numpy as np
 from kws import attention
 from kws.errors import KwsError
 from kws.recipe import Model, Recipe
+from kws.shape import check_clip_seconds
 from kws.thresholds import Thresholds
 
 NORMS = ("dyt", "layer", "batch")
@@ -31,6 +32,7 @@ def check(recipe: Recipe) -> None:
         >>> from kws import recipe as recipes
         >>> check(recipes.load("kwt-tiny"))
     """
+    check_clip_seconds(recipe.task.clip_seconds)
     _check_model(recipe)
     _check_quantize(recipe)
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from kws.layers.keras import tf
 from kws.recipe import Recipe
-from kws.shape import shape_of
+from kws.shape import shape_of, token_frames
 
 LATE_TOKENS = 4  # the decision at the first clip's end comes up to 3 tokens late,
 EARLY_TOKENS = 4  # and that at the second one's up to 3 tokens early
@@ -47,8 +47,7 @@ def seam(recipe: Recipe) -> int:
         >>> seam(recipe.load("kwt-stream-tiny"))
         0
     """
-    step = recipe.model.stem_stride[0] * (2 if recipe.model.stem_second_channels else 1)
-    return -recipe.features.frames % step
+    return -recipe.features.frames % token_frames(recipe)
 
 
 def paired(network: Any, recipe: Recipe) -> Callable[..., Any]:

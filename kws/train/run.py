@@ -22,7 +22,6 @@ from kws import recipe as recipes
 from kws.bundle import Bundle
 from kws.data import ClipSet, Sources, ambient
 from kws.data.ambient import Sound
-from kws.data.audio import SAMPLE_RATE
 from kws.errors import KwsError
 from kws.pool import Pool
 from kws.recipe import Recipe
@@ -209,7 +208,7 @@ def _begun(recipe: Recipe, out: Path, options: RunOptions) -> Iterator[Run]:
 
     began = time.monotonic()
     check(recipe)
-    features.check_length(SAMPLE_RATE, recipe.features)
+    features.check_length(recipe.task.clip_samples, recipe.features)
     labels = data.labels(recipe.task)
     place = distribute.check(options.distribute)
     if options.teacher is not None:
@@ -327,7 +326,7 @@ def gather(run: Run) -> Material:
         run.validation.save(inside / "val.json")
     clips = pool.build(
         run.training,
-        data.noise_bank(options.data),
+        data.noise_bank(options.data, shortest=run.recipe.task.clip_samples),
         run.recipe,
         distribute.own_pool(options.pool or inside / "pool", run.place),
         mentor,
