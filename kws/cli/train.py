@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from kws.recipe import Recipe
     from kws.train import RunOptions
 
+GENTLER = 4  # epochs and learning rate of a training that begins with weights
+
 
 @click.command(
     epilog="Example: kws train --preset kwt-tiny --task gsc10 --out runs/tiny",
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
     "recipe_file",
     type=_options.PATH,
     help="A recipe of your own (.toml); instead of --preset.",
+)
+@click.option(
+    "--from",
+    "source",
+    metavar="RUN",
+    help="Begin with the weights of RUN (a shipped network, say): its recipe, with a "
+    "quarter of the epochs and of the learning rate.",
 )
 @_options.task
 @_options.words()
@@ -38,6 +47,7 @@ if TYPE_CHECKING:
 def command(
     preset: str | None,
     recipe_file: Path | None,
+    source: str | None,
     task: str | None,
     words: tuple[str, ...] | None,
     out: Path,
@@ -53,7 +63,12 @@ def command(
 
     A run that was stopped goes on where it was: type the same command again. It is
     called what its folder is called, unless the recipe has a name.
+
+    With --from, a network that is trained already learns other words, voices or rooms;
+    it keeps what it knows of words that stay. With --recipe or --preset, epochs and
+    learning rate are that recipe's.
     """
+    from kws import bundle as bundles
     from kws import recipe as recipes
     from kws import train
     from kws.cli._run import show, with_changes
@@ -72,7 +87,11 @@ def command(
             f"kws train --preset kwt-tiny --out {out}",
         )
     name = out.resolve().name
-    recipe = recipes.load(str(recipe_file or preset or "kwt-tiny"), name)
+    begin = None if source is None else bundles.load(source)
+    if begin is not None and not (recipe_file or preset):
+        recipe = _to_go_on(begin.recipe, name)
+    else:
+        recipe = recipes.load(str(recipe_file or preset or "kwt-tiny"), name)
     recipe = with_changes(
         _with_task(recipe, task, words or ()),
         {
@@ -83,7 +102,18 @@ def command(
     )
     if clip_seconds is not None:
         recipe = with_clip_seconds(recipe, clip_seconds)
-    show(train.train(recipe, out, options), as_json)
+    show(train.train(recipe, out, options, begin), as_json)
+
+
+def _to_go_on(recipe: Recipe, name: str) -> Recipe:
+    """A trained network's recipe, for a shorter and gentler training."""
+    settings = dataclasses.replace(
+        recipe.train,
+        epochs=max(1, recipe.train.epochs // GENTLER),
+        learning_rate=recipe.train.learning_rate / GENTLER,
+    )
+    detector = dataclasses.replace(recipe.detector, word_thresholds=())
+    return dataclasses.replace(recipe, name=name, train=settings, detector=detector)
 
 
 def _with_task(recipe: Recipe, task: str | None, words: tuple[str, ...]) -> Recipe:

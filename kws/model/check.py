@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kws import attention
+from kws import recipe as recipes
 from kws.errors import KwsError
 from kws.recipe import Model, Recipe
 from kws.shape import check_clip_seconds
@@ -176,6 +177,44 @@ def thresholds_of(text: str, model: Model) -> Thresholds:
             '[quantize] delta_thresholds = "X=6,P=2"',
         )
     return thresholds
+
+
+def check_beginning(source: Recipe, target: Recipe) -> None:
+    """Refuse to begin a training from a network of another shape.
+
+    Args:
+        source: The recipe of the trained network.
+        target: That of the new one.
+
+    Raises:
+        KwsError: another `[model]`, or features that mean something else.
+    """
+    same = ("frames", "floor")
+    left, right = (
+        {
+            f"[{section}] {key}": value
+            for section, table in recipes.to_dict(recipe).items()
+            if section in ("model", "features")
+            for key, value in table.items()
+            if key not in same and (section, key) != ("model", "dropout")
+        }
+        for recipe in (source, target)
+    )
+    other = [key for key, value in right.items() if left[key] != value]
+    if other:
+        key = other[0]
+        raise KwsError(
+            "A training can only begin from a network of the same shape. Expected "
+            f"{key} = {left[key]!r}, as {source.name} has it. Received: {right[key]!r}",
+            f"Leave --preset and --recipe out, or take {source.name}'s: base = "
+            "in the recipe.",
+        )
+    if source.model.positions and source.features.frames != target.features.frames:
+        raise KwsError(
+            "A network with positions has one for every token. Expected [features] "
+            f"frames = {source.features.frames}. Received: {target.features.frames}",
+            "Begin from a network without positions, kwt-stream-tiny for one.",
+        )
 
 
 def check_source(source: Model, target: Model) -> None:

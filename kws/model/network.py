@@ -521,6 +521,41 @@ def copy_weights(source: Any, target: Any) -> None:
         mine.assign(theirs)
 
 
+def begin_from(source: Bundle, recipe: Recipe, labels: tuple[str, ...]) -> Any:
+    """A network of a recipe that begins with another's weights.
+
+    What it knows of labels that the source has too it keeps; of the others it begins
+    anew.
+
+    Args:
+        source: With Keras weights, of an equal `[model]` (`check_beginning`).
+        recipe: The new network's.
+        labels: The new network's, in logit order.
+
+    Returns:
+        A network in mode `folded`; its activation ranges still have to be calibrated.
+    """
+    network, theirs = build(recipe, len(labels), "folded"), restore(source, "folded")
+    mine = {id(w): w for w in _of_labels(network)}
+    for weight, value in zip(network.weights, theirs.weights, strict=True):
+        if id(weight) not in mine:
+            weight.assign(value)
+            continue
+        known = weight.numpy()
+        for place, label in enumerate(labels):
+            if label in source.labels:
+                known[..., place] = value.numpy()[..., source.labels.index(label)]
+        weight.assign(known)
+    return network
+
+
+def _of_labels(network: Any) -> list[Any]:
+    """The variables whose last axis is the labels."""
+    head = network.get_layer("head")
+    ends = [head.dense, head.linear] if isinstance(head, PoolHead) else [head.dense]
+    return [weight for end in ends for weight in end.trainable_weights]
+
+
 def restore(bundle: Bundle, mode: str = "folded") -> Any:
     """The network of a bundle, from its weights.h5, in mode folded, qat or export.
 

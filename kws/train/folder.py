@@ -54,7 +54,7 @@ def locked(out: Path, place: int = 0) -> Iterator[None]:
                 folder.rmdir()  # only an empty one goes
 
 
-def start(recipe: Recipe, out: Path, restart: bool) -> None:
+def start(recipe: Recipe, out: Path, restart: bool, begins_from: str = "") -> None:
     """Make `out` ready: new, or holding a run of the same recipe to go on with.
 
     Raises:
@@ -71,7 +71,7 @@ def start(recipe: Recipe, out: Path, restart: bool) -> None:
                 path.unlink(missing_ok=True)
         shutil.rmtree(out / "tensorboard", ignore_errors=True)
         (out / "results.csv").unlink(missing_ok=True)
-    if state.is_file() and bundles.read_json(state).get("recipe") != _hash(recipe):
+    if state.is_file() and bundles.read_json(state) != _state(recipe, begins_from):
         raise KwsError(
             f"This folder holds a run of another recipe. Expected the same one to go "
             f"on with it. Received: {out}",
@@ -79,10 +79,16 @@ def start(recipe: Recipe, out: Path, restart: bool) -> None:
         )
 
 
-def claim(recipe: Recipe, out: Path) -> None:
+def claim(recipe: Recipe, out: Path, begins_from: str = "") -> None:
     """Mark `out` as this recipe's, once its clips could be read."""
-    text = json.dumps({"recipe": _hash(recipe)})
+    text = json.dumps(_state(recipe, begins_from))
     bundles.write_atomic(out / "checkpoints" / "run.json", text.encode())
+
+
+def _state(recipe: Recipe, begins_from: str) -> dict[str, str]:
+    """Equal for trainings that may go on from one another's checkpoints."""
+    state = {"recipe": _hash(recipe)}
+    return state | {"begins_from": begins_from} if begins_from else state
 
 
 def _hash(recipe: Recipe) -> str:

@@ -7,6 +7,7 @@ can be refused is refused before TensorFlow is loaded, and before anything is wr
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sys
 import time
 from collections.abc import Iterator
@@ -82,6 +83,7 @@ class Run:
         sounds: Ambient recordings of the split train.
         place: Of this worker in its cluster; 0 writes the run.
         began: time.monotonic() at its start.
+        begins_from: SHA-256 of the weights that it begins with; empty: none.
     """
 
     recipe: Recipe
@@ -94,6 +96,7 @@ class Run:
     sounds: list[Sound]
     place: int
     began: float
+    begins_from: str
 
 
 @dataclass(frozen=True)
@@ -111,13 +114,19 @@ class Material:
     calibration: np.ndarray
 
 
-def train(recipe: Recipe, out: Path, options: RunOptions | None = None) -> Bundle:
+def train(
+    recipe: Recipe,
+    out: Path,
+    options: RunOptions | None = None,
+    source: Bundle | None = None,
+) -> Bundle:
     """Float training, calibration, QAT and conversion, each gone on with if stopped.
 
     Args:
         recipe: The recipe.
         out: Folder of the run.
         options: How it is made.
+        source: Begin with this network's weights, if any; of an equal `[model]`.
 
     Returns:
         The bundle at `out`; of a cluster, only the chief has written it.
@@ -130,15 +139,22 @@ def train(recipe: Recipe, out: Path, options: RunOptions | None = None) -> Bundl
         >>> tiny = recipes.load("kwt-tiny")
         >>> train(tiny, Path("runs/tiny"))  # doctest: +SKIP
     """
-    with _begun(recipe, out, options or RunOptions()) as run:
+    if source is not None:
+        from kws.model.check import check_beginning
+
+        check_beginning(source.recipe, recipe)
+    with _begun(recipe, out, options or RunOptions(), source) as run:
         from kws.model import network as networks
 
         material = gather(run)
         with run.strategy.scope():
-            network = networks.build(recipe, len(run.labels))
+            if source is None:
+                network = networks.build(recipe, len(run.labels))
+            else:
+                network = networks.begin_from(source, recipe, run.labels)
         result = _loop(run, material, network, FLOAT).run()
         set_weights(network, result.weights)
-        return finish(run, material, network, float_result=result)
+        return finish(run, material, network, float_result=result, fold=source is None)
 
 
 def tune(
@@ -202,12 +218,15 @@ def tune(
 
 
 @contextlib.contextmanager
-def _begun(recipe: Recipe, out: Path, options: RunOptions) -> Iterator[Run]:
+def _begun(
+    recipe: Recipe, out: Path, options: RunOptions, source: Bundle | None = None
+) -> Iterator[Run]:
     """Check everything, lock the folder, read the clips, and only then TensorFlow."""
     from kws.model.check import check
 
     began = time.monotonic()
     check(recipe)
+    begins_from = "" if source is None else _digest(source.weights_path)
     features.check_length(recipe.task.clip_samples, recipe.features)
     labels = data.labels(recipe.task)
     place = distribute.check(options.distribute)
@@ -218,7 +237,7 @@ def _begun(recipe: Recipe, out: Path, options: RunOptions) -> Iterator[Run]:
     data.open_corpus(options.data)
     with folder.locked(out, place):
         if place == 0:
-            folder.start(recipe, out, options.restart)
+            folder.start(recipe, out, options.restart, begins_from)
         sounds = _ambient(recipe, options, labels)
         training, validation = _read(recipe, options)
         if options.distribute == "multiworker":
@@ -236,6 +255,7 @@ def _begun(recipe: Recipe, out: Path, options: RunOptions) -> Iterator[Run]:
             sounds,
             place,
             began,
+            begins_from,
         )
         try:
             yield run
@@ -300,6 +320,10 @@ def _ambient(
     return sounds
 
 
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
 def no_words(labels: tuple[str, ...]) -> tuple[int, ...]:
     """Indices of the labels that are no words."""
     return tuple(
@@ -320,7 +344,7 @@ def gather(run: Run) -> Material:
         mentor = Teacher(options.teacher, run.recipe, run.labels, names)
     inside = run.out / "checkpoints"
     if run.place == 0:
-        folder.claim(run.recipe, run.out)
+        folder.claim(run.recipe, run.out, run.begins_from)
         data.remember(run.out, Sources(options.data, options.also, options.ambient))
         run.training.save(inside / "train.json")
         run.validation.save(inside / "val.json")
