@@ -265,6 +265,7 @@ def test_the_command_trains_tunes_and_converts(tmp_path: Path) -> None:
     assert distilled.shape[0] == 4 and distilled.shape[2] == 4
     assert distilled.std() > 0
     splices_are_labelled_by(run, audio, tmp_path / "spliced")
+    another_training_begins_from(run, audio, tmp_path / "grown")
 
 
 def test_what_comes_next_can_be_typed_as_it_is_printed(
@@ -462,6 +463,38 @@ def splices_are_labelled_by(run: Path, audio: Path, folder: Path) -> None:
     assert np.array_equal(heard[0], heard[1])
     assert np.array_equal(heard[0, len(clips) :], clean.label[len(clips) :])
     assert not np.array_equal(clean.features[0], clean.features[1])
+
+
+def another_training_begins_from(run: Path, audio: Path, out: Path) -> None:
+    """kws train --from: what it knows of words that stay it keeps."""
+    loaded = bundles.load(run)
+    source = network.restore(loaded, "folded")
+    labels = ("_silence_", "_unknown_", "cat", "yes")
+    begun = network.begin_from(loaded, loaded.recipe, labels)
+    theirs, mine = source.get_layer("head"), begun.get_layer("head")
+    for part in ("kernel", "bias"):
+        old = getattr(theirs.dense, part).numpy()
+        new = getattr(mine.dense, part).numpy()
+        assert np.array_equal(new[..., [0, 1, 3]], old[..., [0, 1, 2]])
+        assert not np.array_equal(new[..., 2], old[..., 3])  # cat is not no
+    for weight, value in zip(
+        begun.get_layer("stem").weights, source.get_layer("stem").weights, strict=True
+    ):
+        assert np.array_equal(weight.numpy(), value.numpy())
+    options = ["--from", str(run), "--words", "cat,yes", "--data", str(audio)]
+    options += ["--out", str(out), "--qat-epochs", "0", "--json"]
+    made = invoke(train_command, options)
+    assert made["labels"] == list(labels) and made["conversion"]["holds"]
+    grown = bundles.load(out).recipe
+    assert grown.name == "grown" and grown.model == loaded.recipe.model
+    assert grown.train.epochs == 2 and grown.train.learning_rate == 0.01 / 4
+    with pytest.raises(KwsError, match=r"same shape.*\[features\] hop"):
+        invoke(train_command, [*options, "--preset", "kwt-stream-tiny"])
+    # What comes of other weights is another run.
+    state = json.loads((out / "checkpoints" / "run.json").read_text())
+    assert state["begins_from"]
+    with pytest.raises(KwsError, match="another recipe"):
+        folder.start(grown, out, restart=False, begins_from="0" * 64)
 
 
 def invoke(command: Any, options: list[str]) -> dict[str, Any]:
