@@ -214,6 +214,7 @@ def import_(
     Example: kws data import recordings --speaker anna --out corpus
     """
     from kws.data import audio, names, takes
+    from kws.data.splits import some
     from kws.progress import counting
 
     done = takes.make(folders, out, speaker, counting("recordings"), clip_seconds)
@@ -224,8 +225,11 @@ def import_(
         audio.say(f"{file}: {why}")
     for source, count in sorted(done.converted.items()):
         audio.say(f"converted {source} to 16 kHz mono: {count}")
-    for name, how in done.speakers.items():
-        audio.say(f"speaker {name}, {how}")
+    for how in dict.fromkeys(done.speakers.values()):
+        found = [name for name, which in done.speakers.items() if which == how]
+        many = "" if len(found) == 1 else f"{len(found)} "
+        several = "" if len(found) == 1 else "s"
+        audio.say(f"{many}speaker{several} {some(found)}, {how}")
     page = out / takes.SHEET
     if as_json:
         report = {
