@@ -251,6 +251,20 @@ def run(command: Command) -> Command:
     )
 
 
+# Pages that are served.
+http_port = click.option(
+    "--http-port",
+    type=click.IntRange(0, 65535),
+    cls=Option,
+    old=("--port",),  # a serial port elsewhere
+    default=0,
+    help="Port of this machine that the page is at.  [default: a free one]",
+)
+no_browser = click.option(
+    "--no-browser", is_flag=True, help="Print the address, and open nothing."
+)
+
+
 # Boards.
 def board(**settings: Any) -> Decorator:
     """`--board`, `required` or with a `default`."""

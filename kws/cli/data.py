@@ -1,17 +1,22 @@
-"""Get, make, count and check audio: fetch, synth, import, tape, info, verify."""
+"""Get, make, count and check audio: fetch, synth, import, record, tape, verify."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+import webbrowser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kws.cli import Verbs, _options
 from kws.errors import KwsError
+
+if TYPE_CHECKING:
+    from kws.data.record import Session
 
 
 @click.group(cls=Verbs)
@@ -265,6 +270,168 @@ def import_(
             f'Next: kws train --words "{words}" --data {out}{longer} --out runs/mine'
         )
     ctx.exit(1 if empty or done.unreadable else 0)
+
+
+@command.command()
+@click.argument("words", nargs=-1, required=True, metavar="WORD...")
+@_options.out("Folder of the corpus; what it holds already counts.", required=True)
+@click.option(
+    "--takes",
+    type=click.IntRange(1, 1000),
+    default=20,
+    show_default=True,
+    help="Recordings of each word by a speaker.",
+)
+@click.option(
+    "--near",
+    type=_options.NAMES,
+    help="Phrases that are nearly the words, with commas between; they become unknown "
+    "words.  [default: made of the words]",
+)
+@click.option(
+    "--near-takes",
+    type=click.IntRange(0, 1000),
+    default=5,
+    show_default=True,
+    help="Recordings of each of those; 0: none.",
+)
+@click.option(
+    "--room-seconds",
+    type=float,
+    default=30.0,
+    show_default=True,
+    help="Length of the two recordings of the room, 10 to 60; 0: none.",
+)
+@click.option(
+    "--speaker",
+    help="Who speaks, as it is to stand in the files' names.  [default: the page asks]",
+)
+@click.option(
+    "--phone",
+    is_flag=True,
+    help="Serve the page to a phone in the same network, over HTTPS.",
+)
+@click.option(
+    "--address",
+    help="With --phone: this machine's address in that network, where it has several.",
+)
+@click.option(
+    "--terminal", is_flag=True, help="Without a page: needs sounddevice (kws doctor)."
+)
+@_options.http_port
+@_options.no_browser
+@_options.json
+def record(
+    words: tuple[str, ...],
+    out: Path,
+    takes: int,
+    near: tuple[str, ...] | None,
+    near_takes: int,
+    room_seconds: float,
+    speaker: str | None,
+    phone: bool,
+    address: str | None,
+    terminal: bool,
+    http_port: int,
+    no_browser: bool,
+    as_json: bool,
+) -> None:
+    """Record words with a microphone: a page in the browser asks for them one by one.
+
+    Each recording is checked (clipped, too quiet, cut off), cut and levelled as by kws
+    data import, and can be heard and redone. Phrases that are nearly the words and the
+    room without a word are asked for too. What is there is never written over; stopped,
+    the same command goes on. The page is served to this machine alone; with --phone
+    also to your network, under an address that nobody can guess (docs/data.md).
+
+    Example: kws data record "hey robot" "lights off" --out mine
+    """
+    from kws import lock
+    from kws.data import record as recording
+    from kws.deploy import record as serving
+
+    asked = recording.prompts(
+        tuple(part.strip() for word in words for part in word.split(",")),
+        takes,
+        near,
+        near_takes,
+        room_seconds,
+    )
+    if address is not None and not phone:
+        raise click.UsageError("--address is the network's that --phone is in")
+    if terminal and phone:
+        raise click.UsageError("--terminal needs no --phone")
+    session = recording.Session(out, asked)
+    who = "" if speaker is None else session.join(speaker, hidden=False)
+    busy = KwsError(
+        f"Somebody is recording into {out}", "Use the page that is open, or end it."
+    )
+
+    def then() -> str:
+        return _after_recording(session)
+
+    with lock.locked(out / ".recording", busy):
+        if terminal:
+            serving.at_terminal(session, who, click.echo)
+        else:
+            network = serving.network_address(address) if phone else None
+            server = serving.Recorder(session, who, then, http_port, network)
+            with server.serving() as place:
+                if as_json:
+                    table = {"address": place, "fingerprint": server.fingerprint}
+                    click.echo(json.dumps(table))
+                else:
+                    click.echo(serving.invitation(server))
+                if not (no_browser or phone):
+                    webbrowser.open(place)
+                with contextlib.suppress(KeyboardInterrupt):
+                    server.finished.wait()
+    _report_recording(session, as_json)
+
+
+def _report_recording(session: Session, as_json: bool) -> None:
+    from kws.data import names
+    from kws.data.record import ROOM
+
+    counts = session.counts()
+    if as_json:
+        table = {
+            "out": str(session.out),
+            "made": sum(path.is_file() for path in session.made),
+            "speakers": session.speakers(),
+            "clips": {p.text: n for p, n in zip(session.asked, counts, strict=True)},
+            "next": _after_recording(session),
+        }
+        click.echo(json.dumps(table))
+        return
+    click.echo(f"{'word':<24}{'clips':>8}")
+    for prompt, count in zip(session.asked, counts, strict=True):
+        text = f"({prompt.text} room)" if prompt.kind == ROOM else prompt.text
+        click.echo(f"{names.column(text, 24)}{count:>8}")
+    click.echo(f"Next: {_after_recording(session)}")
+
+
+def _after_recording(session: Session) -> str:
+    """The command to go on with: as many words as the splits need, or more of them."""
+    import shlex
+
+    from kws.data.record import WORD
+    from kws.data.splits import SPLITS
+
+    words = [prompt for prompt in session.asked if prompt.kind == WORD]
+    counts = dict(zip(session.asked, session.counts(), strict=True))
+    texts = [prompt.text for prompt in words]
+    out = str(session.out)
+    if any(counts[prompt] < len(SPLITS) for prompt in words):
+        return shlex.join(["kws", "data", "record", *texts, "--out", out])
+    named = ["--words", ",".join(texts)]
+    train = ["kws", "train", *named, "--data", out]
+    end = ["--out", "runs/" + session.out.resolve().name]
+    if not all(text.isascii() for text in texts):  # an English voice can't say them
+        return shlex.join([*train, *end])
+    spoken = out.rstrip("/") + "-spoken"
+    synth = shlex.join(["kws", "data", "synth", *named, "--out", spoken])
+    return f"{synth} && {shlex.join([*train, '--also', spoken, *end])}"
 
 
 @command.command()

@@ -16,15 +16,8 @@ from kws.cli import _options
     epilog="Examples: kws live kwt-tiny   |   kws live runs/tiny --board qemu-m4"
 )
 @click.argument("run")
-@click.option(
-    "--http-port",
-    type=click.IntRange(0, 65535),
-    cls=_options.Option,
-    old=("--port",),  # a serial port elsewhere
-    default=0,
-    help="Port of this machine that the page is at.  [default: a free one]",
-)
-@click.option("--no-browser", is_flag=True, help="Print the address, and open nothing.")
+@_options.http_port
+@_options.no_browser
 @_options.board()
 @_options.json
 def command(

@@ -255,7 +255,7 @@ def pieces_of(
         if not found.spans:  # cut so tightly that there is no pause in it
             found = cut.Found([Span(0, len(pcm), 0.0)], [], (0, 0), 0.0)
         first, last = found.spans[0].start, found.spans[-1].stop
-        whole = Span(first, last, _level(pcm[first:last]))
+        whole = Span(first, last, loudness(pcm[first:last]))
         yield _taken(take, pcm, whole, found, (0, len(pcm)), size)
         return
     if not found.spans:
@@ -328,10 +328,10 @@ def _taken(
     """The clip around a span, out of what lies inside."""
     low, high = inside
     word = pcm[span.start : span.stop].astype(np.float64) / 32768
-    level = _level(pcm[span.start : span.stop])
+    level = loudness(pcm[span.start : span.stop])
     clipped = float((np.abs(word) >= 32767 / 32768).mean()) if len(word) else 0.0
     room = pcm[found.quiet[0] : found.quiet[1]]
-    over = level - _level(room) if len(room) >= _ROOM else np.inf
+    over = level - loudness(room) if len(room) >= _ROOM else np.inf
     problem = ""
     if level < LEVEL_DB - MAX_GAIN_DB:
         problem = f"too quiet: {level:.0f} dB of full scale"
@@ -365,7 +365,7 @@ def _taken(
     return piece, made
 
 
-def _level(pcm: np.ndarray) -> float:
+def loudness(pcm: np.ndarray) -> float:
     """Root mean square, dB of full scale."""
     if not len(pcm):
         return -100.0
@@ -404,7 +404,7 @@ def _make(
         if take.word == NOISE and len(sound.pcm) < SAMPLE_RATE:
             done.unreadable[take.file] = "noise of less than a second is of no use"
         elif take.word == NOISE:
-            _write(out / NOISE / f"{_plain(take.file.stem)}.wav", sound.pcm)
+            _write(out / NOISE / f"{plain(take.file.stem)}.wav", sound.pcm)
         cuts = pieces_of(take, sound.pcm, size) if take.word != NOISE else ()
         for piece, pcm in cuts:
             if piece.problem:
@@ -458,16 +458,16 @@ def _word(folder: Path) -> str:
 def _speaker(file: Path, folder: Path, given: str | None) -> tuple[str, str]:
     """(name, how it was found) of the speaker of a recording in a word's folder."""
     if given is not None:
-        return _plain(given), "given by --speaker"
+        return plain(given), "given by --speaker"
     told = re.fullmatch(r"([^_].*)_nohash_\d+", file.stem)
     if told is not None:
-        return _plain(told[1]), "from the names of the recordings"
+        return plain(told[1]), "from the names of the recordings"
     if file.parent != folder:
-        return _plain(file.parent.name), "from the folder within the word's"
-    return _plain(folder.parent.name), "from the folder that holds the words'"
+        return plain(file.parent.name), "from the folder within the word's"
+    return plain(folder.parent.name), "from the folder that holds the words'"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A speaker's name as a part of a file's name: letters, digits and hyphens."""
     text = names.composed(text)
     made = "".join(letter if letter.isalnum() else "-" for letter in text)

@@ -216,14 +216,15 @@ def on_host(
         tell()
 
 
-@contextlib.contextmanager
-def microphone() -> Iterator[Iterator[np.ndarray]]:
-    """Blocks of samples from this machine's microphone, until the context ends.
+def portaudio(hint: str) -> Any:
+    """The module sounddevice.
+
+    Args:
+        hint: The command that does without it.
 
     Raises:
-        KwsError: sounddevice, its library or a microphone is missing.
+        KwsError: it is missing, or its library is.
     """
-    hint = "kws listen RUN --audio recording.wav"
     try:
         import sounddevice
     except ImportError:
@@ -233,6 +234,22 @@ def microphone() -> Iterator[Iterator[np.ndarray]]:
             f"The audio library can't be loaded.\nCaused by: {error}",
             f"apt-get install libportaudio2   (or, without a microphone: {hint})",
         ) from None
+    return sounddevice
+
+
+@contextlib.contextmanager
+def microphone(
+    hint: str = "kws listen RUN --audio recording.wav",
+) -> Iterator[Iterator[np.ndarray]]:
+    """Blocks of samples from this machine's microphone, until the context ends.
+
+    Args:
+        hint: The command that does without it.
+
+    Raises:
+        KwsError: sounddevice, its library or a microphone is missing.
+    """
+    sounddevice = portaudio(hint)
     arrived: queue.Queue[np.ndarray] = queue.Queue(MAX_BLOCKS)
 
     def take(data: Any, frames: int, time: Any, status: Any) -> None:

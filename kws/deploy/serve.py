@@ -1,36 +1,25 @@
-"""`kws live`: a run's page, served to this machine alone, and the thresholds it sends.
-
-What is known of a request: it comes from this machine. It may come from any page that a
-browser shows here, so reading and writing need the address's token, the host and the
-origin that the page has itself, and a type that no form sends.
-"""
+"""`kws live`: a run's page, served to this machine alone, and the thresholds it sends."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hmac
-import http.server
 import json
-import secrets
 import threading
-from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from kws import bundle as bundles
 from kws.bundle import Bundle
-from kws.deploy import web
+from kws.deploy import page_server, web
+from kws.deploy.page_server import Answer, PageServer
 from kws.deploy.profile import Profile
 from kws.emit import common
 from kws.emit import web as emitted
 from kws.errors import KwsError
 from kws.recipe import check_detector
 
-LOOPBACK = "127.0.0.1"
 MAX_BODY = 64 * 1024
-TIMEOUT_S = 30
 
 
 def with_thresholds(bundle: Bundle, levels: list[float]) -> Bundle:
@@ -54,7 +43,7 @@ def with_thresholds(bundle: Bundle, levels: list[float]) -> Bundle:
     return dataclasses.replace(bundle, recipe=recipe)
 
 
-class Server:
+class Server(PageServer):
     """Serves a run's page on this machine alone, and takes thresholds from it.
 
     Args:
@@ -71,44 +60,31 @@ class Server:
         True
     """
 
+    takes = {emitted.CHANGES: ("application/json", MAX_BODY)}
+
     def __init__(
         self, run: str | Path, port: int = 0, measured: Profile | None = None
     ) -> None:
         self.run, self.measured = run, measured
-        # Other pages in the browser can send requests here, but not know this.
-        self.token = secrets.token_urlsafe(16)
         self.saving = threading.Lock()
         self.page()  # what is wrong with the run is said before a browser opens
+        super().__init__(port, f"kws live {run}")
+
+    def get(self, path: str, query: dict[str, str]) -> Answer | None:
+        if path != "":
+            return None
         try:
-            self.http = http.server.ThreadingHTTPServer(
-                (LOOPBACK, port), _handler(self)
-            )
-        except OSError as error:
-            raise KwsError(
-                f"The port can't be used: {error.strerror}. Received: {port}",
-                f"kws live {run}   (takes a free one)",
-            ) from None
-        self.http.daemon_threads = True
+            return page_server.page(self.page())
+        except KwsError as error:  # the run has been changed, or is gone
+            said = f"{error.message}\n{error.hint}\n".encode(errors="replace")
+            kind = "text/plain; charset=utf-8"
+            return Answer(said, kind, HTTPStatus.INTERNAL_SERVER_ERROR)
 
-    @property
-    def host(self) -> str:
-        return f"{LOOPBACK}:{self.http.server_address[1]}"
-
-    @property
-    def address(self) -> str:
-        return f"http://{self.host}/{self.token}/"
-
-    @contextlib.contextmanager
-    def serving(self) -> Iterator[str]:
-        """Serve in the background; the page's address."""
-        thread = threading.Thread(target=self.http.serve_forever, daemon=True)
-        thread.start()
+    def post(self, path: str, query: dict[str, str], body: bytes) -> Answer | None:
         try:
-            yield self.address
-        finally:
-            self.http.shutdown()
-            thread.join()
-            self.http.server_close()
+            return page_server.table(hash=self.save(body))
+        except KwsError as error:
+            return page_server.refused(error)
 
     def page(self) -> str:
         """The page of the run as it is now."""
@@ -159,71 +135,3 @@ class Server:
             changed = with_thresholds(bundle, [float(level) for level in levels])
             bundles.save(changed)
             return changed.hash[:16]
-
-
-def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        timeout = TIMEOUT_S
-
-        def do_GET(self) -> None:
-            if self._path() != "":
-                return self._say(HTTPStatus.NOT_FOUND, b"Not here.", "text/plain")
-            try:
-                text = server.page().encode()
-            except KwsError as error:  # the run has been changed, or is gone
-                said = f"{error.message}\n{error.hint}\n".encode(errors="replace")
-                kind = "text/plain; charset=utf-8"
-                return self._say(HTTPStatus.INTERNAL_SERVER_ERROR, said, kind)
-            return self._say(HTTPStatus.OK, text, "text/html; charset=utf-8")
-
-        def do_POST(self) -> None:
-            if (
-                self._path() != emitted.CHANGES
-                or self.headers.get("Content-Type") != "application/json"
-                or self.headers.get("Origin") not in (None, f"http://{server.host}")
-            ):
-                return self._say(HTTPStatus.NOT_FOUND, b"Not here.", "text/plain")
-            length = self.headers.get("Content-Length", "")
-            if not (length.isascii() and length.isdigit()) or int(length) > MAX_BODY:
-                return self._answer(
-                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error="Too much.", hint=""
-                )
-            try:
-                made = server.save(self.rfile.read(int(length)))
-            except KwsError as error:
-                return self._answer(
-                    HTTPStatus.CONFLICT, error=error.message, hint=error.hint
-                )
-            return self._answer(HTTPStatus.OK, hash=made)
-
-        def _path(self) -> str | None:
-            """What follows the token; None where token or host are not the page's. (A
-            name that someone else points here would be another host.)"""
-            head, slash, rest = self.path.lstrip("/").partition("/")
-            known = hmac.compare_digest(head.encode(), server.token.encode())
-            here = self.headers.get("Host") == server.host
-            return rest if known and slash and here else None
-
-        def _answer(self, status: HTTPStatus, **table: str) -> None:
-            self._say(status, json.dumps(table).encode(), "application/json")
-
-        def _say(self, status: HTTPStatus, body: bytes, kind: str) -> None:
-            self.send_response(status)
-            for name, value in (
-                ("Content-Type", kind),
-                ("Content-Length", str(len(body))),
-                ("Cache-Control", "no-store"),
-                ("X-Content-Type-Options", "nosniff"),
-                ("Referrer-Policy", "no-referrer"),
-                ("X-Frame-Options", "DENY"),
-                ("Cross-Origin-Opener-Policy", "same-origin"),
-                ("Permissions-Policy", "microphone=(self), serial=(self)"),
-            ):
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Requests are nobody's business."""
-
-    return Handler

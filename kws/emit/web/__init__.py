@@ -1,10 +1,10 @@
-"""A run as one HTML page that listens: the firmware's C as WebAssembly, and what shows
-what it hears (docs/live.md).
+"""Pages of one file each: a run that listens (docs/live.md), and one that records
+words (docs/data.md).
 
-page.html, style.css and app.js lie beside this file and are joined here, with the
-compiled module (kws.deploy.web) and what the page has to know of the run. The page asks
-the network for nothing: a policy (CSP) in it forbids that, and lets this script alone
-run.
+Their parts lie beside this file and are joined here: page.html, style.css and app.js
+with the compiled module (kws.deploy.web) and what the page has to know of the run;
+record.html, record.css and record.js; base.css is of both. They ask the network for
+nothing: a policy (CSP) in them forbids that, and lets this script alone run.
 """
 
 from __future__ import annotations
@@ -47,19 +47,36 @@ def page(
         >>> "<title>kwt-tiny, live</title>" in page(bundle.load("kwt-tiny"), b"")
         True
     """
-    style, script = (_text(name) for name in ("style.css", "app.js"))
-    values = {
-        "name": html.escape(bundle.recipe.name),
-        "policy": policy(style, script, saving),
-        "style": style,
-        "script": script,
-        # In a script element "<" could end it.
-        "data": json.dumps(_data(bundle, facts or {}, saving, kept_because)).replace(
-            "<", "\\u003c"
-        ),
-        "module": base64.b64encode(module).decode("ascii"),
-    }
-    return re.sub("@@([a-z]+)@@", lambda match: values[match[1]], _text("page.html"))
+    return _joined(
+        ("page.html", "style.css", "app.js"),
+        _data(bundle, facts or {}, saving, kept_because),
+        saving,
+        name=html.escape(bundle.recipe.name),
+        module=base64.b64encode(module).decode("ascii"),
+    )
+
+
+def recorder(facts: dict[str, Any]) -> str:
+    """The page that records words, for the server that takes recordings from it
+    (kws.deploy.record).
+
+    Args:
+        facts: What it has to know: `out`, `prompts`, `speaker`, `speakers`.
+    """
+    return _joined(("record.html", "record.css", "record.js"), facts, True)
+
+
+def _joined(
+    parts: tuple[str, str, str], data: dict[str, Any], saving: bool, **values: str
+) -> str:
+    """A page out of its HTML, style and script, and what it has to know."""
+    page, style, script = map(_text, parts)
+    style = _text("base.css") + style
+    # In a script element "<" could end it.
+    known = json.dumps(data).replace("<", "\\u003c")
+    values |= {"policy": policy(style, script, saving), "data": known}
+    values |= {"style": style, "script": script}
+    return re.sub("@@([a-z]+)@@", lambda match: values[match[1]], page)
 
 
 def policy(style: str, script: str, saving: bool) -> str:
