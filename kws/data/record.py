@@ -45,11 +45,12 @@ MOST_NEAR = 8
 MOST_CLIPS = 1000  # of one speaker and prompt
 LONGEST_NAME = 40
 OURS = ("import.json", "corpus.json")  # corpora that are made as a whole
-MORE_WORDS = (
+_MORE_WORDS = (
     "apple window paper table music water yellow coffee river garden monday pencil "
     "orange kitchen winter morning doctor summer letter light robot computer hello "
     "money lamp dinner later never"
-).split()
+)
+MORE_WORDS = tuple(_MORE_WORDS.split())
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ class Verdict:
 def near(words: Sequence[str], count: int = MOST_NEAR) -> tuple[str, ...]:
     """Phrases that are nearly words, for a network to learn the difference.
 
-    Of phrases: their parts, turned round, and parts of two mixed. Of single words: those
-    of a built-in English list that are spelled alike.
+    Of phrases: their parts, turned round, and parts of two mixed. Of single words:
+    those of a built-in English list that are spelled alike.
 
     Example:
         >>> near(["hey robot"])
@@ -197,8 +198,8 @@ class Session:
         made = [name for name in OURS if (self.out / name).exists()]
         if made or any(self.out.glob("*/index.tsv")) or self.out.is_file():
             raise KwsError(
-                "The folder to record into holds something else. Expected a new folder, "
-                f"or one of recordings. Received: {str(out)!r}"
+                "The folder to record into holds something else. Expected a new "
+                f"folder, or one of recordings. Received: {str(out)!r}"
                 + (f" with {made[0]}" if made else ""),
                 f'kws data record "{asked[0].text}" --out {out}-recorded   (and later: '
                 f"kws train --data {out}-recorded --also {out})",

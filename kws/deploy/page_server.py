@@ -1,9 +1,9 @@
 """Serves a page to who knows its address: `kws live`, `kws data record`.
 
-What is known of a request: it comes from this machine, or with a certificate from one in
-its network. It may come from any page that a browser shows there, so reading and writing
-need the address's token, the host and the origin that the page has itself, and a type
-that no form sends.
+What is known of a request: it comes from this machine, or with a certificate from one
+in its network. It may come from any page that a browser shows there, so reading and
+writing need the token of the address, the host and the origin that the page has, and a
+type that no form sends.
 """
 
 from __future__ import annotations

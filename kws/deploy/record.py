@@ -1,5 +1,5 @@
-"""`kws data record`: the page that records, for this machine or a phone, and the same in
-a terminal. What is kept of a recording, kws/data/record.py decides.
+"""`kws data record`: the page that records, for this machine or a phone, and the same
+in a terminal. What is kept of a recording, kws/data/record.py decides.
 """
 
 from __future__ import annotations
@@ -258,11 +258,11 @@ def invitation(server: Recorder) -> str:
         lines = [
             *_code(server.address),
             *lines,
-            "Open it on a phone in the same network. The browser will warn, because the",
-            "certificate was made here just now; its SHA-256 fingerprint is",
+            "Open it on a phone in the same network. The browser will warn: the",
+            "certificate was made here just now. Its SHA-256 fingerprint is",
             *(server.fingerprint[i : i + 48] for i in (0, 48)),
-            "Who knows the address can record into the folder, and hear what is recorded",
-            "now, until this ends.",
+            "Who knows the address can record into the folder, and hear what is",
+            "recorded now, until this ends.",
         ]
     return "\n".join(lines)
 
@@ -282,7 +282,8 @@ def at_terminal(session: Session, speaker: str, say: Callable[[str], None]) -> N
     """`terminal` with this machine's microphone and whoever is at it.
 
     Raises:
-        KwsError: sounddevice, its library or a microphone is missing; nobody can answer.
+        KwsError: sounddevice, its library or a microphone is missing; nobody can
+            answer.
     """
     hint = f'kws data record "{session.asked[0].text}" --out {session.out}'
     sounddevice = live.portaudio(hint)
@@ -305,8 +306,8 @@ def at_terminal(session: Session, speaker: str, say: Callable[[str], None]) -> N
     with contextlib.suppress(KeyboardInterrupt):
         if not speaker:
             name = ask(
-                "A name for you, as it will stand in the files' names (Enter: digits are "
-                "drawn):"
+                "A name for you, as it will stand in the files' names (Enter: digits "
+                "are drawn):"
             )
             speaker = session.join(name, hidden=False)
             say(f"Files are called {speaker}_nohash_0.wav and so on.")

@@ -1,4 +1,4 @@
-"""`kws live`: a run's page, served to this machine alone, and the thresholds it sends."""
+"""`kws live`: a run's page, served to this machine alone, which sends thresholds."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ const KINDS = { word: "Word", other: "Other phrase", room: "The room" };
 const GROUPS = { word: "Words", other: "Other phrases", room: "The room" };
 const ROOMS = {
   quiet: ["Silence", "s of the room as it is. Leave on what usually runs; say nothing."],
-  lively: ["Sounds, no words", "s: move about, type, run water. Say nothing."],
+  lively: ["Sounds without words", "s: move about, type, run water. Say nothing."],
 };
 const MANNERS = ["as you usually say it", "a little faster", "more quietly",
   "from two steps away", "slowly", "louder, as across the room", "as a question",
@@ -249,7 +249,18 @@ class App {
     for (const name of known) choice(name, (data.speaker ? "" : "Go on as ") + name, true);
     if (!data.speaker && known.length) choice("", "Somebody else", false);
     part("known").hidden = known.length === 0;
-    part("new").hidden = data.speaker !== "";
+    for (const [kind, text] of Object.entries(GROUPS)) {
+      const prompts = data.prompts.filter((prompt) => prompt.kind === kind);
+      if (!prompts.length) continue;
+      const each = prompts[0].wanted === 1 ? "" : ", " + prompts[0].wanted + " times each";
+      made("dt", text + each, part("asked"));
+      made("dd", prompts.map(title).join(", "), part("asked"));
+    }
+    const all = data.prompts.reduce((sum, { wanted }) => sum + wanted, 0);
+    const seconds = data.prompts.reduce(
+      (sum, prompt) => sum + prompt.wanted * (prompt.seconds + 2.5), 0);
+    part("long").textContent = all + " recordings, some "
+      + Math.ceil(seconds / 60) + " minutes. Stop when you like: the same command goes on.";
     this.named();
   }
 
@@ -260,7 +271,7 @@ class App {
 
   named() {
     const name = part("name").value.trim(), known = this.chosen();
-    part("new").inert = known !== "";
+    part("new").hidden = known !== "";
     const shown = known || (part("hidden").checked || !name ? "1a2b3c4d"
       : name.replace(/[^\p{L}\p{N}]+/gu, "-"));
     part("example").textContent = data.prompts[0].folder + "/" + shown + "_nohash_0.wav";
@@ -472,10 +483,10 @@ class App {
   }
 
   mark(text, kind, small = false) {
-    part("mark").textContent = text;
+    part("mark").textContent = text.slice(0, 1).toUpperCase() + text.slice(1);
     part("mark").className = small ? "small" : "";
     part("stage").className = "stage " + kind;
-    part("wave").hidden = kind !== "good";
+    part("wave").toggleAttribute("hidden", kind !== "good"); // no property of an SVG's
     part("picture").hidden = kind === "good";
     if (kind === "") this.picture.start(1);
   }
@@ -539,7 +550,8 @@ class App {
     if (kept) this.kept(verdict, place);
     else this.refusals++;
     const other = await this.follow(place);
-    this.mark(kept ? "Kept" : verdict.problem, kept ? "good" : "bad");
+    this.mark(kept ? "Kept: " + this.clips.at(-1).text : verdict.problem,
+      kept ? "good" : "bad");
     const next = this.now === null ? " " + this.complete()
       : other ? " Next: " + title(data.prompts[this.now]) + "." : "";
     this.say(kept ? "Kept, " + verdict.level_db.toFixed(0) + " dB." + next
@@ -582,11 +594,11 @@ class App {
   kept({ clip, name, wave }, prompt) {
     this.refusals = 0;
     const row = document.createElement("li");
-    const each = { clip, prompt, row };
     const text = title(data.prompts[prompt]) + " " + name.match(/(\d+)\.wav$/)[1];
-    row.append(drawing(wave));
-    const play = made("button", "\u25b6\ufe0e " + text, row);
-    const remove = made("button", "\u2715", row);
+    const each = { clip, prompt, row, text };
+    const play = made("button", undefined, row), remove = made("button", "\u2715", row);
+    play.append(drawing(wave));
+    made("span", "\u25b6\ufe0e " + text, play);
     play.type = remove.type = "button";
     play.title = name;
     play.setAttribute("aria-label", "Play " + text);
