@@ -13,6 +13,37 @@ from typing import Any
 import pytest
 import toolbox
 
+# Text whose contrast is below 4.5, as WCAG 2 reckons it.
+CONTRAST = """
+    const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const light = (colour) => {
+      const [r, g, b] = numbers(colour).slice(0, 3).map((value) => {
+        const v = value / 255;
+        return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+      });
+      return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const ground = (element) => {
+      for (; element; element = element.parentElement) {
+        const colour = getComputedStyle(element).backgroundColor;
+        const alpha = numbers(colour)[3] ?? 1;
+        if (alpha > 0.5) return colour;
+      }
+      return "rgb(255, 255, 255)";
+    };
+    const low = [];
+    for (const element of document.querySelectorAll("main *, header *, footer")) {
+      const own = [...element.childNodes].some((n) =>
+        n.nodeType === 3 && n.textContent.trim());
+      if (!own || !element.checkVisibility() || element.disabled) continue;
+      if (element.closest("[aria-hidden]#flash")) continue;
+      const a = light(getComputedStyle(element).color), b = light(ground(element));
+      const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+      if (ratio < 4.5) low.push(element.tagName + " " + element.textContent + ratio);
+    }
+    return low;
+"""
+
 
 def chromium() -> str:
     """The browser's command."""

@@ -390,7 +390,10 @@ class Session:
         if "no word stands out" in piece.problem:
             if loudest < QUIET_DB + 12:  # a word's peaks are so far above its mean
                 return refused(*_TOO_QUIET)
-            return refused("nothing was said, or hardly louder than the room", "Again.")
+            return refused(
+                "nothing like a word was heard",
+                "Say it after the mark, and nearer to the microphone.",
+            )
         if heard_db < QUIET_DB:
             return refused(*_TOO_QUIET)
         if piece.problem:

@@ -370,7 +370,7 @@ def loudness(pcm: np.ndarray) -> float:
     if not len(pcm):
         return -100.0
     power = float(np.mean(np.square(pcm.astype(np.float64) / 32768)))
-    return 10 * np.log10(max(power, 1e-10))
+    return 10 * float(np.log10(max(power, 1e-10)))
 
 
 def _room(quiet: np.ndarray, size: int) -> np.ndarray:

@@ -352,7 +352,7 @@ def terminal(
         if answer == "s":
             skipped.add(place)
             continue
-        if answer in ("p", "r") and (last is None or last.clip < 0):
+        if answer in ("p", "r") and last is None:
             say("  Nothing was kept yet.")
             continue
         if answer == "p" and last is not None:
@@ -368,13 +368,14 @@ def terminal(
                 "  Enter: record. p: play the last one, r: delete it, s: skip, q: stop."
             )
             continue
-        last = session.add(
-            speaker, place, _recorded(microphone, prompt.seconds, say), SAMPLE_RATE
-        )
-        if last.problem:
-            say(f"  {meter(last.level_db)}  Not kept: {last.problem}. {last.advice}")
+        pcm = _recorded(microphone, prompt.seconds, say)
+        verdict = session.add(speaker, place, pcm, SAMPLE_RATE)
+        bar = meter(verdict.level_db)
+        if verdict.problem:
+            say(f"  {bar}  Not kept: {verdict.problem}. {verdict.advice}")
         else:
-            say(f"  {meter(last.level_db)}  {last.name}")
+            say(f"  {bar}  {verdict.name}")
+            last = verdict
 
 
 def told(prompt: Prompt) -> str:

@@ -482,9 +482,8 @@ class App {
     part("level-text").textContent = level > -0.1 ? "clipped" : level.toFixed(0) + " dB";
   }
 
-  mark(text, kind, small = false) {
+  mark(text, kind) {
     part("mark").textContent = text.slice(0, 1).toUpperCase() + text.slice(1);
-    part("mark").className = small ? "small" : "";
     part("stage").className = "stage " + kind;
     part("wave").toggleAttribute("hidden", kind !== "good"); // no property of an SVG's
     part("picture").hidden = kind === "good";
