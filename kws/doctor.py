@@ -56,7 +56,12 @@ PACKAGES = (
     ("optuna", "sweep", "a sweep on several machines (kws sweep --study)"),
     ("pyocd", "flash", "programming boards (kws flash)"),
     ("pyserial", "flash", "serial ports of boards (kws flash, kws monitor)"),
-    ("sounddevice", "listen", "this machine's microphone (kws listen)"),
+    ("segno", "phone", "a QR code of an address (kws data record --phone)"),
+    (
+        "sounddevice",
+        "listen",
+        "this machine's microphone (kws listen, kws data record)",
+    ),
 )
 
 
@@ -71,6 +76,7 @@ def checks() -> list[Check]:
         _qemu(),
         _tool("openocd", "programming boards that pyOCD has no target for"),
         _tool("ffmpeg", "M4A, AAC and WMA recordings"),
+        _tool("openssl", "recording with a phone (kws data record --phone)"),
         _tool("node", "the Pico's image in rp2040js (tests)", "nodejs"),
         _probes(),
         _ports(),

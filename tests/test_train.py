@@ -21,6 +21,7 @@ import pytest
 pytest.importorskip("tensorflow")
 
 import small_corpus  # noqa: E402
+import toolbox  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
 from networks_for_tests import small  # noqa: E402
 
@@ -28,9 +29,10 @@ from kws import bundle as bundles  # noqa: E402
 from kws import data, pool, progress, train  # noqa: E402
 from kws import recipe as recipes  # noqa: E402
 from kws.cli import cli  # noqa: E402
+from kws.cli.data import after_recording  # noqa: E402
 from kws.cli.train import command as train_command  # noqa: E402
 from kws.cli.tune import command as tune_command  # noqa: E402
-from kws.data import augment  # noqa: E402
+from kws.data import augment, record  # noqa: E402
 from kws.errors import KwsError  # noqa: E402
 from kws.layers.keras import tf, tf_keras  # noqa: E402
 from kws.model import network  # noqa: E402
@@ -312,6 +314,35 @@ def test_what_comes_next_can_be_typed_as_it_is_printed(
     # What is remembered is this machine's, and no part of the bundle.
     (run / data.sources.FILE).unlink()
     assert bundles.load(run) == loaded and bundles.load(run).hash == loaded.hash
+
+
+def test_what_comes_after_recording_can_be_typed_as_it_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few tones in place of a person's words: too few first, then enough."""
+    toolbox.need_espeak()
+    monkeypatch.chdir(tmp_path)
+    made = record.Session(
+        Path("my voice"), record.prompts(["go", "hey robot"], 3, ["no"], 3, 10)
+    )
+    anna = made.join("Anna", hidden=False)
+    rng = np.random.default_rng(0)
+    assert after_recording(made) == ("kws data record go 'hey robot' --out 'my voice'")
+    for place, prompt in enumerate(made.asked):
+        for take in range(prompt.wanted):
+            pcm = rng.integers(-9, 10, round(prompt.seconds * 16000)).astype(np.int16)
+            if prompt.kind != record.ROOM:
+                pcm[11000:17000] += small_corpus.tone(400 + 90 * place + take, 6000)
+            assert made.add(anna, place, pcm, 16000).problem == ""
+    synth, training = after_recording(made).split(" && ")
+    for line in (
+        f"{synth} --clips-per-word 10 --unknown 10 --voices espeak",
+        f"{training} --epochs 1 --variants 1 --qat-epochs 0 --no-convert",
+    ):
+        done = CliRunner().invoke(cli, shlex.split(line)[1:], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    run = bundles.load(tmp_path / "runs" / "my voice")
+    assert run.labels == ("_silence_", "_unknown_", "go", "hey robot")
 
 
 def test_folders_that_are_remembered_and_gone(

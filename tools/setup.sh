@@ -7,8 +7,9 @@
 #   a cross compiler: arm-none-eabi-gcc (Debian), else zig (PyPI ziglang)
 #
 # KWS_SETUP_ZIG=1 installs zig beside gcc (the tests build every board with both), the
-# commands that tests read and speak audio with (ffmpeg, espeak-ng), and the browser that
-# they open pages in (chromium with chromium-driver, about 120 MB).
+# commands that tests read and speak audio with (ffmpeg, espeak-ng), openssl, which makes a
+# page's certificate, and the browser that they open pages in (chromium with
+# chromium-driver, about 120 MB).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -92,7 +93,7 @@ command -v flite >/dev/null || apt_install flite ||
   say "flite can't be had here; kws data synth will speak with eSpeak NG alone"
 
 if [ "${KWS_SETUP_ZIG:-}" = 1 ]; then
-  for tool in ffmpeg espeak-ng; do
+  for tool in ffmpeg espeak-ng openssl; do
     command -v "$tool" >/dev/null || apt_install "$tool" ||
       say "$tool can't be had here; its test will be skipped"
   done

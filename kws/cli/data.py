@@ -368,7 +368,7 @@ def record(
     )
 
     def then() -> str:
-        return _after_recording(session)
+        return after_recording(session)
 
     with lock.locked(out / ".recording", busy):
         if terminal:
@@ -400,7 +400,7 @@ def _report_recording(session: Session, as_json: bool) -> None:
             "made": sum(path.is_file() for path in session.made),
             "speakers": session.speakers(),
             "clips": {p.text: n for p, n in zip(session.asked, counts, strict=True)},
-            "next": _after_recording(session),
+            "next": after_recording(session),
         }
         click.echo(json.dumps(table))
         return
@@ -408,10 +408,10 @@ def _report_recording(session: Session, as_json: bool) -> None:
     for prompt, count in zip(session.asked, counts, strict=True):
         text = f"({prompt.text} room)" if prompt.kind == ROOM else prompt.text
         click.echo(f"{names.column(text, 24)}{count:>8}")
-    click.echo(f"Next: {_after_recording(session)}")
+    click.echo(f"Next: {after_recording(session)}")
 
 
-def _after_recording(session: Session) -> str:
+def after_recording(session: Session) -> str:
     """The command to go on with: as many words as the splits need, or more of them."""
     import shlex
 
