@@ -198,13 +198,14 @@ class Picture {
     const last = this.peaks.length ? this.peaks.at(-1)[0] / this.need : 0;
     paint.fillRect(0, 0, last * wide, high);
     paint.fillStyle = colour("--bar");
+    const top = 26 * scale; // the mark's line
     let before = 0;
     for (const [at, peak] of this.peaks) {
       // As loud sounds to people: a twentieth of full scale is half as high.
-      const tall = Math.max(scale, Math.min(1, peak) ** 0.4 * 0.8 * high);
+      const tall = Math.max(scale, Math.min(1, peak) ** 0.4 * 0.95 * (high - top));
       const x = before / this.need * wide, width = at / this.need * wide - x;
       if (peak >= 0.999) paint.fillStyle = colour("--bad");
-      paint.fillRect(x, (high - tall) / 2, width, tall);
+      paint.fillRect(x, (high + top - tall) / 2, width, tall);
       paint.fillStyle = colour("--bar");
       before = at;
     }
@@ -487,7 +488,7 @@ class App {
     part("stage").className = "stage " + kind;
     part("wave").toggleAttribute("hidden", kind !== "good"); // no property of an SVG's
     part("picture").hidden = kind === "good";
-    if (kind === "") this.picture.start(1);
+    if (kind === "" || kind === "count") this.picture.start(1);
   }
 
   async run() {
