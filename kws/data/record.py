@@ -45,10 +45,16 @@ MOST_NEAR = 8
 MOST_CLIPS = 1000  # of one speaker and prompt
 LONGEST_NAME = 40
 OURS = ("import.json", "corpus.json")  # corpora that are made as a whole
+# Everyday words, and such as sound like common keywords.
 _MORE_WORDS = (
-    "apple window paper table music water yellow coffee river garden monday pencil "
-    "orange kitchen winter morning doctor summer letter light robot computer hello "
-    "money lamp dinner later never"
+    "apple window paper table music magic water yellow hollow fellow coffee river garden "
+    "monday pencil orange kitchen winter morning doctor summer letter light lights right "
+    "write night might bright robot robert robin rabbit rubber computer commuter compute "
+    "hello money lamp lump camp dinner later never top shop step store story stock start "
+    "star stay still drop spot stone yet yesterday yeah guess less now know note nose "
+    "snow low slow show grow gold goat lift life leave left often offer office own open "
+    "town brown martin carbon market margin number mouse horse okay jarvis service "
+    "harvest google good series alex electric alert"
 )
 MORE_WORDS = tuple(_MORE_WORDS.split())
 
@@ -107,7 +113,7 @@ def near(words: Sequence[str], count: int = MOST_NEAR) -> tuple[str, ...]:
         >>> near(["hey robot"])
         ('hey', 'robot', 'robot hey')
         >>> near(["marvin"], 3)
-        ('morning', 'garden', 'monday')
+        ('martin', 'margin', 'jarvis')
     """
     parts = [word.split(" ") for word in words]
     found = [part for split in parts if len(split) > 1 for part in split]
