@@ -112,6 +112,16 @@ def test_a_recording_becomes_a_clip_of_a_second_with_its_word_in_the_middle(
     assert made.clip(verdict.clip) == (tmp_path / "mine" / verdict.name).read_bytes()
 
 
+def test_words_that_take_longer_have_longer_clips(tmp_path: Path) -> None:
+    asked = prompts(["go"], others=(), room_s=0, clip_seconds=2)
+    made = Session(tmp_path / "mine", asked, clip_seconds=2)
+    anna = made.join("Anna", hidden=False)
+    long = sound((0.6, 1.7), seconds=3)
+    assert asked[0].seconds == 3 and made.add(anna, 0, long, RATE).problem == ""
+    assert len(audio.read(tmp_path / "mine" / "go" / "Anna_nohash_0.wav").pcm) == 32000
+    assert verify(tmp_path / "mine", clip_seconds=2)[1] == []
+
+
 @pytest.mark.parametrize(
     ("pcm", "says"),
     [

@@ -302,6 +302,7 @@ def import_(
     show_default=True,
     help="Length of the two recordings of the room, 10 to 60; 0: none.",
 )
+@_options.clip_seconds(default=1.0, show_default=True)
 @click.option(
     "--speaker",
     help="Who speaks, as it is to stand in the files' names.  [default: the page asks]",
@@ -328,6 +329,7 @@ def record(
     near: tuple[str, ...] | None,
     near_takes: int,
     room_seconds: float,
+    clip_seconds: float,
     speaker: str | None,
     phone: bool,
     address: str | None,
@@ -356,12 +358,13 @@ def record(
         near,
         near_takes,
         room_seconds,
+        clip_seconds,
     )
     if address is not None and not phone:
         raise click.UsageError("--address is the network's that --phone is in")
     if terminal and phone:
         raise click.UsageError("--terminal needs no --phone")
-    session = recording.Session(out, asked)
+    session = recording.Session(out, asked, clip_seconds)
     who = "" if speaker is None else session.join(speaker, hidden=False)
     busy = KwsError(
         f"Somebody is recording into {out}", "Use the page that is open, or end it."
@@ -422,12 +425,15 @@ def after_recording(session: Session) -> str:
     counts = dict(zip(session.asked, session.counts(), strict=True))
     texts = [prompt.text for prompt in words]
     out = str(session.out)
+    seconds = session.clip_seconds
+    longer = [] if seconds == 1 else ["--clip-seconds", f"{seconds:g}"]
     if any(counts[prompt] < len(SPLITS) for prompt in words):
-        return shlex.join(["kws", "data", "record", *texts, "--out", out])
+        return shlex.join(["kws", "data", "record", *texts, *longer, "--out", out])
     named = ["--words", ",".join(texts)]
     train = ["kws", "train", *named, "--data", out]
-    end = ["--out", "runs/" + session.out.resolve().name]
-    if not all(text.isascii() for text in texts):  # an English voice can't say them
+    end = [*longer, "--out", "runs/" + session.out.resolve().name]
+    # An English voice can't say other letters, and speaks for a second alone.
+    if longer or not all(text.isascii() for text in texts):
         return shlex.join([*train, *end])
     spoken = out.rstrip("/") + "-spoken"
     synth = shlex.join(["kws", "data", "synth", *named, "--out", spoken])

@@ -33,7 +33,7 @@ from kws.errors import KwsError
 
 WORD, OTHER, ROOM = "word", "other", "room"  # kinds of prompts
 WORD_S, PHRASE_S = 2.0, 2.5  # of a recording
-SHORTEST_S = 1.1
+LONGER_S = 0.1  # a recording than its clip, at least
 RATES = (8000, 192_000)  # Hz
 ROOM_S = (10, 60)  # less can't be cut in three for the splits
 QUIET_DB = -50.0  # a word below that was said too far away, of full scale
@@ -47,14 +47,14 @@ LONGEST_NAME = 40
 OURS = ("import.json", "corpus.json")  # corpora that are made as a whole
 # Everyday words, and such as sound like common keywords.
 _MORE_WORDS = (
-    "apple window paper table music magic water yellow hollow fellow coffee river garden "
-    "monday pencil orange kitchen winter morning doctor summer letter light lights right "
-    "write night might bright robot robert robin rabbit rubber computer commuter compute "
-    "hello money lamp lump camp dinner later never top shop step store story stock start "
-    "star stay still drop spot stone yet yesterday yeah guess less now know note nose "
-    "snow low slow show grow gold goat lift life leave left often offer office own open "
-    "town brown martin carbon market margin number mouse horse okay jarvis service "
-    "harvest google good series alex electric alert"
+    "apple window paper table music magic water yellow hollow fellow coffee river "
+    "garden monday pencil orange kitchen winter morning doctor summer letter light "
+    "lights right write night might bright robot robert robin rabbit rubber computer "
+    "commuter compute hello money lamp lump camp dinner later never top shop step "
+    "store story stock start star stay still drop spot stone yet yesterday yeah guess "
+    "less now know note nose snow low slow show grow gold goat lift life leave left "
+    "often offer office own open town brown martin carbon market margin number mouse "
+    "horse okay jarvis service harvest google good series alex electric alert"
 )
 MORE_WORDS = tuple(_MORE_WORDS.split())
 
@@ -135,6 +135,7 @@ def prompts(
     others: Sequence[str] | None = None,
     others_wanted: int = 5,
     room_s: float = 30.0,
+    clip_seconds: float = 1.0,
 ) -> tuple[Prompt, ...]:
     """What to ask for, in order.
 
@@ -144,6 +145,7 @@ def prompts(
         others: Phrases that are nearly words; None: `near`.
         others_wanted: Clips of each of them; 0: none.
         room_s: Length of the two recordings of the room; 0: none.
+        clip_seconds: Length of a clip of a word; a recording is longer.
 
     Raises:
         KwsError: words that can't be folders, or one that comes twice.
@@ -166,18 +168,19 @@ def prompts(
             "--room-seconds 30",
         )
     turns = -(-wanted // TURN)  # of the words; what else there is lies between
-    made = [_said(WORD, word, wanted, 0.0) for word in words]
+    more = clip_seconds - 1
+    made = [_said(WORD, word, wanted, 0.0, more) for word in words]
     for n, text in enumerate(others):
         turn = n * turns // len(others) + 0.5
-        made.append(_said(OTHER, text, others_wanted, turn))
+        made.append(_said(OTHER, text, others_wanted, turn, more))
     for text, turn in (("quiet", 0.75), ("lively", turns - 0.25)) if room_s else ():
         made.append(Prompt(ROOM, text, takes.NOISE, 1, float(room_s), turn))
     return tuple(made)
 
 
-def _said(kind: str, text: str, wanted: int, turn: float) -> Prompt:
+def _said(kind: str, text: str, wanted: int, turn: float, more: float) -> Prompt:
     text = names.composed(text)
-    seconds = PHRASE_S if " " in text or "-" in text else WORD_S
+    seconds = (PHRASE_S if " " in text or "-" in text else WORD_S) + more
     folder = takes.folder_name(folder_of(text))
     return Prompt(kind, text, folder, wanted, seconds, turn)
 
@@ -188,6 +191,7 @@ class Session:
     Args:
         out: The corpus: a new folder, or one that holds recordings.
         asked: From `prompts`.
+        clip_seconds: Length of a clip of a word.
 
     Raises:
         KwsError: `out` is a corpus that a command makes as a whole, or a file.
@@ -199,8 +203,10 @@ class Session:
         0
     """
 
-    def __init__(self, out: Path, asked: tuple[Prompt, ...]) -> None:
-        self.out, self.asked = Path(out), asked
+    def __init__(
+        self, out: Path, asked: tuple[Prompt, ...], clip_seconds: float = 1.0
+    ) -> None:
+        self.out, self.asked, self.clip_seconds = Path(out), asked, clip_seconds
         made = [name for name in OURS if (self.out / name).exists()]
         if made or any(self.out.glob("*/index.tsv")) or self.out.is_file():
             raise KwsError(
@@ -357,7 +363,9 @@ class Session:
             problem = f"{RATES[0]} to {RATES[1]} samples a second. Received: {rate}"
         else:
             prompt = self.asked[place]
-            shortest = ROOM_S[0] if prompt.kind == ROOM else SHORTEST_S
+            shortest = self.clip_seconds + LONGER_S
+            if prompt.kind == ROOM:
+                shortest = ROOM_S[0]
             if samples < shortest * rate:
                 problem = f"{shortest:g} s at least. Received: {samples / rate:.2f} s"
             elif len(self._numbers(prompt, speaker)) >= MOST_CLIPS:
@@ -383,7 +391,9 @@ class Session:
 
         heard_db = loudest
         take = Take(Path("recording"), prompt.text, speaker)
-        pieces = list(takes.pieces_of(take, pcm))
+        pieces = list(
+            takes.pieces_of(take, pcm, round(self.clip_seconds * SAMPLE_RATE))
+        )
         kept = [(piece, clip) for piece, clip in pieces if not piece.problem]
         if len(kept) > 1:
             return refused(

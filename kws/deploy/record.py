@@ -158,6 +158,7 @@ class Recorder(PageServer):
                 }
                 for prompt in self.session.asked
             ],
+            "clip_seconds": self.session.clip_seconds,
             "speaker": self.speaker,
             "speakers": self.session.speakers()[:MOST_SPEAKERS],
         }

@@ -61,7 +61,8 @@ def recorder(facts: dict[str, Any]) -> str:
     (kws.deploy.record).
 
     Args:
-        facts: What it has to know: `out`, `prompts`, `speaker`, `speakers`.
+        facts: What it has to know: `out`, `prompts`, `clip_seconds`, `speaker`,
+            `speakers`.
     """
     return _joined(("record.html", "record.css", "record.js"), facts, True)
 

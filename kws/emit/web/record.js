@@ -239,6 +239,7 @@ class App {
     const words = data.prompts.filter((prompt) => prompt.kind === "word");
     part("title").textContent = words.map((prompt) => prompt.text).join(", ");
     part("out").textContent = data.out;
+    part("fits").textContent = data.clip_seconds;
     const known = data.speaker ? [data.speaker] : data.speakers;
     const choice = (value, text, checked) => {
       const label = made("label", undefined, made("li", undefined, part("known")));
