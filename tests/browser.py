@@ -76,6 +76,7 @@ def opened(folder: Path, microphone: Path) -> Iterator[Browser]:
         f"user-data-dir={folder / 'profile'}",
     ):
         options.add_argument(f"--{flag}")
+    options.accept_insecure_certs = True  # as who goes on at the warning
     saved = {"download.default_directory": str(folder), "download.prompt": False}
     options.add_experimental_option("prefs", saved)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 PATH = click.Path(path_type=Path)
 Command = Callable[..., None]
@@ -81,6 +82,20 @@ json = click.option(
 def out(what: str, **settings: Any) -> Decorator:
     """`--out`: what is written there, and `required` or `default`."""
     return click.option("--out", type=PATH, help=what, **settings)
+
+
+def given(ctx: click.Context) -> list[str]:
+    """The options that were typed, for a command that is to be typed again."""
+    typed = []
+    for param in ctx.command.params:
+        source = ctx.get_parameter_source(str(param.name))
+        if isinstance(param, click.Option) and source is ParameterSource.COMMANDLINE:
+            value = ctx.params[str(param.name)]
+            typed.append(param.opts[0])
+            if not param.is_flag:
+                text = ",".join(value) if isinstance(value, tuple) else str(value)
+                typed.append(text)
+    return typed
 
 
 # Clips and recordings.

@@ -1,9 +1,10 @@
-"""Get, make, count and check audio: fetch, synth, import, record, tape, verify."""
+"""Get, record, make, count and check audio: fetch, import, synth, tape and more."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 import time
 import webbrowser
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Verbs)
 def command() -> None:
-    """Get, make, count and check audio.
+    """Get, record, make, count and check audio.
 
     Example: kws data synth --words "yes,no,hey robot" --out corpus
     """
@@ -322,7 +323,9 @@ def import_(
 @_options.http_port
 @_options.no_browser
 @_options.json
+@click.pass_context
 def record(
+    ctx: click.Context,
     words: tuple[str, ...],
     out: Path,
     takes: int,
@@ -343,17 +346,19 @@ def record(
     Each recording is checked (clipped, too quiet, cut off), cut and levelled as by kws
     data import, and can be heard and redone. Phrases that are nearly the words and the
     room without a word are asked for too. What is there is never written over; stopped,
-    the same command goes on. The page is served to this machine alone; with --phone
-    also to your network, under an address that nobody can guess (docs/data.md).
+    the same command goes on. The page is served to this machine alone, or with
+    --phone to your network, under an address that nobody can guess (docs/data.md).
 
     Example: kws data record "hey robot" "lights off" --out mine
     """
     from kws import lock
+    from kws.data import audio
     from kws.data import record as recording
     from kws.deploy import record as serving
 
+    words = tuple(part.strip() for word in words for part in word.split(","))
     asked = recording.prompts(
-        tuple(part.strip() for word in words for part in word.split(",")),
+        words,
         takes,
         near,
         near_takes,
@@ -364,14 +369,21 @@ def record(
         raise click.UsageError("--address is the network's that --phone is in")
     if terminal and phone:
         raise click.UsageError("--terminal needs no --phone")
+    if near is None and near_takes and not recording.near(words):
+        audio.say(
+            "No phrases that are nearly these words are known here, so none are asked "
+            "for: name some with --near"
+        )
     session = recording.Session(out, asked, clip_seconds)
     who = "" if speaker is None else session.join(speaker, hidden=False)
     busy = KwsError(
         f"Somebody is recording into {out}", "Use the page that is open, or end it."
     )
 
+    again = shlex.join(["kws", "data", "record", *words, *_options.given(ctx)])
+
     def then() -> str:
-        return after_recording(session)
+        return after_recording(session, again)
 
     with lock.locked(out / ".recording", busy):
         if terminal:
@@ -389,10 +401,10 @@ def record(
                     webbrowser.open(place)
                 with contextlib.suppress(KeyboardInterrupt):
                     server.finished.wait()
-    _report_recording(session, as_json)
+    _report_recording(session, then(), as_json)
 
 
-def _report_recording(session: Session, as_json: bool) -> None:
+def _report_recording(session: Session, following: str, as_json: bool) -> None:
     from kws.data import names
     from kws.data.record import ROOM
 
@@ -403,7 +415,7 @@ def _report_recording(session: Session, as_json: bool) -> None:
             "made": sum(path.is_file() for path in session.made),
             "speakers": session.speakers(),
             "clips": {p.text: n for p, n in zip(session.asked, counts, strict=True)},
-            "next": after_recording(session),
+            "next": following,
         }
         click.echo(json.dumps(table))
         return
@@ -411,13 +423,12 @@ def _report_recording(session: Session, as_json: bool) -> None:
     for prompt, count in zip(session.asked, counts, strict=True):
         text = f"({prompt.text} room)" if prompt.kind == ROOM else prompt.text
         click.echo(f"{names.column(text, 24)}{count:>8}")
-    click.echo(f"Next: {after_recording(session)}")
+    click.echo(f"Next: {following}")
 
 
-def after_recording(session: Session) -> str:
-    """The command to go on with: as many words as the splits need, or more of them."""
-    import shlex
-
+def after_recording(session: Session, again: str) -> str:
+    """The command to go on with: to train, or to record (`again`) where a word has
+    fewer clips than there are splits."""
     from kws.data.record import WORD
     from kws.data.splits import SPLITS
 
@@ -428,7 +439,7 @@ def after_recording(session: Session) -> str:
     seconds = session.clip_seconds
     longer = [] if seconds == 1 else ["--clip-seconds", f"{seconds:g}"]
     if any(counts[prompt] < len(SPLITS) for prompt in words):
-        return shlex.join(["kws", "data", "record", *texts, *longer, "--out", out])
+        return again
     named = ["--words", ",".join(texts)]
     train = ["kws", "train", *named, "--data", out]
     end = [*longer, "--out", "runs/" + session.out.resolve().name]

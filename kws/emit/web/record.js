@@ -290,6 +290,7 @@ class App {
       part("who").hidden = true;
       await this.follow(-1);
       part("record").focus();
+      navigator.wakeLock?.request("screen").catch(() => {}); // a phone stays awake
       this.say(this.now === null ? this.complete() : "Press Record, and speak when the "
         + "mark says so.");
     } catch (error) {
