@@ -135,6 +135,13 @@ seconds = click.option(
 )
 
 
+speaker = click.option(
+    "--speaker",
+    help="Who speaks in all recordings: it stands in the names of the clips.  [default: "
+    "told by files and folders, or asked]",
+)
+
+
 def clip_seconds(**settings: Any) -> Decorator:
     """`--clip-seconds`, with `default` where nothing else says it."""
     return click.option(

@@ -193,11 +193,7 @@ def synth(
     type=click.Path(path_type=Path),
 )
 @_options.out("Folder of the corpus.", required=True)
-@click.option(
-    "--speaker",
-    help="Who speaks in all recordings [default: the name in a file's name, else the "
-    "speaker's folder, else the folder that holds the words'].",
-)
+@_options.speaker
 @_options.clip_seconds(default=1.0, show_default=True)
 @_options.json
 @click.pass_context
@@ -216,6 +212,9 @@ def import_(
     pauses between; each becomes a clip of --clip-seconds, centred and levelled. Noise
     goes into DIR/_background_noise_. OUT/contact_sheet.html shows what was taken, and
     what was not and why. Exit code 1 if a recording or a word gave no clip.
+
+    Without --speaker it is the name in a file's name, else the speaker's folder, else
+    the folder that holds the words'.
 
     Example: kws data import recordings --speaker anna --out corpus
     """
@@ -304,10 +303,7 @@ def import_(
     help="Length of the two recordings of the room, 10 to 60; 0: none.",
 )
 @_options.clip_seconds(default=1.0, show_default=True)
-@click.option(
-    "--speaker",
-    help="Who speaks, as it is to stand in the files' names.  [default: the page asks]",
-)
+@_options.speaker
 @click.option(
     "--phone",
     is_flag=True,
