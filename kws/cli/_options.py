@@ -137,8 +137,8 @@ seconds = click.option(
 
 speaker = click.option(
     "--speaker",
-    help="Who speaks in all recordings: it stands in the names of the clips.  [default: "
-    "told by files and folders, or asked]",
+    help="Who speaks in all recordings: it stands in the names of the clips.  "
+    "[default: told by files and folders, or asked]",
 )
 
 
