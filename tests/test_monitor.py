@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 from fake_model import tone
-from toolbox import need_compiler, need_qemu
+from toolbox import need_compiler, need_portaudio, need_qemu
 
 from kws import bundle as bundles
 from kws.cli import cli
@@ -309,6 +311,35 @@ def test_a_hop_that_was_kept_is_the_runs(tmp_path: Path) -> None:
     )
     assert isinstance(shipped.exception, KwsError)
     assert "cp -r" in shipped.exception.hint
+
+
+MICROPHONE = """
+import numpy as np
+from kws.deploy import live
+with live.microphone() as blocks:
+    heard = np.concatenate([next(blocks) for _ in range(10)])
+print(heard.dtype, len(heard), heard.tobytes() == open("said.raw", "rb").read(32000))
+"""
+
+
+def test_the_microphone_gives_what_it_hears(tmp_path: Path) -> None:
+    """PortAudio itself, on an ALSA device that reads a file."""
+    need_portaudio()
+    said = 3000 * np.sin(np.arange(16000 * 20) / 7)
+    (tmp_path / "said.raw").write_bytes(said.astype("<i2").tobytes())
+    (tmp_path / ".asoundrc").write_text(
+        'pcm.!default { type file slave.pcm "null" file "/dev/null" '
+        f'infile "{tmp_path / "said.raw"}" format "raw" }}\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", MICROPHONE],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout == "int16 16000 True\n", done.stderr
 
 
 def test_listening_needs_a_microphone(monkeypatch: pytest.MonkeyPatch) -> None:

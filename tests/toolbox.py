@@ -41,6 +41,13 @@ def need_qemu() -> None:
         skip_or_fail("qemu-system-arm is not installed")
 
 
+def need_portaudio() -> None:
+    try:
+        import sounddevice  # noqa: F401
+    except (ImportError, OSError) as error:
+        skip_or_fail(str(error))
+
+
 def need_compiler(name: str | None = None) -> None:
     names = [tools.name for tools in toolchain.available()]
     if not names or name not in (None, *names):

@@ -8,7 +8,7 @@
 #
 # KWS_SETUP_ZIG=1 installs zig beside gcc (the tests build every board with both), the
 # commands that tests read and speak audio with (ffmpeg, espeak-ng), openssl, which makes a
-# page's certificate, and the browser that they open pages in (chromium with
+# page's certificate, PortAudio, and the browser that they open pages in (chromium with
 # chromium-driver, about 120 MB).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -97,6 +97,8 @@ if [ "${KWS_SETUP_ZIG:-}" = 1 ]; then
     command -v "$tool" >/dev/null || apt_install "$tool" ||
       say "$tool can't be had here; its test will be skipped"
   done
+  .venv/bin/python -c 'import sounddevice' 2>/dev/null || apt_install libportaudio2 ||
+    say "PortAudio can't be had here; its test will be skipped"
   command -v chromium >/dev/null && command -v chromedriver >/dev/null ||
     apt_install chromium chromium-driver ||
     say "chromium can't be had here; tests of pages will be skipped, or fail"

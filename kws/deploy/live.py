@@ -7,6 +7,7 @@ same C on this machine say the same lines.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import queue
 from collections.abc import Callable, Iterator, Sequence
@@ -271,4 +272,4 @@ def microphone(
             hint,
         ) from None
     with stream:
-        yield iter(arrived.get, None)
+        yield (arrived.get() for _ in itertools.count())
