@@ -661,6 +661,12 @@ def test_the_real_microphone_is_recorded_until_all_is_there(page: Page) -> None:
     browser.wait_for("end-title", lambda text: text == "Saved")
     assert "4 recordings are in" in browser.text("end-text")
     assert browser.text("next") == "kws data info mine"
+    kinds = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+    browser.command("Browser.grantPermissions", permissions=kinds)
+    browser.part("copy").click()
+    browser.wait_for("copied", lambda text: text == "Copied.")
+    copied = browser.run("return navigator.clipboard.readText()")
+    assert copied == browser.text("next")
     assert page.server.finished.is_set()
 
 
@@ -822,7 +828,10 @@ def test_the_page_fits_and_can_be_read(
         assert browser.run(browsers.CONTRAST) == []
 
     with made.server.serving():
-        made.open(burst(level=level), width=width, prefers_color_scheme=scheme)
+        media = {"prefers_color_scheme": scheme}
+        if level > 1:
+            media["prefers_reduced_motion"] = "reduce"
+        made.open(burst(level=level), width=width, **media)
         browser.run(
             "for (const d of document.querySelectorAll('details')) d.open = true"
         )
@@ -861,6 +870,7 @@ def test_it_is_used_by_keyboard_and_read_by_a_screen_reader(page: Page) -> None:
     buttons = ["Record", "Play", "Redo", "Skip", "go 0 of 3", "no 0 of 1", "Finish"]
     assert sorted(named["button"]) == sorted(buttons)
     browser.part("auto").send_keys(" ")
+    browser.part("tones").send_keys(" ")
     browser.part("record").send_keys(" ")
     browser.wait_for("kept-count", lambda text: text == "1")
     browser.wait_for("record", lambda text: text == "Record")

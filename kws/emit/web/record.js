@@ -543,6 +543,7 @@ class App {
     }
     const samples = await this.record(prompt);
     if (mine !== this.turn) return [false, false];
+    this.picture.draw();
     this.say("Checking ...");
     const verdict = await asked("take",
       { speaker: this.speaker, prompt: place, rate: this.microphone.rate },
