@@ -102,8 +102,15 @@ def fetch(
 )
 @click.option(
     "--voices",
-    type=click.Choice(["espeak", "espeak,flite"]),
-    help="Who speaks the corpus [default: eSpeak NG, and Flite where it is installed].",
+    type=_options.NAMES,
+    help="Engines that speak the corpus, by turns: espeak, flite, kokoro, pico, piper "
+    "[default: all that are installed].",
+)
+@click.option(
+    "--kokoro-dir",
+    type=_options.PATH,
+    help="Folder with files of kokoro-onnx's releases, or with speakers for Kokoro "
+    "(docs/data.md).",
 )
 @click.option(
     "--stream",
@@ -119,23 +126,25 @@ def synth(
     unknown: int | None,
     seed: int,
     language: str,
-    voices: str | None,
+    voices: tuple[str, ...] | None,
+    kokoro_dir: Path | None,
     stream: Path | None,
     as_json: bool,
 ) -> None:
-    """Make a corpus out of text: many voices, rooms and noises.
+    """Make a corpus out of text: many voices, rooms, microphones and noises.
 
     The folder has the Speech Commands layout, with lists for validation and test.
-    Equal options and synthesizers give equal files; a corpus that is there is not made
-    again. Flite's voices come from recordings of people: with them half of the training
-    clips are nearer to what a board will hear. They speak English alone.
+    Equal options and engines give equal files; a corpus that is there is not made
+    again. More engines are worth more than more clips (docs/data.md); all but eSpeak NG
+    speak English alone. Other words, among them words that sound like yours and phrases
+    with parts of them, become unknown ones.
 
     Example: kws data synth --words "yes,no,hey robot" --out corpus
 
     Example: kws data synth --words "licht,stopp" --language de --out corpus
     """
-    from kws.data import speakers
     from kws.data import synth as speech
+    from kws.data import voices as engines
     from kws.progress import counting
 
     if (out is None) == (stream is None):
@@ -154,28 +163,55 @@ def synth(
         return
     assert out is not None
     others = 2 * clips_per_word if unknown is None else unknown
+    folders = {} if kokoro_dir is None else {"kokoro": kokoro_dir}
     if voices is None:
-        english = language == speech.ENGLISH
-        both = english and speakers.flite_command()
-        voices = "espeak,flite" if both else "espeak"
-        if english and not both:
-            click.echo(
-                "eSpeak NG speaks alone: Flite, whose voices are nearer to people's, "
-                "is not installed.\n  apt-get install flite",
-                err=True,
-            )
-    engines = tuple(voices.split(","))
-    plan = speech.Plan(words, clips_per_word, others, seed, engines, language)
-    made = speech.make(plan, out, counting("clips"))
+        voices = _here(words, language, folders)
+    elif folders and "kokoro" not in voices:
+        raise KwsError(
+            f"--kokoro-dir is Kokoro's. Expected it among --voices. Received: "
+            f"{','.join(voices)}",
+            f"kws data synth --voices {','.join([*voices, 'kokoro'])} ...",
+        )
+    plan = speech.Plan(words, clips_per_word, others, seed, voices, language)
+    made = speech.make(plan, out, counting("clips"), folders)
     if as_json:
         record = {"out": str(out), "made": made, "words": list(words), "seed": seed}
-        record |= {"voices": list(engines), "language": language}
+        record |= {"voices": list(voices), "language": language}
         click.echo(json.dumps(record))
     elif made:
-        by = " and ".join(speakers.NAMES[name] for name in engines)
+        by = ", ".join(engines.get(name).TITLE for name in voices)
         click.echo(f"{made} clips of {', '.join(words)} and others by {by}: {out}")
     else:
         click.echo(f"The corpus is already in {out}")
+
+
+def _here(
+    words: tuple[str, ...], language: str, folders: dict[str, Path]
+) -> tuple[str, ...]:
+    """The engines that can speak these words on this machine; the others are named."""
+    from kws.data import voices as engines
+
+    able = [engines.BASE]
+    lines = []
+    for name in engines.names():
+        engine = engines.get(name)
+        if (
+            name == engines.BASE
+            or (engine.ENGLISH_ONLY and language != engines.ENGLISH)
+            or (engine.ASCII_ONLY and not "".join(words).isascii())
+        ):
+            continue
+        error = engine.missing(folders.get(name))
+        if error is None:
+            able.append(name)
+        elif name in folders:
+            raise error
+        else:
+            lines.append(f"  {engine.TITLE}: {error.hint}")
+    if lines:
+        lines.insert(0, "Not here, with voices that are nearer to people's:")
+        click.echo("\n".join(lines), err=True)
+    return tuple(able)
 
 
 @command.command("import")
