@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from kws import data
 from kws.cli import data as verb
-from kws.data import audio, splits, synth, tape
+from kws.data import audio, near, rooms, splits, synth, tape
 from kws.data.verify import verify
 from kws.data.voices import common, espeak, flite
 from kws.errors import KwsError
@@ -480,3 +480,66 @@ def test_flite_speaks_english_alone(tmp_path):
     plan = synth.Plan(("nein",), 10, 0, voices=("espeak", "flite"), language="de")
     with pytest.raises(KwsError, match="Flite speaks English alone"):
         synth.make(plan, tmp_path / "out")
+
+
+def test_words_that_sound_alike_are_said_too(speaker):
+    """And nothing in which a keyword is heard."""
+
+    def ipa(word: str) -> str:
+        return speaker.ipa(word, "en-us")
+
+    found = near.alike(["yes", "right"], ipa)
+    assert {"yet", "less", "light", "night"} <= set(found)
+    assert not {"yes", "right", "write"} & set(found)
+    far = [near.distance(ipa("yes"), ipa(word)) for word in ("yes", "yet", "window")]
+    assert far[0] == 0 < far[1] < far[2]
+    _, others = synth._language(("lights on", "go"), "en")
+    assert {"lights", "on", "the lights", "lights are on", "on lights"} <= set(others)
+    assert {"goat", "toe"} <= set(others) and "long story" in others
+    assert not any("go" in text.split(" ") for text in others)
+    assert not any("lights on" in text for text in others)
+    assert len(others) == len(set(others))
+
+
+def test_a_room_dies_away_as_it_says_and_drowns_what_is_far():
+    def heard(decay_s: float, distance_m: float) -> np.ndarray:
+        ear, mouth = (1.0, 2.0, 1.2), (1.0 + distance_m, 2.0, 1.2)
+        room = rooms.Room((6.0, 4.0, 2.6), decay_s, mouth, ear)
+        assert room.distance_m == pytest.approx(distance_m)
+        return rooms.response(room, np.random.default_rng(3)).astype(float)
+
+    for decay_s in (0.2, 0.7):
+        left = np.cumsum(heard(decay_s, 2.0)[::-1] ** 2)[::-1]
+        level = 10 * np.log10(left / left[0])
+        twenty = int(np.argmax(level < -25) - np.argmax(level < -5))
+        assert 3 * twenty / 16000 == pytest.approx(decay_s, rel=0.15)
+    shares = [1 / np.sum(heard(0.4, metres) ** 2) for metres in (0.3, 1.0, 3.0)]
+    assert shares == sorted(shares, reverse=True) and shares[0] > 5 * shares[2]
+
+
+def test_rooms_and_microphones_are_drawn_alike_from_alike_seeds():
+    said = np.random.default_rng(1).standard_normal(8000, np.float32)
+    first, second, third = (
+        rooms.heard(said, np.random.default_rng(seed)) for seed in (7, 7, 8)
+    )
+    assert np.array_equal(first, second) and len(first) > len(said)
+    assert len(third) != len(first) or not np.array_equal(third, first)
+    gains = [rooms.microphone(np.random.default_rng(seed), 16000) for seed in range(9)]
+    for gain in gains:
+        inside = gain[300:3000].max()
+        assert gain[5] < 0.3 * inside and np.isfinite(gain).all()
+    assert np.std([gain[7000] for gain in gains]) > 0.05
+
+
+def test_what_is_too_long_is_cut_if_it_is_no_keyword():
+    class Slow:
+        version = "none"
+
+        def say(self, _text: str, _voice: str, _pitch: int, rate: int) -> np.ndarray:
+            return np.linspace(0.5, 1, 6_000_000 // rate, dtype=np.float32)
+
+    voice = espeak.of_accents()[0]
+    said = synth._utterance(Slow(), "a phrase", voice, np.random.default_rng(1), True)
+    assert len(said) == int(0.95 * 16000)
+    shorter = synth._utterance(Slow(), "a word", voice, np.random.default_rng(1))
+    assert 0.8 * 16000 < len(shorter) < len(said)  # said faster
