@@ -1,4 +1,4 @@
-"""Get, make, count and check audio: fetch, synth, import, tape, info, verify."""
+"""Get, make, count and check audio: fetch, synth, import, tape, mine, info, verify."""
 
 from __future__ import annotations
 
@@ -457,6 +457,76 @@ def _check_tape(
             f"A tape is a .wav. Received: --out {out}",
             f"kws data tape --out {out.with_suffix('.wav')}",
         )
+
+
+@command.command()
+@click.argument("run")
+@_options.ambient
+@_options.out("Folder of the clips; rounds are added to it.", required=True)
+@click.option(
+    "--near",
+    default=0.5,
+    show_default=True,
+    help="Share of a word's threshold from which on a second is taken.",
+)
+@click.option(
+    "--limit",
+    default=2000,
+    show_default=True,
+    help="The most clips of a round, those of the highest scores.",
+)
+@_options.json
+def mine(
+    run: str,
+    ambient: tuple[Path, ...],
+    out: Path,
+    near: float,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Cut out what RUN takes for words in sound that holds none.
+
+    The firmware's C listens to the ambient recordings that are for training; seconds in
+    which it heard a word, or nearly did, become clips that a training takes as other
+    words: --also OUT. Mine again with what was trained: a round more, in the same
+    folder. Interrupted, the same command goes on; equal options give equal files.
+
+    Example: kws data mine runs/robot --ambient DIR --out mined
+    """
+    from kws import bundle as bundles
+    from kws import mining
+    from kws.progress import counting
+
+    if not ambient:
+        raise KwsError(
+            "There is nothing to listen to. Expected --ambient DIR. Received: none",
+            f"kws data mine {run} --ambient DIR --out {out}",
+        )
+    bundle = bundles.load(run)
+    done, rounds = mining.mine(
+        bundle, ambient, out, near, limit, counting("seconds heard")
+    )
+    if as_json:
+        table = {"out": str(out), "round": vars(done)}
+        click.echo(json.dumps(table | {"rounds": [vars(row) for row in rounds]}))
+        return
+    click.echo(
+        f"{'round':<7}{'run':<20}{'hours':>7}{'false alarms':>14}{'an hour':>9}"
+        f"{'heard':>7}{'nearly':>8}{'known':>7}{'taken':>7}"
+    )
+    for number, row in enumerate(rounds, 1):
+        click.echo(
+            f"{number:<7}{row.run:<20}{row.hours:>7.2f}{row.false_alarms:>14}"
+            f"{row.false_alarms / row.hours:>9.1f}{row.heard:>7}{row.nearly:>8}"
+            f"{row.known:>7}{row.taken:>7}"
+        )
+    for kind, facts in done.kinds.items():
+        click.echo(
+            f"{kind}: {facts['hours']:.2f} h, {facts['false_alarms']} false alarms, "
+            f"{facts['taken']} clips taken"
+        )
+    click.echo("  ".join(f"{word} {count}" for word, count in done.words.items()))
+    click.echo(f"Next: kws train --also {out} ...")
 
 
 @command.command()
