@@ -103,7 +103,7 @@ def fetch(
 @click.option(
     "--voices",
     type=_options.NAMES,
-    help="Engines that speak the corpus, by turns: espeak, flite, kokoro, pico, piper "
+    help="Voice engines that speak, by turns: espeak, flite, kokoro, pico, piper "
     "[default: all that are installed].",
 )
 @click.option(
