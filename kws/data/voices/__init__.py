@@ -115,7 +115,7 @@ def identity(name: str) -> str:
 
     Example:
         >>> identity("flite:slt*0.9300")
-        '217b9d5b'
+        '5b7593f9'
     """
     return hashlib.sha256(name.encode()).hexdigest()[:8]
 

@@ -25,7 +25,7 @@ def throats(engine: str, speakers: Sequence[str], split: str) -> Iterator[Voice]
 
     Example:
         >>> [voice.name for voice in itertools.islice(throats("a", ["b"], "train"), 2)]
-        ['a:b*0.8500', 'a:b*1.0663']
+        ['a:b*0.8500', 'a:b*0.9326']
     """
     low, high = THROATS
     for number in itertools.count() if split == "train" else ():
