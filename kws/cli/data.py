@@ -26,7 +26,18 @@ def command() -> None:
 @click.option("--version", default="v0.02", show_default=True, help="v0.01 or v0.02.")
 @click.option("--part", type=click.Choice(["all", "clips", "test"]), default="all")
 @click.option("--url", help="Another address of the one --part.")
-@click.option("--archive", type=_options.PATH, help="A .tar.gz at hand.")
+@click.option(
+    "--ambient",
+    help="Instead: sound without the words, to train on and to measure with (a file "
+    "ambient_NAME.toml in datasets/): demand, dipco, librispeech-dev-clean, "
+    "librispeech-test-clean, musan.",
+)
+@click.option(
+    "--archive",
+    type=_options.PATH,
+    multiple=True,
+    help="An archive at hand; with --ambient as often as there are parts.",
+)
 @click.option("--sha256", help="Checksum to expect, where it is not the official file.")
 @_options.out("Folder to make.")
 @_options.json
@@ -34,31 +45,49 @@ def fetch(
     version: str,
     part: str,
     url: str | None,
-    archive: Path | None,
+    ambient: str | None,
+    archive: tuple[Path, ...],
     sha256: str | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Download Speech Commands, check it, unpack it.
+    """Download Speech Commands, or ambient sound; check it, unpack it.
 
-    Without --out it goes to the user's cache, where every verb finds it. --part all
-    fetches the clips and, into OUT/test_v0.02, the official test files. Interrupted,
-    the same command goes on where it stopped.
+    Without --out it goes to the user's cache, where every verb finds Speech Commands.
+    --part all fetches the clips and, into OUT/test_v0.02, the official test files.
+    Interrupted, the same command goes on where it stopped.
 
     Example: kws data fetch --version v0.02 --out data/speech_commands
+
+    Example: kws data fetch --ambient librispeech-dev-clean --out around/libri
     """
     from kws.data import download
     from kws.paths import user_cache
 
+    if ambient is not None:
+        if url or sha256 or part != "all":
+            raise KwsError(
+                "--ambient has its address and checksum in datasets/. Expected no "
+                "--url, --sha256 or --part with it.",
+                f"kws data fetch --ambient {ambient} --out DIR",
+            )
+        _fetch_ambient(ambient, archive, out, as_json)
+        return
+    if len(archive) > 1:
+        raise KwsError(
+            f"Expected one --archive, of one --part. Received: {len(archive)}",
+            "kws data fetch --archive speech_commands_v0.02.tar.gz",
+        )
+    at_hand = archive[0] if archive else None
     out = out or user_cache() / f"speech_commands_{version}"
-    if (url or archive or sha256) and part == "all":
+    if (url or at_hand or sha256) and part == "all":
         part = "clips"
     places = {"clips": out, "test": out / f"test_{version}"}
     wanted = ["clips", "test"] if part == "all" else [part]
     report: dict[str, Any] = {"version": version, "out": str(out), "parts": {}}
     for name in wanted:
         source = download.source(version, name)
-        if source is None and url is None and archive is None:
+        if source is None and url is None and at_hand is None:
             if part == "all":
                 continue
             raise KwsError(
@@ -74,10 +103,10 @@ def fetch(
         if part == "all" and place.is_dir() and any(place.iterdir()):
             click.echo(f"{name}: already in {place}", err=True)
             continue
-        origin = archive or source.url
+        origin = at_hand or source.url
         click.echo(f"{name}: {origin} -> {place}", err=True)
         show = _BytesProgress()
-        report["parts"][name] = download.fetch(source, place, archive, show)
+        report["parts"][name] = download.fetch(source, place, at_hand, show)
         show.end()
         if not report["parts"][name]["checked"]:
             digest = report["parts"][name]["sha256"]
@@ -86,6 +115,26 @@ def fetch(
         click.echo(json.dumps(report))
     else:
         click.echo(f"Speech Commands {version} is in {out}")
+
+
+def _fetch_ambient(
+    name: str, archives: tuple[Path, ...], out: Path | None, as_json: bool
+) -> None:
+    from kws.data import download
+    from kws.paths import user_cache
+
+    sound = download.ambient(name)
+    out = out or user_cache() / f"ambient_{name}"
+    click.echo(f"{sound.name}: {sound.page}", err=True)
+    click.echo(f"Licence: {sound.licence}, {sound.licence_url}", err=True)
+    show = _BytesProgress()
+    report = download.fetch_ambient(sound, out, archives, show)
+    show.end()
+    if as_json:
+        click.echo(json.dumps({"ambient": name, "licence": sound.licence, **report}))
+        return
+    click.echo(f"{sound.name} is in {out}: {report['files']} files unpacked")
+    click.echo(f"Next: kws train --ambient {out} ...")
 
 
 @command.command()
