@@ -61,7 +61,7 @@ class Round:
         run: Its name.
         hash: Its bundle's.
         near: Share of the threshold from which on a second is near a word.
-        limit: The most clips that were to be taken.
+        most: Clips that were to be taken at most.
         sound: SHA-256 of the recordings.
         hours: Of the recordings.
         false_alarms: Words heard by the detector, refractory time and all.
@@ -76,7 +76,7 @@ class Round:
     run: str
     hash: str
     near: float
-    limit: int
+    most: int
     sound: str
     hours: float
     false_alarms: int
@@ -93,7 +93,7 @@ def mine(
     folders: Sequence[Path],
     out: Path,
     near: float = 0.5,
-    limit: int = 2000,
+    most: int = 2000,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Round, list[Round]]:
     """Listen to ambient recordings of training, and cut out what sounds like a word.
@@ -105,7 +105,7 @@ def mine(
         folders: Of ambient sound (kws.data.ambient); only its training split is heard.
         out: Folder of the clips: absent, empty, or of earlier rounds.
         near: Share of a word's threshold from which on a second is taken.
-        limit: The most clips to take in this round, those of the highest scores.
+        most: Clips to take in this round at most, those of the highest scores.
         progress: Called with (seconds heard, seconds of all).
 
     Returns:
@@ -114,11 +114,11 @@ def mine(
     Raises:
         KwsError: no recordings, a folder in use, `near` not within 0 and 1.
     """
-    if not 0 < near <= 1 or not 0 < limit <= MAX_CLIPS:
+    if not 0 < near <= 1 or not 0 < most <= MAX_CLIPS:
         raise KwsError(
-            "Expected a share of the threshold above 0 and at most 1, and a limit from "
-            f"1 to {MAX_CLIPS}. Received: {near:g} and {limit}",
-            "kws data mine RUN --ambient DIR --out mined --near 0.5 --limit 2000",
+            "Expected a share of the threshold above 0 and at most 1, and 1 to "
+            f"{MAX_CLIPS} clips. Received: {near:g} and {most}",
+            "kws data mine RUN --ambient DIR --out mined --near 0.5 --most 2000",
         )
     record = _read(out)
     first = first_word(bundle.labels)
@@ -128,10 +128,10 @@ def mine(
     sound = hashlib.sha256("".join(digests).encode()).hexdigest()
     rounds = [Round(**row) for row in record["rounds"]]
     for old in rounds:
-        if (old.hash, old.near, old.limit, old.sound) == (
+        if (old.hash, old.near, old.most, old.sound) == (
             bundle.hash,
             near,
-            limit,
+            most,
             sound,
         ):
             return old, rounds
@@ -146,7 +146,7 @@ def mine(
         if find.file not in places or abs(places[find.file] - find.start).min() >= APART
     ]
     fresh.sort(key=lambda find: (-find.score, find.kind, find.file, find.start))
-    taken = fresh[:limit]
+    taken = fresh[:most]
     by_file = {recording.file: recording.pcm for recording in recordings}
     for find in taken:
         write_atomic(out / _name(find), wav_bytes(_cut(by_file[find.file], find.start)))
@@ -169,7 +169,7 @@ def mine(
         bundle.recipe.name,
         bundle.hash,
         near,
-        limit,
+        most,
         sound,
         round(sum(seconds.values()) / 3600, 6),
         sum(alarms),

@@ -134,7 +134,7 @@ def test_stopped_it_goes_on_after_the_last_whole_recording(
 
 def test_another_run_adds_a_round_and_takes_nothing_twice(bundle, ambient, tmp_path):
     out = tmp_path / "out"
-    first, _ = mining.mine(bundle, [ambient], out, limit=5)
+    first, _ = mining.mine(bundle, [ambient], out, most=5)
     assert first.taken == 5
     detector = dataclasses.replace(bundle.recipe.detector, threshold=0.75)
     recipe = dataclasses.replace(bundle.recipe, detector=detector)
@@ -177,10 +177,10 @@ def test_the_verb_reports_rounds(bundle, ambient, mined):
     assert isinstance(refused.exception, KwsError)
 
 
-@pytest.mark.parametrize("near, limit", [(0.0, 5), (1.5, 5), (0.5, 0)])
-def test_a_share_and_a_limit_out_of_range_are_refused(bundle, tmp_path, near, limit):
+@pytest.mark.parametrize("near, most", [(0.0, 5), (1.5, 5), (0.5, 0)])
+def test_a_share_and_a_limit_out_of_range_are_refused(bundle, tmp_path, near, most):
     with pytest.raises(KwsError, match="share of the threshold"):
-        mining.mine(bundle, [tmp_path], tmp_path / "out", near, limit)
+        mining.mine(bundle, [tmp_path], tmp_path / "out", near, most)
 
 
 @pytest.mark.parametrize("record", [None, "[]", '{"version": 1, "rounds": [1]}'])

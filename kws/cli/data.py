@@ -519,7 +519,7 @@ def _check_tape(
     help="Share of a word's threshold from which on a second is taken.",
 )
 @click.option(
-    "--limit",
+    "--most",
     default=2000,
     show_default=True,
     help="The most clips of a round, those of the highest scores.",
@@ -530,7 +530,7 @@ def mine(
     ambient: tuple[Path, ...],
     out: Path,
     near: float,
-    limit: int,
+    most: int,
     as_json: bool,
 ) -> None:
     """Cut out what RUN takes for words in sound that holds none.
@@ -553,7 +553,7 @@ def mine(
         )
     bundle = bundles.load(run)
     done, rounds = mining.mine(
-        bundle, ambient, out, near, limit, counting("seconds heard")
+        bundle, ambient, out, near, most, counting("seconds heard")
     )
     if as_json:
         table = {"out": str(out), "round": vars(done)}
