@@ -82,7 +82,7 @@ def checks() -> list[Check]:
         _ports(),
         _data(),
         _espeak(),
-        _flite(),
+        *_voices(),
     ]
 
 
@@ -228,10 +228,17 @@ def _espeak() -> Check:
     )
 
 
-def _flite() -> Check:
-    return _optional(
-        "flite",
-        shutil.which("flite") or "",
-        "TTS corpora with voices nearer to people's (kws data synth)",
-        "apt-get install flite",
-    )
+def _voices() -> list[Check]:
+    """The engines beside eSpeak NG."""
+    from kws.data import voices
+
+    purpose = "TTS corpora with voices nearer to people's (kws data synth)"
+    found = []
+    for name in voices.names():
+        if name != voices.BASE:
+            engine = voices.get(name)
+            error = engine.missing()
+            here = "" if error else "installed"
+            hint = error.hint if error else ""
+            found.append(_optional(engine.TITLE, here, purpose, hint))
+    return found

@@ -17,6 +17,7 @@ from kws import engines
 from kws.bundle import Bundle, write_atomic
 from kws.data import tape as tapes
 from kws.data.audio import SAMPLE_RATE, wav_bytes
+from kws.data.speech_commands import MISTAKEN
 from kws.data.tape import Score, Tape, Window
 from kws.deploy import host
 from kws.engines.host import Event
@@ -27,8 +28,6 @@ from kws.recipe import Q15_ONE, decision_ms
 FALSE_ALARM, MISS = "false alarm", "miss"
 COLUMNS = ("tape", "kind", "what", "time_s", "word", "score", "snr_db", "said", "cut")
 SNR_STEP = 5  # dB: misses are counted in steps of loudness
-# Kind of a cut clip: a folder that is no word is one of other words (kws train --also).
-CUT_FOLDER = "false_alarm"
 
 
 @dataclass(frozen=True)
@@ -278,7 +277,7 @@ def _alarm(
     if cut is not None:
         # One name a false alarm, which the data set's rule takes for a speaker's.
         file = (
-            f"{CUT_FOLDER}/{Path(name).stem}-{round(event.time_s * 1000):08d}-"
+            f"{MISTAKEN}/{Path(name).stem}-{round(event.time_s * 1000):08d}-"
             f"{event.word.replace(' ', '-')}_nohash_0.wav"
         )
         clip = np.zeros(size, np.int16)

@@ -261,3 +261,26 @@ def test_a_missing_folder_is_told_before_clips_are_read(
     with pytest.raises(KwsError, match="No such folder of ambient sound"):
         train.train(spec, tmp_path / "run", options)
     assert "Reading clips" not in capsys.readouterr().err
+
+
+def test_librispeech_is_split_by_speaker_and_its_words_are_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speakers = range(100, 130)
+    for speaker in speakers:
+        place = tmp_path / "speech" / "dev-clean" / str(speaker) / "7"
+        for number in range(2):
+            write(place / f"{speaker}-7-000{number}.wav", tone(1, speaker))
+        text = f"{speaker}-7-0000 HE SAID NOTHING\n{speaker}-7-0001 SHE SAID YES\n"
+        (place / f"{speaker}-7.trans.txt").write_text(text)
+    heard = {
+        split: ambient.recordings(tmp_path, split, ["yes"])
+        for split in ("train", "val", "test")
+    }
+    assert "have one of the words" in capsys.readouterr().err
+    told = [int(sound.name.split("-")[0]) for split in heard for sound in heard[split]]
+    assert sorted(told) == list(speakers)  # each in one split, without its yes
+    assert len(heard["train"]) > 15 and heard["val"] and heard["test"]
+    for sound in heard["val"]:
+        assert (sound.kind, sound.text) == ("speech", "HE SAID NOTHING")
+    assert len(ambient.recordings(tmp_path, "train")) == 2 * len(heard["train"])

@@ -81,6 +81,8 @@ def test_a_shared_option_is_one_option() -> None:
     # kws eval's engines, a simulator's and the firmware's are three things still
     # ("Words" in docs/README.md).
     assert len(several.pop("--engine")) == 3
+    # Folders of ambient sound; and what is fetched into one.
+    assert len(several.pop("--ambient")) == 2
     assert {name: verbs for name, verbs in several.items() if len(verbs) > 1} == {}
 
 

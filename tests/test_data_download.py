@@ -5,18 +5,24 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
+import stat
 import tarfile
 import threading
+import tomllib
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small_corpus
 from click.testing import CliRunner
 
 from kws import data
 from kws.cli import data as verb
-from kws.data import download
+from kws.data import ambient, download
+from kws.data.audio import wav_bytes
 from kws.data.download import Source
 from kws.errors import KwsError
 from kws.recipe import Task
@@ -33,7 +39,7 @@ def packed(root: Path) -> bytes:
 class Server:
     """Serves one file; can break off after so many bytes, or change the file."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, name: str = "file.tar.gz") -> None:
         self.body = body
         self.tag = '"one"'
         self.break_after: list[int] = []  # bytes sent by each of the next answers
@@ -45,7 +51,7 @@ class Server:
             def do_GET(self) -> None:
                 wanted = self.headers.get("Range")
                 outer.requests.append(wanted)
-                if self.path != "/file.tar.gz":
+                if self.path != f"/{name}":
                     self.send_error(404)
                     return
                 start = 0
@@ -72,7 +78,7 @@ class Server:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/file.tar.gz"
+        self.url = f"http://127.0.0.1:{self._server.server_port}/{name}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
@@ -287,3 +293,166 @@ def test_the_verb_takes_an_archive_at_hand(corpus_bytes, tmp_path):
     )
     assert accepted.exit_code == 0 and (tmp_path / "out" / "yes").is_dir()
     assert archive.is_file()
+
+
+# Ambient sound: several archives, of which parts are kept.
+
+
+def rain(seconds: int = 40) -> bytes:
+    draw = np.random.default_rng(seconds)
+    return wav_bytes(draw.integers(-900, 900, 16000 * seconds).astype(np.int16))
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, body in files.items():
+            packed.writestr(name, body)
+    return out.getvalue()
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Two servers, and a manifest that names them."""
+    root = tmp_path / "packed" / "set"
+    (root / "garden").mkdir(parents=True)
+    (root / "garden" / "ch01.wav").write_bytes(rain(40))
+    (root / "garden" / "ch02.wav").write_bytes(rain(41))
+    first = Server(packed(root.parent), "garden.tar.gz")
+    files = {"roof/ch01.wav": rain(42), "roof/ch02.wav": rain(43)}
+    second = Server(zipped(files), "roof.zip")
+    manifest = [
+        'name = "Rain"\nlicence = "CC0"\nlicence_url = "https://example.org/cc0"',
+        'page = "https://example.org/rain"\nkind = "noise"\nkeep = ["*/ch01.wav"]',
+    ]
+    for server in (first, second):
+        manifest += [
+            f'[[parts]]\nurl = "{server.url}"\nbytes = {len(server.body)}',
+            f'sha256 = "{sha256(server.body)}"',
+        ]
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "ambient_rain.toml").write_text("\n".join(manifest))
+    monkeypatch.setattr(download, "DATASETS", tmp_path / "datasets")
+    yield first, second
+    first.close()
+    second.close()
+
+
+def fetch_ambient(*arguments: object):
+    return CliRunner().invoke(
+        verb.command, ["fetch", "--ambient", *map(str, arguments)]
+    )
+
+
+def test_ambient_sound_is_fetched_resumed_and_heard(places, tmp_path):
+    first, second = places
+    out = tmp_path / "around" / "rain"
+    first.break_after = [10_000, 20_000]
+    second.break_after = [5_000]
+    done = fetch_ambient("rain", "--out", out, "--json")
+    assert done.exit_code == 0, done.output
+    assert "Licence: CC0, https://example.org/cc0" in done.stderr
+    assert [wanted is None for wanted in first.requests] == [True, False, False]
+    report = json.loads(done.stdout)
+    assert report["files"] == 2 and report["licence"] == "CC0"
+    assert [part["sha256"] for part in report["parts"]] == [
+        sha256(first.body),
+        sha256(second.body),
+    ]
+    files = [file.relative_to(out).as_posix() for file in out.rglob("*.*")]
+    assert sorted(files) == ["noise/garden/garden/ch01.wav", "noise/roof/roof/ch01.wav"]
+    assert list(out.parent.iterdir()) == [out]  # no archive is left behind
+    sounds = ambient.recordings(out, "train")
+    assert {sound.kind for sound in sounds} == {"noise"} and len(sounds) == 2
+    again = fetch_ambient("rain", "--out", out)
+    assert "0 files unpacked" in again.stdout
+    assert len(first.requests) == 3 and len(second.requests) == 2
+
+
+def test_a_part_that_is_another_file_stops_and_leaves_the_others(places, tmp_path):
+    first, second = places
+    good = second.body
+    second.body = good[:-1] + b"x"
+    out = tmp_path / "rain"
+    done = fetch_ambient("rain", "--out", out)
+    assert isinstance(done.exception, KwsError) and "SHA-256" in str(done.exception)
+    assert (out / "noise" / "garden").is_dir() and not (out / "noise" / "roof").exists()
+    second.body = good
+    assert fetch_ambient("rain", "--out", out).exit_code == 0
+    assert (out / "noise" / "roof").is_dir() and len(first.requests) == 1
+
+
+def test_archives_at_hand_are_taken_and_left(places, tmp_path):
+    files = []
+    for number, server in enumerate(places):
+        files.append(tmp_path / f"{number}.archive")
+        files[-1].write_bytes(server.body)
+    given = [word for file in files for word in ("--archive", file)]
+    out = tmp_path / "rain"
+    for wrong in (given[:2], [*given[:3], tmp_path / "none"], [*given[:3], files[0]]):
+        done = fetch_ambient("rain", *wrong, "--out", tmp_path / "wrong")
+        assert isinstance(done.exception, KwsError)
+    assert fetch_ambient("rain", *given, "--out", out).exit_code == 0
+    assert len(list(out.rglob("ch01.wav"))) == 2
+    assert all(file.is_file() for file in files) and not places[0].requests
+
+
+def test_ambient_sound_is_named_and_has_its_own_addresses(tmp_path):
+    done = fetch_ambient("rain", "--out", tmp_path / "x")
+    assert "librispeech-dev-clean, librispeech-test-clean, musan" in str(done.exception)
+    for more in (["--url", "http://x/y"], ["--part", "test"], ["--sha256", "0"]):
+        done = fetch_ambient("musan", *more)
+        assert isinstance(done.exception, KwsError)
+        assert "no --url" in str(done.exception)
+
+
+@pytest.mark.parametrize("name", download.ambient_names())
+def test_a_manifest_of_ambient_sound_says_all_that_is_needed(name):
+    sound = download.ambient(name)
+    assert sound.licence and sound.page.startswith("https://")
+    assert sound.licence_url.startswith("https://")
+    assert len({source.url for source in sound.parts}) == len(sound.parts) > 0
+    for source in sound.parts:
+        assert source.url.startswith("https://")
+        assert re.fullmatch(r"[0-9a-f]{64}", source.sha256 or "")
+    text = (download.DATASETS / f"ambient_{name}.toml").read_text()
+    assert tomllib.loads(text)["author"]
+
+
+def bad_zip(fault: str) -> bytes:
+    if fault == "cut off":
+        return zipped({"a/b.wav": rain(1)})[:-30]
+    if fault == "damaged":
+        body = bytearray(zipped({"a/b.wav": rain(1)}))
+        body[200] ^= 0xFF
+        return bytes(body)
+    if fault == "encrypted":
+        body = bytearray(zipped({"a/b.wav": b"x"}))
+        at = body.rindex(b"PK\x01\x02")
+        body[at + 8] |= 1
+        return bytes(body)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as packed_file:
+        info = zipfile.ZipInfo("../b.wav" if fault == "outside" else "a/b.wav")
+        if fault == "link":
+            info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        packed_file.writestr(info, b"/etc/passwd")
+        if fault == "twice":
+            with pytest.warns(UserWarning):
+                packed_file.writestr(info, b"again")
+        if fault == "large":
+            packed_file.writestr("a/c.wav", bytes(2000))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["cut off", "damaged", "encrypted", "outside", "link", "twice", "large"],
+)
+def test_a_zip_that_means_harm_is_refused_and_leaves_nothing(fault, tmp_path):
+    archive = tmp_path / "bad.zip"
+    archive.write_bytes(bad_zip(fault))
+    limit = 1000 if fault == "large" else 1 << 20
+    with pytest.raises(KwsError, match="The archive is refused"):
+        download.unpack(archive, tmp_path / "out", member_bytes=limit)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.zip"]

@@ -15,8 +15,9 @@ from click.testing import CliRunner
 
 from kws import data
 from kws.cli import data as verb
-from kws.data import audio, speakers, splits, synth, tape
+from kws.data import audio, near, rooms, splits, synth, tape
 from kws.data.verify import verify
+from kws.data.voices import common, espeak, flite
 from kws.errors import KwsError
 from kws.recipe import Task
 
@@ -35,7 +36,7 @@ def tree(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module", autouse=True)
 def speaker():
     toolbox.need_espeak()
-    return speakers.espeak()
+    return espeak.start()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_the_lists_are_those_of_the_split_rule(corpus):
 
 
 def test_every_voice_is_in_one_split_in_every_corpus():
-    voices = synth.voices()
+    voices = espeak.of_accents()
     assert len(voices) > 300
     assert len({v.id for v in voices}) == len({v.name for v in voices}) == len(voices)
     share = Counter(v.split for v in voices)
@@ -94,10 +95,10 @@ def test_every_voice_is_in_one_split_in_every_corpus():
 
 
 def test_every_voice_says_the_same_each_time():
-    first, second = speakers.espeak(), speakers.espeak()
+    first, second = espeak.start(), espeak.start()
     if "library" not in first.version:
         pytest.skip("the command takes a process for each word")
-    for voice in synth.voices():
+    for voice in espeak.of_accents():
         said = first.say("hey", voice.name, 50, 190)
         assert len(said) > 1600, voice.name
         assert np.array_equal(said, second.say("hey", voice.name, 50, 190)), voice.name
@@ -129,16 +130,11 @@ def test_a_corpus_that_is_there_is_not_made_again(corpus):
     assert {p: p.stat().st_mtime_ns for p in corpus.rglob("*")} == before
 
 
-def test_a_corpus_from_before_flite_is_one_of_espeaks(corpus, tmp_path):
-    old = tmp_path / "old"
-    old.mkdir()
-    record = json.loads((corpus / "corpus.json").read_text())
-    del record["voices"]
-    (old / "corpus.json").write_text(json.dumps(record))
-    assert synth.make(PLAN, old) == 0
-    (old / "corpus.json").write_text("[]")
+def test_a_broken_record_is_no_corpus(corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "old")
+    (tmp_path / "old" / "corpus.json").write_text("[]")
     with pytest.raises(KwsError, match="in use"):
-        synth.make(PLAN, old)
+        synth.make(PLAN, tmp_path / "old")
 
 
 def test_a_folder_in_use_is_left_alone(corpus, tmp_path):
@@ -209,7 +205,7 @@ def test_the_command_speaks_too():
     path = shutil.which("espeak-ng")
     if path is None:
         pytest.skip("no espeak-ng command")
-    said = speakers._Command(path).say("yes", "en-us+f3", 50, 160)
+    said = espeak._Command(path).say("yes", "en-us+f3", 50, 160)
     assert said.dtype == np.float32 and 4000 < len(said) < 32000
     assert 0.05 < np.abs(said).max() <= 1.01
 
@@ -218,10 +214,10 @@ def test_without_any_espeak_there_is_one_message(monkeypatch):
     def absent() -> None:
         raise ImportError
 
-    monkeypatch.setattr(speakers, "_Library", absent)
-    monkeypatch.setattr(speakers.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(espeak, "_Library", absent)
+    monkeypatch.setattr(espeak.shutil, "which", lambda _name: None)
     with pytest.raises(KwsError) as error:
-        speakers.espeak()
+        espeak.start()
     assert "espeakng-loader" in error.value.hint
 
 
@@ -242,16 +238,16 @@ def program(path: Path, voices: str, fault: str) -> str:
 def test_a_synthesizer_that_fails_is_named_and_leaves_nothing(
     fault, reason, monkeypatch, tmp_path
 ):
-    flite = program(tmp_path / "bin" / "flite", " ".join(speakers.FLITE_PITCH), fault)
-    monkeypatch.setattr(speakers, "flite_command", lambda: flite)
-    monkeypatch.setattr(speakers, "LIMIT_S", 0.5)
+    path = program(tmp_path / "bin" / "flite", " ".join(flite.PITCH), fault)
+    monkeypatch.setattr(flite, "command", lambda: path)
+    monkeypatch.setattr(common, "LIMIT_S", 0.5)
     plan = synth.Plan(("up",), 10, 0, voices=("espeak", "flite"))
     with pytest.raises(KwsError, match=f"flite:.*{reason}") as error:
         synth.make(plan, tmp_path / "out")
     assert "--voices espeak" in error.value.hint
     assert [path.name for path in tmp_path.iterdir()] == ["bin"]
-    espeak = speakers._Command(program(tmp_path / "bin" / "espeak-ng", "", fault))
-    monkeypatch.setattr(speakers, "espeak", lambda: espeak)
+    broken = espeak._Command(program(tmp_path / "bin" / "espeak-ng", "", fault))
+    monkeypatch.setattr(espeak, "start", lambda folder=None: broken)
     with pytest.raises(KwsError, match=f"can't speak.*{reason}") as error:
         synth.make(PLAN, tmp_path / "out")  # fails at the babble
     assert "espeakng-loader" in error.value.hint
@@ -260,10 +256,10 @@ def test_a_synthesizer_that_fails_is_named_and_leaves_nothing(
 
 def test_a_flite_without_our_voices_is_refused(monkeypatch, tmp_path):
     """It would speak with another voice and say nothing."""
-    flite = program(tmp_path / "flite", "kal awb_time kal16 awb rms", "exit 0")
-    monkeypatch.setattr(speakers, "flite_command", lambda: flite)
+    path = program(tmp_path / "flite", "kal awb_time kal16 awb rms", "exit 0")
+    monkeypatch.setattr(flite, "command", lambda: path)
     with pytest.raises(KwsError, match="without slt"):
-        speakers.Flite()
+        flite.start()
 
 
 def test_flite_is_not_asked_for_letters_that_it_leaves_out(tmp_path):
@@ -275,7 +271,7 @@ def test_flite_is_not_asked_for_letters_that_it_leaves_out(tmp_path):
 
 
 def need_flite() -> None:
-    if speakers.flite_command() is None:
+    if flite.command() is None:
         toolbox.skip_or_fail("flite is not installed")
 
 
@@ -284,7 +280,9 @@ def test_flite_speaks_half_of_the_training_clips(tmp_path):
     plan = synth.Plan(("yes", "no"), 40, 20, seed=3, voices=("espeak", "flite"))
     assert synth.make(plan, tmp_path / "both") == 100
     ids = {}
-    for voice, _ in zip(synth.flite_voices(), range(100), strict=False):
+    rng = np.random.default_rng(0)
+    training = flite.voices(None, "train", "en", rng)
+    for voice, _ in zip(training, range(100), strict=False):
         assert voice.id not in ids and splits.split_of(voice.id) == "train"
         ids[voice.id] = voice
     by_flite = {}
@@ -304,7 +302,7 @@ def test_flite_speaks_half_of_the_training_clips(tmp_path):
 
 def test_flite_heeds_pitch_rate_and_throat():
     need_flite()
-    flite = speakers.Flite()
+    speaker = flite.start()
 
     def peak(said: np.ndarray, low: float, high: float) -> float:
         power = np.abs(np.fft.rfft(said, 65536))
@@ -312,19 +310,19 @@ def test_flite_heeds_pitch_rate_and_throat():
         inside = (hertz > low) & (hertz < high)
         return float(hertz[inside][power[inside].argmax()])
 
-    plain = flite.say("no", "flite:slt*1.0", 50, 190)
+    plain = speaker.say("no", "flite:slt*1.0", 50, 190)
     assert plain.dtype == np.float32 and 4000 < len(plain) < 16000
     assert 0.05 < np.abs(plain).max() <= 1.0
-    slow = flite.say("no", "flite:slt*1.0", 50, 120)
+    slow = speaker.say("no", "flite:slt*1.0", 50, 120)
     assert len(slow) > 1.3 * len(plain)
-    fast = flite.say("no", "flite:slt*1.2", 50, 190)
+    fast = speaker.say("no", "flite:slt*1.2", 50, 190)
     assert len(fast) == pytest.approx(len(plain) / 1.2, rel=0.02)
-    high = flite.say("no", "flite:slt*1.0", 85, 190)
+    high = speaker.say("no", "flite:slt*1.0", 85, 190)
     assert peak(high, 80, 400) > 1.2 * peak(plain, 80, 400)
 
 
 def test_without_flite_espeak_speaks_alone_and_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(speakers, "flite_command", lambda: None)
+    monkeypatch.setattr(flite, "command", lambda: None)
     base = ["synth", "--words", "up", "--clips-per-word", "10", "--unknown", "0"]
     result = CliRunner().invoke(
         verb.command, [*base, "--out", str(tmp_path / "c")], catch_exceptions=False
@@ -346,7 +344,7 @@ def test_a_word_that_is_over_too_soon_is_said_slower():
             return np.ones(60_000 // rate, np.float32)
 
     rng = np.random.default_rng(1)
-    said = synth._utterance(Hasty(), "up", synth.voices()[0], rng)
+    said = synth._utterance(Hasty(), "up", espeak.of_accents()[0], rng)
     assert len(said) >= 800 and len(Hasty.rates) > 1
     assert Hasty.rates == sorted(Hasty.rates, reverse=True)
 
@@ -363,11 +361,11 @@ def test_a_word_that_is_over_too_soon_is_said_slower():
     ],
 )
 def test_a_language_has_its_own_voices_in_every_split(speaker, language, voices, first):
-    accents = speakers.accents(speaker, language)
+    accents = espeak.accents(speaker, language)
     assert accents[0] == first and len(accents) == voices
-    share = Counter(voice.split for voice in synth.voices(accents))
+    share = Counter(voice.split for voice in espeak.of_accents(accents))
     assert min(share.values()) >= 5 and share["train"] > 0.75 * sum(share.values())
-    for voice in synth.voices(accents):
+    for voice in espeak.of_accents(accents):
         assert splits.split_of(voice.id) == voice.split
 
 
@@ -435,7 +433,7 @@ NATIVE = {
 def test_words_of_its_language_a_voice_can_say(speaker, language):
     for word in NATIVE[language].split():
         word = word.replace("_", " ")
-        assert speakers.cannot_say(speaker, word, language) == "", word
+        assert espeak.cannot_say(speaker, word, language) == "", word
 
 
 def test_a_corpus_in_another_language(tmp_path):
@@ -482,3 +480,66 @@ def test_flite_speaks_english_alone(tmp_path):
     plan = synth.Plan(("nein",), 10, 0, voices=("espeak", "flite"), language="de")
     with pytest.raises(KwsError, match="Flite speaks English alone"):
         synth.make(plan, tmp_path / "out")
+
+
+def test_words_that_sound_alike_are_said_too(speaker):
+    """And nothing in which a keyword is heard."""
+
+    def ipa(word: str) -> str:
+        return speaker.ipa(word, "en-us")
+
+    found = near.alike(["yes", "right"], ipa)
+    assert {"yet", "less", "light", "night"} <= set(found)
+    assert not {"yes", "right", "write"} & set(found)
+    far = [near.distance(ipa("yes"), ipa(word)) for word in ("yes", "yet", "window")]
+    assert far[0] == 0 < far[1] < far[2]
+    _, others = synth._language(("lights on", "go"), "en")
+    assert {"lights", "on", "the lights", "lights are on", "on lights"} <= set(others)
+    assert {"goat", "toe"} <= set(others) and "long story" in others
+    assert not any("go" in text.split(" ") for text in others)
+    assert not any("lights on" in text for text in others)
+    assert len(others) == len(set(others))
+
+
+def test_a_room_dies_away_as_it_says_and_drowns_what_is_far():
+    def heard(decay_s: float, distance_m: float) -> np.ndarray:
+        ear, mouth = (1.0, 2.0, 1.2), (1.0 + distance_m, 2.0, 1.2)
+        room = rooms.Room((6.0, 4.0, 2.6), decay_s, mouth, ear)
+        assert room.distance_m == pytest.approx(distance_m)
+        return rooms.response(room, np.random.default_rng(3)).astype(float)
+
+    for decay_s in (0.2, 0.7):
+        left = np.cumsum(heard(decay_s, 2.0)[::-1] ** 2)[::-1]
+        level = 10 * np.log10(left / left[0])
+        twenty = int(np.argmax(level < -25) - np.argmax(level < -5))
+        assert 3 * twenty / 16000 == pytest.approx(decay_s, rel=0.15)
+    shares = [1 / np.sum(heard(0.4, metres) ** 2) for metres in (0.3, 1.0, 3.0)]
+    assert shares == sorted(shares, reverse=True) and shares[0] > 5 * shares[2]
+
+
+def test_rooms_and_microphones_are_drawn_alike_from_alike_seeds():
+    said = np.random.default_rng(1).standard_normal(8000, np.float32)
+    first, second, third = (
+        rooms.heard(said, np.random.default_rng(seed)) for seed in (7, 7, 8)
+    )
+    assert np.array_equal(first, second) and len(first) > len(said)
+    assert len(third) != len(first) or not np.array_equal(third, first)
+    gains = [rooms.microphone(np.random.default_rng(seed), 16000) for seed in range(9)]
+    for gain in gains:
+        inside = gain[300:3000].max()
+        assert gain[5] < 0.3 * inside and np.isfinite(gain).all()
+    assert np.std([gain[7000] for gain in gains]) > 0.05
+
+
+def test_what_is_too_long_is_cut_if_it_is_no_keyword():
+    class Slow:
+        version = "none"
+
+        def say(self, _text: str, _voice: str, _pitch: int, rate: int) -> np.ndarray:
+            return np.linspace(0.5, 1, 6_000_000 // rate, dtype=np.float32)
+
+    voice = espeak.of_accents()[0]
+    said = synth._utterance(Slow(), "a phrase", voice, np.random.default_rng(1), True)
+    assert len(said) == int(0.95 * 16000)
+    shorter = synth._utterance(Slow(), "a word", voice, np.random.default_rng(1))
+    assert 0.8 * 16000 < len(shorter) < len(said)  # said faster

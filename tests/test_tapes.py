@@ -15,6 +15,7 @@ from kws.bundle import Bundle
 from kws.cli.eval import command
 from kws.data import audio
 from kws.data import tape as tapes_of
+from kws.data.speech_commands import MISTAKEN
 from kws.data.tape import Score, Tape, Window
 from kws.engines import host as engine
 from kws.errors import KwsError
@@ -155,7 +156,7 @@ def test_what_was_cut_out_is_another_word_to_training(made, tmp_path: Path) -> N
     ]
     files = list((tmp_path / "cut" / "false_alarm").iterdir())
     assert len(recordings) == len(files) > 2
-    assert {item.word for item in recordings} == {tapes.CUT_FOLDER}
+    assert {item.word for item in recordings} == {MISTAKEN}
 
 
 def test_what_tapes_need_is_refused_without_them(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import pytest
 
-from kws.data import speakers
+from kws.data.voices import espeak
 from kws.deploy import toolchain
 from kws.deploy.runners import qemu
 from kws.errors import KwsError
@@ -31,7 +31,7 @@ def skip_or_fail(reason: str) -> NoReturn:
 
 def need_espeak() -> None:
     try:
-        speakers.espeak()
+        espeak.start()
     except KwsError as error:
         skip_or_fail(str(error))
 

@@ -1,4 +1,4 @@
-"""Get, record, make, count and check audio: fetch, import, synth, tape and more."""
+"""Get, record, make, count and check audio: fetch, import, synth, mine and more."""
 
 from __future__ import annotations
 
@@ -32,7 +32,18 @@ def command() -> None:
 @click.option("--version", default="v0.02", show_default=True, help="v0.01 or v0.02.")
 @click.option("--part", type=click.Choice(["all", "clips", "test"]), default="all")
 @click.option("--url", help="Another address of the one --part.")
-@click.option("--archive", type=_options.PATH, help="A .tar.gz at hand.")
+@click.option(
+    "--ambient",
+    help="Instead: sound without the words, to train on and to measure with (a file "
+    "ambient_NAME.toml in datasets/): demand, dipco, librispeech-dev-clean, "
+    "librispeech-test-clean, musan.",
+)
+@click.option(
+    "--archive",
+    type=_options.PATH,
+    multiple=True,
+    help="An archive at hand; with --ambient as often as there are parts.",
+)
 @click.option("--sha256", help="Checksum to expect, where it is not the official file.")
 @_options.out("Folder to make.")
 @_options.json
@@ -40,31 +51,49 @@ def fetch(
     version: str,
     part: str,
     url: str | None,
-    archive: Path | None,
+    ambient: str | None,
+    archive: tuple[Path, ...],
     sha256: str | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Download Speech Commands, check it, unpack it.
+    """Download Speech Commands, or ambient sound; check it, unpack it.
 
-    Without --out it goes to the user's cache, where every verb finds it. --part all
-    fetches the clips and, into OUT/test_v0.02, the official test files. Interrupted,
-    the same command goes on where it stopped.
+    Without --out it goes to the user's cache, where every verb finds Speech Commands.
+    --part all fetches the clips and, into OUT/test_v0.02, the official test files.
+    Interrupted, the same command goes on where it stopped.
 
     Example: kws data fetch --version v0.02 --out data/speech_commands
+
+    Example: kws data fetch --ambient librispeech-dev-clean --out around/libri
     """
     from kws.data import download
     from kws.paths import user_cache
 
+    if ambient is not None:
+        if url or sha256 or part != "all":
+            raise KwsError(
+                "--ambient has its address and checksum in datasets/. Expected no "
+                "--url, --sha256 or --part with it.",
+                f"kws data fetch --ambient {ambient} --out DIR",
+            )
+        _fetch_ambient(ambient, archive, out, as_json)
+        return
+    if len(archive) > 1:
+        raise KwsError(
+            f"Expected one --archive, of one --part. Received: {len(archive)}",
+            "kws data fetch --archive speech_commands_v0.02.tar.gz",
+        )
+    at_hand = archive[0] if archive else None
     out = out or user_cache() / f"speech_commands_{version}"
-    if (url or archive or sha256) and part == "all":
+    if (url or at_hand or sha256) and part == "all":
         part = "clips"
     places = {"clips": out, "test": out / f"test_{version}"}
     wanted = ["clips", "test"] if part == "all" else [part]
     report: dict[str, Any] = {"version": version, "out": str(out), "parts": {}}
     for name in wanted:
         source = download.source(version, name)
-        if source is None and url is None and archive is None:
+        if source is None and url is None and at_hand is None:
             if part == "all":
                 continue
             raise KwsError(
@@ -80,10 +109,10 @@ def fetch(
         if part == "all" and place.is_dir() and any(place.iterdir()):
             click.echo(f"{name}: already in {place}", err=True)
             continue
-        origin = archive or source.url
+        origin = at_hand or source.url
         click.echo(f"{name}: {origin} -> {place}", err=True)
         show = _BytesProgress()
-        report["parts"][name] = download.fetch(source, place, archive, show)
+        report["parts"][name] = download.fetch(source, place, at_hand, show)
         show.end()
         if not report["parts"][name]["checked"]:
             digest = report["parts"][name]["sha256"]
@@ -92,6 +121,26 @@ def fetch(
         click.echo(json.dumps(report))
     else:
         click.echo(f"Speech Commands {version} is in {out}")
+
+
+def _fetch_ambient(
+    name: str, archives: tuple[Path, ...], out: Path | None, as_json: bool
+) -> None:
+    from kws.data import download
+    from kws.paths import user_cache
+
+    sound = download.ambient(name)
+    out = out or user_cache() / f"ambient_{name}"
+    click.echo(f"{sound.name}: {sound.page}", err=True)
+    click.echo(f"Licence: {sound.licence}, {sound.licence_url}", err=True)
+    show = _BytesProgress()
+    report = download.fetch_ambient(sound, out, archives, show)
+    show.end()
+    if as_json:
+        click.echo(json.dumps({"ambient": name, "licence": sound.licence, **report}))
+        return
+    click.echo(f"{sound.name} is in {out}: {report['files']} files unpacked")
+    click.echo(f"Next: kws train --ambient {out} ...")
 
 
 @command.command()
@@ -108,8 +157,15 @@ def fetch(
 )
 @click.option(
     "--voices",
-    type=click.Choice(["espeak", "espeak,flite"]),
-    help="Who speaks the corpus [default: eSpeak NG, and Flite where it is installed].",
+    type=_options.NAMES,
+    help="Voice engines that speak, by turns: espeak, flite, kokoro, pico, piper "
+    "[default: all that are installed].",
+)
+@click.option(
+    "--kokoro-dir",
+    type=_options.PATH,
+    help="Folder with files of kokoro-onnx's releases, or with speakers for Kokoro "
+    "(docs/data.md).",
 )
 @click.option(
     "--stream",
@@ -125,23 +181,25 @@ def synth(
     unknown: int | None,
     seed: int,
     language: str,
-    voices: str | None,
+    voices: tuple[str, ...] | None,
+    kokoro_dir: Path | None,
     stream: Path | None,
     as_json: bool,
 ) -> None:
-    """Make a corpus out of text: many voices, rooms and noises.
+    """Make a corpus out of text: many voices, rooms, microphones and noises.
 
     The folder has the Speech Commands layout, with lists for validation and test.
-    Equal options and synthesizers give equal files; a corpus that is there is not made
-    again. Flite's voices come from recordings of people: with them half of the training
-    clips are nearer to what a board will hear. They speak English alone.
+    Equal options and engines give equal files; a corpus that is there is not made
+    again. More engines are worth more than more clips (docs/data.md); all but eSpeak NG
+    speak English alone. Other words, among them words that sound like yours and phrases
+    with parts of them, become unknown ones.
 
     Example: kws data synth --words "yes,no,hey robot" --out corpus
 
     Example: kws data synth --words "licht,stopp" --language de --out corpus
     """
-    from kws.data import speakers
     from kws.data import synth as speech
+    from kws.data import voices as engines
     from kws.progress import counting
 
     if (out is None) == (stream is None):
@@ -160,28 +218,55 @@ def synth(
         return
     assert out is not None
     others = 2 * clips_per_word if unknown is None else unknown
+    folders = {} if kokoro_dir is None else {"kokoro": kokoro_dir}
     if voices is None:
-        english = language == speech.ENGLISH
-        both = english and speakers.flite_command()
-        voices = "espeak,flite" if both else "espeak"
-        if english and not both:
-            click.echo(
-                "eSpeak NG speaks alone: Flite, whose voices are nearer to people's, "
-                "is not installed.\n  apt-get install flite",
-                err=True,
-            )
-    engines = tuple(voices.split(","))
-    plan = speech.Plan(words, clips_per_word, others, seed, engines, language)
-    made = speech.make(plan, out, counting("clips"))
+        voices = _here(words, language, folders)
+    elif folders and "kokoro" not in voices:
+        raise KwsError(
+            f"--kokoro-dir is Kokoro's. Expected it among --voices. Received: "
+            f"{','.join(voices)}",
+            f"kws data synth --voices {','.join([*voices, 'kokoro'])} ...",
+        )
+    plan = speech.Plan(words, clips_per_word, others, seed, voices, language)
+    made = speech.make(plan, out, counting("clips"), folders)
     if as_json:
         record = {"out": str(out), "made": made, "words": list(words), "seed": seed}
-        record |= {"voices": list(engines), "language": language}
+        record |= {"voices": list(voices), "language": language}
         click.echo(json.dumps(record))
     elif made:
-        by = " and ".join(speakers.NAMES[name] for name in engines)
+        by = ", ".join(engines.get(name).TITLE for name in voices)
         click.echo(f"{made} clips of {', '.join(words)} and others by {by}: {out}")
     else:
         click.echo(f"The corpus is already in {out}")
+
+
+def _here(
+    words: tuple[str, ...], language: str, folders: dict[str, Path]
+) -> tuple[str, ...]:
+    """The engines that can speak these words on this machine; the others are named."""
+    from kws.data import voices as engines
+
+    able = [engines.BASE]
+    lines = []
+    for name in engines.names():
+        engine = engines.get(name)
+        if (
+            name == engines.BASE
+            or (engine.ENGLISH_ONLY and language != engines.ENGLISH)
+            or (engine.ASCII_ONLY and not "".join(words).isascii())
+        ):
+            continue
+        error = engine.missing(folders.get(name))
+        if error is None:
+            able.append(name)
+        elif name in folders:
+            raise error
+        else:
+            lines.append(f"  {engine.TITLE}: {error.hint}")
+    if lines:
+        lines.insert(0, "Not here, with voices that are nearer to people's:")
+        click.echo("\n".join(lines), err=True)
+    return tuple(able)
 
 
 @command.command("import")
@@ -601,6 +686,76 @@ def _check_tape(
             f"A tape is a .wav. Received: --out {out}",
             f"kws data tape --out {out.with_suffix('.wav')}",
         )
+
+
+@command.command()
+@click.argument("run")
+@_options.ambient
+@_options.out("Folder of the clips; rounds are added to it.", required=True)
+@click.option(
+    "--near",
+    default=0.5,
+    show_default=True,
+    help="Share of a word's threshold from which on a second is taken.",
+)
+@click.option(
+    "--most",
+    default=2000,
+    show_default=True,
+    help="The most clips of a round, those of the highest scores.",
+)
+@_options.json
+def mine(
+    run: str,
+    ambient: tuple[Path, ...],
+    out: Path,
+    near: float,
+    most: int,
+    as_json: bool,
+) -> None:
+    """Cut out what RUN takes for words in sound that holds none.
+
+    The firmware's C listens to the ambient recordings that are for training; seconds in
+    which it heard a word, or nearly did, become clips that a training takes as other
+    words: --also OUT. Mine again with what was trained: a round more, in the same
+    folder. Interrupted, the same command goes on; equal options give equal files.
+
+    Example: kws data mine runs/robot --ambient DIR --out mined
+    """
+    from kws import bundle as bundles
+    from kws import mining
+    from kws.progress import counting
+
+    if not ambient:
+        raise KwsError(
+            "There is nothing to listen to. Expected --ambient DIR. Received: none",
+            f"kws data mine {run} --ambient DIR --out {out}",
+        )
+    bundle = bundles.load(run)
+    done, rounds = mining.mine(
+        bundle, ambient, out, near, most, counting("seconds heard")
+    )
+    if as_json:
+        table = {"out": str(out), "round": vars(done)}
+        click.echo(json.dumps(table | {"rounds": [vars(row) for row in rounds]}))
+        return
+    click.echo(
+        f"{'round':<7}{'run':<20}{'hours':>7}{'false alarms':>14}{'an hour':>9}"
+        f"{'heard':>7}{'nearly':>8}{'known':>7}{'taken':>7}"
+    )
+    for number, row in enumerate(rounds, 1):
+        click.echo(
+            f"{number:<7}{row.run:<20}{row.hours:>7.2f}{row.false_alarms:>14}"
+            f"{row.false_alarms / row.hours:>9.1f}{row.heard:>7}{row.nearly:>8}"
+            f"{row.known:>7}{row.taken:>7}"
+        )
+    for kind, facts in done.kinds.items():
+        click.echo(
+            f"{kind}: {facts['hours']:.2f} h, {facts['false_alarms']} false alarms, "
+            f"{facts['taken']} clips taken"
+        )
+    click.echo("  ".join(f"{word} {count}" for word, count in done.words.items()))
+    click.echo(f"Next: kws train --also {out} ...")
 
 
 @command.command()

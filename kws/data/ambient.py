@@ -12,6 +12,8 @@ its columns:
 
 Without an index, recordings of half a minute and more are cut in three, 80/10/10 %, for
 train, val and test; shorter ones go whole to where the data set's rule puts their name.
+What is said in recordings is known where a `.trans.txt` beside them says it, as in
+LibriSpeech: those go, all of a speaker's, to where the rule puts the speaker.
 """
 
 from __future__ import annotations
@@ -221,18 +223,36 @@ def _indexed(folder: Path, split: str) -> list[Sound]:
 def _files(folder: Path, split: str) -> list[Sound]:
     out = []
     low, high = SHARE[split]
+    texts = _transcripts(folder)
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or not audio.is_audio(path):
             continue
+        text = texts.get((path.parent, path.stem))
+        if text is not None:
+            speaker = path.stem.partition("-")[0]
+            if split_of(f"{speaker}_nohash_0.wav") != split:
+                continue
         samples = audio.read(path).pcm
-        if len(samples) >= LONG_S * SAMPLE_RATE:
+        if text is not None:
+            pass  # whole
+        elif len(samples) >= LONG_S * SAMPLE_RATE:
             samples = samples[int(low * len(samples)) : int(high * len(samples))]
         elif split_of(path.name) != split:
             continue
         relative = path.relative_to(folder)
         kind = relative.parts[0] if len(relative.parts) > 1 else folder.name
-        out.append(Sound(samples, kind, str(relative), path.stem))
+        out.append(Sound(samples, kind, str(relative), path.stem, text or ""))
     return out
+
+
+def _transcripts(folder: Path) -> dict[tuple[Path, str], str]:
+    """LibriSpeech's: folder and name of a recording -> what is said in it."""
+    found = {}
+    for path in folder.rglob("*.trans.txt"):
+        for line in names.read_text(path).splitlines():
+            name, _, text = line.partition(" ")
+            found[path.parent, name] = text
+    return found
 
 
 def _broken(path: Path, problem: str) -> KwsError:

@@ -1,12 +1,17 @@
-"""Fetch a data set: resume, check, unpack. What arrives is not trusted."""
+"""Fetch a data set: resume, check, unpack. What arrives is not trusted.
+
+Data sets are files in datasets/: versions of Speech Commands, and ambient sound.
+"""
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import json
 import re
 import shutil
+import stat
 import tarfile
 import tempfile
 import time
@@ -14,21 +19,24 @@ import tomllib
 import urllib.error
 import urllib.parse
 import urllib.request
+import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from kws.bundle import write_atomic
 from kws.data.archives import _key
-from kws.errors import KwsError
+from kws.errors import KwsError, no_such
 from kws.paths import DATASETS, user_cache
 
 MAX_ARCHIVE_BYTES = 8 << 30
 MAX_UNPACKED_BYTES = 16 << 30
 MAX_MEMBER_BYTES = 64 << 20
+MAX_RECORDING_BYTES = 1 << 30  # a member of ambient sound: hours in one file
 MAX_MEMBERS = 1_000_000
 MAX_HEADER_BYTES = 1 << 20
 ATTEMPTS = 6
@@ -51,6 +59,61 @@ class Source:
     url: str
     sha256: str | None = None
     size: int | None = None
+
+
+@dataclass(frozen=True)
+class Ambient:
+    """Ambient sound to download.
+
+    Args:
+        name: For people.
+        licence: Of the recordings.
+        licence_url: Where its text is.
+        page: Where the data set is described.
+        kind: Folder that everything goes into; "": the archive's folders are kinds.
+        keep: Patterns of members that are unpacked; (): all.
+        parts: Archives, .tar.gz or .zip.
+    """
+
+    name: str
+    licence: str
+    licence_url: str
+    page: str
+    kind: str
+    keep: tuple[str, ...]
+    parts: tuple[Source, ...]
+
+
+def ambient_names() -> list[str]:
+    """Ambient sound with a manifest in datasets/."""
+    return sorted(f.stem.removeprefix("ambient_") for f in DATASETS.glob("ambient_*"))
+
+
+def ambient(name: str) -> Ambient:
+    """What datasets/ says of ambient sound.
+
+    Raises:
+        KwsError: nothing of that name.
+    """
+    if name not in ambient_names():
+        raise no_such(
+            "ambient sound", name, ambient_names(), "kws data fetch --ambient musan"
+        )
+    table = tomllib.loads(
+        (DATASETS / f"ambient_{name}.toml").read_text(encoding="utf-8")
+    )
+    return Ambient(
+        table["name"],
+        table["licence"],
+        table["licence_url"],
+        table["page"],
+        table["kind"],
+        tuple(table.get("keep", ())),
+        tuple(
+            Source(part["url"], part.get("sha256"), part.get("bytes"))
+            for part in table["parts"]
+        ),
+    )
 
 
 def versions() -> list[str]:
@@ -201,11 +264,24 @@ def _resumable(source: Source, part: Path, note: Path) -> tuple[int, str]:
     return 0, ""
 
 
-def unpack(archive: Path, out: Path, progress: Progress | None = None) -> int:
-    """Unpack a .tar.gz into a new or empty folder, whole or not at all.
+def unpack(
+    archive: Path,
+    out: Path,
+    progress: Progress | None = None,
+    keep: Sequence[str] = (),
+    member_bytes: int = MAX_MEMBER_BYTES,
+) -> int:
+    """Unpack a .tar.gz or a .zip into a new or empty folder, whole or not at all.
 
     Only files and folders are accepted; anything that would end up outside, links,
     devices, names given twice, and sizes beyond reason are refused.
+
+    Args:
+        archive: The file.
+        out: The folder.
+        progress: See `Progress`.
+        keep: Patterns of members to unpack; (): all.
+        member_bytes: The most that a member may have.
 
     Returns:
         Number of files.
@@ -223,7 +299,12 @@ def unpack(archive: Path, out: Path, progress: Progress | None = None) -> int:
     building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         with archive.open("rb") as raw:
-            count = _unpack(raw, archive, building, progress)
+            zipped = raw.read(4) == b"PK\x03\x04"
+            raw.seek(0)
+            members = _zipped(raw, archive) if zipped else _tarred(raw, archive)
+            count = _unpack(
+                members, raw, archive, building, keep, member_bytes, progress
+            )
         root = building
         inside = list(building.iterdir())
         if len(inside) == 1 and any(p.is_dir() for p in inside[0].glob("*")):
@@ -232,58 +313,108 @@ def unpack(archive: Path, out: Path, progress: Progress | None = None) -> int:
         if out.is_dir():
             out.rmdir()
         root.replace(out)
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (
+        tarfile.TarError,
+        gzip.BadGzipFile,
+        zipfile.BadZipFile,
+        NotImplementedError,
+        EOFError,
+        zlib.error,
+    ) as error:
         raise _refused(archive, f"it is broken or cut off ({error})") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return count
 
 
-def _unpack(
-    raw: IO[bytes], archive: Path, building: Path, progress: Progress | None
-) -> int:
-    count = total = entries = 0
-    size = archive.stat().st_size
+@dataclass(frozen=True)
+class _Member:
+    """What an archive holds: `open` is called while it is the current one."""
+
+    name: str
+    size: int
+    is_folder: bool
+    is_file: bool
+    open: Callable[[], IO[bytes] | None]
+
+
+def _tarred(raw: IO[bytes], archive: Path) -> Iterator[_Member]:
     with gzip.open(raw) as plain:
         metered: Any = _Metered(plain, archive)  # only read() is called
         tar = tarfile.TarFile.open(fileobj=metered, mode="r|")  # noqa: SIM115
-        for member in tar:
-            entries += 1
-            metered.left = MAX_HEADER_BYTES + (member.size if member.isreg() else 0)
-            if entries > MAX_MEMBERS:
-                raise _refused(archive, f"it has more than {MAX_MEMBERS} members")
-            target = building / _safe_name(member, archive)
-            if target.exists() and not (member.isdir() and target.is_dir()):
-                raise _refused(archive, f"{member.name!r} comes twice")
-            try:
-                (target if member.isdir() else target.parent).mkdir(
-                    parents=True, exist_ok=True
-                )
-            except (FileExistsError, NotADirectoryError):
-                raise _refused(
-                    archive, f"{member.name!r} lies in what is a file"
-                ) from None
-            if member.isdir():
-                continue
-            if not member.isreg() or member.issparse():
-                raise _refused(
-                    archive,
-                    f"{member.name!r} is a link or a device, not a file or a folder",
-                )
-            total += member.size
-            if member.size > MAX_MEMBER_BYTES or total > MAX_UNPACKED_BYTES:
-                raise _refused(archive, f"{member.name!r} makes it too large")
-            data = tar.extractfile(member)
-            if data is None:
-                raise _refused(archive, f"{member.name!r} can't be read")
-            with target.open("wb") as file:
-                shutil.copyfileobj(data, file)
-            count += 1
-            if progress is not None and count % 100 == 0:
-                progress("unpacked", raw.tell(), size)
+        for info in tar:
+            metered.left = MAX_HEADER_BYTES + (info.size if info.isreg() else 0)
+            yield _Member(
+                info.name,
+                info.size,
+                info.isdir(),
+                info.isreg() and not info.issparse(),
+                functools.partial(tar.extractfile, info),
+            )
         metered.left = MAX_HEADER_BYTES
         while metered.read(1 << 16):
             pass  # to the end, where gzip keeps its checksum
+
+
+def _zipped(raw: IO[bytes], archive: Path) -> Iterator[_Member]:
+    with zipfile.ZipFile(raw) as packed:
+        for info in packed.infolist():
+            mode = stat.S_IFMT(info.external_attr >> 16)
+            if info.flag_bits & 1:
+                raise _refused(archive, f"{info.filename[:100]!r} is encrypted")
+            yield _Member(
+                info.filename,
+                info.file_size,
+                info.is_dir(),
+                mode in (0, stat.S_IFREG),
+                functools.partial(packed.open, info),
+            )
+
+
+def _unpack(
+    members: Iterator[_Member],
+    raw: IO[bytes],
+    archive: Path,
+    building: Path,
+    keep: Sequence[str],
+    member_bytes: int,
+    progress: Progress | None,
+) -> int:
+    count = total = entries = 0
+    size = archive.stat().st_size
+    for member in members:
+        entries += 1
+        if entries > MAX_MEMBERS:
+            raise _refused(archive, f"it has more than {MAX_MEMBERS} members")
+        target = building / _safe_name(member.name, archive)
+        if not member.is_folder and not member.is_file:
+            raise _refused(
+                archive,
+                f"{member.name!r} is a link or a device, not a file or a folder",
+            )
+        if keep and not any(fnmatch(member.name, pattern) for pattern in keep):
+            continue
+        if target.exists() and not (member.is_folder and target.is_dir()):
+            raise _refused(archive, f"{member.name!r} comes twice")
+        try:
+            (target if member.is_folder else target.parent).mkdir(
+                parents=True, exist_ok=True
+            )
+        except (FileExistsError, NotADirectoryError):
+            raise _refused(archive, f"{member.name!r} lies in what is a file") from None
+        if member.is_folder:
+            continue
+        total += member.size
+        if member.size > member_bytes or total > MAX_UNPACKED_BYTES:
+            raise _refused(archive, f"{member.name!r} makes it too large")
+        data = member.open()
+        if data is None:
+            raise _refused(archive, f"{member.name!r} can't be read")
+        with data, target.open("wb") as file:
+            shutil.copyfileobj(data, file)
+        count += 1
+        if progress is not None and (count % 100 == 0 or member.size > 1 << 24):
+            progress("unpacked", raw.tell(), size)
     if not count:
         raise _refused(archive, "it holds no files")
     return count
@@ -306,18 +437,18 @@ class _Metered:
         return block
 
 
-def _safe_name(member: tarfile.TarInfo, archive: Path) -> PurePosixPath:
-    name = PurePosixPath(member.name)
+def _safe_name(text: str, archive: Path) -> PurePosixPath:
+    name = PurePosixPath(text)
     if (
         name.is_absolute()
         or ".." in name.parts
-        or "\\" in member.name
-        or "\0" in member.name
-        or re.match(r"[A-Za-z]:", member.name)
+        or "\\" in text
+        or "\0" in text
+        or re.match(r"[A-Za-z]:", text)
         or len(name.parts) > 8
         or any(len(part.encode(errors="replace")) > 200 for part in name.parts)
     ):
-        raise _refused(archive, f"{member.name[:100]!r} would leave the folder")
+        raise _refused(archive, f"{text[:100]!r} would leave the folder")
     return name
 
 
@@ -384,19 +515,84 @@ def fetch(
     }
 
 
+def fetch_ambient(
+    sound: Ambient,
+    out: Path,
+    archives: Sequence[Path] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Download ambient sound, check it, and unpack it into folders named for kinds.
+
+    Parts that are there are not fetched again; one that broke off goes on.
+
+    Args:
+        sound: From `ambient`.
+        out: Folder to make, or to go on with.
+        archives: The parts, where they are at hand already: as many as there are.
+        progress: See `Progress`.
+
+    Returns:
+        `out`, `files` unpacked now, and `parts`: url, sha256 of each; "" where it was
+        there.
+
+    Raises:
+        KwsError: as `fetch`; or another number of archives.
+    """
+    if archives and len(archives) != len(sound.parts):
+        names = ", ".join(source.url.rpartition("/")[2] for source in sound.parts)
+        raise KwsError(
+            f"{sound.name} has {len(sound.parts)} archives. Expected {names}. "
+            f"Received: {len(archives)}",
+            "Name each with --archive, in this order; or leave it out to download.",
+        )
+    if out.is_file():
+        raise KwsError(
+            f"Expected a folder to fetch into. Received: {str(out)!r}",
+            f"kws data fetch --ambient NAME --out {out}-new",
+        )
+    report: dict[str, Any] = {"out": str(out), "files": 0, "parts": []}
+    for number, source in enumerate(sound.parts):
+        name = source.url.rpartition("/")[2].partition(".")[0]
+        place = out / sound.kind / name if sound.kind else out
+        if place.is_dir() and any(place.iterdir()):
+            report["parts"].append({"url": source.url, "sha256": ""})
+            continue
+        packed = out.with_name(f"{out.name}.{name}.archive")
+        if archives:
+            packed = archives[number]
+            received = _sha256(packed) if packed.is_file() else "no file"
+            if source.sha256 not in (None, received):
+                raise KwsError(
+                    f"The archive is not the one that was published. Expected SHA-256 "
+                    f"{source.sha256}. Received: {received} ({packed})",
+                    f"Copy it again from {source.url}",
+                )
+        else:
+            received = download(source, packed, progress)
+        try:
+            report["files"] += unpack(
+                packed, place, progress, sound.keep, MAX_RECORDING_BYTES
+            )
+        finally:
+            if not archives:
+                packed.unlink(missing_ok=True)
+        report["parts"].append({"url": source.url, "sha256": received})
+    return report
+
+
 def _too_large(source: Source, size: int, limit: int) -> KwsError:
     return KwsError(
         f"The file is larger than it should be. Expected at most {limit} bytes. "
         f"Received: {size} bytes from {source.url}",
-        "Check the address, or fetch the official one: kws data fetch --version v0.02",
+        "Check the address, or fetch the official one: kws data fetch --help",
     )
 
 
 def _refused(archive: Path, problem: str) -> KwsError:
     return KwsError(
-        f"The archive is refused: {problem}. Expected the official .tar.gz. "
+        f"The archive is refused: {problem}. Expected the official archive. "
         f"Received: {archive}",
-        "Fetch it again from its official address: kws data fetch --version v0.02",
+        "Fetch it again from its official address: kws data fetch --help",
     )
 
 

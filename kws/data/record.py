@@ -19,16 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from kws.data import audio, names, sheet, takes
+from kws.data import near as sounds
 from kws.data.audio import SAMPLE_RATE
 from kws.data.cut import Take
-from kws.data.speech_commands import (
-    COMMANDS,
-    OTHER_WORDS,
-    check_words,
-    clips_in,
-    folder_of,
-)
+from kws.data.speech_commands import check_words, clips_in, folder_of
 from kws.data.splits import speaker_of
+from kws.data.voices import espeak
 from kws.errors import KwsError
 
 WORD, OTHER, ROOM = "word", "other", "room"  # kinds of prompts
@@ -42,21 +38,10 @@ CLIPPED_S = 0.002  # more at full scale is heard as distortion
 EDGE_S = 0.03  # a word that begins or ends there was cut
 TURN = 5  # clips of one prompt before another has its turn
 MOST_NEAR = 8
+ALIKE = 6  # words that sound like a single one
 MOST_CLIPS = 1000  # of one speaker and prompt
 LONGEST_NAME = 40
 OURS = ("import.json", "corpus.json")  # corpora that are made as a whole
-# Everyday words, and such as sound like common keywords.
-_MORE_WORDS = (
-    "apple window paper table music magic water yellow hollow fellow coffee river "
-    "garden monday pencil orange kitchen winter morning doctor summer letter light "
-    "lights right write night might bright robot robert robin rabbit rubber computer "
-    "commuter compute hello money lamp lump camp dinner later never top shop step "
-    "store story stock start star stay still drop spot stone yet yesterday yeah guess "
-    "less now know note nose snow low slow show grow gold goat lift life leave left "
-    "often offer office own open town brown martin carbon market margin number mouse "
-    "horse okay jarvis service harvest google good series alex electric alert"
-)
-MORE_WORDS = tuple(_MORE_WORDS.split())
 
 
 @dataclass(frozen=True)
@@ -107,26 +92,32 @@ def near(words: Sequence[str], count: int = MOST_NEAR) -> tuple[str, ...]:
     """Phrases that are nearly words, for a network to learn the difference.
 
     Of phrases: their parts, turned round, and parts of two mixed. Of single words:
-    those of a built-in English list that are spelled alike.
+    common English words that sound alike; that are spelled alike where no eSpeak NG
+    tells how words sound.
 
     Example:
         >>> near(["hey robot"])
         ('hey', 'robot', 'robot hey')
-        >>> near(["marvin"], 3)
-        ('martin', 'margin', 'jarvis')
     """
     parts = [word.split(" ") for word in words]
     found = [part for split in parts if len(split) > 1 for part in split]
     found += [" ".join(reversed(split)) for split in parts if len(split) > 1]
     several = [split for split in parts if len(split) > 1]
     found += [f"{a[0]} {b[-1]}" for a in several for b in several if a is not b]
-    others = dict.fromkeys([*COMMANDS, *OTHER_WORDS, *MORE_WORDS])
-    single = [split[0] for split in parts if len(split) == 1]
-    alike = [difflib.get_close_matches(word, others, 6, 0.3) for word in single]
-    found += [row[n] for n in range(6) for row in alike if n < len(row)]
+    single = [split[0] for split in parts if len(split) == 1 and split[0].isascii()]
+    rows = [_alike(word) for word in single]
+    found += [row[n] for n in range(ALIKE) for row in rows if n < len(row)]
     taken = {names.key(word) for word in words}
     unlike = dict.fromkeys(text for text in found if names.key(text) not in taken)
     return tuple(unlike)[:count]
+
+
+def _alike(word: str) -> list[str]:
+    try:
+        linguist = espeak.start()
+        return sounds.alike([word], lambda text: linguist.ipa(text, "en-us"), ALIKE)
+    except (KwsError, OSError):
+        return difflib.get_close_matches(word, sounds.common_words(), ALIKE, 0.3)
 
 
 def prompts(

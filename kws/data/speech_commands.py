@@ -53,6 +53,9 @@ NOISE_SHARE = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 SILENCE_RMS_LOG10 = (0.3, 4.1)
 ZERO_SILENCE_SHARE = 0.05
 MANIFEST_VERSION = 1
+# Folder of clips that a run took for words (kws data mine, kws eval --cut): unknown
+# ones, of which every one is taken.
+MISTAKEN = "false_alarm"
 
 
 @dataclass(frozen=True)
@@ -427,7 +430,8 @@ def load(
         limit: The first N clips of a fixed shuffle.
         also: More folders (spoken by `kws data synth`, say), whose clips are added to
             any split but an official test set: the task's words, and other words as
-            unknown ones. Silence comes from `data` alone.
+            unknown ones, drawn but for those that were mistaken for words, which are
+            all taken. Silence comes from `data` alone.
 
     Returns:
         The clips, each `task.clip_seconds`: shorter ones end in zeros; of longer ones,
@@ -612,6 +616,7 @@ def _draw(
     left_out = {"on", "off"} if task.name == "gsc10" else set()
     words: list[_Clip] = []
     unknown: list[tuple[str, Recording]] = []
+    mistaken: list[tuple[str, Recording]] = []
     silence: list[Recording] = []
     recordings = [(str(corpus.path), item) for item in corpus.recordings(split)]
     official = split == "test" and corpus.test_set is not None
@@ -635,6 +640,8 @@ def _draw(
             silence.append(recording)
         elif word in index and recording.word != UNKNOWN:
             words.append(_Clip(index[word], recording, folder=folder))
+        elif word == MISTAKEN:
+            mistaken.append((folder, recording))
         elif word not in left_out:
             unknown.append((folder, recording))
     _check_present(words, label_names, [corpus, *more], split)
@@ -643,6 +650,7 @@ def _draw(
     whole = official and task.name != "custom"
     if not whole:
         unknown = _take(unknown, round(len(words) * task.unknown_percent / 100), rng)
+        unknown += mistaken
     label = label_names.index(UNKNOWN)
     clips = words + [_Clip(label, item, folder=folder) for folder, item in unknown]
     wanted = round(len(words) * task.silence_percent / 100)

