@@ -543,3 +543,17 @@ def test_what_is_too_long_is_cut_if_it_is_no_keyword():
     assert len(said) == int(0.95 * 16000)
     shorter = synth._utterance(Slow(), "a word", voice, np.random.default_rng(1))
     assert 0.8 * 16000 < len(shorter) < len(said)  # said faster
+    rng = np.random.default_rng(1)
+    whole = synth._utterance(Slow(), "a word", voice, rng, size=48000)
+    assert len(whole) > 1.5 * 16000  # in a longer clip it need not hurry
+
+
+def test_longer_clips_hold_longer_words(tmp_path: Path) -> None:
+    plan = synth.Plan(("smart mirror",), 10, 0, seed=4, clip_seconds=1.5)
+    out = tmp_path / "corpus"
+    assert synth.make(plan, out) == 10
+    for file in (out / "smart_mirror").iterdir():
+        assert len(audio.read(file).pcm) == 24000
+    assert synth.make(plan, out) == 0  # it is there
+    with pytest.raises(KwsError, match="--out"):
+        synth.make(synth.Plan(plan.words, 10, 0, seed=4), out)

@@ -146,6 +146,7 @@ def _fetch_ambient(
 @command.command()
 @_options.words(required=True)
 @_options.out("Folder to make.")
+@_options.clip_seconds(default=1.0, show_default=True)
 @click.option("--clips-per-word", default=300, show_default=True)
 @click.option("--unknown", type=int, help="Clips of other words [2 x clips-per-word].")
 @_options.seed(default=1)
@@ -177,6 +178,7 @@ def _fetch_ambient(
 def synth(
     words: tuple[str, ...],
     out: Path | None,
+    clip_seconds: float,
     clips_per_word: int,
     unknown: int | None,
     seed: int,
@@ -227,7 +229,9 @@ def synth(
             f"{','.join(voices)}",
             f"kws data synth --voices {','.join([*voices, 'kokoro'])} ...",
         )
-    plan = speech.Plan(words, clips_per_word, others, seed, voices, language)
+    plan = speech.Plan(
+        words, clips_per_word, others, seed, voices, language, clip_seconds
+    )
     made = speech.make(plan, out, counting("clips"), folders)
     if as_json:
         record = {"out": str(out), "made": made, "words": list(words), "seed": seed}

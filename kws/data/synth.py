@@ -64,6 +64,7 @@ class Plan:
         seed: Of everything that is drawn.
         voices: Names of the engines that take turns, `espeak` among them.
         language: A code that eSpeak NG knows (`de`, `pt-br`, `cmn`); others know `en`.
+        clip_seconds: Length of a clip, 1 to 3 s.
     """
 
     words: tuple[str, ...]
@@ -72,6 +73,12 @@ class Plan:
     seed: int = 1
     voices: tuple[str, ...] = (BASE,)
     language: str = ENGLISH
+    clip_seconds: float = 1.0
+
+    @property
+    def clip_samples(self) -> int:
+        """Samples of a clip."""
+        return round(self.clip_seconds * SAMPLE_RATE)
 
 
 def make(
@@ -300,14 +307,15 @@ def _utterance(
     voice: Voice,
     rng: np.random.Generator,
     cut: bool = False,
+    size: int = SAMPLE_RATE,
 ) -> np.ndarray:
-    """One word, trimmed, at most 0.95 s, root mean square 1: float32.
+    """One word, trimmed, at most 0.95 of a clip of `size`, root mean square 1: float32.
 
     A longer one is said faster; or, with `cut`, a part of it is taken.
     """
     pitch = int(rng.integers(25, 76))
     rate = int(rng.integers(120, 201))
-    shortest, longest = SAMPLE_RATE // 20, int(0.95 * SAMPLE_RATE)
+    shortest, longest = SAMPLE_RATE // 20, int(0.95 * size)
     for _ in range(4):
         said = _trim(_say(speaker, text, voice, pitch, rate))
         if cut and len(said) > longest:
@@ -321,9 +329,10 @@ def _utterance(
             break
     if len(said) > longest:
         raise KwsError(
-            "The word is too long: expected something that can be said within a "
-            f"second. Received: {text!r}",
-            "Choose a shorter wake word, or split it in two words.",
+            "The word is too long: expected something that can be said within "
+            f"{size / SAMPLE_RATE:g} s. Received: {text!r}",
+            "Make longer clips (--clip-seconds 1.5), here and in kws train; or choose "
+            "a shorter word.",
         )
     power = float(np.sqrt(np.mean(said**2))) if len(said) else 0.0
     if len(said) < shortest or power < 1e-4:
@@ -358,24 +367,24 @@ def _trim(samples: np.ndarray) -> np.ndarray:
 
 
 def _clip(
-    said: np.ndarray, noises: list[np.ndarray], rng: np.random.Generator
+    said: np.ndarray, noises: list[np.ndarray], rng: np.random.Generator, size: int
 ) -> np.ndarray:
-    """Place an utterance in one second, in a room, with noise, before a microphone:
-    int16 [16000]."""
-    clip = np.zeros(SAMPLE_RATE, dtype=np.float32)
-    start = int(rng.integers(0, SAMPLE_RATE - len(said) + 1))
+    """Place an utterance in a clip, in a room, with noise, before a microphone:
+    int16 [size]."""
+    clip = np.zeros(size, dtype=np.float32)
+    start = int(rng.integers(0, size - len(said) + 1))
     clip[start : start + len(said)] = said
-    heard = rooms.heard(clip, rng)[:SAMPLE_RATE]
+    heard = rooms.heard(clip, rng)[:size]
     # Loudness over the noise is that of what arrives, near or far.
     heard *= math.sqrt(float(np.mean(clip**2) / np.mean(heard**2)))
     noise = noises[int(rng.integers(len(noises)))]
-    at = int(rng.integers(0, len(noise) - SAMPLE_RATE + 1))
+    at = int(rng.integers(0, len(noise) - size + 1))
     ratio = 10 ** (-rng.uniform(5, 35) / 20)
-    mixed = heard + noise[at : at + SAMPLE_RATE] * ratio
-    taken = np.fft.rfft(mixed) * rooms.microphone(rng, SAMPLE_RATE)
+    mixed = heard + noise[at : at + size] * ratio
+    taken = np.fft.rfft(mixed) * rooms.microphone(rng, size)
     level = 10 ** (rng.uniform(-38, -16) / 20)
     loudness = math.sqrt(float(np.mean(clip**2)))
-    out = np.fft.irfft(taken, SAMPLE_RATE)
+    out = np.fft.irfft(taken, size)
     out *= loudness / math.sqrt(float(np.mean(out**2)))
     return _int16(out * level)
 
@@ -400,10 +409,9 @@ def _make(
     for done, (word, voice, take) in enumerate(jobs):
         name = f"{folder_of(word)}/{voice.id}_nohash_{take}.wav"
         rng = _rng(plan.seed, name)
-        said = _utterance(
-            cast[voice.engine], word, voice, rng, cut=word not in plan.words
-        )
-        pcm = _clip(said, parts[voice.split], rng)
+        part, size = word not in plan.words, plan.clip_samples
+        said = _utterance(cast[voice.engine], word, voice, rng, part, size)
+        pcm = _clip(said, parts[voice.split], rng, size)
         file = out / name
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(wav_bytes(pcm))
@@ -548,6 +556,7 @@ def _int16(samples: np.ndarray) -> np.ndarray:
 def _same_corpus(out: Path, plan: Plan) -> bool:
     try:
         record = json.loads((out / "corpus.json").read_text(encoding="utf-8"))
+        record.setdefault("clip_seconds", 1.0)
         return record.get("version") == CORPUS_VERSION and all(
             record.get(key) == (list(value) if isinstance(value, tuple) else value)
             for key, value in asdict(plan).items()
