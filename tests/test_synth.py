@@ -555,5 +555,5 @@ def test_longer_clips_hold_longer_words(tmp_path: Path) -> None:
     for file in (out / "smart_mirror").iterdir():
         assert len(audio.read(file).pcm) == 24000
     assert synth.make(plan, out) == 0  # it is there
-    with pytest.raises(KwsError, match="--out"):
+    with pytest.raises(KwsError, match="is in use"):
         synth.make(synth.Plan(plan.words, 10, 0, seed=4), out)
