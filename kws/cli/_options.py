@@ -295,6 +295,18 @@ def board(**settings: Any) -> Decorator:
     )
 
 
+fit = click.option(
+    "--fit",
+    type=NAMES,
+    callback=lambda ctx, option, names: () if names == ("none",) else names,
+    help="Boards to build for, with commas between, or none.  [default: all]",
+)
+battery = click.option(
+    "--battery",
+    type=click.FloatRange(min=1, max=1_000_000),
+    metavar="mAh",
+    help="A cell, for how long it lasts.",
+)
 probe = click.option("--probe", help="Id of the debug probe, or a part of it.")
 port = click.option("--port", help="Serial port, where several could be the board's.")
 compiler = click.option(
