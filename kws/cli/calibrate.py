@@ -19,7 +19,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("run")
+@_options.bundle
 @_options.tape(required=True)
 @click.option(
     "--false-alarms",

@@ -14,7 +14,7 @@ from kws.cli import _options
     epilog="Examples: kws compare kwt-tiny kwt-small   |   "
     "kws compare runs/a runs/b --fit none --json"
 )
-@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@_options.bundles
 @_options.split("train", "val", "test", default="val")
 @_options.data
 @_options.also

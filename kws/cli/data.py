@@ -19,6 +19,8 @@ from kws.errors import KwsError
 if TYPE_CHECKING:
     from kws.data.record import Session
 
+SHIPPED = {"gsc10": "kwt-tiny", "gsc12": "kwt-small-gsc12"}  # to try a tape with
+
 
 @click.group(cls=Verbs)
 def command() -> None:
@@ -354,10 +356,13 @@ def import_(
             click.echo(f"The corpus is already in {out}")
         click.echo(f"Look and listen: {page}")
         words = ",".join(word for word in done.words if not word.startswith("_"))
-        longer = f" --clip-seconds {clip_seconds:g}" if clip_seconds != 1 else ""
-        click.echo(
-            f'Next: kws train --words "{words}" --data {out}{longer} --out runs/mine'
-        )
+        if words:
+            from kws.cli._run import next_line
+
+            given = ["--words", words, "--data", out, "--out", "runs/mine"]
+            if clip_seconds != 1:
+                given += ["--clip-seconds", f"{clip_seconds:g}"]
+            click.echo(next_line("kws", "train", *given))
     ctx.exit(1 if empty or done.unreadable else 0)
 
 
@@ -671,7 +676,14 @@ def tape(
         f"{out}: {made.kind}, {60 * made.hours:.1f} minutes of {split}, "
         f"{len(made.windows)} keywords"
     )
-    click.echo(f"Next: kws eval RUN --tape {out}")
+    from kws.cli._run import next_line
+
+    if not words and wanted.name in SHIPPED:
+        click.echo(next_line("kws", "eval", SHIPPED[wanted.name], "--tape", out))
+    else:
+        click.echo(
+            "Take it with --tape: kws eval measures a run, kws calibrate tunes it"
+        )
 
 
 def _check_tape(

@@ -14,7 +14,7 @@ from kws.cli import _options
     epilog="Examples: kws profile kwt-tiny --board qemu-m4   |   "
     "kws profile kwt-tiny --board nrf52840dk --on qemu-m4"
 )
-@click.argument("run")
+@_options.bundle
 @_options.board(default="host", show_default=True)
 @click.option(
     "--on",

@@ -18,7 +18,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("run")
+@_options.bundle
 @_options.out(
     "The page.  [default: report.html in RUN, or in build/ for a shipped one]"
 )

@@ -23,7 +23,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("run")
+@_options.bundle
 @_options.out("Folder for the results and the journal.  [default: RUN/sweep]")
 @_options.split("train", "val", default="val")
 @_options.simulator

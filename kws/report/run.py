@@ -437,7 +437,7 @@ def _cost(facts: Facts) -> str:
     named = term("instructions", "Instructions")
     return (
         f'<p class="soft">One decision: {profile.cost:,} {text(profile.unit)} on '
-        f"{text(profile.board)}, {text(profile.audio)}. {text(profile.time_note)}: "
+        f"{text(profile.board)}, {text(profile.audio)}; {text(profile.time_note)}: "
         f"{profile.time_ms:.1f} ms.</p>"
         '<div class="halves"><div>'
         f"<h3>{named if unit == 'instructions' else text(unit.capitalize())} by layer"
