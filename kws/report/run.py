@@ -273,7 +273,8 @@ def _confusion(heard: Heard) -> str:
                 cells.append("<td></td>")
                 continue
             share = n / total
-            heat = 0.12 + 0.5 * share if i == j else min(0.85, 0.2 + 4 * share)
+            # Never so dark that the number in it can't be read.
+            heat = 0.1 + 0.35 * share if i == j else min(0.45, 0.12 + 2 * share)
             cells.append(
                 f'<td class="{"right" if i == j else "wrong"}" '
                 f'style="--heat-of:{heat:.2f}">{int(n)}</td>'
