@@ -168,8 +168,11 @@ def test_what_is_not_there_is_said(own: Path, tmp_path: Path) -> None:
     assert isinstance(done.exception, KwsError)  # it was asked for by name
 
 
-def test_names_are_text_whatever_they_hold(own: Path) -> None:
-    bundle = bundles.load(own)
+def test_names_are_text_whatever_they_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = bundles.load("kwt-tiny")
     text = run.page(
         facts.Facts("<img>", bundle, facts.Asked(), missing={"heard": "<u>\nHint: <s>"})
     )
@@ -234,7 +237,9 @@ def test_keys_reach_a_term_a_table_and_a_button(browser: Browser, said: dict) ->
     reached = []
     for _ in range(60):
         browser.tab()
-        reached.append(browser.run("return document.activeElement.className"))
+        reached.append(
+            browser.run("return document.activeElement.getAttribute('class')")
+        )
     assert {"term", "wide"} <= set(reached)
     term = browser.driver.find_element("css selector", "[popovertarget=term-recall]")
     meaning = browser.part("term-recall")

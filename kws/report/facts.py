@@ -326,7 +326,7 @@ def _cost(
     cores = {board.core for board in boards}
     counting = registry.load(COUNTING_BOARD)
     emulated: Board | None = counting
-    if not cores or counting.core not in cores or pace.counter(counting) is None:
+    if (cores and counting.core not in cores) or pace.counter(counting) is None:
         counters = [pace.counter(board) for board in boards]
         emulated = next((board for board in counters if board is not None), None)
     if emulated is None:

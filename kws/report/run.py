@@ -455,8 +455,11 @@ def _bytes(count: int) -> str:
 
 
 def _boards(facts: Facts) -> str:
-    if not facts.on_boards:
+    if not facts.on_boards and "cost" in facts.missing:
         return _missing(facts, "cost")
+    if not facts.on_boards:
+        again = command("kws", "report", facts.run)
+        return f'<div class="missing"><p>Built for none: --fit none.</p>{again}</div>'
     cards = "".join(_board(facts, where) for where in facts.on_boards)
     return (
         '<p class="soft">The whole firmware, built for each board. '
