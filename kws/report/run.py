@@ -75,7 +75,7 @@ def _intro(facts: Facts) -> str:
             (
                 f"{100 * found.accuracy:.2f} %",
                 f"{term('accuracy', 'right')} of {found.n:,} clips, {found.split} "
-                f"split ({term('interval', '95 %')}: {low:.1f} to {high:.1f})",
+                f"split; {term('interval', '95 %')}: {low:.1f} to {high:.1f}",
             )
         )
     point = bundle.metrics.get("operating_point")
@@ -86,7 +86,7 @@ def _intro(facts: Facts) -> str:
                 f"{100 * after['miss_rate']:.1f} %",
                 f"of the words {term('missed', 'missed')} at "
                 f"{after['false_alarms_per_hour']:.1f} "
-                f"{term('alarms', 'false alarms an hour')}, on {after['hours']:.1f} h "
+                f"{term('alarms', 'false alarms an hour')}, on {after['hours']:.2f} h "
                 "of tapes that the thresholds were chosen on",
             )
         )
