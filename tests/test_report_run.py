@@ -4,6 +4,7 @@ on it works as it stands; and runs beside each other."""
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 import io
 import json
@@ -178,6 +179,17 @@ def test_names_are_text_whatever_they_hold(
     )
     assert "<img>" not in text and "<u>" not in text and "<s>" not in text
     assert "&lt;img&gt;" in text and "&lt;s&gt;" in text
+
+
+@pytest.mark.parametrize(
+    "table", [{"train": "<b>", "operating_point": 1}, {"train": {"parameters": 1e999}}]
+)
+def test_metrics_that_are_none_are_left_out(own: Path, table: dict) -> None:
+    bundle = dataclasses.replace(bundles.load(own), metrics=table)
+    text = run.page(facts.Facts("r", bundle, facts.Asked()))
+    assert "<b></b>" not in text and "inf" not in re.sub(
+        r"<script.*?/script>", "", text
+    )
 
 
 def test_terms_are_explained_where_they_stand(said: dict) -> None:

@@ -135,10 +135,10 @@ def rows(runs: Sequence[Facts]) -> list[Row]:
         ("val_accuracy_float", "trained: float"),
         ("val_accuracy_qat", "trained: int8"),
     ):
-        add(name, lambda f, key=key: _percent(_trained(f).get(key)))  # type: ignore[misc]
-    add("words missed on tapes", lambda f: _percent(_point(f).get("miss_rate")))
-    add("false alarms an hour", lambda f: _number(_point(f), "false_alarms_per_hour"))
-    add("parameters", lambda f: _count(_trained(f).get("parameters")))
+        add(name, lambda f, key=key: _percent(f.trained.get(key)))  # type: ignore[misc]
+    add("words missed on tapes", lambda f: _percent(f.point.get("miss_rate")))
+    add("false alarms an hour", lambda f: _number(f.point, "false_alarms_per_hour"))
+    add("parameters", lambda f: _count(f.trained.get("parameters")))
     add("weights, bytes", lambda f: _count(f.cost and f.cost.weights_bytes))
     add("working memory, bytes", lambda f: _count(f.cost and f.cost.arena_bytes))
     add(
@@ -177,17 +177,6 @@ def _recall(facts: Facts, label: str) -> str | None:
     if facts.heard is None:
         return None
     return _percent(facts.heard.evaluation.recall.get(label))
-
-
-def _trained(facts: Facts) -> dict[str, Any]:
-    found = facts.bundle.metrics.get("train")
-    return found if isinstance(found, dict) else {}
-
-
-def _point(facts: Facts) -> dict[str, Any]:
-    found = facts.bundle.metrics.get("operating_point")
-    after = found.get("after") if isinstance(found, dict) else None
-    return after if isinstance(after, dict) else {}
 
 
 def _number(table: dict[str, Any], key: str) -> str | None:

@@ -35,6 +35,7 @@ from kws.recipe import Q15_ONE, SILENCE, UNKNOWN
 from kws.report import sweep as sweeps
 
 MAX_RESULTS_BYTES = 16 << 20
+MOST = 1e15  # of a figure: JSON's numbers have no bound of their own
 # What a person hears of a clip is its loudest part: a word fills a third of its second.
 LOUDEST_S = 0.2
 STEP_DB = 6
@@ -181,6 +182,17 @@ class Facts:
     sources: Sources = field(default_factory=Sources)
     missing: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def trained(self) -> dict[str, float]:
+        """The figures that training noted."""
+        return _figures(self.bundle.metrics.get("train"))
+
+    @property
+    def point(self) -> dict[str, float]:
+        """The figures of the operating point that was chosen."""
+        found = self.bundle.metrics.get("operating_point")
+        return _figures(found.get("after") if isinstance(found, dict) else None)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: no sound, no curves."""
         bundle = self.bundle
@@ -244,6 +256,17 @@ def gather(run: str, asked: Asked) -> Facts:
     if bundle.model_path.is_file():
         found["on_boards"] = _on_boards(bundle, boards, found.get("cost"), asked.say)
     return Facts(run, bundle, asked, missing=missing, **found)
+
+
+def _figures(table: Any) -> dict[str, float]:
+    """Of a table that anybody may have written, the numbers."""
+    if not isinstance(table, dict):
+        return {}
+    return {
+        str(key): value
+        for key, value in table.items()
+        if isinstance(value, (int, float)) and abs(value) < MOST
+    }
 
 
 def curves(bundle: Bundle) -> tuple[dict[str, Any], ...]:

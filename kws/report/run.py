@@ -78,9 +78,8 @@ def _intro(facts: Facts) -> str:
                 f"split; {term('interval', '95 %')}: {low:.1f} to {high:.1f}",
             )
         )
-    point = bundle.metrics.get("operating_point")
-    if isinstance(point, dict) and isinstance(point.get("after"), dict):
-        after = point["after"]
+    after = facts.point
+    if {"miss_rate", "false_alarms_per_hour", "hours"} <= set(after):
         figures.append(
             (
                 f"{100 * after['miss_rate']:.1f} %",
@@ -130,7 +129,7 @@ def _missing(facts: Facts, part: str) -> str:
 
 
 def _training(facts: Facts) -> str:
-    bundle, told = facts.bundle, facts.bundle.metrics.get("train", {})
+    bundle, told = facts.bundle, facts.trained
     steps = [
         (key, name)
         for key, name in (
