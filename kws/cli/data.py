@@ -142,7 +142,7 @@ def _fetch_ambient(
         click.echo(json.dumps({"ambient": name, "licence": sound.licence, **report}))
         return
     click.echo(f"{sound.name} is in {out}: {report['files']} files unpacked")
-    click.echo(f"Next: kws train --ambient {out} ...")
+    click.echo(f"Train with it, or make tapes of it: --ambient {shlex.quote(str(out))}")
 
 
 @command.command()
@@ -705,7 +705,7 @@ def _check_tape(
 
 
 @command.command()
-@click.argument("run")
+@_options.bundle
 @_options.ambient
 @_options.out("Folder of the clips; rounds are added to it.", required=True)
 @click.option(
@@ -771,7 +771,16 @@ def mine(
             f"{facts['taken']} clips taken"
         )
     click.echo("  ".join(f"{word} {count}" for word, count in done.words.items()))
-    click.echo(f"Next: kws train --also {out} ...")
+    from kws import data as datasets
+    from kws.cli._run import next_line
+
+    kept = datasets.of_run(bundle)
+    words: list[object] = ["--recipe", bundle.path / "recipe.toml"]
+    words += [] if kept.data is None else ["--data", kept.data]
+    words += [word for folder in (*kept.also, out) for word in ("--also", folder)]
+    words += [word for folder in kept.ambient for word in ("--ambient", folder)]
+    again = f"runs/{bundle.path.name}" if bundle.shipped else run
+    click.echo(next_line("kws", "train", *words, "--out", f"{again}-mined"))
 
 
 @command.command()
