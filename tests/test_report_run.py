@@ -231,6 +231,7 @@ def test_the_page_can_be_read(
         "return document.querySelectorAll('#training polyline').length"
     )
     assert curves == 3
+    assert browser.run(browsers.CONTRAST) == []
     assert browser.complaints() == []
 
 
