@@ -40,6 +40,7 @@ PACKAGES = (
     # distribution, extra ("" = always needed), purpose
     ("numpy", "", "arrays"),
     ("click", "", "the command line"),
+    ("rich", "", "progress and colours on a terminal"),
     ("cffi", "", "the firmware's C in Python"),
     ("soundfile", "", "WAV, FLAC, MP3 and other recordings"),
     ("soxr", "", "recordings of other rates than 16 kHz"),

@@ -1,10 +1,15 @@
-"""A progress line on stderr: rewritten on a terminal, now and then one in a log."""
+"""What is said on stderr: progress, as a bar on a terminal and now and then a line in a
+log; and messages, with colours on a terminal alone."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Progress:
@@ -58,13 +63,63 @@ class Progress:
         rate = (self.done - self.first) / max(spent, 1e-9)
         left = duration((self.total - self.done) / rate) if rate > 0 else "?"
         share = 100 * self.done / self.total
-        text = f"{self.name}: {share:.0f} %, {left} left{' ' + note if note else ''}"
-        print(
-            f"\r{text:<78}" if self.terminal else text,
-            end="" if self.terminal else "\n",
-            file=sys.stderr,
-            flush=True,
+        told = f"{left} left{' ' + note if note else ''}"
+        if self.terminal:
+            self._draw(f"{share:.0f} %", told)
+        else:
+            print(f"{self.name}: {share:.0f} %, {told}", file=sys.stderr, flush=True)
+
+    def _draw(self, share: str, told: str) -> None:
+        """One line over the last one: nothing is left hidden where a job fails."""
+        from rich.control import Control
+        from rich.progress_bar import ProgressBar
+        from rich.segment import ControlType
+        from rich.table import Table
+        from rich.text import Text
+
+        line = Table.grid(padding=(0, 1, 0, 0))
+        for _ in range(4):
+            line.add_column(no_wrap=True, overflow="ellipsis")
+        bar = ProgressBar(self.total, self.done, width=24)
+        line.add_row(Text(self.name), bar, share, Text(told, "dim"))
+        screen = console()
+        screen.control(
+            Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2))
         )
+        with screen.capture() as drawn:
+            screen.print(line)
+        screen.file.write(drawn.get().rstrip("\n"))
+        screen.file.flush()
+
+
+def console() -> Console:
+    """rich's console on stderr: colours where that is a terminal (NO_COLOR forbids
+    them). Imported only now: `kws --help` is light.
+
+    Example:
+        >>> console().file is sys.stderr
+        True
+    """
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def say(label: str, text: str, style: str) -> None:
+    """A message on stderr, its label in colour on a terminal.
+
+    Args:
+        label: Such as `Error:`.
+        text: Said as it is, however wide: a command in it can be copied.
+        style: Of the label, in rich's words.
+    """
+    if not sys.stderr.isatty():
+        print(f"{label} {text}", file=sys.stderr)
+        return
+    from rich.text import Text
+
+    message = Text.assemble((label, style), " ", text)
+    console().print(message, soft_wrap=True)
 
 
 def counting(name: str) -> Callable[[int, int], None]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import collections
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +18,7 @@ import pytest
 import small_corpus
 from click.testing import CliRunner
 
+from kws import cli as cli_package
 from kws.cli import cli
 
 VERBS = cli.list_commands(None)  # type: ignore[arg-type]
@@ -43,7 +47,7 @@ def kws(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 def test_help_is_light() -> None:
     """`kws --help` reads no module that takes long to load."""
-    heavy = ("tensorflow", "librosa", "soundfile", "numpy", "cffi")
+    heavy = ("tensorflow", "librosa", "soundfile", "numpy", "cffi", "rich")
     code = (
         "import sys\nfrom kws.cli import main\nsys.argv = ['kws', '--help']\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
@@ -279,3 +283,136 @@ def test_debug_shows_the_trace() -> None:
     done = kws("--debug", "eval", "no-such-run")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("kws sim", ["simulate"]),
+        ("kws flash kwt-st", ["kwt-stream-small", "kwt-stream-tiny"]),
+        ("kws flash kwt-tiny --board nr", ["nrf52840dk"]),
+        ("kws report kwt-tiny --fit pico,qemu-m4,q", "pico,qemu-m4,qemu-m"),
+        ("kws train --preset kwt-stream-s", ["kwt-stream-small"]),
+        ("kws eval ru", ["runs/mine"]),
+        ("kws compare kwt-tiny runs/", ["runs/mine"]),
+        ("kws trian --ou", []),  # no message where a shell asks
+    ],
+)
+def test_a_shell_completes(
+    typed: str, offered: list[str] | str, tmp_path: Path
+) -> None:
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "bundle.json").touch()
+    (tmp_path / "runs" / "none").mkdir()
+    asked = {
+        "_KWS_COMPLETE": "bash_complete",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(len(typed.split()) - 1),
+    }
+    code = (
+        f"import os, sys\nos.chdir({str(tmp_path)!r})\nfrom kws.cli import main\n"
+        "try:\n    main()\nfinally:\n    assert 'numpy' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | asked,
+    )
+    lines = filter(None, done.stdout.splitlines())
+    found = [line.removeprefix("plain,") for line in lines]
+    assert done.stderr == ""
+    if isinstance(offered, str):
+        assert len(found) == 3 and all(name.startswith(offered) for name in found)
+    else:
+        assert found == offered
+
+
+def on_a_terminal(code: str, **environment: str) -> str:
+    """What a program writes where stderr is one."""
+    pty = pytest.importorskip("pty")
+    mine, its = pty.openpty()
+    subprocess.run(
+        [sys.executable, "-c", code],
+        stderr=its,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100", **environment},
+    )
+    os.close(its)
+    said = b""
+    try:
+        while data := os.read(mine, 4096):
+            said += data
+    except OSError:  # the other end is closed, and all was read
+        pass
+    os.close(mine)
+    return said.decode()
+
+
+BAR = (
+    "from kws.progress import Progress\nbar = Progress('a [b]', 100)\n"
+    "bar.shown -= 100\nbar.at(50, 'loss 0.5')\nbar.end()"
+)
+BAD = "import sys\nsys.argv = ['kws', 'eval', 'none']\nfrom kws.cli import main\nmain()"
+
+
+def test_colours_and_bars_are_for_terminals() -> None:
+    plain = subprocess.run(
+        [sys.executable, "-c", f"{BAR}\n{BAD}"], capture_output=True, text=True
+    ).stderr
+    assert "\x1b" not in plain and "\r" not in plain
+    assert "a [b]: 50 %, " in plain and "left loss 0.5\n" in plain
+    assert "Error: Not a bundle" in plain and "\nHint:  kws train" in plain
+    drawn = on_a_terminal(f"{BAR}\n{BAD}")
+    assert "\x1b[1;31mError:\x1b[0m Not a bundle" in drawn
+    assert "a [b]" in drawn and "50 %" in drawn and "\u2501" in drawn
+    assert "\x1b[?25l" not in drawn  # no cursor is hidden that a crash would not show
+    modest = on_a_terminal(BAD, NO_COLOR="1")
+    assert "\x1b[1;31m" not in modest and "\x1b[31m" not in modest
+    assert "Not a bundle" in modest
+
+
+def nexts() -> Iterator[tuple[str, str]]:
+    """Every call of `next_line` in the verbs: (file, its arguments as written)."""
+    for path in sorted(Path(cli_package.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == (
+                "next_line"
+            ):
+                yield path.name, ast.unparse(node)
+
+
+def test_what_comes_next_is_said_by_one_hand_and_run_by_a_test() -> None:
+    """Quoted as a shell wants it; none has a place for the reader to fill in."""
+    for path in sorted(Path(cli_package.__file__).parent.glob("*.py")):
+        if path.name != "_run.py":
+            said = re.findall(r"Next: .*", path.read_text("utf-8"))
+            # kws data record's is several commands; test_train runs them.
+            assert set(said) <= {'Next: {following}")'}, path
+    # Run by test_train (train, convert), test_report_run (calibrate), below (tape),
+    # test_live (demo's); read by test_data_import and test_mining (data). Flash's needs
+    # hardware, and import-kwt's the published file.
+    assert collections.Counter(name for name, _ in nexts()) == {
+        "_run.py": 3,
+        "calibrate.py": 1,
+        "data.py": 3,
+        "demo.py": 1,
+        "flash.py": 1,
+        "import_kwt.py": 1,
+    }
+
+
+def test_the_next_line_of_a_tape_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("yes", "no", "up", "down", "left", "right", "stop", "go", "cat", "bird")
+    corpus = small_corpus.make(tmp_path / "tones", words)
+    line = "kws data tape --out 'my tapes/a.wav' --seconds 8 --keywords-per-minute 20"
+    for _ in range(2):
+        options = ["--data", str(corpus)] if "data tape" in line else []
+        arguments = [*shlex.split(line)[1:], *options]
+        done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        line = done.stdout.rpartition("Next: ")[2]
+    assert "words: " in done.stdout

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from click.testing import CliRunner
 
 from kws import data
 from kws.cli import data as verb
+from kws.cli import train
 from kws.data import audio, speakers, synth, takes
 from kws.data.verify import verify
 from kws.errors import KwsError
@@ -403,7 +405,10 @@ def test_the_verb_tells_words_speakers_and_what_is_missing(speaker, tmp_path):
     assert result.exit_code == 0
     assert "speaker anna, from the folder that holds the words'" in result.stderr
     assert "converted 48,000 Hz mono 16-bit to 16 kHz mono: 1" in result.stderr
-    assert f'kws train --words "stop" --data {out}' in result.stdout
+    line = shlex.split(result.stdout.rpartition("Next: ")[2])
+    with train.command.make_context("kws train", line[2:]) as typed:
+        assert line[:2] == ["kws", "train"]
+        assert typed.params["words"] == ("stop",) and typed.params["data"] == out
     result = CliRunner().invoke(verb.command, arguments, catch_exceptions=False)
     assert result.exit_code == 0 and "already in" in result.stdout
     (root / "stop" / "2.wav").write_bytes(b"not audio")

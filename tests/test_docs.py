@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -79,3 +80,14 @@ def test_each_promise_names_tests_that_are_there() -> None:
 
 def _named(word: str, tests: str) -> bool:
     return re.search(rf"def test_\w*{word}", tests) is not None
+
+
+def test_the_page_of_the_recipe_says_what_its_docstrings_say() -> None:
+    spec = importlib.util.spec_from_file_location(
+        "recipe_docs", ROOT / "tools" / "recipe_docs.py"
+    )
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    assert made.PAGE.read_text("utf-8") == made.page(), "python tools/recipe_docs.py"
+    assert "| `head_dim` | `48` |" in made.page()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from kws import bundle as bundles
 from kws import data, mining
 from kws.bundle import Bundle, write_atomic
 from kws.cli import data as verb
+from kws.cli import train
 from kws.data import audio
 from kws.engines import host
 from kws.errors import KwsError
@@ -167,7 +169,10 @@ def test_the_verb_reports_rounds(bundle, ambient, mined):
     arguments = ["mine", "kwt-tiny", "--ambient", str(ambient), "--out", str(out)]
     result = CliRunner().invoke(verb.command, arguments, catch_exceptions=False)
     assert f"{done.false_alarms}" in result.stdout
-    assert f"kws train --also {out}" in result.stdout
+    line = shlex.split(result.stdout.rpartition("Next: kws train ")[2])
+    with train.command.make_context("kws train", line) as typed:
+        assert typed.params["recipe_file"].is_file()
+        assert typed.params["also"] == (out,)
     result = CliRunner().invoke(
         verb.command, [*arguments, "--json"], catch_exceptions=False
     )

@@ -17,6 +17,7 @@ import click
 
 from kws import __version__
 from kws.errors import KwsError
+from kws.progress import say
 
 
 class Verbs(click.Group):
@@ -26,7 +27,8 @@ class Verbs(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         verbs = self.list_commands(ctx)
-        if args[0] in verbs or args[0].startswith("-"):
+        # Of a shell that completes, nobody hears a message.
+        if args[0] in verbs or args[0].startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
         path = ctx.command_path
         close = difflib.get_close_matches(args[0], verbs, n=1)
@@ -128,5 +130,5 @@ def main() -> None:
 def _report(message: str, hint: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"error": message, "hint": hint}))
-    click.echo(f"Error: {message}", err=True)
-    click.echo(f"Hint:  {hint}", err=True)
+    say("Error:", message, "bold red")
+    say("Hint: ", hint, "bold cyan")

@@ -6,8 +6,10 @@ a function of that. Old names of an option go on working, and are not shown.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+PACKAGE = Path(__file__).parents[1]
 PATH = click.Path(path_type=Path)
+MOST_OFFERED = 100
 Command = Callable[..., None]
 Decorator = Callable[[Command], Command]
 
@@ -68,6 +72,44 @@ class NameList(click.ParamType):
 
 
 NAMES = NameList()
+
+
+# What a shell offers at the tab key (README.md): folders are listed, nothing heavy is
+# imported, and nothing is said where there is nothing.
+def _boards(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from kws.paths import FIRMWARE
+
+    names = sorted(path.parent.name for path in FIRMWARE.glob("boards/*/board.toml"))
+    before, comma, last = incomplete.rpartition(",")  # --fit takes several
+    return [before + comma + name for name in names if name.startswith(last)]
+
+
+def _presets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    names = sorted(path.stem for path in (PACKAGE / "recipes").glob("*.toml"))
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Shipped runs, and folders of runs up to two levels below what is typed."""
+    names = [path.parent.name for path in PACKAGE.glob("pretrained/*/bundle.json")]
+    found = sorted(name for name in names if name.startswith(incomplete))
+    head, _, tail = incomplete.rpartition("/")
+    top = Path(f"{head}/" if head or incomplete.startswith("/") else ".")
+    with contextlib.suppress(OSError):
+        here = [path for path in sorted(top.iterdir()) if path.name.startswith(tail)]
+        for path in itertools.islice(here, MOST_OFFERED):
+            for manifest in ("bundle.json", "*/bundle.json"):
+                found += [str(run.parent) for run in sorted(path.glob(manifest))]
+    return found[:MOST_OFFERED]
+
+
+bundle = click.argument("run", shell_complete=_runs)
+bundles = click.argument(
+    "runs", nargs=-1, required=True, metavar="RUN RUN...", shell_complete=_runs
+)
+preset = click.option(
+    "--preset", shell_complete=_presets, help="A shipped recipe (default: kwt-tiny)."
+)
 
 
 # What comes out, and where.
@@ -291,10 +333,27 @@ no_browser = click.option(
 def board(**settings: Any) -> Decorator:
     """`--board`, `required` or with a `default`."""
     return click.option(
-        "--board", "board_name", help="A name from `kws boards`.", **settings
+        "--board",
+        "board_name",
+        shell_complete=_boards,
+        help="A name from `kws boards`.",
+        **settings,
     )
 
 
+fit = click.option(
+    "--fit",
+    type=NAMES,
+    shell_complete=_boards,
+    callback=lambda ctx, option, names: () if names == ("none",) else names,
+    help="Boards to build for, with commas between, or none.  [default: all]",
+)
+battery = click.option(
+    "--battery",
+    type=click.FloatRange(min=1, max=1_000_000),
+    metavar="mAh",
+    help="A cell, for how long it lasts.",
+)
 probe = click.option("--probe", help="Id of the debug probe, or a part of it.")
 port = click.option("--port", help="Serial port, where several could be the board's.")
 compiler = click.option(

@@ -52,6 +52,17 @@ def next_line(*words: object) -> str:
     return "Next: " + shlex.join(str(word) for word in words)
 
 
+def curves(run: Path) -> str:
+    """The command that shows a run's curves in TensorBoard.
+
+    Example:
+        >>> from pathlib import Path
+        >>> curves(Path("runs/my run"))
+        "tensorboard --logdir 'runs/my run/tensorboard'"
+    """
+    return shlex.join(["tensorboard", "--logdir", str(run / "tensorboard")])
+
+
 def show(bundle: Bundle, as_json: bool) -> None:
     """Print what a run or a conversion gave; nothing on a worker that wrote none."""
     if not (bundle.path / "bundle.json").is_file():
@@ -87,7 +98,13 @@ def show(bundle: Bundle, as_json: bool) -> None:
             click.echo(f"Conversion check: {describe(bundle.metrics['conversion'])}")
         size = bundle.model_path.stat().st_size
         click.echo(f"Wrote {bundle.model_path} ({size} bytes)")
+        if (bundle.path / "results.csv").is_file():
+            click.echo(
+                f"Curves: {bundle.path / 'results.csv'}, or, with tensorboard "
+                f"installed: {curves(bundle.path)}"
+            )
         click.echo(next_line("kws", "eval", bundle.path))
+        click.echo(next_line("kws", "report", bundle.path))
     else:
         click.echo(f"Wrote {bundle.path}")
         click.echo(next_line("kws", "convert", bundle.path))

@@ -11,7 +11,7 @@ from kws.cli import _options
 
 
 @click.command(epilog="Example: kws build runs/tiny --board qemu-m4")
-@click.argument("run")
+@_options.bundle
 @_options.board(required=True)
 @_options.out("Folder of the build.")
 @click.option(

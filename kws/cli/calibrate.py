@@ -19,7 +19,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("run")
+@_options.bundle
 @_options.tape(required=True)
 @click.option(
     "--false-alarms",
@@ -45,15 +45,15 @@ def command(
     The board's C runs once over the tapes; the same detector then hears the decisions
     with thousands of settings. What is chosen goes into RUN: neither training nor
     conversion is needed, but the firmware has to be built again. RUN also gets
-    operating_points.json and .html, misses against false alarms an hour.
+    operating_points.json, misses against false alarms an hour, for kws report.
 
     Take tapes of validation sound, and measure on others: kws eval RUN --tape.
     """
     from kws import bundle as bundles
     from kws import operating_points
+    from kws.cli._run import next_line
     from kws.data.tape import files, open_tape
     from kws.errors import KwsError
-    from kws.report import operating
 
     if false_alarms is not None and max_misses is not None:
         raise KwsError(
@@ -79,14 +79,16 @@ def command(
         table = operating_points.report(listener, aim, found, shlex.join(words))
         click.echo(f"{listener.tried:,} settings tried", err=True)
     operating_points.keep(bundle, table)
-    page = operating.write(table, bundle.path / operating.PAGE)
     if as_json:
         shown = {key: value for key, value in table.items() if key != "curve"}
-        click.echo(json.dumps({**shown, "page": str(page)}))
+        click.echo(json.dumps(shown))
     else:
         _print(table)
-        click.echo(f"Wrote {bundle.path}: [detector] of recipe.toml, {page.name}")
-        click.echo(f"Next: {shlex.join(['kws', 'eval', run])} --tape TEST_TAPES")
+        click.echo(
+            f"Wrote {bundle.path}: [detector] of recipe.toml, {operating_points.FILE}"
+        )
+        click.echo("Measure it on tapes that it was not chosen on: kws eval --tape")
+        click.echo(next_line("kws", "report", run))
     _warn(table)
 
 

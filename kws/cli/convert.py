@@ -10,7 +10,7 @@ from kws.cli import _options
 
 
 @click.command(epilog="Example: kws convert runs/tiny")
-@click.argument("run")
+@_options.bundle
 @click.option(
     "--ptq",
     is_flag=True,

@@ -19,6 +19,8 @@ from kws.errors import KwsError
 if TYPE_CHECKING:
     from kws.data.record import Session
 
+SHIPPED = {"gsc10": "kwt-tiny", "gsc12": "kwt-small-gsc12"}  # to try a tape with
+
 
 @click.group(cls=Verbs)
 def command() -> None:
@@ -140,7 +142,7 @@ def _fetch_ambient(
         click.echo(json.dumps({"ambient": name, "licence": sound.licence, **report}))
         return
     click.echo(f"{sound.name} is in {out}: {report['files']} files unpacked")
-    click.echo(f"Next: kws train --ambient {out} ...")
+    click.echo(f"Train with it, or make tapes of it: --ambient {shlex.quote(str(out))}")
 
 
 @command.command()
@@ -354,10 +356,13 @@ def import_(
             click.echo(f"The corpus is already in {out}")
         click.echo(f"Look and listen: {page}")
         words = ",".join(word for word in done.words if not word.startswith("_"))
-        longer = f" --clip-seconds {clip_seconds:g}" if clip_seconds != 1 else ""
-        click.echo(
-            f'Next: kws train --words "{words}" --data {out}{longer} --out runs/mine'
-        )
+        if words:
+            from kws.cli._run import next_line
+
+            given = ["--words", words, "--data", out, "--out", "runs/mine"]
+            if clip_seconds != 1:
+                given += ["--clip-seconds", f"{clip_seconds:g}"]
+            click.echo(next_line("kws", "train", *given))
     ctx.exit(1 if empty or done.unreadable else 0)
 
 
@@ -671,7 +676,14 @@ def tape(
         f"{out}: {made.kind}, {60 * made.hours:.1f} minutes of {split}, "
         f"{len(made.windows)} keywords"
     )
-    click.echo(f"Next: kws eval RUN --tape {out}")
+    from kws.cli._run import next_line
+
+    if not words and wanted.name in SHIPPED:
+        click.echo(next_line("kws", "eval", SHIPPED[wanted.name], "--tape", out))
+    else:
+        click.echo(
+            "Take it with --tape: kws eval measures a run, kws calibrate tunes it"
+        )
 
 
 def _check_tape(
@@ -693,7 +705,7 @@ def _check_tape(
 
 
 @command.command()
-@click.argument("run")
+@_options.bundle
 @_options.ambient
 @_options.out("Folder of the clips; rounds are added to it.", required=True)
 @click.option(
@@ -759,7 +771,16 @@ def mine(
             f"{facts['taken']} clips taken"
         )
     click.echo("  ".join(f"{word} {count}" for word, count in done.words.items()))
-    click.echo(f"Next: kws train --also {out} ...")
+    from kws import data as datasets
+    from kws.cli._run import next_line
+
+    kept = datasets.of_run(bundle)
+    words: list[object] = ["--recipe", bundle.path / "recipe.toml"]
+    words += [] if kept.data is None else ["--data", kept.data]
+    words += [word for folder in (*kept.also, out) for word in ("--also", folder)]
+    words += [word for folder in kept.ambient for word in ("--ambient", folder)]
+    again = f"runs/{bundle.path.name}" if bundle.shipped else run
+    click.echo(next_line("kws", "train", *words, "--out", f"{again}-mined"))
 
 
 @command.command()

@@ -45,9 +45,8 @@ def command(
     """
     from kws import bundle as bundles
     from kws import evaluate
-    from kws.cli._run import next_line
     from kws.data import synth, tape
-    from kws.deploy import boards, flash, toolchain
+    from kws.deploy import boards, flash
 
     begin = time.monotonic()
     steps = itertools.count(1)
@@ -97,12 +96,22 @@ def command(
         click.echo(json.dumps(table))
     else:
         _show(result, windows, score, time.monotonic() - begin)
-        if any(found.name == "zig" for found in toolchain.available()):
-            run = out / "run" if with_training else SHIPPED
-            click.echo(next_line("kws", "live", run), err=True)
+        _offer(out / "run" if with_training else Path(SHIPPED))
     for problem in result.problems:
         click.echo(f"Failed: {problem}", err=True)
     ctx.exit(0 if passed else 1)
+
+
+def _offer(run: Path) -> None:
+    """The page in the browser, which the user can speak to."""
+    from kws.cli._run import next_line
+    from kws.deploy import toolchain
+    from kws.errors import pip_install
+
+    click.echo("Now you: a page in the browser hears you, with the same C.", err=True)
+    if not any(found.name == "zig" for found in toolchain.available()):
+        click.echo(f"It needs a compiler first: {pip_install('zig')}", err=True)
+    click.echo(next_line("kws", "live", run), err=True)
 
 
 def _train(out: Path, step: Callable[[str], None]) -> Bundle:

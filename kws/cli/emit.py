@@ -11,7 +11,7 @@ from kws.cli import _options
 
 
 @click.command(epilog="Example: kws emit runs/tiny --out build/model --core dsp")
-@click.argument("run")
+@_options.bundle
 @_options.out("Folder to write; with --format web the page.", required=True)
 @click.option(
     "--core",

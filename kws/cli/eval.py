@@ -24,7 +24,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("run")
+@_options.bundle
 @_options.split("train", "val", "test", default="test")
 @click.option(
     "--engine",

@@ -15,7 +15,7 @@ from kws.cli import _options
     epilog="Examples: kws flash runs/tiny --board nrf52840dk   |   "
     "kws flash runs/tiny --board qemu-m4 --audio stream.wav",
 )
-@click.argument("run")
+@_options.bundle
 @_options.board(required=True)
 @_options.audio
 @_options.probe

@@ -14,7 +14,7 @@ from kws.cli import _options
 @click.command(
     epilog="Examples: kws listen kwt-tiny   |   kws listen runs/tiny --audio x.wav"
 )
-@click.argument("run")
+@_options.bundle
 @_options.audio
 @_options.seconds
 @_options.hop

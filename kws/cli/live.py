@@ -15,7 +15,7 @@ from kws.cli import _options
 @click.command(
     epilog="Examples: kws live kwt-tiny   |   kws live runs/tiny --board qemu-m4"
 )
-@click.argument("run")
+@_options.bundle
 @_options.http_port
 @_options.no_browser
 @_options.board()

@@ -14,7 +14,7 @@ from kws.cli import _options
     epilog="Examples: kws profile kwt-tiny --board qemu-m4   |   "
     "kws profile kwt-tiny --board nrf52840dk --on qemu-m4"
 )
-@click.argument("run")
+@_options.bundle
 @_options.board(default="host", show_default=True)
 @click.option(
     "--on",
@@ -24,12 +24,7 @@ from kws.cli import _options
 @_options.probe
 @_options.port
 @_options.audio
-@click.option(
-    "--battery",
-    type=click.FloatRange(min=1, max=1_000_000),
-    metavar="mAh",
-    help="A cell, for how long it lasts.",
-)
+@_options.battery
 @click.option("--operators", is_flag=True, help="A line for every operator too.")
 @_options.out("Folder of the build.")
 @_options.compiler

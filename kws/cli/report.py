@@ -1,4 +1,4 @@
-"""Draw a sweep, or what kws calibrate found, as one HTML page: see prices, pick one."""
+"""Draw everything known of a run, or of a sweep, as one HTML page."""
 
 from __future__ import annotations
 
@@ -9,39 +9,84 @@ import click
 
 from kws.cli import _options
 
+EPILOG = """\b
+Examples:
+  kws report kwt-tiny
+  kws report runs/tiny --fit nrf52840dk,pico --clips 0
+  kws report runs/tiny/sweep
+"""
 
-@click.command(
-    epilog="Examples: kws report runs/tiny/sweep --out sweep.html   |   "
-    "kws report runs/tiny"
+
+@click.command(epilog=EPILOG)
+@_options.bundle
+@_options.out(
+    "The page.  [default: report.html in RUN, or in build/ for a shipped one]"
 )
-@click.argument("sweep", type=_options.PATH)
-@_options.out("The page.  [default: report.html or operating_points.html, beside it]")
+@_options.split("train", "val", "test", default="val")
+@_options.data
+@_options.also
+@_options.limit
+@click.option(
+    "--clips",
+    type=click.IntRange(0, 100),
+    default=24,
+    show_default=True,
+    help="Recordings of the hardest clips to put into the page.",
+)
+@_options.fit
+@_options.battery
 @_options.json
-def command(sweep: Path, out: Path | None, as_json: bool) -> None:
-    """Write the page of SWEEP: a folder that kws sweep filled, or a run that kws
-    calibrate chose a detector for (misses against false alarms an hour).
+def command(
+    run: str,
+    out: Path | None,
+    split: str,
+    data: Path | None,
+    also: tuple[Path, ...],
+    limit: int | None,
+    clips: int,
+    fit: tuple[str, ...] | None,
+    battery: float | None,
+    as_json: bool,
+) -> None:
+    """Draw everything known of RUN as one page; or of a sweep's folder.
 
-    One file, which needs no network and no other file: of a sweep accuracy against
-    instructions and multiply-accumulates, every point's thresholds, and the command
-    that takes them. Beside sweep.json, the same as plots (PNG), where matplotlib is
-    installed.
+    One file, which needs no network and no other file: training curves, accuracy by
+    word and by loudness, the hardest clips to listen to, misses against false alarms,
+    each layer's cost, flash, RAM, duty cycle and battery on each board, delta
+    thresholds. What isn't known is said, with the command that makes it. Beside a
+    sweep.json, its plots (PNG), where matplotlib is installed.
     """
-    from kws import operating_points
-    from kws.report import load_sweep, operating, write
-
-    if _has_operating_points(sweep):
-        found = operating_points.load(sweep)
-        folder = sweep if sweep.is_dir() else sweep.parent
-        page = operating.write(found, out or folder / operating.PAGE)
-        if as_json:
-            facts = {"report": str(page), "plots": [], "points": len(found["curve"])}
-            click.echo(json.dumps(facts))
-        else:
-            click.echo(f"Wrote {page}: {len(found['curve'])} points. Open it.")
+    if (Path(run) / "sweep.json").is_file() or Path(run).name == "sweep.json":
+        _sweep(Path(run), out, as_json)
         return
-    table = load_sweep(sweep)
-    folder = sweep if sweep.is_dir() else sweep.parent
-    files = write(table, folder, out)
+    from kws import bundle as bundles
+    from kws.report import facts as known
+    from kws.report import run as pages
+
+    asked = known.Asked(
+        split,
+        data,
+        also,
+        limit,
+        fit,
+        known.COIN_CELL_MAH if battery is None else battery,
+        lambda text: click.echo(text, err=True),
+    )
+    facts = known.gather(run, asked)
+    page = pages.write(facts, out or pages.path_of(bundles.load(run)), clips)
+    if as_json:
+        click.echo(json.dumps({"report": str(page), **facts.as_dict()}))
+        return
+    for part, reason in facts.missing.items():
+        click.echo(f"Not there: {part}. {reason}", err=True)
+    click.echo(f"Wrote {page} ({page.stat().st_size / 1000:,.0f} KB). Open it.")
+
+
+def _sweep(path: Path, out: Path | None, as_json: bool) -> None:
+    from kws.report.sweep import load_sweep, write
+
+    table = load_sweep(path)
+    files = write(table, path if path.is_dir() else path.parent, out)
     if as_json:
         facts = {"report": str(files[0]), "plots": [str(file) for file in files[1:]]}
         click.echo(json.dumps(facts | {"points": len(table["points"])}))
@@ -53,12 +98,3 @@ def command(sweep: Path, out: Path | None, as_json: bool) -> None:
         click.echo("No plots: pip install matplotlib", err=True)
     for file in files[1:]:
         click.echo(f"Wrote {file}")
-
-
-def _has_operating_points(path: Path) -> bool:
-    """A run of kws calibrate's and no sweep."""
-    from kws.operating_points import FILE
-
-    if path.is_dir():
-        return (path / FILE).is_file() and not (path / "sweep.json").is_file()
-    return path.name == FILE

@@ -19,7 +19,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("run")
+@_options.bundle
 @_options.theta
 @_options.split("train", "val", "test", default="test")
 @_options.simulator

@@ -23,7 +23,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("run")
+@_options.bundle
 @_options.out("Folder for the results and the journal.  [default: RUN/sweep]")
 @_options.split("train", "val", default="val")
 @_options.simulator
@@ -107,9 +107,9 @@ def command(
     int8 network's picked thresholds also go into RUN, for the firmware.
     """
     from kws import bundle as bundles
-    from kws import report
     from kws.bundle import write_atomic
     from kws.cli._run import check_clips
+    from kws.report import sweep as pages
     from kws.simulate import measure
     from kws.simulate.pick import parse, pick
     from kws.simulate.points import Journal, Points, Study
@@ -117,9 +117,7 @@ def command(
 
     bundle = bundles.load(run)
     shipped = bundle.shipped
-    out = (
-        out or (Path("build") / bundle.path.name if shipped else bundle.path) / "sweep"
-    )
+    out = out or pages.folder_of(bundle)
     integer = engine == "int8" or (engine is None and bundle.model_path.is_file())
     measured_on = _boards(boards, integer)
     if condition is not None:
@@ -174,7 +172,7 @@ def command(
         measure.keep_thresholds(simulator, table["picked"]["thresholds"])
     write_atomic(out / "sweep.json", (json.dumps(table) + "\n").encode())
     write_atomic(out / "sweep.csv", csv(table).encode())
-    report.write(table, out)
+    pages.write(table, out)
     if as_json:
         click.echo(json.dumps(table))
         return
@@ -186,7 +184,7 @@ def _kept(out: Path, identity: str, command: str) -> dict[str, Any] | None:
     """The finished sweep in `out`, if it is this one: a number on its page then means
     that point, and picking takes no second look."""
     from kws.errors import KwsError
-    from kws.report import load_sweep
+    from kws.report.sweep import load_sweep
 
     try:
         table = load_sweep(out)

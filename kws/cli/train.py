@@ -20,7 +20,7 @@ GENTLER = 4  # epochs and learning rate of a training that begins with weights
 @click.command(
     epilog="Example: kws train --preset kwt-tiny --task gsc10 --out runs/tiny",
 )
-@click.option("--preset", help="A shipped recipe (default: kwt-tiny).")
+@_options.preset
 @click.option(
     "--recipe",
     "recipe_file",

@@ -24,7 +24,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("run")
+@_options.bundle
 @_options.out("Folder of the tuned run (RUN stays as it is).", required=True)
 @_options.qat_epochs("--epochs")
 @click.option("--learning-rate", type=float, help="Peak of the QAT epochs.")

@@ -72,6 +72,12 @@ class Fit:
         }
 
 
+class TooLarge(KwsError):
+    """An image that its part could not hold; `fit` says by how much."""
+
+    fit: Fit | None = None
+
+
 def measure(content: Elf, board: Board) -> Fit:
     """Sizes of a linked image."""
     ram = range(board.ram_origin, board.ram_origin + 64 * board.ram_bytes)
@@ -96,7 +102,7 @@ def check(fit: Fit) -> None:
     """Refuse an image that the real part could not hold.
 
     Raises:
-        KwsError: with the table, the largest parts, and the way out as the hint.
+        TooLarge: with the table, the largest parts, and the way out as the hint.
     """
     if fit.fits:
         return
@@ -114,10 +120,12 @@ def check(fit: Fit) -> None:
         ):
             large_enough.append(name)
     elsewhere = f"; it would fit {', '.join(large_enough)}" if large_enough else ""
-    raise KwsError(
+    error = TooLarge(
         f"The model is too large for the board {fit.board.name}. Expected at most "
         f"{fit.board.flash_bytes:,} bytes of flash and {fit.board.ram_bytes:,} of RAM. "
         f"Received:\n{fit.table()}\nLargest in {short}: {largest}",
         "Use a smaller network (fewer layers, smaller dim or mlp_dim), for example "
         f"kws train --preset kwt-tiny{elsewhere}. All boards: kws boards",
     )
+    error.fit = fit
+    raise error

@@ -1,35 +1,20 @@
-"""A run's operating points as one HTML page: misses against false alarms an hour."""
+"""A run's operating points: misses against false alarms an hour."""
 
 from __future__ import annotations
 
-import html
-import json
-import re
 from pathlib import Path
 from typing import Any
 
-from kws.bundle import write_atomic
 from kws.errors import KwsError
 from kws.intervals import poisson_interval, wilson_interval
-from kws.tapes import describe_figures
+from kws.report import shell
+from kws.report.shell import term, text
 
 TEMPLATE = Path(__file__).with_name("operating.html")
-PAGE = "operating_points.html"
 
 
-def write(table: dict[str, Any], out: Path) -> Path:
-    """Write the page.
-
-    Args:
-        table: From kws.operating_points.
-        out: The file.
-    """
-    write_atomic(out, page(table).encode())
-    return out
-
-
-def page(table: dict[str, Any]) -> str:
-    """The page of a calibration: HTML that needs no other file.
+def body(table: dict[str, Any]) -> str:
+    """The part of a run's page.
 
     Args:
         table: From kws.operating_points.
@@ -44,12 +29,7 @@ def page(table: dict[str, Any]) -> str:
             f"The table of operating points is broken: {error!r}.",
             "kws calibrate RUN --tape tapes   (makes it again)",
         ) from None
-    # In one pass: what is put in may look like a place itself.
-    return re.sub(
-        "@@([a-z]+)@@",
-        lambda match: parts[match[1]],
-        TEMPLATE.read_text(encoding="utf-8"),
-    )
+    return shell.fill(TEMPLATE.read_text(encoding="utf-8"), parts)
 
 
 def _parts(table: dict[str, Any]) -> dict[str, str]:
@@ -76,48 +56,92 @@ def _parts(table: dict[str, Any]) -> dict[str, str]:
             if count
         ],
     }
-    rows = "".join(
-        f"<tr><td>{html.escape(text)}</td><td>{html.escape(describe_figures(f))}</td></tr>"
-        for text, f in (
-            ("before", table["before"]),
-            ("after", table["after"]),
-            ("expected of other sound", table["held_out"]),
-            *(
-                (f"after, {kind}", figures)
-                for kind, figures in table["after"]["kinds"].items()
-            ),
-        )
-    )
-    tapes = "".join(
-        f"<tr><td>{html.escape(str(t['name']))}</td><td>{html.escape(str(t['kind']))}"
-        f"</td><td>{float(t['hours']):.3f}</td><td>{int(t['words'])}</td></tr>"
-        for t in table["tapes"]
-    )
-    own = "".join(
-        f"<tr><td>{html.escape(word)}</td><td>{said[word]}</td>"
-        f"<td>{float(after['threshold']):.4f}</td>"
-        f"<td>{int(table['before']['per_word'][word]['misses'])}</td>"
-        f"<td>{int(after['misses'])}</td>"
-        f"<td>{int(table['before']['per_word'][word]['false_alarms'])}</td>"
-        f"<td>{int(after['false_alarms'])}</td></tr>"
-        for word, after in table["after"]["per_word"].items()
-    )
+    settings = [
+        ("before", table["before"]),
+        ("after", table["after"]),
+        ("expected of other sound", table["held_out"]),
+        *((f"after, {kind}", found) for kind, found in table["after"]["kinds"].items()),
+    ]
+    before = table["before"]["per_word"]
     detector = table["after"]["detector"]
+    kinds = ("hop_frames", "smoothing", "rearm", "refractory_ms")
     return {
-        "title": f"Misses and false alarms of {html.escape(str(table['run']))}",
-        "figures": rows,
-        "tapes": tapes,
-        "words": own,
-        "detector": html.escape(
-            ", ".join(
-                f"{key} {detector[key]}"
-                for key in ("hop_frames", "smoothing", "rearm", "refractory_ms")
-            )
+        "misses": term("missed", "misses"),
+        "figures": shell.table(
+            (
+                "settings",
+                "hours",
+                "words",
+                term("missed", "missed"),
+                term("interval", "95 %"),
+                term("alarms", "false alarms an hour"),
+                term("interval", "95 %"),
+            ),
+            [_row(name, figures) for name, figures in settings],
+            "In figures",
         ),
-        "common": html.escape(str(table["why_common"] or "none do")),
-        # Nothing in the data may end the script element.
-        "data": json.dumps(data).replace("<", "\\u003c"),
+        "tapes": shell.table(
+            (term("tape", "tape"), "kind", "hours", "words"),
+            [
+                (
+                    text(tape["name"]),
+                    text(tape["kind"]),
+                    f"{float(tape['hours']):.3f}",
+                    str(int(tape["words"])),
+                )
+                for tape in table["tapes"]
+            ],
+            "Tapes",
+        ),
+        "words": shell.table(
+            (
+                "word",
+                "said",
+                "threshold",
+                "missed before",
+                "after",
+                "false alarms before",
+                "after",
+            ),
+            [
+                (
+                    text(word),
+                    str(said[word]),
+                    f"{float(after['threshold']):.4f}",
+                    *(
+                        str(int(where[key]))
+                        for key in ("misses", "false_alarms")
+                        for where in (before[word], after)
+                    ),
+                )
+                for word, after in table["after"]["per_word"].items()
+            ],
+            "Words",
+        ),
+        "detector": text(", ".join(f"{key} {detector[key]}" for key in kinds)),
+        "common": text(table["why_common"] or "none do"),
+        "data": shell.data("operating-data", data),
     }
+
+
+def _row(name: str, figures: dict[str, Any]) -> tuple[str, ...]:
+    """One setting's figures."""
+    low, high = (float(x) for x in figures["false_alarms_per_hour_ci95"])
+    missed = ("", "", "")
+    if figures["words"]:
+        least, most = (100 * float(x) for x in figures["miss_rate_ci95"])
+        missed = (
+            str(int(figures["words"])),
+            f"{int(figures['missed'])} = {100 * float(figures['miss_rate']):.1f} %",
+            f"{least:.1f} to {most:.1f}",
+        )
+    return (
+        text(name),
+        f"{float(figures['hours']):.2f}",
+        *missed,
+        f"{float(figures['false_alarms_per_hour']):.2f}",
+        f"{low:.2f} to {high:.2f}",
+    )
 
 
 def _dots(

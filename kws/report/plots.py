@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kws.report import Axis, chosen_index
+if TYPE_CHECKING:
+    from kws.report.sweep import Axis
 
 # Okabe and Ito's colours: told apart by everybody.
 GRID, REFINED, CHOSEN = "#8a8f98", "#d55e00", "#0072b2"
 POINTS_BELOW = 0.10  # of accuracy below the dense network that is shown
 
 
-def png(table: dict[str, Any], axis: Axis) -> bytes:
+def png(table: dict[str, Any], axis: Axis, chosen: int | None) -> bytes:
     """One plot.
 
     Args:
         table: Of a sweep.
         axis: What accuracy is drawn against.
+        chosen: The point that was picked.
 
     Returns:
         A PNG of 1280 x 880 pixels.
@@ -64,7 +66,6 @@ def png(table: dict[str, Any], axis: Axis) -> bytes:
     plot.scatter(
         *place(0), s=90, marker="D", color="#1d1d1b", label="dense: nothing skipped"
     )
-    chosen = chosen_index(table)
     if chosen in shown:
         plot.scatter(
             *place(chosen),

@@ -1,0 +1,217 @@
+"""Runs beside each other: what they reach and cost, what their recipes differ in."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kws.report.facts import Facts
+
+Row = tuple[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two runs on the same clips.
+
+    Args:
+        first, second: Names.
+        n: Clips.
+        only_first: Right by the first alone.
+        only_second: Right by the second alone.
+    """
+
+    first: str
+    second: str
+    n: int
+    only_first: int
+    only_second: int
+
+    @property
+    def p(self) -> float:
+        """How likely a split at least as uneven is, were both as good (the sign test,
+        that is McNemar's exact one)."""
+        return sign_test(self.only_first, self.only_second)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self) | {"p": self.p}
+
+    def text(self) -> str:
+        """For people."""
+        told = (
+            f"{self.second} against {self.first}, clip by clip ({self.n:,}): right "
+            f"where the other was wrong {self.only_second} to {self.only_first} times; "
+        )
+        if self.p < 0.05:
+            better = self.second if self.only_second > self.only_first else self.first
+            return f"{told}{better} is better (p = {self.p:.2g})"
+        return f"{told}they can't be told apart (p = {self.p:.2g})"
+
+
+def sign_test(first: int, second: int) -> float:
+    """Two-sided probability of a split at least as uneven, of fair coins.
+
+    Example:
+        >>> round(sign_test(2, 8), 3), sign_test(0, 0)
+        (0.109, 1.0)
+    """
+    n, k = first + second, min(first, second)
+    tail = sum(math.comb(n, i) for i in range(k + 1))
+    return min(1.0, tail / 2 ** (n - 1)) if n else 1.0
+
+
+def paired(first: Facts, second: Facts) -> Paired | None:
+    """Two runs clip by clip; None where they were not asked about the same ones."""
+    a, b = first.heard, second.heard
+    if a is None or b is None or a.clips.labels != b.clips.labels:
+        return None
+    if a.clips.audio_hash != b.clips.audio_hash or a.clips.names != b.clips.names:
+        return None
+    right, also = a.heard == a.clips.label, b.heard == b.clips.label
+    return Paired(
+        first.run,
+        second.run,
+        len(right),
+        int((right & ~also).sum()),
+        int((also & ~right).sum()),
+    )
+
+
+def changes(runs: Sequence[Facts]) -> dict[str, list[Any]]:
+    """Keys of the recipes that are not the same in all: section.key -> values.
+
+    The run's name is left out.
+    """
+    tables = [_flat(dataclasses.asdict(facts.bundle.recipe)) for facts in runs]
+    found = {}
+    for key in dict.fromkeys(key for table in tables for key in table):
+        values = [table.get(key) for table in tables]
+        if key != "name" and any(value != values[0] for value in values):
+            found[key] = values
+    thresholds = [dict(sorted(facts.bundle.thresholds.items())) for facts in runs]
+    if any(table != thresholds[0] for table in thresholds):
+        found["delta thresholds"] = [
+            ", ".join(f"{key}={value}" for key, value in table.items()) or "none"
+            for table in thresholds
+        ]
+    return found
+
+
+def _flat(table: dict[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{before}{key}.")
+        else:
+            flat[before + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def rows(runs: Sequence[Facts]) -> list[Row]:
+    """What they reach and cost, a line each: (name, a text for each run).
+
+    Where nothing is known of any, there is no line.
+    """
+    table: list[Row] = []
+
+    def add(name: str, read: Callable[[Facts], str | None]) -> None:
+        cells = [read(facts) for facts in runs]
+        if any(cells):
+            table.append((name, [cell or "-" for cell in cells]))
+
+    add("task", lambda f: f.bundle.recipe.task.name)
+    add("labels", lambda f: str(len(f.bundle.labels)))
+    add("clips", _clips)
+    add("right", lambda f: _percent(f.heard and f.heard.evaluation.accuracy))
+    add("  95 %", _interval)
+    labels = dict.fromkeys(label for facts in runs for label in facts.bundle.labels)
+    for label in labels:
+        add(f"  {label}", lambda f, label=label: _recall(f, label))  # type: ignore[misc]
+    for key, name in (
+        ("val_accuracy_float", "trained: float"),
+        ("val_accuracy_qat", "trained: int8"),
+    ):
+        add(name, lambda f, key=key: _percent(f.trained.get(key)))  # type: ignore[misc]
+    add("words missed on tapes", lambda f: _percent(f.point.get("miss_rate")))
+    add("false alarms an hour", lambda f: _number(f.point, "false_alarms_per_hour"))
+    add("parameters", lambda f: _count(f.trained.get("parameters")))
+    add("weights, bytes", lambda f: _count(f.cost and f.cost.weights_bytes))
+    add("working memory, bytes", lambda f: _count(f.cost and f.cost.arena_bytes))
+    add(
+        "MACs a decision, dense",
+        lambda f: _count(f.cost and round(f.cost.total.dense.macs)),
+    )
+    units = {facts.cost.unit: facts.cost.board for facts in runs if facts.cost}
+    for unit, board in units.items():
+        add(f"{unit} a decision, {board}", lambda f, unit=unit: _cost(f, unit))  # type: ignore[misc]
+    add("  a second of sound, with features", _per_second)
+    names = dict.fromkeys(w.board.name for facts in runs for w in facts.on_boards)
+    for board in names:
+        for what, name in (
+            ("flash", "flash, bytes"),
+            ("ram", "RAM, bytes"),
+            ("duty", "awake"),
+        ):
+            add(f"{board}: {name}", lambda f, b=board, w=what: _board(f, b, w))  # type: ignore[misc]
+    return table
+
+
+def _clips(facts: Facts) -> str | None:
+    if facts.heard is None:
+        return None
+    return f"{facts.heard.evaluation.n:,} {facts.heard.evaluation.split}"
+
+
+def _interval(facts: Facts) -> str | None:
+    if facts.heard is None:
+        return None
+    low, high = facts.heard.evaluation.ci95
+    return f"{100 * low:.2f} to {100 * high:.2f}"
+
+
+def _recall(facts: Facts, label: str) -> str | None:
+    if facts.heard is None:
+        return None
+    return _percent(facts.heard.evaluation.recall.get(label))
+
+
+def _number(table: dict[str, Any], key: str) -> str | None:
+    value = table.get(key)
+    return f"{value:.2f}" if isinstance(value, (int, float)) else None
+
+
+def _percent(share: Any) -> str | None:
+    return f"{100 * share:.2f} %" if isinstance(share, float) else None
+
+
+def _count(number: Any) -> str | None:
+    return f"{number:,}" if isinstance(number, int) else None
+
+
+def _cost(facts: Facts, unit: str) -> str | None:
+    if facts.cost is None or facts.cost.unit != unit:
+        return None
+    return f"{facts.cost.cost:,}"
+
+
+def _per_second(facts: Facts) -> str | None:
+    if facts.cost is None or facts.cost.pace is None:
+        return None
+    return f"{round(facts.cost.pace.instructions_per_second):,}"
+
+
+def _board(facts: Facts, name: str, what: str) -> str | None:
+    for where in facts.on_boards:
+        if where.board.name != name:
+            continue
+        if what == "duty":
+            return None if where.pace is None else f"{100 * where.pace.busy:.1f} %"
+        if where.fit is not None:
+            used = getattr(where.fit, f"{what}_bytes")
+            limit = getattr(where.board, f"{what}_bytes")
+            return f"{used:,}" + ("  too large" if used > limit else "")
+    return None

@@ -1,0 +1,307 @@
+"""The page of a run: what it says is measured, it can be read anywhere, every command
+on it works as it stands; and runs beside each other."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import io
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import browser as browsers
+import numpy as np
+import pytest
+import small_corpus
+import soundfile
+import toolbox
+from browser import Browser
+from click.testing import CliRunner
+
+from kws import bundle as bundles
+from kws import data
+from kws.cli import cli
+from kws.data import Sources, sheet
+from kws.deploy.boards import load as board
+from kws.deploy.runners import qemu
+from kws.errors import KwsError
+from kws.report import compare, facts, run, shell
+from kws.train.loop import COLUMNS, write_results
+
+WORDS = ("yes", "no", "up", "down", "left", "right", "stop", "go")
+BOARDS = "qemu-m4,pico"
+
+
+def invoke(*arguments: object) -> str:
+    done = CliRunner().invoke(cli, [*map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with curves that remembers its clips, tones in place of words."""
+    folder = tmp_path_factory.mktemp("runs") / "my run"
+    shutil.copytree(bundles.PRETRAINED / "kwt-stream-tiny", folder)
+    corpus = small_corpus.make(folder.parent / "tones", (*WORDS, "cat", "bird"))
+    data.remember(folder, Sources(corpus))
+    row = dict.fromkeys(COLUMNS, 0.5)
+    rows = [row | {"phase": "float", "epoch": i, "val_accuracy": i / 4} for i in (1, 2)]
+    write_results(folder, "float", rows)
+    write_results(folder, "qat", [row | {"phase": "qat", "epoch": 1}])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def said(own: Path) -> dict:
+    """What `kws report` says of it; the page is in the run."""
+    toolbox.need_compiler()
+    toolbox.need_qemu()
+    return json.loads(invoke("report", own, "--fit", BOARDS, "--clips", 3, "--json"))
+
+
+def clips_of(own: Path) -> data.ClipSet:
+    bundle = bundles.load(own)
+    return data.load("val", bundle.recipe.task, data.of_run(bundle).data)
+
+
+def commands(text: str) -> list[str]:
+    found = re.findall(r'<div class="command"><code>([^<]+)</code>', text)
+    return [html.unescape(line) for line in found]
+
+
+def test_what_the_page_says_is_measured(own: Path, said: dict) -> None:
+    text = Path(said["report"]).read_text()
+    evaluated = json.loads(invoke("eval", own, "--split", "val", "--json"))
+    for key in ("accuracy", "n", "confusion", "recall"):
+        assert said["evaluation"][key] == evaluated[key]
+    assert f"<b>{100 * evaluated['accuracy']:.2f} %</b>" in text
+    loud = said["by_loudness"]
+    assert sum(row["n"] for row in loud) == 2 * len(WORDS)
+    assert sum(row["right"] for row in loud) <= evaluated["n"]
+    out = own / "build" / "qemu-m4"
+    told = json.loads(
+        invoke("profile", own, "--board", "qemu-m4", "--out", out, "--json")
+    )
+    assert said["cost"] == {key: told[key] for key in said["cost"]}
+    assert [row["board"] for row in said["boards"]] == BOARDS.split(",")
+    for row in said["boards"]:
+        assert row["fits"] and row["flash_limit"] == board(row["board"]).flash_bytes
+        assert 0 < row["duty_cycle"] < 1
+    assert set(said["missing"]) == {"operating", "sweep"}
+    assert "kws calibrate" in text and "kws sweep" in text
+
+
+def test_the_hardest_clips_are_in_the_page_bit_for_bit(own: Path, said: dict) -> None:
+    text = Path(said["report"]).read_text()
+    sounds = re.findall(r'src="data:audio/flac;base64,([^"]+)"', text)
+    assert len(sounds) == text.count("<audio") == 3
+    clips = clips_of(own)
+    names = re.findall(r'<span class="file">([^<]+)</span>', text)
+    for sound, name in zip(sounds, names, strict=True):
+        pcm, rate = soundfile.read(io.BytesIO(base64.b64decode(sound)), dtype="int16")
+        place = clips.names.index(html.unescape(name))
+        assert rate == 16000 and (pcm == clips.pcm[place]).all()
+        assert sheet.wave(clips.pcm[place]) in text
+
+
+def test_the_page_asks_nothing_of_a_network(said: dict) -> None:
+    text = Path(said["report"]).read_text()
+    assert "default-src 'none'" in text and "@@" not in text
+    assert not re.search(r"url\(|@import|fetch\(|<link|<iframe", text)
+    assert set(re.findall(r"https?://[^\"' <]+", text)) <= {
+        "http://www.w3.org/2000/svg"
+    }
+
+
+def test_every_command_on_the_page_works(
+    own: Path, said: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it stands; what takes hours is only made shorter."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KWS_DATA", raising=False)
+    shorter = {
+        "data": ["--seconds", "60", "--keywords-per-minute", "20"],
+        "sweep": ["--limit", "4", "--targets", "0.5", "--rounds", "0"],
+    }
+    shorter["sweep"] += ["--boards", "none", "--move-clips", "8", "--jobs", "1"]
+    lines = commands(Path(said["report"]).read_text())
+    verbs = [shlex.split(line)[1] for line in lines]
+    assert verbs == ["data", "calibrate", "flash", "flash", "sweep"]
+    for line, verb in zip(lines, verbs, strict=True):
+        name, *words = shlex.split(line)
+        assert name == "kws"
+        done = CliRunner().invoke(cli, [*words, *shorter.get(verb, ())])
+        if verb == "flash" and board(words[-1]).runner != qemu.__name__.split(".")[-1]:
+            assert isinstance(done.exception, KwsError)  # no such board is plugged in
+            assert (own / "build" / words[-1] / "main.elf").is_file()
+            continue
+        assert done.exit_code == 0, (line, done.output, done.exception)
+    # What they made is on the page from now on, and its commands work too.
+    (again,) = re.findall(r"Next: (kws report .*)", invoke("calibrate", *_tape(own)))
+    invoke(*shlex.split(again)[1:], "--fit", "none", "--clips", "0")
+    text = (own / "report.html").read_text()
+    assert 'id="operating-data"' in text and 'id="sweep-data"' in text
+    (table,) = re.findall(r'id="sweep-data">(.*?)</script>', text)
+    take = json.loads(table)["command"] + " --pick point=1"
+    invoke(*shlex.split(take)[1:])
+
+
+def _tape(own: Path) -> tuple[object, ...]:
+    return own, "--tape", "tapes/words.wav", "--false-alarms", 600
+
+
+def test_what_is_not_there_is_said(own: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(own, tmp_path / "copy"))
+    gone = tmp_path / "gone"
+    data.remember(copy, Sources(gone))
+    (copy / "results.csv").write_text("phase,epoch\nfloat,<b>\n")
+    invoke("report", copy, "--fit", "none")
+    text = (copy / "report.html").read_text()
+    assert "are not there any more" in text and str(gone) in text
+    assert "<audio" not in text and "has no epochs in it" in text
+    done = CliRunner().invoke(cli, ["report", str(copy), "--data", str(gone)])
+    assert isinstance(done.exception, KwsError)  # it was asked for by name
+
+
+def test_names_are_text_whatever_they_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = bundles.load("kwt-tiny")
+    text = run.page(
+        facts.Facts("<img>", bundle, facts.Asked(), missing={"heard": "<u>\nHint: <s>"})
+    )
+    assert "<img>" not in text and "<u>" not in text and "<s>" not in text
+    assert "&lt;img&gt;" in text and "&lt;s&gt;" in text
+
+
+@pytest.mark.parametrize(
+    "table", [{"train": "<b>", "operating_point": 1}, {"train": {"parameters": 1e999}}]
+)
+def test_metrics_that_are_none_are_left_out(own: Path, table: dict) -> None:
+    bundle = dataclasses.replace(bundles.load(own), metrics=table)
+    text = run.page(facts.Facts("r", bundle, facts.Asked()))
+    assert "<b></b>" not in text and "inf" not in re.sub(
+        r"<script.*?/script>", "", text
+    )
+
+
+def test_terms_are_explained_where_they_stand(said: dict) -> None:
+    text = Path(said["report"]).read_text()
+    used = set(re.findall(r'popovertarget="term-([a-z]+)"', text))
+    assert len(used) > 10
+    for name in used:
+        assert text.count(f'id="term-{name}"') == 1
+    assert used <= set(shell.TERMS)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    folder = tmp_path_factory.mktemp("browser")
+    with browsers.opened(folder, folder / "none.wav") as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_can_be_read(
+    browser: Browser, said: dict, width: int, scheme: str
+) -> None:
+    open_page(browser, said, width, scheme)
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    # A table that is wider than the screen scrolls in itself: nothing else sticks out.
+    assert (
+        browser.run(
+            "return [...document.querySelectorAll('main *')].filter((part) =>"
+            " part.getBoundingClientRect().right > innerWidth + 1"
+            " && !part.closest('.wide, svg')).map((part) => part.outerHTML)"
+        )
+        == []
+    )
+    ground = browser.run("return getComputedStyle(document.body).backgroundColor")
+    red = int(re.findall(r"\d+", ground)[0])
+    assert red < 64 if scheme == "dark" else red > 192
+    curves = browser.run(
+        "return document.querySelectorAll('#training polyline').length"
+    )
+    assert curves == 3
+    assert browser.run(browsers.CONTRAST) == []
+    assert browser.complaints() == []
+
+
+def open_page(
+    browser: Browser, said: dict, width: int = 1280, scheme: str = "light"
+) -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.command("Emulation.setEmulatedMedia", features=features)
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.command("Emulation.setDeviceMetricsOverride", **size)
+    browser.driver.get(Path(said["report"]).as_uri())
+
+
+def test_keys_reach_a_term_a_table_and_a_button(browser: Browser, said: dict) -> None:
+    open_page(browser, said)
+    reached = []
+    for _ in range(60):
+        browser.tab()
+        reached.append(
+            browser.run("return document.activeElement.getAttribute('class')")
+        )
+    assert {"term", "wide"} <= set(reached)
+    term = browser.driver.find_element("css selector", "[popovertarget=term-recall]")
+    meaning = browser.part("term-recall")
+    assert not meaning.is_displayed()
+    term.send_keys("\n")
+    assert meaning.is_displayed() and meaning.text == shell.TERMS["recall"]
+    assert browser.run("return getComputedStyle(arguments[0]).position", meaning)
+    button = browser.driver.find_element("css selector", "#boards .copy")
+    line = button.find_element("xpath", "..").find_element("tag name", "code").text
+    button.send_keys("\n")
+    told = browser.wait_for("told", bool)
+    assert told in ("Copied", "Marked")
+    if told == "Marked":  # a page without a clipboard
+        assert browser.run("return getSelection().toString()") == line
+    assert line in commands(Path(said["report"]).read_text())
+
+
+def test_runs_beside_each_other(own: Path, tmp_path: Path) -> None:
+    toolbox.need_qemu()
+    other = Path(shutil.copytree(own, tmp_path / "other"))
+    recipe = other / "recipe.toml"
+    text = recipe.read_text().replace("refractory_ms = ", "refractory_ms = 1")
+    recipe.write_text(text)
+    manifest = json.loads((other / "bundle.json").read_text())
+    manifest["files"].pop("recipe.toml")
+    (other / "bundle.json").write_text(json.dumps(manifest))
+    told = json.loads(invoke("compare", own, other, "--fit", "none", "--json"))
+    a, b = (bundles.load(each).recipe.detector.refractory_ms for each in (own, other))
+    assert told["recipe_changes"] == {"detector.refractory_ms": [a, b]}
+    (pair,) = told["paired"]
+    assert (pair["only_first"], pair["only_second"], pair["p"]) == (0, 0, 1.0)
+    assert pair["n"] == told["runs"][0]["evaluation"]["n"]
+    first, second = (each["evaluation"]["accuracy"] for each in told["runs"])
+    assert first == second
+    with pytest.raises(KwsError, match="two runs"):
+        CliRunner().invoke(cli, ["compare", str(own)], catch_exceptions=False)
+
+
+def test_a_pair_is_told_apart_by_clips_that_one_alone_hears(own: Path) -> None:
+    """Against the binomial distribution, and with the run that is better named."""
+    assert compare.sign_test(5, 5) == 1.0
+    assert compare.sign_test(1, 9) == pytest.approx(2 * 11 / 1024)
+    better = compare.Paired("a", "b", 100, 1, 9)
+    assert "b is better" in better.text() and better.p < 0.05
+    assert "can't be told apart" in compare.Paired("a", "b", 100, 3, 5).text()
+
+
+def test_loudness_is_that_of_the_loudest_part() -> None:
+    pcm = np.zeros((2, 16000), np.int16)
+    pcm[0, 9000:13000] = small_corpus.tone(400, 4000, 16384 * 2**0.5)
+    quiet, silent = facts.loudness(pcm)
+    assert quiet == pytest.approx(-6.02, abs=0.1) and silent == -100
