@@ -709,7 +709,7 @@ def _check_tape(
 @_options.ambient
 @_options.out("Folder of the clips; rounds are added to it.", required=True)
 @click.option(
-    "--near",
+    "--nearly",
     default=0.5,
     show_default=True,
     help="Share of a word's threshold from which on a second is taken.",
@@ -725,7 +725,7 @@ def mine(
     run: str,
     ambient: tuple[Path, ...],
     out: Path,
-    near: float,
+    nearly: float,
     most: int,
     as_json: bool,
 ) -> None:
@@ -749,7 +749,7 @@ def mine(
         )
     bundle = bundles.load(run)
     done, rounds = mining.mine(
-        bundle, ambient, out, near, most, counting("seconds heard")
+        bundle, ambient, out, nearly, most, counting("seconds heard")
     )
     if as_json:
         table = {"out": str(out), "round": vars(done)}
