@@ -1,9 +1,8 @@
 """Hard negatives by listening: what a run takes for words in sound that holds none.
 
-The firmware's C runs over ambient recordings of training; the seconds in which it heard
+The firmware's C runs over ambient recordings of training; the windows in which it heard
 a word, or nearly did, become clips of another word, which the next training takes
-(`--also`). Every call with another run is a round; a second that is there is not taken
-twice.
+(`--also`). Every call with another run is a round; what is there is not taken twice.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ MAX_CLIPS = 100_000
 
 @dataclass(frozen=True)
 class Find:
-    """A second that sounds like a word.
+    """A window, as long as a clip, that sounds like a word.
 
     Args:
         kind: Of the recording.
@@ -149,7 +148,8 @@ def mine(
     taken = fresh[:most]
     by_file = {recording.file: recording.pcm for recording in recordings}
     for find in taken:
-        write_atomic(out / _name(find), wav_bytes(_cut(by_file[find.file], find.start)))
+        clip = _cut(by_file[find.file], find.start, bundle.recipe.task.clip_samples)
+        write_atomic(out / _name(find), wav_bytes(clip))
     seconds = {
         kind: len(pcm) / SAMPLE_RATE for kind, pcm in ambient.joined(recordings).items()
     }
@@ -262,7 +262,9 @@ def _peaks(
     highest = scores[np.arange(len(scores)), best]
     # The decision in the middle of those that were averaged.
     late = (detector.smoothing // 2) * step_ms * SAMPLE_RATE // 1000
-    starts = time_ms.astype(np.int64) * SAMPLE_RATE // 1000 - late - SAMPLE_RATE
+    starts = (
+        time_ms.astype(np.int64) * SAMPLE_RATE // 1000 - late - recipe.task.clip_samples
+    )
     taken: list[int] = []
     free = highest >= near
     for place in np.argsort(-highest, kind="stable"):
@@ -282,9 +284,9 @@ def _peaks(
     }
 
 
-def _cut(pcm: np.ndarray, start: int) -> np.ndarray:
-    clip = np.zeros(SAMPLE_RATE, np.int16)
-    part = pcm[start : start + SAMPLE_RATE]
+def _cut(pcm: np.ndarray, start: int, samples: int) -> np.ndarray:
+    clip = np.zeros(samples, np.int16)
+    part = pcm[start : start + samples]
     clip[: len(part)] = part
     return clip
 

@@ -182,6 +182,19 @@ def test_the_verb_reports_rounds(bundle, ambient, mined):
     assert isinstance(refused.exception, KwsError)
 
 
+def test_clips_are_as_long_as_the_runs(bundle, ambient, tmp_path):
+    task = dataclasses.replace(bundle.recipe.task, clip_seconds=1.5)
+    recipe = dataclasses.replace(bundle.recipe, task=task)
+    longer = dataclasses.replace(bundle, recipe=recipe)
+    mining.mine(longer, [ambient], tmp_path / "out", most=3)
+    record = json.loads((tmp_path / "out" / mining.RECORD).read_text())
+    assert len(record["clips"]) == 3
+    for file, start, name in record["clips"]:
+        part = training_part(ambient, file.split("/")[0])
+        clip = audio.read(tmp_path / "out" / name).pcm
+        assert len(clip) == 24000 and np.array_equal(clip, part[start:][:24000])
+
+
 @pytest.mark.parametrize("near, most", [(0.0, 5), (1.5, 5), (0.5, 0)])
 def test_a_share_and_a_limit_out_of_range_are_refused(bundle, tmp_path, near, most):
     with pytest.raises(KwsError, match="share of the threshold"):
