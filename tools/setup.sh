@@ -6,10 +6,10 @@
 #   Flite        Debian package flite: more voices for kws data synth
 #   a cross compiler: arm-none-eabi-gcc (Debian), else zig (PyPI ziglang)
 #
-# KWS_SETUP_ZIG=1 installs zig beside gcc (the tests build every board with both), the
-# commands that tests read and speak audio with (ffmpeg, espeak-ng), openssl, which makes a
-# page's certificate, PortAudio, and the browser that they open pages in (chromium with
-# chromium-driver, about 120 MB).
+# KWS_SETUP_ZIG=1 installs zig beside gcc (the tests build every board with both), what
+# tests read and speak audio with (ffmpeg, espeak-ng, and Pico, which is built from C in
+# seconds), openssl, which makes a page's certificate, PortAudio, and the browser that they
+# open pages in (chromium with chromium-driver, about 120 MB).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -99,6 +99,10 @@ if [ "${KWS_SETUP_ZIG:-}" = 1 ]; then
   done
   .venv/bin/python -c 'import sounddevice' 2>/dev/null || apt_install libportaudio2 ||
     say "PortAudio can't be had here; its test will be skipped"
+  .venv/bin/python -c 'import ttspico' 2>/dev/null ||
+    .venv/bin/python -m pip install -q --disable-pip-version-check \
+      -c tools/constraints.txt ttspico 2>/dev/null ||
+    say "Pico can't be built here; its tests will be skipped"
   command -v chromium >/dev/null && command -v chromedriver >/dev/null ||
     apt_install chromium chromium-driver ||
     say "chromium can't be had here; tests of pages will be skipped, or fail"
