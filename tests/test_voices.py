@@ -210,18 +210,18 @@ def test_kokoros_folder_has_one_network_of_a_sane_size(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(kokoro, "_package", lambda name: None)
     with pytest.raises(KwsError, match="not there"):
-        kokoro._model(tmp_path / "none")
+        kokoro._network(tmp_path / "none")
     with pytest.raises(KwsError, match="network is not here"):
-        kokoro._model(tmp_path)
+        kokoro._network(tmp_path)
     (tmp_path / "a.onnx").write_bytes(bytes(9))
-    assert kokoro._model(tmp_path) == tmp_path / "a.onnx"
+    assert kokoro._network(tmp_path) == [tmp_path / "a.onnx"]
     assert "no speakers" in str(kokoro.missing(tmp_path))
     monkeypatch.setattr(kokoro, "MAX_MODEL_BYTES", 8)
     with pytest.raises(KwsError, match="too large"):
-        kokoro._model(tmp_path)
+        kokoro._network(tmp_path)
     (tmp_path / "b.onnx").write_bytes(b"")
     with pytest.raises(KwsError, match=r"several.*a\.onnx, b\.onnx"):
-        kokoro._model(tmp_path)
+        kokoro._network(tmp_path)
 
 
 def test_kokoro_knows_the_sounds_of_english():

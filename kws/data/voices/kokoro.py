@@ -83,7 +83,7 @@ _TERM = re.compile(r"([+-]?\d\.\d\d)\*([a-z][a-z0-9_]*)")
 
 def missing(folder: Path | None = None) -> KwsError | None:
     try:
-        _model(folder)
+        _network(folder)
         if not _style_files(folder):
             raise KwsError(
                 "Kokoro has no speakers. Expected voices-v1.0.bin, or files such as "
@@ -107,7 +107,8 @@ def start(folder: Path | None = None) -> Kokoro:
     """
     if (error := missing(folder)) is not None:
         raise error
-    return Kokoro(_model(folder), _styles(folder))
+    network = b"".join(file.read_bytes() for file in _network(folder))
+    return Kokoro(network, _styles(folder))
 
 
 def voices(
@@ -139,19 +140,18 @@ class Kokoro:
     """The network in onnxruntime, on one thread.
 
     Args:
-        model: An ONNX file, or its bytes.
+        model: An ONNX file's bytes.
         styles: Of each speaker, float32 [510, 256].
     """
 
-    def __init__(self, model: Path | bytes, styles: dict[str, np.ndarray]) -> None:
-        data = model if isinstance(model, bytes) else model.read_bytes()
+    def __init__(self, model: bytes, styles: dict[str, np.ndarray]) -> None:
         self.styles = styles
         try:
-            self._session = common.onnx_session(data)
+            self._session = common.onnx_session(model)
         except OSError as error:
             raise KwsError(f"Kokoro's network can't be used: {error}", MEND) from None
         self._linguist = espeak.start()
-        digest = hashlib.sha256(data).hexdigest()[:12]
+        digest = hashlib.sha256(model).hexdigest()[:12]
         self.version = f"model {digest}, {self._linguist.version}"
 
     def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
@@ -188,7 +188,8 @@ def _package(name: str) -> Path | None:
     return Path(places[0]) if places else None
 
 
-def _model(folder: Path | None) -> Path | bytes:
+def _network(folder: Path | None) -> list[Path]:
+    """The network's file, or files that are its parts."""
     if importlib.util.find_spec("onnxruntime") is None:
         raise KwsError(
             "Kokoro needs the Python package onnxruntime. Received: none",
@@ -207,7 +208,7 @@ def _model(folder: Path | None) -> Path | bytes:
                 f"Leave one of them in {folder}",
             )
         if found:
-            return _limited(found[0], MAX_MODEL_BYTES)
+            return [_limited(found[0], MAX_MODEL_BYTES)]
     places = [_package(name) for name in PARTS]
     parts = [place / "part.bin" for place in places if place is not None]
     if len(parts) < len(PARTS) or not all(part.is_file() for part in parts):
@@ -216,7 +217,7 @@ def _model(folder: Path | None) -> Path | bytes:
             f"folder with kokoro-v1.0.onnx. Received: {folder or 'neither'}",
             MEND,
         )
-    return b"".join(part.read_bytes() for part in parts)
+    return parts
 
 
 def _style_files(folder: Path | None) -> list[Path]:
