@@ -80,6 +80,23 @@ static void first_stage_radix2(const kws_feature_spec_t *spec, const int16_t *sa
  * Returns the next stage's twiddles. */
 KWS_ALWAYS_INLINE const int32_t *radix4_stage(int32_t *buffer, size_t points,
                                               size_t quarter, const int32_t *twiddles) {
+#if defined(__ARM_ARCH_6M__)
+  static const uint8_t places[3] = {6, 0, 3};
+  for (size_t i = 0; i < 3; i++) {
+    kws_m0_turns(buffer + 2 * quarter * (i + 1) + 2, twiddles + 9 + places[i],
+                 (int32_t)(points / quarter / 4), (int32_t)(32 * quarter),
+                 (int32_t)quarter - 1);
+  }
+  for (int32_t *a = buffer; a < buffer + 2 * points; a += 8 * quarter) {
+    for (size_t i = 1; i < 4; i++) {
+      int32_t *const value = a + 2 * i * quarter;
+      const kws_complex_t turned = kws_turn_by_0(value);
+      value[0] = turned.re;
+      value[1] = turned.im;
+    }
+    kws_m0_butterflies(a, (int32_t)(8 * quarter));
+  }
+#else
   for (size_t start = 0; start < points; start += 4 * quarter) {
     int32_t *a = buffer + 2 * start;
     const int32_t *const end = a + 2 * quarter;
@@ -93,6 +110,7 @@ KWS_ALWAYS_INLINE const int32_t *radix4_stage(int32_t *buffer, size_t points,
                  kws_turn(a + 4 * quarter, w, 1), kws_turn(a + 6 * quarter, w + 3, 1));
     }
   }
+#endif
   return twiddles + 9 * quarter;
 }
 
@@ -129,6 +147,9 @@ void kws_features_power(const kws_feature_spec_t *spec, int32_t *buffer) {
   const int32_t dc_r = buffer[0], dc_i = buffer[1];
   kws_features_store_power(buffer, dc_r + dc_i, 0);
   kws_features_store_power(buffer + 2 * points, dc_r - dc_i, 0);
+#if defined(__ARM_ARCH_6M__)
+  kws_m0_powers(buffer + 2, buffer + 2 * (points - 1), w + 2, buffer + points);
+#else
   for (size_t k = 1; k < points / 2; k++) {
     int32_t *a = buffer + 2 * k;
     int32_t *b = buffer + 2 * (points - k);
@@ -139,6 +160,7 @@ void kws_features_power(const kws_feature_spec_t *spec, int32_t *buffer) {
     kws_features_store_power(a, even_r + turned.im, even_i - turned.re);
     kws_features_store_power(b, even_r - turned.im, even_i + turned.re);
   }
+#endif
   kws_features_store_power(buffer + points, buffer[points], buffer[points + 1]);
 }
 
@@ -174,6 +196,20 @@ static inline int8_t log_int8(uint64_t value, const kws_feature_spec_t *spec) {
   return (int8_t)(scaled > INT8_MAX ? INT8_MAX : scaled);
 }
 
+/* The sums of one segment's bins. */
+#if defined(__ARM_ARCH_6M__)
+#define add_bins kws_m0_segment
+#else
+static inline void add_bins(const uint32_t *bins, const uint32_t *end,
+                            const uint32_t *weight, kws_segment_t *sum) {
+  for (; bins < end; bins += 2) {
+    const uint32_t low = bins[0], high = bins[1], w = *weight++;
+    sum->total += ((uint64_t)high << 32) | low;
+    sum->rising += kws_long_product(high, w) + (kws_long_product(low, w) >> 32);
+  }
+}
+#endif
+
 /* Mel triangles of peak 1 that meet at their feet: between two centres the falling
  * weight is 1 minus the rising one, so each bin is multiplied once. */
 void kws_features_mel(const kws_feature_spec_t *spec, const uint32_t *bins,
@@ -182,17 +218,15 @@ void kws_features_mel(const kws_feature_spec_t *spec, const uint32_t *bins,
   uint64_t previous_rising = 0;
   bins += 2 * (size_t)spec->first_bin;
   for (size_t segment = 0; segment <= spec->mel_bins; segment++) {
-    uint64_t rising = 0, total = 0;
-    for (size_t left = spec->segment_bins[segment]; left > 0; left--) {
-      const uint32_t low = bins[0], high = bins[1], w = *weight++;
-      bins += 2;
-      total += ((uint64_t)high << 32) | low;
-      rising += kws_long_product(high, w) + (kws_long_product(low, w) >> 32);
-    }
+    const size_t count = spec->segment_bins[segment];
+    kws_segment_t sum = {0, 0};
+    if (count > 0) add_bins(bins, bins + 2 * count, weight, &sum);
+    bins += 2 * count;
+    weight += count;
     if (segment > 0) {
-      out[segment - 1] = log_int8(previous_rising + (total - rising), spec);
+      out[segment - 1] = log_int8(previous_rising + (sum.total - sum.rising), spec);
     }
-    previous_rising = rising;
+    previous_rising = sum.rising;
   }
 }
 

@@ -36,6 +36,30 @@ void kws_features_power(const kws_feature_spec_t *spec, int32_t *buffer);
 void kws_features_mel(const kws_feature_spec_t *spec, const uint32_t *bins,
                       int8_t *out);
 
+/* Of a segment of the mel bank: all bins, and times their rising weights. */
+typedef struct {
+  uint64_t rising, total;
+} kws_segment_t;
+
+#if defined(__ARM_ARCH_6M__)
+/* kws_turn of small values: `count` twiddles, 9 words apart, for values that follow one
+ * another; each for as many of them as there are blocks, `step` bytes apart. */
+void kws_m0_turns(int32_t *values, const int32_t *twiddles, int32_t blocks,
+                  int32_t step, int32_t count);
+
+/* 4-point DFTs in place, the first of the four values halved: the values of one are
+ * `step` bytes apart, and as many follow one another. */
+void kws_m0_butterflies(int32_t *values, int32_t step);
+
+/* Bins k, up to `end`, and points - k of the power spectrum, from the complex FFT's. */
+void kws_m0_powers(int32_t *bins, int32_t *mirrored, const int32_t *twiddles,
+                   const int32_t *end);
+
+/* At least one bin. */
+void kws_m0_segment(const uint32_t *bins, const uint32_t *end, const uint32_t *weights,
+                    kws_segment_t *sums);
+#endif
+
 /* ---- Arithmetic ---- */
 
 /* log2 is kept in Q23. */
