@@ -29,9 +29,13 @@ extern "C" {
  * take eight at a time. */
 #define KWS_DELTA_COLUMNS(n) KWS_ROUND_UP(n, 8)
 
-/* On cores with SMLAD weights read by rows of their inputs have 128 added, modulo 256:
- * as unsigned bytes they fit the lanes of a multiplication. */
-#if KWS_WEIGHT_LAYOUT == KWS_LAYOUT_DSP
+/* From row to row of it; the last one is followed by as much as is missing to
+ * KWS_DELTA_COLUMNS. */
+#define KWS_DELTA_STRIDE(n) KWS_ROUND_UP(n, 4)
+
+/* But for Helium, weights read by rows of their inputs have 128 added, modulo 256: as
+ * unsigned bytes they fit the lanes of a multiplication. */
+#if KWS_WEIGHT_LAYOUT != KWS_LAYOUT_MVE
 #define KWS_DELTA_FLIP 0x80u
 #else
 #define KWS_DELTA_FLIP 0u
@@ -55,8 +59,9 @@ typedef struct {
   /* Its weights are for the dense kernel, which takes over while rows transmit so much
    * that it is cheaper; NULL where flash is dearer than that. */
   kws_fully_connected_t product;
-  /* int8 [inputs][KWS_DELTA_COLUMNS(outputs)], padded with zeros, every byte XOR
-   * KWS_DELTA_FLIP; 8-byte aligned (weight_layout.delta_layout). */
+  /* int8 [inputs][KWS_DELTA_STRIDE(outputs)], padded with zeros, every byte XOR
+   * KWS_DELTA_FLIP; 8-byte aligned (weight_layout.delta_layout). On a stream NULL, and
+   * the product has weights, where rows are dense or not at all. */
   const int8_t *columns;
   uint8_t threshold;  /* 0..255 */
   uint8_t dense_rows; /* 1.. */
@@ -86,20 +91,18 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
 
 /* ---- FULLY_CONNECTED on a stream, a row a step ---- */
 
-/* 4-byte aligned. What is held, its sums, the last outputs; with dense weights, also
- * the held row that the sums are of. */
-#define KWS_DELTA_STEP_STATE_BYTES(inputs, outputs)               \
-  (8 + 4 * KWS_DELTA_COLUMNS(outputs) + KWS_ROUND_UP(inputs, 4) + \
-   KWS_ROUND_UP(outputs, 4))
+/* 4-byte aligned. What is held, the last outputs; with columns, also its sums. */
 #define KWS_DELTA_STEP_DENSE_STATE_BYTES(inputs, outputs) \
-  (KWS_DELTA_STEP_STATE_BYTES(inputs, outputs) + KWS_ROUND_UP(inputs, 4))
+  (KWS_ROUND_UP(inputs, 4) + KWS_ROUND_UP(outputs, 4))
+#define KWS_DELTA_STEP_STATE_BYTES(inputs, outputs) \
+  (KWS_DELTA_STEP_DENSE_STATE_BYTES(inputs, outputs) + 4 * KWS_DELTA_COLUMNS(outputs))
 #define KWS_DELTA_STEP_SCRATCH_BYTES(inputs) \
   KWS_DELTA_LIST_BYTES(KWS_ROUND_UP(inputs, 4))
 
-/* The next row of a stream, x [inputs] -> y [outputs]. reset: 1 to forget what `state`
- * holds and transmit the row whole, else 0; p->dense_rows is not read. A row that
- * transmits nothing costs the comparisons, and its outputs are those of the row before.
- */
+/* The next row of a stream, x [inputs] -> y [outputs]: by its columns, or where it has
+ * none, by the dense kernel. reset: 1 to forget what `state` holds and transmit the row
+ * whole, else 0; p->dense_rows is not read. A row that transmits nothing costs the
+ * comparisons, and its outputs are those of the row before. */
 void kws_delta_step_s8(const kws_delta_fully_connected_t *p, const int8_t *x, int reset,
                        int8_t *y, void *state, void *scratch, uint32_t *sent);
 
@@ -114,27 +117,26 @@ int32_t kws_delta_hold_s8(const int8_t *x, int32_t n, int32_t threshold, int res
 typedef struct {
   kws_conv_2d_t conv; /* without padding */
   /* Its weights as those of kws_delta_fully_connected_t, a patch's elements being the
-   * inputs; NULL: it only skips steps. */
+   * inputs; the product's are NULL then. NULL: the other way round, it only skips
+   * steps. */
   const int8_t *columns;
-  uint16_t most;      /* moved elements up to which single ones are skipped */
-  uint8_t looks_back; /* steps without any after which the window is the one before */
+  uint8_t looks_back; /* steps without change after which the window is as before */
 } kws_delta_conv_2d_t;
 
 /* 4-byte aligned. All outputs; with columns, also the sums of each position and the
  * window [height * width * channels] that they are of. */
 #define KWS_DELTA_CONV_2D_STATE_BYTES(positions, outputs) \
-  (8 + KWS_ROUND_UP((positions) * (outputs), 4))
+  (4 + KWS_ROUND_UP((positions) * (outputs), 4))
 #define KWS_DELTA_CONV_2D_COLUMNS_STATE_BYTES(positions, outputs, window) \
   (KWS_DELTA_CONV_2D_STATE_BYTES(positions, outputs) +                    \
    4 * (positions) * KWS_DELTA_COLUMNS(outputs) + KWS_ROUND_UP(window, 4))
-/* With columns, at least; and KWS_CONV_2D_SCRATCH_BYTES(patch) at least. */
+/* With columns; without, KWS_CONV_2D_SCRATCH_BYTES(patch). */
 #define KWS_DELTA_CONV_2D_SCRATCH_BYTES(window, patch, filter_height) \
   (KWS_DELTA_LIST_BYTES(window) + KWS_DELTA_LIST_BYTES(patch) + 4 * (filter_height))
 
 /* The rows of a step, those that are kept of the past in front: x as kws_conv_2d_s8
  * takes it, all of whose rows are computed -> y. Windows are compared exactly, so the
- * bits are that kernel's; it runs where more than `most` elements have moved since the
- * step before. */
+ * bits are that kernel's. moved: elements that moved since the step before. */
 void kws_delta_conv_2d_step_s8(const kws_delta_conv_2d_t *p, const int8_t *x,
                                int32_t moved, int reset, int8_t *y, void *state,
                                void *scratch);

@@ -13,7 +13,8 @@
 
 /* Kernels with 16-bit sums take elements in groups: changes whose sizes add up to 255
  * at most, times weights of 128 at most, stay below 2^15. */
-#if defined(KWS_CORE_MVE) || (defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP))
+#if defined(KWS_CORE_MVE) || (defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP)) || \
+    defined(__ARM_ARCH_6M__)
 #define LARGEST_GROUP 255
 #else
 #define LARGEST_GROUP INT32_MAX
@@ -43,7 +44,7 @@ typedef struct {
 
 /* Lists element i. */
 static inline void put(const row_t *row, group_t *group, int32_t i, int32_t delta) {
-#if defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP)
+#if (defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP)) || defined(__ARM_ARCH_6M__)
   const int32_t offset = (int32_t)(intptr_t)(row->rows + i * row->stride);
 #else
   const int32_t offset = i * row->stride;
@@ -51,6 +52,8 @@ static inline void put(const row_t *row, group_t *group, int32_t i, int32_t delt
   *group->end++ = (kws_delta_change_t){offset, delta};
   group->sum += delta;
 }
+
+#if !defined(__ARM_ARCH_6M__) /* which has an encode of its own */
 
 /* Elements from row->at up to `end`, one by one. Returns 0 where the group is full. */
 static int encode_each(row_t *row, group_t *group, int32_t end) {
@@ -205,8 +208,36 @@ static int encode_most(row_t *row, group_t *group) {
 }
 
 #endif
+#endif
 
 /* The next group of a row. Returns 0 when it was the last. */
+#if defined(__ARM_ARCH_6M__)
+static int encode(row_t *row, group_t *group) {
+  const int8_t *const x = row->x;
+  int8_t *const held = row->held;
+  const int32_t n = row->n, threshold = row->threshold;
+  kws_delta_change_t *at = row->list;
+  int32_t i = row->at, size = 0, sum = 0;
+  for (; i < n; ++i) {
+    const int32_t value = x[i];
+    const int32_t delta = value - held[i];
+    const int32_t one = delta < 0 ? -delta : delta;
+    if (one <= threshold) continue;
+    if (one > LARGEST_GROUP - size) break;
+    held[i] = (int8_t)value;
+    at->offset = (int32_t)(intptr_t)(row->rows + i * row->stride);
+    at->delta = delta;
+    ++at;
+    size += one;
+    sum += delta;
+  }
+  row->at = i;
+  row->count += (int32_t)(at - row->list);
+  row->total += sum;
+  *group = (group_t){at, size, sum};
+  return i < n;
+}
+#else
 static int encode(row_t *row, group_t *group) {
   *group = (group_t){row->list, 0, 0};
   const int done = encode_most(row, group) && encode_each(row, group, row->n);
@@ -214,6 +245,7 @@ static int encode(row_t *row, group_t *group) {
   row->total += group->sum;
   return !done;
 }
+#endif
 
 /* The same without a list, from the row held before to a row of its own, which may be
  * where that is. Returns the number of changes. */
@@ -417,6 +449,114 @@ static inline __attribute__((always_inline)) void add_changes(int32_t *sums,
         : "lr", "q7", "memory");
     add_8(sums, sum0);
   }
+}
+
+#elif defined(__ARM_ARCH_6M__)
+
+/* kws_m0_add_changes, the twin of kws_dsp_add_changes: one MULS makes two products, and
+ * a word of four weights needs only its odd bytes taken out. Times a change, the word
+ * as it is adds up the even columns' lanes and 2^8 times the odd ones', which are taken
+ * away at the end: all modulo 2^32.
+ *   r0 list, r1 address, r2 r3 weights, r4 change, r5 mask; words and odd lanes of 16
+ *   columns: r6 r7, r8 r9, r10 r11, r12 lr; on the stack: r8-r11, then the arguments */
+#define FOUR_COLUMNS(words, odd) \
+  "  ldmia r1!, {r2}\n"          \
+  "  lsrs r3, r2, #8\n"          \
+  "  ands r3, r5\n"              \
+  "  muls r2, r4, r2\n"          \
+  "  muls r3, r4, r3\n"          \
+  "  add " words                 \
+  ", r2\n"                       \
+  "  add " odd ", r3\n"
+#define NEXT_CHANGE      \
+  "  stmia r0!, {r1}\n"  \
+  "  adds r0, #4\n"      \
+  "  ldr r4, [r0, #4]\n" \
+  "  cmp r4, #0\n"
+#define FOUR_SUMS(words, odd)                                                     \
+  "  mov r1, " words                                                              \
+  "\n"                                                                            \
+  "  mov r4, " odd                                                                \
+  "\n"                                                                            \
+  "  lsls r2, r4, #8\n"                                                           \
+  "  subs r3, r1, r2\n"                                                           \
+  "  sxth r1, r3\n"                                                               \
+  "  subs r3, r3, r1\n"                                                           \
+  "  asrs r3, r3, #16\n"                                                          \
+  "  sxth r2, r4\n"                                                               \
+  "  subs r4, r4, r2\n"                                                           \
+  "  asrs r4, r4, #16\n" ADD_SUM("r1", "0") ADD_SUM("r2", "4") ADD_SUM("r3", "8") \
+      ADD_SUM("r4", "12") "  stmia r0!, {r1, r2, r3, r4}\n"
+#define ADD_SUM(to, at) \
+  "  ldr r5, [r0, #" at \
+  "]\n"                 \
+  "  adds " to ", " to ", r5\n"
+
+__asm(
+    "  .syntax unified\n"
+    "  .thumb\n"
+    "  .pushsection .text.kws_m0_add_changes, \"ax\", %progbits\n"
+    "  .align 2\n"
+    "  .global kws_m0_add_changes\n"
+    "  .type kws_m0_add_changes, %function\n"
+    "  .thumb_func\n"
+    "kws_m0_add_changes:\n"
+    "  push {r0-r7, lr}\n" /* sums, list, columns, start */
+    "  mov r4, r8\n"
+    "  mov r5, r9\n"
+    "  mov r6, r10\n"
+    "  mov r7, r11\n"
+    "  push {r4-r7}\n"
+    "1:\n"
+    "  movs r5, #255\n"
+    "  lsls r0, r5, #16\n"
+    "  orrs r5, r0\n"
+    "  ldr r7, [sp, #28]\n"
+    "  lsls r6, r7, #8\n"
+    "  adds r6, r6, r7\n"
+    "  mov r8, r6\n"
+    "  mov r9, r7\n"
+    "  ldr r0, [sp, #20]\n"
+    "  ldr r4, [r0, #4]\n"
+    "  ldr r2, [sp, #24]\n"
+    "  subs r2, #16\n"
+    "  blt 4f\n"
+    "  str r2, [sp, #24]\n"
+    "  mov r10, r6\n"
+    "  mov r11, r7\n"
+    "  mov r12, r6\n"
+    "  mov lr, r7\n"
+    "2:\n"
+    "  ldr r1, [r0]\n" FOUR_COLUMNS("r6", "r7") FOUR_COLUMNS("r8", "r9")
+        FOUR_COLUMNS("r10", "r11") FOUR_COLUMNS("r12", "lr") NEXT_CHANGE
+    "  bne 2b\n"
+    "  ldr r0, [sp, #16]\n" FOUR_SUMS("r6", "r7") FOUR_SUMS("r8", "r9")
+        FOUR_SUMS("r10", "r11") FOUR_SUMS("r12", "lr")
+    "  str r0, [sp, #16]\n"
+    "  b 1b\n"
+    "4:\n"
+    "  adds r2, #8\n"
+    "  blt 6f\n"
+    "5:\n"
+    "  ldr r1, [r0]\n" FOUR_COLUMNS("r6", "r7") FOUR_COLUMNS("r8", "r9") NEXT_CHANGE
+    "  bne 5b\n"
+    "  ldr r0, [sp, #16]\n" FOUR_SUMS("r6", "r7") FOUR_SUMS("r8", "r9")
+    "6:\n"
+    "  pop {r4-r7}\n"
+    "  mov r8, r4\n"
+    "  mov r9, r5\n"
+    "  mov r10, r6\n"
+    "  mov r11, r7\n"
+    "  pop {r0-r7, pc}\n"
+    "  .size kws_m0_add_changes, . - kws_m0_add_changes\n"
+    "  .popsection\n");
+
+static inline void add_changes(int32_t *sums, const int8_t *rows, int32_t columns,
+                               kws_delta_change_t *list, const group_t *group) {
+  (void)rows; /* the list has addresses */
+  if (group->end == list) return;
+  *group->end = (kws_delta_change_t){0, 0};
+  kws_m0_add_changes(sums, list, columns, (uint32_t)(-128 * group->sum) * 0x10001u);
 }
 
 #else
@@ -718,11 +858,13 @@ static void finish_each(const finish_t *f, const int32_t *sums, int32_t n, int8_
   finish_any(f, sums, 0, n, y, step);
 }
 
+#if !defined(__ARM_ARCH_6M__)
 static int32_t finish_plain(const finish_t *f, const int32_t *sums, int32_t n,
                             int8_t *y) {
   finish_any(f, sums, 0, n, y, 1);
   return n;
 }
+#endif
 
 static void finish_all(const finish_t *f, const int32_t *sums, int32_t correction,
                        int32_t n, int8_t *y) {
@@ -841,8 +983,10 @@ static int32_t sparse_block(const kws_delta_fully_connected_t *p,
                            product->activation_min,
                            product->activation_max,
                            *s->common};
-  const row_t first = {
-      .n = inputs, .rows = p->columns, .stride = columns, .list = list};
+  const row_t first = {.n = inputs,
+                       .rows = p->columns,
+                       .stride = KWS_DELTA_STRIDE(outputs),
+                       .list = list};
   int32_t sent = 0;
   if (*s->behind) {
     row_t change = first;
@@ -904,87 +1048,41 @@ void kws_delta_fully_connected_s8(const kws_delta_fully_connected_t *p, const in
 
 /* ---- FULLY_CONNECTED on a stream ---- */
 
-/* Whether the dense kernel is cheaper for a single row of which so much is transmitted:
- * tools/bench_delta.py. On Helium the number counts, elsewhere the share. */
-static inline int is_step_dense(int32_t count, int32_t inputs) {
-#if defined(KWS_CORE_MVE)
-  (void)inputs;
-  return count > 12;
+/* On an M0+ kws_m0_finish adds the biases; elsewhere sums begin with them. */
+#if defined(__ARM_ARCH_6M__)
+#define BIAS_FIRST 0
 #else
-  return 64 * count > 25 * inputs;
+#define BIAS_FIRST 1
 #endif
-}
 
-/* Bringing sums that are behind up to date costs more than a dense row, so the dense
- * kernel goes on until there were as many cheap steps, less one. */
-#define CALM 4
-
-/* What it keeps from step to step. */
-typedef struct {
-  /* 0: the sums are those of the held row. Else steps were done by the dense kernel
-   * since they were, and 1: it was not needed for so long that they may catch up. */
-  int32_t *behind;
-  int32_t *recent; /* transmitted elements of the last step */
-  int32_t *sums;
-  int8_t *held;
-  int8_t *outputs; /* of the last step */
-  int8_t *summed;  /* the held row that the sums are of, while they are behind */
-} stream_layer_t;
-
-static stream_layer_t stream_layer_of(const kws_fully_connected_t *p, void *state) {
-  int32_t *words = state;
-  int32_t *sums = words + 2;
-  int8_t *held = (int8_t *)(sums + KWS_DELTA_COLUMNS(p->outputs));
-  int8_t *outputs = held + KWS_ROUND_UP(p->inputs, 4);
-  return (stream_layer_t){words, words + 1, sums,
-                          held,  outputs,   outputs + KWS_ROUND_UP(p->outputs, 4)};
-}
-
-static void stream_start(const kws_fully_connected_t *p, const stream_layer_t *s) {
-  *s->behind = 0;
-  *s->recent = p->inputs; /* the first row is transmitted whole */
-  memset(s->held, 0, (size_t)p->inputs);
-  memset(s->sums, 0, 4 * (size_t)KWS_DELTA_COLUMNS(p->outputs));
-  for (int32_t o = 0; o < p->outputs; ++o) s->sums[place(o)] = p->bias[o];
-}
-
-/* Encodes a row and brings the sums up to it. Returns what was transmitted. */
-static int32_t stream_sums(const kws_delta_fully_connected_t *p,
-                           const stream_layer_t *s, const int8_t *x, int32_t threshold,
-                           kws_delta_change_t *list) {
-  const int32_t columns = KWS_DELTA_COLUMNS(p->product.outputs);
-  row_t row = {.x = x,
-               .held = s->held,
-               .n = p->product.inputs,
-               .threshold = threshold,
-               .rows = p->columns,
-               .stride = columns,
-               .list = list};
-  if (*s->behind) {
-    row_t missed = row;
-    missed.x = s->held;
-    missed.held = s->summed;
-    missed.threshold = 0;
-    encode_and_add(&missed, s->sums, columns);
-    *s->behind = 0;
-  }
-  return encode_and_add(&row, s->sums, columns);
+static void start_sums(const kws_fully_connected_t *p, int32_t *sums) {
+  memset(sums, 0, 4 * (size_t)KWS_DELTA_COLUMNS(p->outputs));
+  for (int32_t o = 0; BIAS_FIRST && o < p->outputs; ++o) sums[place(o)] = p->bias[o];
 }
 
 /* The outputs from the sums. */
 static void stream_finish(const kws_fully_connected_t *p, const int32_t *sums,
                           int8_t *y) {
+  int32_t o = 0;
+#if defined(__ARM_ARCH_6M__)
+  if (p->ordinary) {
+    kws_m0_finish(sums, p->bias, p->multiplier, p->shift, p->outputs,
+                  2 * p->output_zero_point + 1, y, 1);
+    return;
+  }
+#else
   const finish_t finish = {.multiplier = p->multiplier,
                            .shift = p->shift,
                            .each = 1,
                            .zero_point = p->output_zero_point,
                            .low = p->activation_min,
                            .high = p->activation_max};
-  for (int32_t o = p->ordinary ? finish_plain(&finish, sums, p->outputs, y) : 0;
-       o < p->outputs; ++o) {
+  if (p->ordinary) o = finish_plain(&finish, sums, p->outputs, y);
+#endif
+  for (; o < p->outputs; ++o) {
+    const int32_t sum = sums[place(o)] + (BIAS_FIRST ? 0 : p->bias[o]);
     const int32_t value =
-        kws_requantize(sums[place(o)], p->multiplier[o], p->shift[o]) +
-        p->output_zero_point;
+        kws_requantize(sum, p->multiplier[o], p->shift[o]) + p->output_zero_point;
     y[o] = (int8_t)kws_clamp(value, p->activation_min, p->activation_max);
   }
 }
@@ -992,26 +1090,32 @@ static void stream_finish(const kws_fully_connected_t *p, const int32_t *sums,
 void kws_delta_step_s8(const kws_delta_fully_connected_t *p, const int8_t *x, int reset,
                        int8_t *y, void *state, void *scratch, uint32_t *sent) {
   const kws_fully_connected_t *product = &p->product;
-  const stream_layer_t layer = stream_layer_of(product, state);
+  const int32_t inputs = product->inputs;
   const int32_t threshold = reset ? 0 : p->threshold;
+  int8_t *held = state;
+  int8_t *outputs = held + KWS_ROUND_UP(inputs, 4); /* of the last step */
   int32_t count;
-  if (reset) stream_start(product, &layer);
-  const int much = is_step_dense(*layer.recent, product->inputs);
-  if (product->weights != NULL && (much || *layer.behind > 1)) {
-    if (!*layer.behind) memcpy(layer.summed, layer.held, (size_t)product->inputs);
-    *layer.behind = much ? CALM : *layer.behind - 1;
-    count = hold(x, layer.held, layer.held, product->inputs, threshold);
+  if (reset) memset(held, 0, (size_t)inputs);
+  if (p->columns == NULL) {
+    count = hold(x, held, held, inputs, threshold);
     if (count > 0 || reset) {
-      kws_fully_connected_s8(product, layer.held, 1, layer.outputs, scratch);
+      kws_fully_connected_s8(product, held, 1, outputs, scratch);
     }
   } else {
-    count = stream_sums(p, &layer, x, threshold, scratch);
-    if (count > 0 || reset) stream_finish(product, layer.sums, layer.outputs);
+    int32_t *sums = (int32_t *)(outputs + KWS_ROUND_UP(product->outputs, 4));
+    row_t row = {.x = x,
+                 .held = held,
+                 .n = inputs,
+                 .threshold = threshold,
+                 .rows = p->columns,
+                 .stride = KWS_DELTA_STRIDE(product->outputs),
+                 .list = scratch};
+    if (reset) start_sums(product, sums);
+    count = encode_and_add(&row, sums, KWS_DELTA_COLUMNS(product->outputs));
+    if (count > 0 || reset) stream_finish(product, sums, outputs);
   }
-  if (reset) count = product->inputs;
-  *layer.recent = count;
-  *sent += (uint32_t)count;
-  memcpy(y, layer.outputs, (size_t)product->outputs);
+  *sent += (uint32_t)(reset ? inputs : count);
+  memcpy(y, outputs, (size_t)product->outputs);
 }
 
 int32_t kws_delta_hold_s8(const int8_t *x, int32_t n, int32_t threshold, int reset,
@@ -1028,7 +1132,6 @@ int32_t kws_delta_hold_s8(const int8_t *x, int32_t n, int32_t threshold, int res
 /* What it keeps from step to step. */
 typedef struct {
   int32_t *still;  /* steps in which nothing moved, the last ones */
-  int32_t *behind; /* as above: the outputs are the dense kernel's */
   int8_t *outputs; /* of the last step */
   int32_t *sums;   /* of each position */
   int8_t *window;  /* that they are of */
@@ -1036,28 +1139,13 @@ typedef struct {
 
 static stream_conv_t stream_conv_of(const kws_conv_2d_t *p, void *state) {
   const int32_t positions = p->output_height * p->output_width;
-  int32_t *words = state;
-  int8_t *outputs = (int8_t *)(words + 2);
+  int32_t *still = state;
+  int8_t *outputs = (int8_t *)(still + 1);
   int32_t *sums =
       (int32_t *)(outputs + KWS_ROUND_UP(positions * p->product.outputs, 4));
   return (stream_conv_t){
-      words, words + 1, outputs, sums,
+      still, outputs, sums,
       (int8_t *)(sums + positions * KWS_DELTA_COLUMNS(p->product.outputs))};
-}
-
-static void stream_conv_start(const kws_conv_2d_t *p, const stream_conv_t *s,
-                              int32_t window) {
-  const kws_fully_connected_t *product = &p->product;
-  const int32_t columns = KWS_DELTA_COLUMNS(product->outputs);
-  const int32_t all = p->output_height * p->output_width * columns;
-  *s->behind = 1;
-  memset(s->window, 0, (size_t)window);
-  memset(s->sums, 0, 4 * (size_t)all);
-  for (int32_t i = 0; i < all; i += columns) {
-    for (int32_t o = 0; o < product->outputs; ++o) {
-      s->sums[i + place(o)] = product->bias[o];
-    }
-  }
 }
 
 /* Lists where two windows of n bytes differ, in order, and an end; before becomes x. */
@@ -1093,7 +1181,7 @@ static int32_t add_segment(position_t *to, const kws_delta_change_t *at, int32_t
                            int32_t tap) {
   const kws_delta_change_t *const first = at;
   const row_t row = {.rows = to->p->columns,
-                     .stride = KWS_DELTA_COLUMNS(to->p->conv.product.outputs)};
+                     .stride = KWS_DELTA_STRIDE(to->p->conv.product.outputs)};
   for (; at->offset < end; ++at) {
     const int32_t size = at->delta < 0 ? -at->delta : at->delta;
     if (size > LARGEST_GROUP - to->group.size) add_position(to);
@@ -1105,8 +1193,9 @@ static int32_t add_segment(position_t *to, const kws_delta_change_t *at, int32_t
 
 /* All positions, from where the window differs from the one before. */
 static void sparse_conv(const kws_delta_conv_2d_t *p, const stream_conv_t *s,
-                        const int8_t *x, int32_t window, void *scratch) {
+                        const int8_t *x, int reset, void *scratch) {
   const kws_conv_2d_t *conv = &p->conv;
+  const int32_t window = conv->input_height * conv->input_width * conv->input_channels;
   const int32_t outputs = conv->product.outputs;
   const int32_t segment = conv->filter_width * conv->input_channels;
   const int32_t pitch = conv->input_width * conv->input_channels;
@@ -1114,6 +1203,7 @@ static void sparse_conv(const kws_delta_conv_2d_t *p, const stream_conv_t *s,
   int32_t *next = (int32_t *)(list + conv->product.inputs + 1); /* in each row */
   position_t to = {p, s->sums, list, {list, 0, 0}};
   int8_t *y = s->outputs;
+  if (reset) memset(s->window, 0, (size_t)window);
   differences(x, s->window, window, changes);
   for (int32_t v = 0; v < conv->output_height; ++v) {
     const int32_t top = v * conv->stride_height * pitch;
@@ -1123,7 +1213,8 @@ static void sparse_conv(const kws_delta_conv_2d_t *p, const stream_conv_t *s,
     }
     for (int32_t h = 0; h < conv->output_width; ++h) {
       int32_t at = top + h * conv->stride_width * conv->input_channels;
-      int32_t count = *s->behind != 0;
+      int32_t count = reset;
+      if (reset) start_sums(&conv->product, to.sums);
       for (int32_t r = 0; r < conv->filter_height; ++r, at += pitch) {
         while (changes[next[r]].offset < at) ++next[r];
         count += add_segment(&to, changes + next[r], at + segment, r * segment - at);
@@ -1134,7 +1225,6 @@ static void sparse_conv(const kws_delta_conv_2d_t *p, const stream_conv_t *s,
       y += outputs;
     }
   }
-  *s->behind = 0;
 }
 
 void kws_delta_conv_2d_step_s8(const kws_delta_conv_2d_t *p, const int8_t *x,
@@ -1142,18 +1232,14 @@ void kws_delta_conv_2d_step_s8(const kws_delta_conv_2d_t *p, const int8_t *x,
                                void *scratch) {
   const kws_conv_2d_t *conv = &p->conv;
   const stream_conv_t s = stream_conv_of(conv, state);
-  const int32_t window = conv->input_height * conv->input_width * conv->input_channels;
   const size_t size =
       (size_t)(conv->output_height * conv->output_width * conv->product.outputs);
-  if (reset && p->columns != NULL) stream_conv_start(conv, &s, window);
   *s.still = reset || moved > 0 ? 0 : kws_min(*s.still + 1, p->looks_back);
   if (*s.still < p->looks_back) {
-    const int much = moved > p->most;
-    if (p->columns != NULL && !much && *s.behind <= 1) {
-      sparse_conv(p, &s, x, window, scratch);
+    if (p->columns != NULL) {
+      sparse_conv(p, &s, x, reset, scratch);
     } else {
       kws_conv_2d_s8(conv, x, 0, conv->output_height, s.outputs, scratch);
-      if (p->columns != NULL) *s.behind = much ? CALM : *s.behind - 1;
     }
   }
   memcpy(y, s.outputs, size);

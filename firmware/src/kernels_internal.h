@@ -2,6 +2,7 @@
 #ifndef KWS_KERNELS_INTERNAL_H
 #define KWS_KERNELS_INTERNAL_H
 
+#include "kws_delta.h"
 #include "kws_kernels.h"
 
 /* Zero point of SOFTMAX's output, fixed by TFLite. */
@@ -104,6 +105,21 @@ static inline int32_t kws_saturate(int32_t value) {
 #endif
 }
 
+#endif
+
+#if defined(__ARM_ARCH_6M__)
+/* TFLM's requantisation of sums[i] + bias[i], count of them, which are below 2^23 in
+ * magnitude, for shifts to the right, saturated; rounding = 2 * zero point + 1. */
+void kws_m0_finish(const int32_t *sums, const int32_t *bias, const int32_t *multiplier,
+                   const int8_t *shift, int32_t count, int32_t rounding, int8_t *y,
+                   int32_t y_step);
+
+/* sums[c] += what the list adds, which ends with a change of 0; columns is a multiple
+ * of 8. Rows of weights have 128 added (KWS_DELTA_FLIP): `start` takes away what that
+ * makes, -128 times the sum of the changes, in both 16-bit halves; sizes of changes add
+ * up to 255 at most. Changes list[].offset, an address, to that behind the columns. */
+void kws_m0_add_changes(int32_t *sums, kws_delta_change_t *list, int32_t columns,
+                        uint32_t start);
 #endif
 
 /* One pixel of DEPTHWISE_CONV_2D: tap i of channel c reads taps[i][c]. */

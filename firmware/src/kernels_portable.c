@@ -168,14 +168,9 @@ static int8_t finish_output(const kws_fully_connected_t *p, int32_t output,
 
 #if defined(__ARM_ARCH_6M__)
 
-/* finish_sum of sums[i] + bias[i], count of them, which are below 2^23 in magnitude;
- * assembly because compilers spill half of it.
+/* Assembly because compilers spill half of it.
  *   r0 sums, r1 biases, r2 multipliers, r3 shifts, r4 sum, r5-r7 of a product,
  *   r8 y, r9 its step, r10 rounding, r11 2^14, r12 the sums' end */
-void kws_m0_finish(const int32_t *sums, const int32_t *bias, const int32_t *multiplier,
-                   const int8_t *shift, int32_t count, int32_t rounding, int8_t *y,
-                   int32_t y_step);
-
 __asm(
     "  .syntax unified\n"
     "  .thumb\n"
@@ -405,6 +400,85 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a
   }
 }
 
+#if defined(__ARM_ARCH_6M__)
+
+/* As a delta encoding's products: what is added for each element of a row of `a` is its
+ * difference to the zero point. A block of columns at a time, flipped. */
+
+enum { CHANGES = 16 };
+
+/* n rows of 16 columns, of which `count` are there. */
+static void flip_columns(const int8_t *b, int32_t b_stride, int32_t n, int32_t count,
+                         int8_t *to) {
+  const int words = count == BLOCK && (((uintptr_t)b | (uint32_t)b_stride) & 3) == 0;
+  for (; n > 0; --n, b += b_stride, to += BLOCK) {
+    if (words) {
+      const uint32_t *from = __builtin_assume_aligned(b, 4);
+      uint32_t *flipped = __builtin_assume_aligned(to, 4);
+      for (int32_t i = 0; i < BLOCK / 4; ++i) flipped[i] = from[i] ^ 0x80808080u;
+    } else {
+      for (int32_t i = 0; i < BLOCK; ++i) {
+        to[i] = (int8_t)((i < count ? (uint8_t)b[i] : 0u) ^ KWS_DELTA_FLIP);
+      }
+    }
+  }
+}
+
+/* sums += a row of `a` less its zero point, times the columns. Returns the sum of that.
+ */
+static int32_t add_row(const int8_t *a, int32_t zero_point, int32_t inner,
+                       const int8_t *columns, int32_t *sums) {
+  kws_delta_change_t list[CHANGES + 1];
+  int32_t all = 0;
+  for (int32_t i = 0; i < inner;) {
+    kws_delta_change_t *at = list;
+    int32_t size = 0, sum = 0;
+    for (; i < inner && at < list + CHANGES; ++i) {
+      const int32_t delta = a[i] - zero_point;
+      const int32_t larger = size + (delta < 0 ? -delta : delta);
+      if (larger > 255) break;
+      if (delta == 0) continue;
+      *at++ = (kws_delta_change_t){(int32_t)(intptr_t)(columns + i * BLOCK), delta};
+      size = larger;
+      sum += delta;
+    }
+    at->delta = 0;
+    if (at == list) continue;
+    kws_m0_add_changes(sums, list, BLOCK, (uint32_t)(-128 * sum) * 0x10001u);
+    all += sum;
+  }
+  return all;
+}
+
+void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
+                                 int32_t a_stride, const int8_t *b, int32_t b_stride,
+                                 int32_t m, int32_t n, int32_t inner, int8_t *y,
+                                 int32_t y_stride, void *scratch) {
+  const int32_t multiplier = p->multiplier, shift = p->shift;
+  const int32_t rounding = 2 * p->output_zero_point + 1;
+  /* 2^14 products of 255 * 255 stay below 2^30. */
+  const int common =
+      shift < 0 && p->activation_min == INT8_MIN && p->activation_max == INT8_MAX;
+  for (int32_t c = 0; c < n; c += BLOCK) {
+    const int32_t count = kws_min(n - c, BLOCK);
+    flip_columns(b + c, b_stride, inner, count, scratch);
+    for (int32_t r = 0; r < m; ++r) {
+      int32_t sums[BLOCK] = {0};
+      const int32_t total =
+          add_row(a + r * a_stride, p->a_zero_point, inner, scratch, sums);
+      const int32_t constant = -p->b_zero_point * total;
+      int8_t *to = y + r * y_stride + c;
+      for (int32_t i = 0; i < count; ++i) {
+        const int32_t sum = sums[i] + constant;
+        to[i] = common ? finish_sum(sum, multiplier, shift, rounding)
+                       : finish_product(p, sum);
+      }
+    }
+  }
+}
+
+#else
+
 /* A block of columns at a time is laid as rows. */
 void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
                                  int32_t a_stride, const int8_t *b, int32_t b_stride,
@@ -428,6 +502,8 @@ void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
     }
   }
 }
+
+#endif
 
 /* ---- Attention ---- */
 

@@ -321,9 +321,18 @@ def _product(
     model: Model, node: Node, weights: np.ndarray, pairs: list[tuple[int, int]]
 ) -> dict[str, object]:
     """The fields of a kws_fully_connected_t."""
+    return _product_of(model, node, weights, pairs, _dense(model, weights))
+
+
+def _dense(model: Constants, weights: np.ndarray) -> str:
+    """The symbol of weights for the dense kernel."""
     laid_out = np.frombuffer(weight_layout.layout(weights, model.core), np.int8)
-    symbol = model.constant("weights", laid_out)
-    return _product_of(model, node, weights, pairs, symbol)
+    return model.constant("weights", laid_out)
+
+
+def _columns(model: Constants, weights: np.ndarray) -> str:
+    """The symbol of weights for the sparse kernels."""
+    return model.constant("columns", weight_layout.delta_layout(weights, model.core))
 
 
 def _product_of(
@@ -415,13 +424,11 @@ def delta_fully_connected_struct(model: Constants, node: Node) -> str:
     pairs = qm.fully_connected_multipliers(
         node.input(0).scale, weights.quantization.scales, node.output.scale
     )
-    columns = model.constant(
-        "columns", weight_layout.delta_layout(weights.data, model.core)
-    )
-    dense = "NULL"
+    columns = dense = "NULL"
+    if not (note.keeps_dense and note.whole_steps):
+        columns = _columns(model, weights.data)
     if note.keeps_dense:
-        laid_out = weight_layout.layout(weights.data, model.core)
-        dense = model.constant("weights", np.frombuffer(laid_out, np.int8))
+        dense = _dense(model, weights.data)
     return model.struct(
         "kws_delta_fully_connected_t",
         {
@@ -512,12 +519,14 @@ def _convolve(model: Model, node: Node, kernel: str, struct: str) -> list[str]:
 
 def _conv_2d(model: Model, node: Node) -> list[str]:
     pairs, matrix = _conv_pairs(node), operators.weight_matrix(node)
+    singly = node.options.get("singly", False)
+    weights = "NULL" if singly else _dense(model, matrix)
     fields: dict[str, object] = {
         **_window(node),
         "input_channels": node.input(0).shape[3],
         "dilation_height": 1,
         "dilation_width": 1,
-        "product": _product(model, node, matrix, pairs),
+        "product": _product_of(model, node, matrix, pairs, weights),
     }
     hold = node.options.get("moved")
     if hold is None:
@@ -525,18 +534,11 @@ def _conv_2d(model: Model, node: Node) -> list[str]:
         return _convolve(model, node, "kws_conv_2d_s8", struct)
     note = delta.note(hold)
     assert note is not None
-    columns, most = "NULL", 0
-    if node.options["singly"]:
-        columns = model.constant(
-            "columns", weight_layout.delta_layout(matrix, model.core)
-        )
-        most = int(note.moved * hold.output.elements)
     struct = model.struct(
         "kws_delta_conv_2d_t",
         {
             "conv": fields,
-            "columns": columns,
-            "most": most,
+            "columns": _columns(model, matrix) if singly else "NULL",
             "looks_back": node.options["looks_back"],
         },
     )

@@ -20,9 +20,10 @@ class Note:
         steps: Tensor kind -> threshold in int8 steps, for those that this node reads;
             -1: not encoded.
         dense_rows: Rows at the start that are transmitted whole.
-        keeps_dense: A dense layer's weights are there for the dense kernel too.
-        moved: Of what convolutions read: share of elements that moved, up to which
-            single ones are skipped.
+        keeps_dense: Weights are there for the dense kernel too; on a stream for that
+            alone.
+        window: Of a convolution: inputs of a window from which on single elements are
+            skipped; 0: never.
         whole_steps: Where what is held lives from step to step of a stream: steps
             after a reset that are transmitted whole, at least 1; 0: it lives for a run.
     """
@@ -31,7 +32,7 @@ class Note:
     steps: dict[str, int]
     dense_rows: int
     keeps_dense: bool
-    moved: float = 0.0
+    window: int = 0
     whole_steps: int = 0
 
 

@@ -592,12 +592,10 @@ def _scratch_fully_connected(node: Node) -> int:
 
 def _scratch_conv(node: Node) -> int:
     patch = math.prod(node.input(1).shape[1:])
-    dense = weight_layout.conv_2d_scratch_bytes(patch)
     if node.options.get("singly"):
         window, height = node.input(0).elements, node.input(1).shape[1]
-        sparse = weight_layout.delta_conv_2d_scratch_bytes(window, patch, height)
-        return max(dense, sparse)
-    return dense
+        return weight_layout.delta_conv_2d_scratch_bytes(window, patch, height)
+    return weight_layout.conv_2d_scratch_bytes(patch)
 
 
 def _scratch_depthwise_conv(node: Node) -> int:

@@ -232,7 +232,7 @@ def _convolved(graph: Graph, shape: Shape) -> list[Product]:
     rows at a time as make a token. The convolution behind has it as options["held"].
 
     An element is in several windows, those at the edges in fewer: `macs` is the mean; 0
-    where windows are too small for single elements to be skipped.
+    where windows are too small for every core to skip single elements.
     """
     found = []
     source = graph.input
@@ -243,7 +243,7 @@ def _convolved(graph: Graph, shape: Shape) -> list[Product]:
             raise unknown(reader)
         window = operators.weight_matrix(node).shape[1]
         product = _product(0, Part(kind, role, reader), shape)
-        if window >= weight_layout.DELTA_CONV_2D_INPUTS:
+        if window >= weight_layout.DELTA_CONV_2D_COUNTED:
             macs = round(node.output.elements * window / source.elements)
             product = dataclasses.replace(product, macs=macs)
         node.options = {**node.options, "held": product}
@@ -365,7 +365,7 @@ def mark(graph: Graph, thresholds: Thresholds, products: Products, core: str) ->
                 steps,
                 mine[0].dense_rows,
                 core in weight_layout.DELTA_KEEPS_DENSE,
-                weight_layout.DELTA_CONV_2D_CROSSOVER[core],
+                weight_layout.DELTA_CONV_2D_INPUTS.get(core, 0),
             )
             node.options = {**node.options, "delta": item}
             _check(node, item, mine[0].rows)

@@ -250,11 +250,18 @@ class _Derivation:
             return time
         table = node.options.get("table")
         if table is None:
-            table = passes.element_table(node, [list(range(-128, 128))])
+            identity = list(range(-128, 128))
+            constants = [t.data for t in node.inputs if t is not None]
+            sides = [identity if c is None else int(c.flat[0]) for c in constants]
+            table = passes.element_table(node, sides)
         return replace(time, value=int(table[time.value + 128]))
 
     def _two_sided(self, node: Node, times: list[Time | None]) -> None:
         known = [time for time in times if time is not None]
+        others = [t for t, time in zip(node.inputs, times, strict=True) if time is None]
+        if len(known) == 1 and all(t is not None and t.elements == 1 for t in others):
+            self._keep(node, self._mapped(node, known[0]))
+            return
         if any(time.pad or time != known[0] for time in known):
             raise self._refuse(node, "adds tensors of different times")
         for tensor, time in zip(node.inputs, times, strict=True):
@@ -402,7 +409,7 @@ class _Derivation:
         outputs, patch = operators.weight_matrix(node).shape
         note = delta.note(hold)
         assert note is not None
-        singly = note.moved > 0 and held.macs > 0
+        singly = 0 < note.window <= patch
         size = weight_layout.delta_conv_2d_state_bytes(
             node.output.elements // outputs,
             outputs,

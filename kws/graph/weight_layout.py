@@ -23,17 +23,18 @@ CONV_2D_BLOCK = 12
 # Rows between two choices of a delta product's kernel (KWS_DELTA_BLOCK).
 DELTA_BLOCK = 6
 
-# Cores whose dense layers with thresholds keep weights for the dense kernel too. Helium
-# is cheaper dense from 16 % transmitted (docs/delta.md). On the others the dense kernel
-# wins where more than a third is transmitted (docs/delta.md), and they have less flash.
+# Cores whose dense layers with thresholds keep weights for the dense kernel too; on a
+# stream for that alone, and a row is computed dense or not at all. Helium is cheaper
+# dense from 16 % transmitted (docs/delta.md). The others have less flash: with
+# thresholds they keep the sparse kernels' weights alone.
 DELTA_KEEPS_DENSE = ("mve",)
 
 # Convolutions of a stream skip single elements where a window has this many inputs at
-# least, and while this share of them at most has moved since the step before. Smaller
-# windows don't pay for it, nor does Helium (measured, docs/delta.md): they only skip
-# steps in which nothing moved.
-DELTA_CONV_2D_INPUTS = 64
-DELTA_CONV_2D_CROSSOVER = {"portable": 0.3, "dsp": 0.2, "mve": 0.0}
+# least. Smaller windows don't pay for it, nor does Helium (measured, docs/delta.md):
+# they only skip steps in which nothing moved.
+DELTA_CONV_2D_INPUTS = {"portable": 16, "dsp": 64}
+# What is counted as skipped, on every core: what all but Helium skip.
+DELTA_CONV_2D_COUNTED = max(DELTA_CONV_2D_INPUTS.values())
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -113,20 +114,27 @@ def delta_columns(count: int) -> int:
     return round_up(count, 8)
 
 
+def delta_stride(count: int) -> int:
+    """KWS_DELTA_STRIDE: from row to row of such a matrix."""
+    return round_up(count, 4)
+
+
 def delta_layout(weights: np.ndarray, core: str) -> np.ndarray:
     """Weights as the delta kernels read them.
 
     Args:
         weights: int8 [outputs, inputs].
-        core: `dsp` has every byte XOR 128 (KWS_DELTA_FLIP).
+        core: All but `mve` have every byte XOR 128 (KWS_DELTA_FLIP).
 
     Returns:
-        int8 [inputs, delta_columns(outputs)], padded with zeros.
+        int8 [inputs * delta_stride(outputs) + rest], rows padded with zeros; behind the
+        last one what is missing to delta_columns(outputs).
     """
     outputs, inputs = weights.shape
-    out = np.zeros((inputs, delta_columns(outputs)), np.int8)
-    out[:, :outputs] = weights.T
-    return out ^ np.int8(-128) if core == "dsp" else out
+    stride = delta_stride(outputs)
+    out = np.zeros(inputs * stride + delta_columns(outputs) - stride, np.int8)
+    out[: inputs * stride].reshape(inputs, stride)[:, :outputs] = weights.T
+    return out if core == "mve" else out ^ np.int8(-128)
 
 
 def delta_list_bytes(inputs: int) -> int:
@@ -148,8 +156,8 @@ def delta_fully_connected_scratch_bytes(inputs: int, dense: bool) -> int:
 
 def delta_step_state_bytes(inputs: int, outputs: int, dense: bool) -> int:
     """KWS_DELTA_STEP_(DENSE_)STATE_BYTES."""
-    held = round_up(inputs, 4)
-    return 8 + 4 * delta_columns(outputs) + round_up(outputs, 4) + held * (1 + dense)
+    sums = 0 if dense else 4 * delta_columns(outputs)
+    return round_up(inputs, 4) + round_up(outputs, 4) + sums
 
 
 def delta_step_scratch_bytes(inputs: int) -> int:
@@ -160,7 +168,7 @@ def delta_step_scratch_bytes(inputs: int) -> int:
 def delta_conv_2d_state_bytes(positions: int, outputs: int, window: int) -> int:
     """KWS_DELTA_CONV_2D_(COLUMNS_)STATE_BYTES; window 0: without columns."""
     sums = 4 * positions * delta_columns(outputs) if window else 0
-    return 8 + round_up(positions * outputs, 4) + sums + round_up(window, 4)
+    return 4 + round_up(positions * outputs, 4) + sums + round_up(window, 4)
 
 
 def delta_conv_2d_scratch_bytes(window: int, patch: int, height: int) -> int:

@@ -188,9 +188,13 @@ int main(void) {
                       scratch);
   end("batch_matmul_98x98x64", TOKENS * TOKENS * DIM);
 
-  /* The read-out of a stream: 4 queries' shares of 24 tokens. */
+  /* The read-out of a stream: 4 queries' shares of 24 tokens, which add up to 1. */
+  static int8_t shares[4 * 24];
+  for (int32_t i = 0; i < 4 * 24; ++i) shares[i] = (int8_t)(2 * (i % 12) - 128);
+  kws_batch_matmul_t pooling = matmul;
+  pooling.a_zero_point = -128;
   begin();
-  kws_batch_matmul_columns_s8(&matmul, x, 24, x2, 48, 4, 48, 24, y, 48, scratch);
+  kws_batch_matmul_columns_s8(&pooling, shares, 24, x2, 48, 4, 48, 24, y, 48, scratch);
   end("batch_matmul_columns_4x48x24", 4 * 48 * 24);
 
   kws_attention_t attention = {.tokens = TOKENS,
