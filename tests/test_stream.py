@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("tensorflow", reason="the sample models are made with TensorFlow")
 
@@ -22,9 +23,10 @@ import toolbox
 from kws import attention, evaluate, recipe
 from kws import bundle as bundles
 from kws.bundle import Bundle
+from kws.cli import emit as emit_command
 from kws.data import ClipSet
 from kws.deploy import boards, flash, host, run
-from kws.emit import native
+from kws.emit import native, step_model
 from kws.engines import common
 from kws.errors import KwsError
 from kws.features import extract
@@ -33,6 +35,7 @@ from kws.graph.nodes import Graph, Node, Product
 from kws.layers.keras import tf
 from kws.model import network as networks
 from kws.model import stream as trained
+from kws.paths import FIRMWARE
 from kws.simulate import operators
 
 FRAMES, TOKENS = 32, 8
@@ -395,3 +398,81 @@ def test_what_comes_before_a_clip_is_for_networks_for_streams() -> None:
         named = dataclasses.replace(clips, labels=bundle.labels)
         with pytest.raises(KwsError, match="networks for streams"):
             evaluate.evaluate_clips(bundle, named, engine, after="word")
+
+
+# --- the step for an interpreter -----------------------------------------------------
+
+
+def interpreted(model: bytes, features: np.ndarray, frames: int) -> np.ndarray:
+    """TFLM's logits after each step, on this machine; then again, from a reset."""
+    from tflite_micro.python.tflite_micro import runtime
+
+    interpreter = runtime.Interpreter.from_bytes(model)
+    shape = interpreter.get_input_details(0)["shape"]
+    rounds = []
+    for _ in range(2):
+        out = []
+        for piece in np.split(features, len(features) // frames):
+            interpreter.set_input(piece.reshape(shape), 0)
+            interpreter.invoke()
+            out.append(interpreter.get_output(0).reshape(-1).copy())
+        interpreter.reset()
+        rounds.append(np.stack(out))
+    np.testing.assert_array_equal(*rounds)
+    return rounds[0]
+
+
+def test_the_step_as_a_tflite_gives_the_streams_logits() -> None:
+    """Every decision, rings gone round five times; and a reset forgets all of it."""
+    model = step_model.build(sample().model_bytes())
+    features = long_features()
+    found = interpreted(model.data, features, model.stream.step_frames)
+    expected = decisions(np.split(features, len(features) // 4))
+    assert len(np.unique(expected, axis=0)) > LONG // 8
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_step_of_a_shipped_network_is_its_dense_stream() -> None:
+    bundle = dataclasses.replace(bundles.load("kwt-stream-tiny"), thresholds={})
+    model = step_model.build(bundle.model_bytes())
+    assert model.stream == stream.Stream(2, 48, 24, 42)
+    assert model.kinds.count("VAR_HANDLE") == model.variables == 9
+    features = long_features(frames=80)
+    expected = decisions(np.split(features, 40), bundle)
+    np.testing.assert_array_equal(interpreted(model.data, features, 2), expected)
+
+
+def test_a_step_is_emitted_as_a_firmware_of_its_own(tmp_path: Path) -> None:
+    """kws emit --engine tflm --stream: what it writes, and that the C compiles."""
+    arguments = ["kwt-stream-tiny", "--out", str(tmp_path), "--core", "portable"]
+    result = CliRunner().invoke(
+        emit_command.command, [*arguments, "--engine", "tflm", "--stream"]
+    )
+    assert result.exit_code == 0, result.exception
+    bundle = bundles.load("kwt-stream-tiny")
+    written = (tmp_path / "model.tflite").read_bytes()
+    assert written == step_model.build(bundle.model_bytes()).data
+    text = (tmp_path / "kws_model.c").read_text()
+    assert ".variables = 9" in text and ".inputs = 80" in text
+    assert "AddVarHandle" in (tmp_path / "kws_operators.cc").read_text()
+    engine = FIRMWARE / "engines" / "tflm"
+    flags = ("-c", "-DKWS_CORE_PORTABLE=1", f"-I{engine}", f"-I{tmp_path}")
+    toolbox.host_compile([tmp_path / "kws_model.c"], tmp_path / "model.o", *flags)
+    refused = CliRunner().invoke(emit_command.command, [*arguments, "--stream"])
+    assert isinstance(refused.exception, KwsError)
+    assert "--engine tflm with --stream" in refused.exception.message
+
+
+def test_a_step_whose_past_is_not_the_zero_point_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Variables start as that: another start would give other logits."""
+    found = stream._Derivation._mapped
+
+    def moved(self: Any, node: Node, time: Any) -> Any:
+        time = found(self, node, time)
+        return dataclasses.replace(time, value=time.value + 1) if time.pad else time
+
+    monkeypatch.setattr(stream._Derivation, "_mapped", moved)
+    with pytest.raises(KwsError, match="starts as its zero point"):
+        step_model.build(sample().model_bytes())

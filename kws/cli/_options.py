@@ -377,6 +377,12 @@ engine = click.option(
     help="What runs the network: native, its own C; tflm, TensorFlow Lite Micro "
     "(docs/tflm-engine.md).",
 )
+stream = click.option(
+    "--stream",
+    is_flag=True,
+    help="With --engine tflm, of a causal network: a step of a stream instead of the "
+    "whole clip, dense.",
+)
 
 # Simulation.
 simulator = click.option(

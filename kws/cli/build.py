@@ -22,6 +22,7 @@ from kws.cli import _options
     help="main listens; clips evaluates clips in an emulator.",
 )
 @_options.engine
+@_options.stream
 @_options.compiler
 @_options.json
 def command(
@@ -30,6 +31,7 @@ def command(
     out: Path | None,
     app: str,
     engine: str,
+    stream: bool,
     compiler: str | None,
     as_json: bool,
 ) -> None:
@@ -38,13 +40,14 @@ def command(
     A model that the real part could not hold is refused (exit code 2).
     """
     from kws import bundle as bundles
-    from kws.deploy import boards, flash, formats, pace
+    from kws.deploy import boards, emission, flash, formats, pace
 
+    emission.check_stream(stream, engine, f"kws build {run} --board {board_name}")
     board = boards.load(board_name)
     bundle = bundles.load(run)
     folder = out or flash.output_folder(bundle, board)
     click.echo(f"Building for {board.name} in {folder}", err=True)
-    image = flash.emit_and_build(bundle, board, folder, app, compiler, engine)
+    image = flash.emit_and_build(bundle, board, folder, app, compiler, engine, stream)
     if app == "main" and engine == "native":
         paced = pace.measure(bundle, board, compiler)
         if paced and (warning := paced.warning(run)):

@@ -20,6 +20,7 @@ from kws.cli import _options
     "library serves them all].",
 )
 @_options.engine
+@_options.stream
 @click.option(
     "--format",
     "form",
@@ -31,12 +32,19 @@ from kws.cli import _options
 )
 @_options.json
 def command(
-    run: str, out: Path, core: str | None, engine: str, form: str, as_json: bool
+    run: str,
+    out: Path,
+    core: str | None,
+    engine: str,
+    stream: bool,
+    form: str,
+    as_json: bool,
 ) -> None:
     """Write RUN's network as C that defines what firmware/include/kws_model.h asks.
 
     With --engine tflm also the plain .tflite and model_data.cc, model_data.h, for a
-    firmware of your own that has TensorFlow Lite Micro.
+    firmware of your own that has TensorFlow Lite Micro; with --stream as well, of a
+    causal network, a step at a time.
     """
     from kws import bundle as bundles
     from kws.deploy import emission, web
@@ -53,6 +61,7 @@ def command(
             f"Received: --engine {engine}{f' --core {core}' if core else ''}",
             f"kws emit {run} --format {form} --out {out}",
         )
+    emission.check_stream(stream, engine, f"kws emit {run} --out {out}")
     bundle = bundles.load(run)
     if form == "web":
         page = web.emit(bundle, out)
@@ -67,11 +76,12 @@ def command(
         result, core = emission.export_library(bundle, out), "any"
     else:
         core = core or "dsp"
-        result = emission.emit_bundle(bundle, out, core, engine)
+        result = emission.emit_bundle(bundle, out, core, engine, stream)
     if as_json:
         table = {
             "core": core,
             "engine": engine,
+            "stream": stream,
             "format": form,
             "hash": bundle.hash[:16],
             "files": [str(path) for path in result.files],

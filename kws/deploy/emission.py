@@ -5,21 +5,29 @@ kws.emit writes files and runs nothing; what it asks for is measured here.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from kws import emit
 from kws.bundle import Bundle
 from kws.deploy import host, tflm_arena
-from kws.emit import Emitted, library, native
+from kws.emit import Emitted, library, native, step_model
+from kws.errors import KwsError
 from kws.graph import cost
 from kws.graph.cost import Count
 from kws.graph.products import Product
 
 
 def emit_bundle(
-    bundle: Bundle, out_dir: Path, core: str = "portable", engine: str = "native"
+    bundle: Bundle,
+    out_dir: Path,
+    core: str = "portable",
+    engine: str = "native",
+    stream: bool = False,
 ) -> Emitted:
     """Write the bundle's C files for one core into a folder; see `kws.emit.emit`.
+
+    `stream` is for the engine tflm: what it runs is dense, whatever the thresholds.
 
     The self-test's logits are the native engine's on this machine: the same C gives
     the same bits on the board (DESIGN D1), and so does TFLM (D3).
@@ -33,9 +41,29 @@ def emit_bundle(
         2060400
     """
     emit.check_target(core, engine)  # before time is spent
+    model = bundle.model_bytes()
+    if stream:
+        bundle = dataclasses.replace(bundle, thresholds={})
+        model = step_model.build(model, str(bundle.model_path)).data
     logits, _ = host.selftest_run(bundle)
-    arena = tflm_arena.measure(bundle.model_bytes()) if engine == "tflm" else 0
-    return emit.emit(bundle, out_dir, logits, core, engine, arena)
+    arena = tflm_arena.measure(model) if engine == "tflm" else 0
+    return emit.emit(bundle, out_dir, logits, core, engine, arena, stream)
+
+
+def check_stream(stream: bool, engine: str, command: str) -> None:
+    """Raises KwsError where a step is asked for of an engine that needs none.
+
+    Args:
+        stream: Whether it is.
+        engine: `native` or `tflm`.
+        command: What was typed, for the hint.
+    """
+    if stream and engine != "tflm":
+        raise KwsError(
+            "The native engine runs every causal network as a stream, by itself. "
+            f"Expected --engine tflm with --stream. Received: --engine {engine}",
+            f"{command} --engine tflm --stream",
+        )
 
 
 def export_library(bundle: Bundle, out_dir: Path) -> Emitted:

@@ -150,6 +150,7 @@ def emit_and_build(
     app: str = "main",
     compiler: str | None = None,
     engine: str = "native",
+    stream: bool = False,
 ) -> Image:
     """The bundle's model as C in out/model, and the firmware around it in `out`.
 
@@ -157,7 +158,7 @@ def emit_and_build(
         KwsError: the model cannot be emitted, built, or does not fit the board.
     """
     model_dir = out / "model"
-    emission.emit_bundle(bundle, model_dir, board.core, engine)
+    emission.emit_bundle(bundle, model_dir, board.core, engine, stream)
     return build.build(model_dir, board, out, app, compiler)
 
 

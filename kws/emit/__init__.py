@@ -2,6 +2,7 @@
 
     native.py    the network as C; calls.py has a function for each operator
     tflm.py      the .tflite with TensorFlow Lite Micro to run it
+    step_model.py  a step of a stream as a .tflite, for that
     selftest.py  a synthetic clip, and the logits that it must give
     library.py   one folder for Arduino, PlatformIO and Zephyr
     common.py    what the engines share: checks, tables of the loop
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from kws.bundle import Bundle
-from kws.emit import common, native, selftest, tflm
+from kws.emit import common, native, selftest, step_model, tflm
 from kws.emit.common import FEATURES, MODEL, SELFTEST, Sources
 from kws.errors import KwsError
 from kws.graph.cost import Count
@@ -53,6 +54,7 @@ def emit(
     core: str = "portable",
     engine: str = "native",
     arena_bytes: int = 0,
+    stream: bool = False,
 ) -> Emitted:
     """Write the bundle's C files for one core into a folder.
 
@@ -63,12 +65,13 @@ def emit(
         core: `portable`, `dsp` (Cortex-M4, M7, M33) or `mve` (M55, M85).
         engine: `native`, or `tflm` (TensorFlow Lite Micro).
         arena_bytes: For `tflm`: the smallest arena in which it runs the model.
+        stream: For `tflm`: a step of a stream instead of the clip, dense.
 
     Raises:
         KwsError: the model has operators or shapes that the engine doesn't run, it
             doesn't fit the recipe's features or labels, or core or engine is unknown.
     """
-    sources = engine_sources(bundle, core, engine, arena_bytes)
+    sources = engine_sources(bundle, core, engine, arena_bytes, stream)
     clip = selftest.clip(bundle.recipe.features.clip_samples)
     texts = {**sources.texts, SELFTEST: selftest.source(logits, clip)}
     files = {name: text.encode("ascii") for name, text in texts.items()}
@@ -98,7 +101,11 @@ def emit(
 
 
 def engine_sources(
-    bundle: Bundle, core: str, engine: str, arena_bytes: int = 0
+    bundle: Bundle,
+    core: str,
+    engine: str,
+    arena_bytes: int = 0,
+    stream: bool = False,
 ) -> Sources:
     """The files of one of `ENGINES`, but for the self-test.
 
@@ -108,7 +115,10 @@ def engine_sources(
     check_target(core, engine)
     if engine == "native":
         return native.sources(bundle, core)
-    return tflm.sources(bundle, core, arena_bytes)
+    step = None
+    if stream:
+        step = step_model.build(bundle.model_bytes(), str(bundle.model_path))
+    return tflm.sources(bundle, core, arena_bytes, step)
 
 
 def check_target(core: str, engine: str = "native") -> None:

@@ -4,8 +4,10 @@
 
 #include "kws_board.h"
 #include "kws_tflm.h"
+#include "tensorflow/lite/micro/micro_allocator.h"
 #include "tensorflow/lite/micro/micro_interpreter.h"
 #include "tensorflow/lite/micro/micro_log.h"
+#include "tensorflow/lite/micro/micro_resource_variable.h"
 #include "tensorflow/lite/schema/schema_generated.h"
 
 namespace {
@@ -32,8 +34,16 @@ extern "C" int kws_tflm_init(void) {
   }
   const tflite::MicroOpResolver *operators = kws_tflm_operators();
   if (operators == nullptr) return 1;
-  interpreter = new (storage) tflite::MicroInterpreter(
-      model, *operators, kws_tflm_model.arena, kws_tflm_model.arena_bytes);
+  tflite::MicroAllocator *allocator =
+      tflite::MicroAllocator::Create(kws_tflm_model.arena, kws_tflm_model.arena_bytes);
+  if (allocator == nullptr) return 1;
+  tflite::MicroResourceVariables *variables = nullptr;
+  if (kws_tflm_model.variables > 0) {
+    variables =
+        tflite::MicroResourceVariables::Create(allocator, kws_tflm_model.variables);
+  }
+  interpreter =
+      new (storage) tflite::MicroInterpreter(model, *operators, allocator, variables);
   if (interpreter->AllocateTensors() != kTfLiteOk) {
     MicroPrintf("the model cannot be set up in an arena of %d bytes",
                 static_cast<int>(kws_tflm_model.arena_bytes));
@@ -50,6 +60,15 @@ extern "C" int kws_tflm_init(void) {
   input = interpreter->input(0)->data.int8;
   output = interpreter->output(0)->data.int8;
   return 0;
+}
+
+/* Fills each variable with its zero point; an interpreter of which nothing is kept has
+ * none. */
+extern "C" void kws_tflm_reset(void) {
+  if (interpreter != nullptr && interpreter->Reset() != kTfLiteOk) {
+    kws_say("error", "reason=invoke");
+    kws_board_exit(KWS_EXIT_MODEL);
+  }
 }
 
 /* Checked in kws_tflm_init: kernels of a planned int8 graph do not fail. Should one,

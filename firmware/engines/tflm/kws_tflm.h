@@ -35,8 +35,9 @@ typedef struct {
   const unsigned char *model; /* the .tflite, 16-byte aligned */
   uint8_t *arena;             /* 16-byte aligned */
   uint32_t arena_bytes;
-  uint32_t inputs;  /* int8 elements of the model's input */
-  uint32_t outputs; /* and of its output */
+  uint32_t inputs;    /* int8 elements of the model's input */
+  uint32_t outputs;   /* and of its output */
+  uint16_t variables; /* resource variables: what a step of a stream keeps */
   uint16_t fully_connected_count;
   uint16_t batch_matmul_count;
   const kws_tflm_fully_connected_t *fully_connected; /* NULL: all stock */
@@ -49,6 +50,9 @@ extern const kws_tflm_model_t kws_tflm_model;
 /* kws_model_info.init: make the interpreter and plan the arena. Returns 0 when the
  * model can run; what is wrong otherwise is printed. Called again it does nothing. */
 int kws_tflm_init(void);
+
+/* Forget what is kept from step to step. */
+void kws_tflm_reset(void);
 
 /* Run the network once: `inputs` int8 features -> `outputs` int8 logits. The window in
  * kws_model.c calls it (kws_window.h). */
