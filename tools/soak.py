@@ -302,7 +302,8 @@ def on_host(
         FIRMWARE / "host" / "listen_host.c",
         C / "soak_host.c",
     ]
-    command = [*(toolchain.host() or ["cc"]), "-std=c11", "-O3", "-g", "-no-pie"]
+    fast = "-O1" if sanitize else "-O3"
+    command = [*(toolchain.host() or ["cc"]), "-std=c11", fast, "-g", "-no-pie"]
     command += ["-Wall", "-Wextra", "-Werror", "-DKWS_CORE_PORTABLE=1"]
     command += SANITIZE if sanitize else ()
     command += [f"-I{FIRMWARE / name}" for name in includes]
