@@ -182,7 +182,7 @@ def test_silence_sends_nothing_once_the_past_is_full() -> None:
 
 
 def test_rest_does_not_begin_before_the_last_change_has_passed_through() -> None:
-    """Whatever is held on the way: sound of every kind, then nothing, no bit differs."""
+    """Whatever is held on the way: sound, then nothing, and no bit differs."""
     rested = {kinds: with_thresholds(dict.fromkeys(kinds, 0)) for kinds in ("F", "FC")}
     streams = [native.sources(b, "portable").network.stream for b in rested.values()]
     assert len({step.looks_back for step in streams if step is not None}) == 1

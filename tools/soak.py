@@ -8,7 +8,7 @@ seconds after the start all counters pass the place where 32 bits end.
 The sound is made here, minute by minute: silence, noise and tones from -80 dBFS to full
 scale, clicks, clipping, and words by eSpeak NG where it is installed.
 
-    python tools/soak.py                                     # 24 h here, 1 h on M4 and M0+
+    python tools/soak.py                     # 24 h here, 1 h on an M4 and an M0+
     python tools/soak.py --hours 0.1 --guest-hours 0.02 --sanitize
 """
 
@@ -427,7 +427,9 @@ def main() -> int:
         if plain and bundle.thresholds:
             dense, zero = (
                 show(on_host(b, plain, folder / what, wraps, options.sanitize), what)
-                for b, what in zip(exact(bundle), ("dense", "thresholds 0"), strict=True)
+                for b, what in zip(
+                    exact(bundle), ("dense", "thresholds 0"), strict=True
+                )
             )
             problems += differ(dense, zero)
     for problem in problems:

@@ -1,10 +1,10 @@
 """Make the n-th operation of a verb fail, for every n, and look at what it leaves.
 
-Operations are those on files below the verb's folders (open, read, write, rename, mkdir,
-unlink, truncate, allocate; half of a write that fails arrives), whoever does them:
-Python, HDF5, TensorFlow; each subprocess; each step of a debug probe; the serial port.
-The n-th fails (no room, input/output error; a subprocess does not start), or, with
---kill, is the last that the process does.
+Operations are those on files below the verb's folders (open, read, write, rename,
+mkdir, unlink, truncate, allocate; half of a write that fails arrives), whoever does
+them: Python, HDF5, TensorFlow; each subprocess; each step of a debug probe; the serial
+port. The n-th fails (no room, input/output error; a subprocess does not start), or,
+with --kill, is the last that the process does.
 
 What has to hold, each time: the command says in one message that it failed, or has done
 all of it; nothing half is taken for whole afterwards; and the same command again ends
@@ -183,7 +183,9 @@ def _flash_state(folder: Path) -> dict[str, str]:
 def _marked(was: dict[str, str], left: dict[str, str], done: dict[str, str]) -> str:
     """Flash that is neither as before nor whole is known to be so."""
     known = left["marked"] == "True"
-    return "" if known or left["chip"] in (was["chip"], done["chip"]) else "half flashed"
+    return (
+        "" if known or left["chip"] in (was["chip"], done["chip"]) else "half flashed"
+    )
 
 
 def _connect(folder: Path, shim: Shim) -> None:

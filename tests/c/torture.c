@@ -80,8 +80,8 @@ static int fails(int counts, const char *name, int error) {
   return 1;
 }
 
-#define NEXT(type, name, ...)                                        \
-  static type (*next)(__VA_ARGS__);                                  \
+#define NEXT(type, name, ...)       \
+  static type (*next)(__VA_ARGS__); \
   if (next == NULL) next = (type (*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
 
 #define OPEN(symbol)                                                          \
@@ -102,11 +102,11 @@ static int fails(int counts, const char *name, int error) {
 OPEN(open)
 OPEN(open64)
 
-#define FOPEN(symbol)                                                              \
-  FILE *symbol(const char *path, const char *mode) {                               \
-    NEXT(FILE *, #symbol, const char *, const char *);                             \
-    if (fails(inside(path), "fopen", mode[0] == 'r' ? EIO : ENOSPC)) return NULL;  \
-    return next(path, mode);                                                       \
+#define FOPEN(symbol)                                                             \
+  FILE *symbol(const char *path, const char *mode) {                              \
+    NEXT(FILE *, #symbol, const char *, const char *);                            \
+    if (fails(inside(path), "fopen", mode[0] == 'r' ? EIO : ENOSPC)) return NULL; \
+    return next(path, mode);                                                      \
   }
 FOPEN(fopen)
 FOPEN(fopen64)
@@ -128,11 +128,11 @@ size_t fwrite(const void *from, size_t size, size_t n, FILE *file) {
   return next(from, size, n, file);
 }
 
-#define PWRITE(symbol)                                                  \
-  ssize_t symbol(int fd, const void *from, size_t n, off_t at) {        \
-    NEXT(ssize_t, #symbol, int, const void *, size_t, off_t);           \
-    if (fails(inside_fd(fd), "pwrite", ENOSPC)) return -1;              \
-    return next(fd, from, n, at);                                       \
+#define PWRITE(symbol)                                           \
+  ssize_t symbol(int fd, const void *from, size_t n, off_t at) { \
+    NEXT(ssize_t, #symbol, int, const void *, size_t, off_t);    \
+    if (fails(inside_fd(fd), "pwrite", ENOSPC)) return -1;       \
+    return next(fd, from, n, at);                                \
   }
 PWRITE(pwrite)
 PWRITE(pwrite64)
@@ -143,29 +143,29 @@ ssize_t read(int fd, void *to, size_t n) {
   return next(fd, to, n);
 }
 
-#define PREAD(symbol)                                          \
-  ssize_t symbol(int fd, void *to, size_t n, off_t at) {       \
-    NEXT(ssize_t, #symbol, int, void *, size_t, off_t);        \
-    if (fails(inside_fd(fd), "pread", EIO)) return -1;         \
-    return next(fd, to, n, at);                                \
+#define PREAD(symbol)                                    \
+  ssize_t symbol(int fd, void *to, size_t n, off_t at) { \
+    NEXT(ssize_t, #symbol, int, void *, size_t, off_t);  \
+    if (fails(inside_fd(fd), "pread", EIO)) return -1;   \
+    return next(fd, to, n, at);                          \
   }
 PREAD(pread)
 PREAD(pread64)
 
-#define SENDFILE(symbol)                                        \
-  ssize_t symbol(int to, int from, off_t *at, size_t n) {       \
-    NEXT(ssize_t, #symbol, int, int, off_t *, size_t);          \
-    if (fails(inside_fd(to), "sendfile", ENOSPC)) return -1;    \
-    return next(to, from, at, n);                               \
+#define SENDFILE(symbol)                                     \
+  ssize_t symbol(int to, int from, off_t *at, size_t n) {    \
+    NEXT(ssize_t, #symbol, int, int, off_t *, size_t);       \
+    if (fails(inside_fd(to), "sendfile", ENOSPC)) return -1; \
+    return next(to, from, at, n);                            \
   }
 SENDFILE(sendfile)
 SENDFILE(sendfile64)
 
-#define TRUNCATE(symbol)                                        \
-  int symbol(int fd, off_t n) {                                 \
-    NEXT(int, #symbol, int, off_t);                             \
-    if (fails(inside_fd(fd), "ftruncate", ENOSPC)) return -1;   \
-    return next(fd, n);                                         \
+#define TRUNCATE(symbol)                                      \
+  int symbol(int fd, off_t n) {                               \
+    NEXT(int, #symbol, int, off_t);                           \
+    if (fails(inside_fd(fd), "ftruncate", ENOSPC)) return -1; \
+    return next(fd, n);                                       \
   }
 TRUNCATE(ftruncate)
 TRUNCATE(ftruncate64)
