@@ -5,6 +5,7 @@ A sample of n; all of them, and train and convert, with KWS_TORTURE=all (an hour
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import subprocess
@@ -12,8 +13,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from toolbox import need_compiler, skip_or_fail
+
+from kws import bundle as bundles
+from kws import emit
+from kws.emit import native
+from kws.errors import KwsError
 
 TOOL = Path(__file__).parents[1] / "tools" / "torture.py"
 ALL = os.environ.get("KWS_TORTURE") == "all"
@@ -109,6 +116,39 @@ def test_the_nth_operation_fails_and_no_other(tmp_path: Path) -> None:
         "3 fsync 5 {'a': b'0123'}",
         "4 rename 5 {'a': b'0123'}",
     ], result.stderr
+
+
+def test_an_emission_that_ends_anywhere_leaves_no_mixture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (bundles.load(name) for name in (torture.OTHER, torture.MODEL))
+    made = {model.path: native.sources(model, "portable") for model in (old, new)}
+    monkeypatch.setattr(emit, "engine_sources", lambda model, *_: made[model.path])
+    honest = Path.replace
+
+    def written(model: bundles.Bundle) -> dict[str, bytes]:
+        emit.emit(model, tmp_path, np.zeros(len(model.labels), np.int8))
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    whole = written(new)
+    for n in range(len(emit.FILES)):
+        written(old)
+        done: list[Path] = []
+
+        def fails(
+            path: Path, target: Path, done: list[Path] = done, n: int = n
+        ) -> Path:
+            if len(done) == n:
+                raise OSError(errno.EIO, "Input/output error")
+            done.append(target)
+            return honest(path, target)
+
+        with monkeypatch.context() as failing:
+            failing.setattr(Path, "replace", fails)
+            with pytest.raises(KwsError, match="can't be written"):
+                written(new)
+        assert not (tmp_path / "kws_model.c").exists()
+        assert written(new) == whole
 
 
 def test_faults_are_seen() -> None:
