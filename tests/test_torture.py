@@ -15,7 +15,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from toolbox import need_compiler, skip_or_fail
+from toolbox import need_compiler, need_qemu, skip_or_fail
 
 from kws import bundle as bundles
 from kws import emit
@@ -24,7 +24,7 @@ from kws.errors import KwsError
 
 TOOL = Path(__file__).parents[1] / "tools" / "torture.py"
 ALL = os.environ.get("KWS_TORTURE") == "all"
-SAMPLE = 4
+VERBS = ("emit", "build", "flash", *(("library",) if ALL else ()))
 
 if sys.platform != "linux":
     pytest.skip("files fail by LD_PRELOAD", allow_module_level=True)
@@ -45,22 +45,27 @@ def load() -> ModuleType:
 torture = load()
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    sample = () if ALL else ("--sample", str(SAMPLE))
+def run(*arguments: str, sample: int = 1) -> subprocess.CompletedProcess[str]:
+    some = () if ALL else ("--sample", str(sample))
     return subprocess.run(
-        [sys.executable, str(TOOL), *arguments, *sample],
+        [sys.executable, str(TOOL), *arguments, *some],
         capture_output=True,
         text=True,
         check=False,
     )
 
 
-@pytest.mark.parametrize("how", [(), ("--kill",)], ids=["failed", "killed"])
-def test_what_an_operation_leaves_that_failed(how: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("how", "sample"), [((), 2), (("--kill",), 1)], ids=["failed", "killed"]
+)
+def test_what_an_operation_leaves_that_failed(
+    how: tuple[str, ...], sample: int
+) -> None:
     need_compiler()
-    result = run("emit", "library", "build", "flash", *how)
+    need_qemu()  # what a board takes is measured there before it is flashed
+    result = run(*VERBS, *how, sample=sample)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count(" 0 faults") == 4
+    assert result.stdout.count(" 0 faults") == len(VERBS)
 
 
 @pytest.mark.skipif(not ALL, reason="minutes: with KWS_TORTURE=all")
