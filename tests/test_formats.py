@@ -44,6 +44,19 @@ def read_hex(text: str) -> dict[int, int]:
     return found
 
 
+def test_what_lies_beside_an_image_is_of_that_image(tmp_path: Path) -> None:
+    """Or goes: a build that ends before its last file leaves none of the one before."""
+    need_compiler()
+    board = boards.load("pico")
+    image = build.build(FAKE.write(tmp_path / "model"), board, tmp_path).elf
+    names = {file.path.name for file in formats.write(image, board)} | {"main.map"}
+    assert {path.name for path in tmp_path.glob("main.*")} == names
+    other = FakeModel(expected_shift=1).write(tmp_path / "other")
+    build.build(other, board, tmp_path)
+    left = {path.name for path in tmp_path.glob("main.*")}
+    assert left == {"main.elf", "main.map"}
+
+
 @pytest.mark.parametrize("name", boards.names())
 def test_every_format_holds_the_image(name: str, tmp_path: Path) -> None:
     need_compiler()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("tensorflow")
 
+import h5py  # noqa: E402
 from networks_for_tests import VARIANTS, awake, features, small  # noqa: E402
 
+from kws import bundle as bundles  # noqa: E402
 from kws import recipe  # noqa: E402
 from kws.errors import KwsError  # noqa: E402
 from kws.layers.keras import tf, tf_keras  # noqa: E402
@@ -34,6 +39,37 @@ def test_folding_changes_nothing(variant: str) -> None:
     if spec.model.norm_position == "pre":
         names = [w.name.rsplit("/", 1)[-1] for w in folded.weights]
         assert not any(name.startswith(("gamma", "beta")) for name in names)
+
+
+def test_weights_are_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HDF5 ends the process where a disk is full, so it never sees one."""
+    spec = small("tiny", layers=1)
+    folded = network.fold(awake(spec, labels=3), spec, 3)
+    run = bundles.Bundle(tmp_path, spec, ("a", "b", "c"))
+    honest = h5py.File
+
+    def in_memory(name: object, *args: object) -> object:
+        assert not isinstance(name, str | Path)
+        return honest(name, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(h5py, "File", in_memory)
+        network.save_weights(folded, run)
+    again = network.restore(run)
+    for mine, theirs in zip(folded.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+    before = run.weights_path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fdopen", full)
+    with pytest.raises(OSError, match="No space left"):
+        network.save_weights(awake(spec, labels=3), run)
+    assert [path.name for path in tmp_path.iterdir()] == [run.weights_path.name]
+    assert run.weights_path.read_bytes() == before
 
 
 def test_dct_is_that_of_tf_signal() -> None:

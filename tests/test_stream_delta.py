@@ -181,6 +181,22 @@ def test_silence_sends_nothing_once_the_past_is_full() -> None:
         assert not sent[2 * TOKENS + looks_back :].any()
 
 
+def test_rest_does_not_begin_before_the_last_change_has_passed_through() -> None:
+    """Whatever is held on the way: sound, then nothing, and no bit differs."""
+    rested = {kinds: with_thresholds(dict.fromkeys(kinds, 0)) for kinds in ("F", "FC")}
+    streams = [native.sources(b, "portable").network.stream for b in rested.values()]
+    assert len({step.looks_back for step in streams if step is not None}) == 1
+    calm = 4 * TOKENS * STEP
+    pieces = []
+    for seed in range(8):
+        pieces += [test_stream.long_features(seed, FRAMES), np.zeros((calm, 40))]
+    features = np.concatenate(pieces).astype(np.int8)
+    steps = np.split(features, len(features) // STEP)
+    dense = test_stream.decisions(steps)
+    for bundle in rested.values():
+        np.testing.assert_array_equal(test_stream.decisions(steps, bundle), dense)
+
+
 @pytest.mark.parametrize("board", ["qemu-m0", "qemu-m4", "qemu-m55"])
 @pytest.mark.parametrize("steps", [REPEATS, MIXED], ids=["repeats", "mixed"])
 def test_boards_run_the_same_stream(board: str, steps: dict[str, int]) -> None:

@@ -150,6 +150,14 @@ def test_a_broken_checkpoint_is_one_clear_message(tmp_path: Path) -> None:
     assert "--restart" in error.value.hint
 
 
+def test_curves_that_cannot_be_written_are_one_clear_message(tmp_path: Path) -> None:
+    spec = recipe_of(epochs=1)
+    (tmp_path / "tensorboard").write_text("in the way")
+    with pytest.raises(KwsError, match="curves can't be written") as error:
+        loop_of(spec, tmp_path, clips_of(spec)).run()
+    assert "rerun" in error.value.hint
+
+
 def test_mirrored_replicas_train_the_same_network(tmp_path: Path) -> None:
     """Two replicas on half a batch each: the same steps but for rounding."""
     if len(tf.config.list_logical_devices("CPU")) < 2:

@@ -7,6 +7,7 @@ compared with TFLM's. Instructions are QEMU's exact counts; they are not cycles.
     python tools/bench_models.py --update    # write the baseline
     python tools/bench_models.py --model kwt-1-relu --board qemu-m4
     python tools/bench_models.py --model kwt-tiny --change head_dim=16 share=blocks
+    python tools/bench_models.py --shipped [--update]   # what comes with the package
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import sample_models  # noqa: E402
 
+from kws import bundle as bundles  # noqa: E402
 from kws import engines  # noqa: E402
-from kws.deploy import boards, build, emission, run  # noqa: E402
+from kws.deploy import boards, build, emission, flash, host, run  # noqa: E402
+from kws.emit import selftest  # noqa: E402
 
 BASELINE = ROOT / "tests" / "baselines" / "models.json"
+SHIPPED_BASELINE = ROOT / "tests" / "baselines" / "shipped.json"
+SHIPPED = tuple(sorted(p.name for p in bundles.PRETRAINED.iterdir() if p.is_dir()))
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "kwt-tiny": ("kwt-tiny", {}),
     "kwt-tiny-dense": ("kwt-tiny-dense", {}),
@@ -90,6 +95,50 @@ def measure(
     return table
 
 
+def sound() -> np.ndarray:
+    """int16 [4 s]: the self-test's clip, the same 36 dB below, silence, the clip again;
+    made of integers, so it is the same everywhere."""
+    clip = selftest.mulaw_decode(selftest.clip(run.SAMPLE_RATE))
+    return np.concatenate([clip, clip >> 6, np.zeros_like(clip), clip])
+
+
+def measure_shipped(model: str, board_name: str) -> dict[str, int]:
+    """A shipped model as it is, thresholds included, on one board.
+
+    Returns:
+        flash_bytes, ram_bytes of the whole firmware; arena_bytes, weights_bytes; of an
+        emulated board also the instructions of a feature frame, and of a decision on
+        `sound`, mean and dearest, and stack_bytes.
+
+    Raises:
+        AssertionError: the board's logits are not this machine's.
+    """
+    bundle, board = bundles.load(model), boards.load(board_name)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        emitted = emission.emit_bundle(bundle, out / "model", board.core)
+        main = build.build(out / "model", board, out, "main")
+        figures = {
+            "flash_bytes": main.fit.flash_bytes,
+            "ram_bytes": main.fit.ram_bytes,
+            "arena_bytes": emitted.arena_bytes,
+            "weights_bytes": emitted.weights_bytes,
+        }
+        if not flash.is_emulated(board):
+            return figures
+        image = build.build(out / "model", board, out, "clips")
+        pcm = sound()[None, :]
+        result = run.clips(image.elf, board, pcm, len(bundle.labels), jobs=1)
+        expected, _ = host.run(bundle, pcm)
+        assert np.array_equal(result.logits, expected), f"{model} on {board_name}"
+        return figures | {
+            "instructions_per_frame": result.instructions_per_frame,
+            "instructions": result.instructions_per_inference,
+            "instructions_max": result.instructions_per_inference_max,
+            "stack_bytes": result.stack_bytes,
+        }
+
+
 def regressions(
     model: str, measured: dict[str, dict[str, int]], baseline: dict[str, Any]
 ) -> list[str]:
@@ -107,7 +156,8 @@ def regressions(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", choices=MODELS)
+    parser.add_argument("--model", choices=[*MODELS, *SHIPPED])
+    parser.add_argument("--shipped", action="store_true")
     parser.add_argument("--board", choices=boards.names())
     parser.add_argument("--update", action="store_true")
     parser.add_argument("--change", nargs="+", metavar="KEY=VALUE", default=[])
@@ -116,6 +166,10 @@ def main() -> int:
         parser.error("--update writes the shipped models' figures: leave --change out")
     pairs = (change.split("=", 1) for change in options.change)
     more = {key: int(v) if v.isdigit() else v for key, v in pairs}
+    if options.shipped:
+        return _shipped(options.model, options.board, options.update)
+    if options.model not in (None, *MODELS):
+        parser.error(f"{options.model} is a shipped model: say --shipped")
     chosen = (options.board,) if options.board else BOARDS
     known = json.loads(BASELINE.read_text("utf-8")) if BASELINE.exists() else {}
     for model in (options.model,) if options.model else MODELS:
@@ -126,6 +180,21 @@ def main() -> int:
             known.setdefault(model, {})[board] = figures
     if options.update:
         BASELINE.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _shipped(model: str | None, board: str | None, update: bool) -> int:
+    path = SHIPPED_BASELINE
+    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    for name in (model,) if model else SHIPPED:
+        for where in (board,) if board else boards.names():
+            figures = measure_shipped(name, where)
+            print(f"{name} on {where}: " + ", ".join(
+                f"{key} {value:,}" for key, value in figures.items()
+            ), flush=True)  # fmt: skip
+            known.setdefault(name, {})[where] = figures
+            if update:
+                path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -43,6 +43,7 @@ APPS = {
     "clips": ("clips.c", "print.c"),
     "profile": ("profile.c", "print.c"),
 }
+BESIDE = (".map", ".bin", ".hex", ".uf2")
 _OVERFLOW = re.compile(r"overflowed by \d+ bytes|will not fit in region")
 
 
@@ -156,6 +157,8 @@ def build(
 
     out.mkdir(parents=True, exist_ok=True)
     image = out / f"{app}.elf"
+    for suffix in BESIDE:  # of an earlier image: whatever ends this, they go with none
+        image.with_suffix(suffix).unlink(missing_ok=True)
     sizes, symbols = _link(objects, tools, board, image, library)
     lines = [
         f"{symbol.address:#010x} {symbol.size:>8} {symbol.name}" for symbol in symbols

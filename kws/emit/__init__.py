@@ -81,10 +81,13 @@ def emit(
         with tempfile.TemporaryDirectory(dir=out_dir) as folder:
             for name, data in files.items():
                 (Path(folder) / name).write_bytes(data)
+            # The network goes first and comes last: whatever ends this in between, no
+            # folder holds one model's network with another's tables.
+            (out_dir / MODEL).unlink(missing_ok=True)
             for name in (*FILES, *tflm.FILES):
                 if name not in files:  # another engine's, which would be built along
                     (out_dir / name).unlink(missing_ok=True)
-            for name in files:
+            for name in sorted(files, key=lambda name: name == MODEL):
                 (Path(folder) / name).replace(out_dir / name)
     except OSError as error:
         raise KwsError(

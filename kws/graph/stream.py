@@ -144,9 +144,9 @@ class _Derivation:
         return Stream(self.step_frames, frames, tokens, self._looks_back())
 
     def _looks_back(self) -> int:
-        """Steps along the longest way from features to decision."""
+        """Steps along the longest way from features to decision, holds included."""
         before: dict[int, int] = {}
-        for node in self.nodes:
+        for node in self.graph.nodes:
             steps = max((before.get(id(t), 0) for t in node.variables), default=0)
             steps += _steps_back(node)
             before[id(node.output)] = steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zlib
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kws import attention, layers
+from kws import bundle as bundles
 from kws.bundle import Bundle
 from kws.errors import KwsError
 from kws.layers import (
@@ -590,14 +592,18 @@ def activation_quantizers(network: Any) -> list[Quantizer]:
 
 
 def save_weights(network: Any, bundle: Bundle) -> None:
-    """Write weights.h5 by rename."""
-    bundle.path.mkdir(parents=True, exist_ok=True)
-    temporary = bundle.path / f".{bundle.weights_path.name}.partial.h5"
-    try:
-        network.save_weights(str(temporary))
-        temporary.replace(bundle.weights_path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write weights.h5 by rename.
+
+    HDF5 makes it in memory: where there is no room on a disk, it takes the process with
+    it instead of saying so.
+    """
+    import h5py
+    from tf_keras.src.saving.legacy import hdf5_format
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        hdf5_format.save_weights_to_hdf5_group(file, network)
+    bundles.write_atomic(bundle.weights_path, buffer.getvalue())
 
 
 def calibrated(network: Any) -> bool:

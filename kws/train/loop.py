@@ -158,7 +158,13 @@ class Loop:
         writer: Any = None
         if chief and first < self.schedule.epochs:
             curves = self.folder / "tensorboard" / self.name
-            writer = tf.summary.create_file_writer(str(curves))
+            try:
+                writer = tf.summary.create_file_writer(str(curves))
+            except tf.errors.OpError as error:
+                raise KwsError(
+                    f"The curves can't be written: {error.message}. Received: {curves}",
+                    "Make room on the disk, or look at what is in the way; then rerun.",
+                ) from None
         total = self.schedule.epochs * self.steps
         bar = Progress(self.name, total, start=first * self.steps)
         for epoch in range(first, self.schedule.epochs):
