@@ -32,6 +32,7 @@ from kws.errors import KwsError
 
 RECIPES = Path(__file__).parent / "recipes"
 MAX_BYTES = 1 << 20
+MAX_INTEGER = (1 << 63) - 1  # TOML's own; Python reads larger ones
 
 SILENCE = "_silence_"
 UNKNOWN = "_unknown_"
@@ -377,7 +378,7 @@ def load(name_or_path: str | Path, name: str | None = None) -> Recipe:
         )
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise KwsError(
             f"The recipe is not valid TOML: {error}. Received: {path}",
             "Compare it with a preset in kws/recipes/.",
@@ -415,6 +416,12 @@ def check_detector(recipe: Recipe, path: Path) -> None:
         KwsError: a value that is out of its range.
     """
     detector, frames = recipe.detector, recipe.features.frames
+    if recipe.features.sample_rate < 1:
+        rate = recipe.features.sample_rate
+        raise KwsError(
+            f"[features] sample_rate must be 16000. Received: {rate}",
+            f"Mend it in {path}.",
+        )
     own = detector.word_thresholds or (detector.threshold,)
     # In the board's steps: what rounds to 0 there is 0. NaN is in no range.
     rearm = round(detector.rearm * Q15_ONE) if math.isfinite(detector.rearm) else 0
@@ -478,6 +485,13 @@ def _overlay(instance: Any, table: dict[str, Any], where: str) -> Any:
 
 
 def _checked(where: str, key: str, current: Any, hint: Any, value: Any) -> Any:
+    if isinstance(value, int) and not -MAX_INTEGER <= value <= MAX_INTEGER:
+        raise KwsError(
+            f"[{where}] {key} is a number out of all range. Expected at most "
+            f"{MAX_INTEGER} either way. Received: a whole number of "
+            f"{value.bit_length()} bits",
+            "Compare the recipe with a preset in kws/recipes/.",
+        )
     if isinstance(hint, types.UnionType):  # one for all, or a list
         single, several = typing.get_args(hint)
         if not isinstance(value, (single, list, tuple)):
