@@ -2,80 +2,116 @@
 """Run the fuzzing targets (tests/fuzzing) and say how far they have come.
 
     tools/fuzz.py                              each target for 10 seconds
-    tools/fuzz.py --only command loop          some of them
+    tools/fuzz.py --only command elf           some of them
     tools/fuzz.py --rounds 100 --seconds 60    a night's worth; Ctrl-C ends it
     tools/fuzz.py --seconds 0                  the table of what has been run so far
 
-What was found, the corpus and the counts are kept in a folder (build/fuzz) from one call
-to the next. A crash ends the run with exit code 1: the input that caused it is named.
-Lines are those that gcov counts in what a target is for, on all inputs that were kept.
+The counts and what the C targets have found are kept in a folder (build/fuzz) from one
+call to the next. A crash ends the run with exit code 1 and the input that caused it.
+Lines: of what a target in C is for, those that gcov counts on all inputs that were kept;
+of the functions of the package that a reader enters, those that 150 mutants reach.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from fuzzing import c_targets  # noqa: E402
+from fuzzing import c_targets, readers  # noqa: E402
 from fuzzing.c_targets import TARGETS  # noqa: E402
+from fuzzing.readers import READERS  # noqa: E402
+
+NAMES = [*TARGETS, *READERS]
+Counts = dict[str, tuple[int, float]]  # name -> executions, seconds
 
 
 def main() -> int:
+    assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--seconds", type=int, default=10, help="for each, in a round")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "fuzz")
-    parser.add_argument("--no-table", action="store_true")
     given = parser.parse_args()
-    given.work.mkdir(parents=True, exist_ok=True)
     counts = given.work / "counts.json"
-    done = json.loads(counts.read_text()) if counts.exists() else {}
-    failed = False
+    done: Counts = json.loads(counts.read_text()) if counts.exists() else {}
+    given.work.mkdir(parents=True, exist_ok=True)
+    crashed = False
     try:
         for _ in range(given.rounds if given.seconds else 0):
             for name in given.only:
-                failed |= run(name, given.work / name, given.seconds, done)
+                crash = run(name, given.work / name, given.seconds, done)
                 counts.write_text(json.dumps(done))
-            if failed:
+                if crash:
+                    print(f"{crash}\n{name} has crashed", file=sys.stderr)
+                    crashed = True
+            if crashed:
                 break
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-    if not given.no_table:
-        table(given.work, done)
-    return int(failed)
+    table(given.work, done)
+    return int(crashed)
 
 
-def run(name: str, folder: Path, seconds: int, done: dict[str, list[float]]) -> bool:
-    """One target for some seconds; whether it has crashed."""
-    target = TARGETS[name]
-    program = c_targets.build(target, folder, "fuzz")
-    limit = f"-max_total_time={seconds}"
-    ran = c_targets.fuzz(program, folder / "corpus", target, limit)
-    before = done.get(name, [0, 0.0])
-    done[name] = [before[0] + ran.executions, before[1] + ran.seconds]
+def run(name: str, folder: Path, seconds: int, done: Counts) -> str:
+    """One target for some seconds. Returns what was said of a crash, or ''."""
+    executions, took = done.get(name, (0, 0.0))
+    crash = ""
+    if name in TARGETS:
+        target = TARGETS[name]
+        program = c_targets.build(target, folder, "fuzz")
+        limit = f"-max_total_time={seconds}"
+        ran = c_targets.fuzz(program, folder / "corpus", target, limit)
+        if ran.crash is not None:
+            crash = f"{ran.crash[1]}\n{ran.crash[0]}"
+        new = (ran.executions, ran.seconds)
+    else:
+        number = int(time.time())  # each run tries others
+        result = reader(name, "--seconds", str(seconds), "--seed", str(number))
+        if result.returncode != 0:
+            crash = result.stderr[-6000:]
+        said = json.loads(result.stdout) if result.stdout else {}
+        new = (said.get("executions", 0), said.get("seconds", 0.0))
+    done[name] = (executions + new[0], took + new[1])
     print(f"{name}: {done[name][0]:,} executions", file=sys.stderr, flush=True)
-    if ran.crash is not None:
-        print(f"{ran.crash[1]}\n{name} has crashed on {ran.crash[0]}", file=sys.stderr)
-    return ran.crash is not None
+    return crash
 
 
-def table(work: Path, done: dict[str, list[float]]) -> None:
+def reader(name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", readers.__file__, name, *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def table(work: Path, done: Counts) -> None:
     print("| target | executions | a second | lines reached |\n|---|---|---|---|")
-    for name, (executions, seconds) in done.items():
-        target, corpus = TARGETS[name], sorted((work / name / "corpus").iterdir())
-        reached, lines = c_targets.coverage(target, work / name / "lines", corpus)
+    for name in filter(done.__contains__, NAMES):
+        executions, seconds = done[name]
+        if name in TARGETS:
+            about, corpus = TARGETS[name].about, work / name / "corpus"
+            inputs = [*sorted(corpus.iterdir()), *c_targets.seeds(TARGETS[name])]
+            lines = c_targets.coverage(TARGETS[name], work / name / "lines", inputs)
+        else:
+            about, found = (
+                READERS[name].about,
+                json.loads(reader(name, "--lines").stdout),
+            )
+            lines = found["reached"], found["lines"]
+        rate = executions / max(seconds, 1)
         print(
-            f"| `{name}`: {target.about} | {int(executions):,} | "
-            f"{executions / max(seconds, 1):,.0f} | {reached} of {lines} |"
+            f"| `{name}`: {about} | {executions:,} | {rate:,.0f} | "
+            f"{lines[0]} of {lines[1]} |",
+            flush=True,
         )
-    total = sum(int(executions) for executions, _ in done.values())
-    print(f"| all | {total:,} | | |")
+    for what, names in (("in C", TARGETS), ("in Python", READERS)):
+        total = sum(done[name][0] for name in names if name in done)
+        print(f"| all {what} | {total:,} | | |")
 
 
 if __name__ == "__main__":

@@ -203,7 +203,8 @@ def from_table(table: dict[str, Any], path: Path) -> Board:
     if not board.flags:
         raise _wrong(path, "[flags] names no toolchain")
     for source in board.sources:
-        if "\0" in source or not (BOARDS / source).is_file():
+        plain = re.fullmatch(r"[\w./-]{1,100}", source)
+        if plain is None or not (BOARDS / source).is_file():
             raise _wrong(path, f"source {source!r} does not exist in {BOARDS}")
     return board
 
@@ -244,9 +245,7 @@ def _power(table: dict[str, Any] | None, path: Path) -> Power | None:
     return power
 
 
-def _take(
-    table: dict[str, Any], key: str, kind: Any, path: Path, *default: Any
-) -> Any:
+def _take(table: dict[str, Any], key: str, kind: Any, path: Path, *default: Any) -> Any:
     if key not in table:
         if default:
             return default[0]

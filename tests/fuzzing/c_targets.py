@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from fake_model import FakeModel
-from fuzzing import networks
 
+from fuzzing import networks
 from kws import bundle as bundles
 from kws.emit import native
 from kws.emit.common import FEATURES, MODEL
@@ -34,7 +35,7 @@ TIMEOUT_S = 20  # for one input
 
 _FLAGS = ("-std=c11", "-g", "-Wall", "-Wextra", "-Werror", "-fno-omit-frame-pointer")
 _SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-_INCLUDES = (FIRMWARE / "include", FIRMWARE / "app", HERE / "c")
+_INCLUDES = (*(FIRMWARE / name for name in ("include", "src", "app")), HERE / "c")
 _BOARD = ("app/command.c", "app/print.c", "src/kws.c", "src/detector.c")
 _BOARD += ("src/features.c", "host/silent_board.c")
 
@@ -153,14 +154,29 @@ TARGETS = {
             ("command.c",),
             _fake,
         ),
-        Target("detector", "any settings, any logits", ("src/detector.c",),
-               ("detector.c",), _nothing),
+        Target(
+            "detector",
+            "any settings, any logits",
+            ("src/detector.c",),
+            ("detector.c",),
+            _nothing,
+        ),
         Target("print", "serial lines out", _BOARD, ("print.c",), _fake),
-        Target("features", f"{len(SPECS)} specifications, any samples",
-               ("src/features.c",), ("features.c",), _specs),
-        Target("loop", "kws.h in any order, pieces of any size",
-               ("src/kws.c", "src/detector.c", "src/features.c"),
-               ("kws.c", "detector.c"), _fake, max_bytes=160),
+        Target(
+            "features",
+            f"{len(SPECS)} specifications, any samples",
+            ("src/features.c",),
+            ("features.c",),
+            _specs,
+        ),
+        Target(
+            "loop",
+            "kws.h in any order, pieces of any size",
+            ("src/kws.c", "src/detector.c", "src/features.c"),
+            ("kws.c", "detector.c"),
+            _fake,
+            max_bytes=160,
+        ),
         Target(
             "network",
             f"emitted C of {len(networks.RECIPES) + len(SHIPPED)} networks, clips and "
@@ -183,31 +199,31 @@ def seeds(target: Target) -> list[Path]:
     return sorted((SEEDS / target.name).iterdir())
 
 
+@cache
 def clang() -> str | None:
     """The compiler with libFuzzer, or None: tools/setup.sh installs it."""
     found = shutil.which("clang")
     if found is None:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        probe = Path(folder) / "probe.c"
-        probe.write_text(
-            "#include <stddef.h>\n#include <stdint.h>\n"
-            "int LLVMFuzzerTestOneInput(const uint8_t *d, size_t n) "
-            "{ (void)d; (void)n; return 0; }\n"
-        )
-        command = [found, "-fsanitize=fuzzer,address", str(probe), "-o"]
-        command.append(str(probe.with_suffix("")))
-        result = subprocess.run(command, capture_output=True, check=False)
+    result = subprocess.run(
+        [found, "-fsanitize=fuzzer,address", "-x", "c", "-", "-o", os.devnull],
+        input=b"int LLVMFuzzerTestOneInput(void) { return 0; }",
+        capture_output=True,
+        check=False,
+    )
     return found if result.returncode == 0 else None
 
 
-def build(target: Target, folder: Path, way: str) -> Path:
+def build(
+    target: Target, folder: Path, way: str, instead: Mapping[Path, Path] | None = None
+) -> Path:
     """Compile a target.
 
     Args:
         target: One of TARGETS.
         folder: For the program; made if missing. Objects lie beside it, for others.
         way: `fuzz` (clang, libFuzzer), `replay` (cc, sanitized) or `gcov` (cc).
+        instead: Sources of the firmware -> what is compiled in their place.
 
     Raises:
         RuntimeError: the compiler's own words.
@@ -227,6 +243,7 @@ def build(target: Target, folder: Path, way: str) -> Path:
     objects.mkdir(exist_ok=True)
     made = []
     for part in parts:  # targets share most of them
+        part = (instead or {}).get(part, part)
         digest = hashlib.sha256("\0".join([compiler, *flags]).encode())
         for path in (part, *_headers()):
             digest.update(path.read_bytes())
