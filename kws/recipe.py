@@ -385,11 +385,11 @@ def load(name_or_path: str | Path, name: str | None = None) -> Recipe:
         ) from None
     base = table.pop("base", None)
     if base is not None and base not in presets():
-        close = difflib.get_close_matches(str(base), presets(), n=1)
+        close = difflib.get_close_matches(_shown(base).strip("'"), presets(), n=1)
         maybe = f" Did you mean {close[0]!r}?" if close else ""
         raise KwsError(
             f"A recipe's base is a preset.{maybe} Expected one of "
-            f"{', '.join(presets())}. Received: base = {base!r} in {path}",
+            f"{', '.join(presets())}. Received: base = {_shown(base)} in {path}",
             'Start the recipe with: base = "kwt-tiny"',
         )
     start = load(base) if base is not None else Recipe()
@@ -522,6 +522,13 @@ def _checked(where: str, key: str, current: Any, hint: Any, value: Any) -> Any:
 def _wrong_type(where: str, key: str, expected: str, value: Any) -> KwsError:
     return KwsError(
         f"Wrong type in [{where}]: {key} must be {expected}. "
-        f"Received: {key}={value!r} ({type(value).__name__})",
+        f"Received: {key}={_shown(value)} ({type(value).__name__})",
         "Compare the recipe with a preset in kws/recipes/.",
     )
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:200]
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number without end"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from fuzzing import c_targets
 from fuzzing.c_targets import TARGETS
 from toolbox import skip_or_fail
 
+from kws.deploy import boards
 from kws.errors import KwsError
 from kws.paths import FIRMWARE
 
@@ -22,6 +24,11 @@ from fuzzing import readers  # noqa: E402
 
 SECONDS = 2  # for each target
 EXAMPLES = 20  # for each reader
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KWS_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +56,6 @@ FAULTS = {
     "detector": ("src/detector.c", "score < spec->rearm[i]", "score < 1"),
     "features": ("src/features.c", "out[bin] < spec->floor", "out[bin] < -127"),
     "loop": ("src/kws.c", "samples_dropped += (uint32_t)(n - kept)", "(void)n"),
-    "network": ("src/kernels_delta.c", "reset ? n : hold(", "hold("),
 }
 
 
@@ -94,6 +100,79 @@ def test_seeds_are_taken(name: str, tmp_path: Path) -> None:
             continue
         taken += 1
     assert taken > 0
+
+
+# What once was a crash: reader -> inputs, each refused now, or taken.
+_BOARD = (boards.BOARDS / "qemu-m4" / "board.toml").read_bytes()
+_HUGE = b"1" + b"0" * 400  # more than any float
+_DIGITS, _BITS = (
+    b"9" * 5000,
+    b"0x" + b"F" * 5000,
+)  # more than int() reads; than it prints
+_DEEP = b"[" * 100_000
+_INDEX = b"file\tfirst_sample\tsamples\tsplit\tkind\n"
+ONCE = {
+    "board": [
+        b"stack_bytes = " + _DIGITS,
+        b"title = " + _DEEP,
+        _BOARD.replace(b"sources = [", b'sources = ["' + b"x" * 300 + b'", '),
+        _BOARD.replace(b"sources = [", b"sources = [1, "),
+        _BOARD.replace(b"[flags]", b"[flags]\nother = 3"),
+        _BOARD.replace(b"[flags]", b"[usb]\nids = 3\n[flags]"),
+        b"usb = 3\n" + _BOARD,
+        b"power = 3\n" + _BOARD,
+        re.sub(rb"clock_hz = .*", b"clock_hz = " + _BITS, _BOARD),
+        re.sub(rb"title = .*", b"title = " + _BITS, _BOARD),
+        re.sub(
+            rb"cycles_per_instruction = .*",
+            b"cycles_per_instruction = " + _HUGE,
+            _BOARD,
+        ),
+    ],
+    "recipe": [
+        b"[train]\nepochs = " + _DIGITS,
+        b"[train]\nlearning_rate = " + _HUGE,
+        b"[train]\nlearning_rate = " + _BITS,
+        b"[model]\nstem = " + _BITS,
+        b"[model]\nstem_stride = [1, " + _BITS + b"]",
+        b"[features]\nsample_rate = 0",
+        b"[features]\nhop = " + _HUGE,
+        b"base = " + _BITS,
+    ],
+    "index": [
+        b"x" * 300 + b"\tyes/a.wav\t0\t100\n",
+        b"yes\tyes/a.wav\t" + _DIGITS + b"\t100\n",
+    ],
+    "ambient": [
+        b"split\tkind\tsamples\tfirst_sample\tfile\ntest\tnoise\t1000\t0\n",
+        _INDEX + b"..\t0\t1\ttrain\tnoise\n",
+        _INDEX + b"absent.wav\t0\t1\ttrain\tnoise\n",
+        _INDEX + b"x" * 300 + b"\t0\t1\ttrain\tnoise\n",
+    ],
+    "truth": [
+        b"\1" + _DEEP,
+        b"\0start\tend\tword\n0.5\t1.0\t" + b"x" * 140_000 + b"\n",
+    ],
+    "tape": [
+        _DEEP,
+        b'{"kind": "", "made": {}, "said": [['
+        + _HUGE
+        + b', 1, "yes", ""]], "windows": []}',
+    ],
+    "page": [
+        re.sub(rb"0\.8", _HUGE, readers._page_seeds()[0], count=1),
+    ],
+    "monitor": [
+        b"kws end kind=beat\n",
+        b"kws reply kind=event status=ok\n",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_what_once_was_a_crash(name: str) -> None:
+    for data in ONCE[name]:
+        readers.once(readers.READERS[name], data)
 
 
 def test_a_crash_is_told_and_made_small() -> None:

@@ -8,8 +8,8 @@
 
 The counts and what the C targets have found are kept in a folder (build/fuzz) from one
 call to the next. A crash ends the run with exit code 1 and the input that caused it.
-Lines: of what a target in C is for, those that gcov counts on all inputs that were kept;
-of the functions of the package that a reader enters, those that 150 mutants reach.
+Lines: of what a target in C is for, what gcov counts on all inputs that were kept; of
+the functions of the package that a reader enters, what 150 mutants reach.
 """
 
 from __future__ import annotations

@@ -178,7 +178,9 @@ def _imported(data: bytes, folder: Path) -> None:
 def _bundle_files() -> dict[str, bytes]:
     source = bundles.load("kwt-tiny").path
     names = ("recipe.toml", "bundle.json", "metrics.json", "model.tflite")
-    return {name: (source / name).read_bytes() for name in names}
+    own = {name: (source / name).read_bytes() for name in names}
+    table = json.loads(own["bundle.json"]) | {"files": {}}  # their hashes bar the way
+    return own | {"bundle.json": json.dumps(table).encode()}
 
 
 def _bundle(data: bytes, folder: Path) -> None:
@@ -186,13 +188,9 @@ def _bundle(data: bytes, folder: Path) -> None:
     own = dict(_bundle_files())
     name = ("bundle.json", "metrics.json", "recipe.toml")[data[0] % 3 if data else 0]
     own[name] = data[1:]
-    table = json.loads(own["bundle.json"]) if name != "bundle.json" else {}
-    if table:
-        table["files"] = {}
-        own["bundle.json"] = json.dumps(table).encode()
     for file, content in own.items():
         _put(folder, file, content)
-    bundle = bundles.load(folder, accept_changed=True)
+    bundle = bundles.load(folder)
     native.sources(bundle, "portable")
     bundles.save(bundle)
 
@@ -496,9 +494,7 @@ READERS = {
     one.name: one
     for one in (
         Reader("tflite", ".tflite to emitted C", _files("tflite"), _tflite),
-        Reader(
-            "import-kwt", "operators of a foreign .tflite", _files("tflite"), _imported
-        ),
+        Reader("import-kwt", "a foreign .tflite", _files("tflite"), _imported),
         Reader("bundle", "a bundle's files, to C", _bundle_seeds, _bundle),
         Reader("recipe", "recipes", _recipe_seeds, _recipe),
         Reader("thresholds", "files of thresholds", _thresholds_seeds, _thresholds),
