@@ -1,5 +1,5 @@
-/* See listen_host.h. Beside silent_board.c: text goes into a buffer, the counter is this
- * thread's processor time in nanoseconds. */
+/* See listen_host.h. Beside silent_board.c: text goes into a buffer, the counter is
+ * this thread's processor time in nanoseconds. */
 #define _POSIX_C_SOURCE 200112L
 #include "listen_host.h"
 
