@@ -9,7 +9,7 @@
 The counts and what the C targets have found are kept in a folder (build/fuzz) from one
 call to the next. A crash ends the run with exit code 1 and the input that caused it.
 Lines: of what a target in C is for, what gcov counts on all inputs that were kept; of
-the functions of the package that a reader enters, what 150 mutants reach.
+the functions of the package that a reader enters, what 100 mutants reach.
 """
 
 from __future__ import annotations
@@ -43,70 +43,79 @@ def main() -> int:
     counts = given.work / "counts.json"
     done: Counts = json.loads(counts.read_text()) if counts.exists() else {}
     given.work.mkdir(parents=True, exist_ok=True)
-    crashed = False
+    in_c = [name for name in given.only if name in TARGETS]
+    in_python = [name for name in given.only if name in READERS]
+    crash = ""
     try:
         for _ in range(given.rounds if given.seconds else 0):
-            for name in given.only:
-                crash = run(name, given.work / name, given.seconds, done)
+            for name in in_c:
+                crash += run_target(name, given.work / name, given.seconds, done)
                 counts.write_text(json.dumps(done))
-                if crash:
-                    print(f"{crash}\n{name} has crashed", file=sys.stderr)
-                    crashed = True
-            if crashed:
+            if in_python:
+                crash += run_readers(in_python, given.seconds, done)
+                counts.write_text(json.dumps(done))
+            if crash:
+                print(crash, file=sys.stderr)
                 break
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
     table(given.work, done)
-    return int(crashed)
+    return int(bool(crash))
 
 
-def run(name: str, folder: Path, seconds: int, done: Counts) -> str:
-    """One target for some seconds. Returns what was said of a crash, or ''."""
-    executions, took = done.get(name, (0, 0.0))
-    crash = ""
-    if name in TARGETS:
-        target = TARGETS[name]
-        program = c_targets.build(target, folder, "fuzz")
-        limit = f"-max_total_time={seconds}"
-        ran = c_targets.fuzz(program, folder / "corpus", target, limit)
-        if ran.crash is not None:
-            crash = f"{ran.crash[1]}\n{ran.crash[0]}"
-        new = (ran.executions, ran.seconds)
-    else:
-        number = int(time.time())  # each run tries others
-        result = reader(name, "--seconds", str(seconds), "--seed", str(number))
-        if result.returncode != 0:
-            crash = result.stderr[-6000:]
-        said = json.loads(result.stdout) if result.stdout else {}
-        new = (said.get("executions", 0), said.get("seconds", 0.0))
-    done[name] = (executions + new[0], took + new[1])
+def run_target(name: str, folder: Path, seconds: int, done: Counts) -> str:
+    """One target in C for some seconds. Returns what was said of a crash, or ''."""
+    target = TARGETS[name]
+    program = c_targets.build(target, folder, "fuzz")
+    limit = f"-max_total_time={seconds}"
+    ran = c_targets.fuzz(program, folder / "corpus", target, limit)
+    count(name, ran.executions, ran.seconds, done)
+    return "" if ran.crash is None else f"{ran.crash[1]}\n{name}: {ran.crash[0]}\n"
+
+
+def run_readers(names: list[str], seconds: int, done: Counts) -> str:
+    """Each reader for some seconds, up to a crash; see `run_target`."""
+    number = int(time.time())  # each run tries others
+    result = read(names, "--seconds", str(seconds), "--seed", str(number))
+    for line in result.stdout.splitlines():
+        said = json.loads(line)
+        count(said["name"], said["executions"], said["seconds"], done)
+    return "" if result.returncode == 0 else result.stderr[-6000:]
+
+
+def count(name: str, executions: int, seconds: float, done: Counts) -> None:
+    before = done.get(name, (0, 0.0))
+    done[name] = (before[0] + executions, before[1] + seconds)
     print(f"{name}: {done[name][0]:,} executions", file=sys.stderr, flush=True)
-    return crash
 
 
-def reader(name: str, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "ignore", readers.__file__, name, *options]
+def read(names: list[str], *options: str) -> subprocess.CompletedProcess[str]:
+    """Readers in a process of their own, with the memory that it may take."""
+    command = [sys.executable, "-W", "ignore", readers.__file__, *names, *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def table(work: Path, done: Counts) -> None:
     print("| target | executions | a second | lines reached |\n|---|---|---|---|")
+    python = [name for name in READERS if name in done]
+    said = read(python, "--lines").stdout.splitlines() if python else []
+    lines = {
+        one["name"]: (one["reached"], one["lines"]) for one in map(json.loads, said)
+    }
     for name in filter(done.__contains__, NAMES):
-        executions, seconds = done[name]
         if name in TARGETS:
-            about, corpus = TARGETS[name].about, work / name / "corpus"
-            inputs = [*sorted(corpus.iterdir()), *c_targets.seeds(TARGETS[name])]
-            lines = c_targets.coverage(TARGETS[name], work / name / "lines", inputs)
-        else:
-            about, found = (
-                READERS[name].about,
-                json.loads(reader(name, "--lines").stdout),
+            corpus = sorted((work / name / "corpus").iterdir())
+            inputs = [*corpus, *c_targets.seeds(TARGETS[name])]
+            lines[name] = c_targets.coverage(
+                TARGETS[name], work / name / "lines", inputs
             )
-            lines = found["reached"], found["lines"]
+        about = (TARGETS.get(name) or READERS[name]).about
+        executions, seconds = done[name]
         rate = executions / max(seconds, 1)
+        reached, known = lines[name]
         print(
             f"| `{name}`: {about} | {executions:,} | {rate:,.0f} | "
-            f"{lines[0]} of {lines[1]} |",
+            f"{reached} of {known} |",
             flush=True,
         )
     for what, names in (("in C", TARGETS), ("in Python", READERS)):

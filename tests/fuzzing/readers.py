@@ -575,7 +575,7 @@ def run(one: Reader, examples: int, number: int) -> int:
     return count
 
 
-def lines(one: Reader, examples: int = 150) -> tuple[int, int]:
+def lines(one: Reader, examples: int = 100) -> tuple[int, int]:
     """Lines of the package that mutants reach; all lines of the functions entered."""
     package = str(Path(bundles.__file__).parent)
     reached: set[tuple[str, int]] = set()
@@ -621,7 +621,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="+", choices=READERS)
     parser.add_argument("--seconds", type=float, default=0)
-    parser.add_argument("--examples", type=int, default=200)
+    parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--lines", action="store_true", help="count lines, do no more")
     given = parser.parse_args(arguments)
@@ -639,7 +639,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
                 done += run(READERS[name], given.examples, number)
                 number += 1
             took = time.monotonic() - start
-            print(json.dumps({"name": name, "executions": done, "seconds": took}))
+            told = {"name": name, "executions": done, "seconds": took}
+            print(json.dumps(told), flush=True)
     finally:
         shutil.rmtree(cache_folder, ignore_errors=True)
     return 0
