@@ -386,8 +386,8 @@ class Monitor:
             raise BoardError(key, f"it says: {line}", **self.names)
         if kind == "end":
             self.ended = True
-        told = {key: _value(key, pairs[key]) for key in pairs}
-        return told | {"kind": kind}  # whatever the line says of a `kind`
+        values = {key: _value(key, pairs[key]) for key in pairs}
+        return values | {"kind": kind}  # whatever the line says of a `kind`
 
     def _check(self, pairs: dict[str, str]) -> None:
         """Refuse another protocol and another model."""
