@@ -279,7 +279,7 @@ def _index(data: bytes, folder: Path) -> None:
     _put(folder, "yes.wav", audio.wav_bytes(_tone()))
     _put(folder, "_unknown_.wav", audio.wav_bytes(_tone()))
     _put(folder, "index.tsv", data)
-    archives.read_clips(archives.read_index(folder)[:64], threads=1)
+    archives.read_clips(archives.read_index(folder)[:64], 16000, threads=1)
 
 
 def _ambient(data: bytes, folder: Path) -> None:
