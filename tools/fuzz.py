@@ -9,7 +9,7 @@
 The counts and what the C targets have found are kept in a folder (build/fuzz) from one
 call to the next. A crash ends the run with exit code 1 and the input that caused it.
 Lines: of what a target in C is for, what gcov counts on all inputs that were kept; of
-the functions of the package that a reader enters, what 100 mutants reach.
+the functions of the package that a reader enters, what 20 mutants reach.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def table(work: Path, done: Counts) -> None:
         about = (TARGETS.get(name) or READERS[name]).about
         executions, seconds = done[name]
         rate = executions / max(seconds, 1)
-        reached, known = lines[name]
+        reached, known = lines.get(name, (0, 0))  # a reader that crashes has none
         print(
             f"| `{name}`: {about} | {executions:,} | {rate:,.0f} | "
             f"{reached} of {known} |",

@@ -575,7 +575,7 @@ def run(one: Reader, examples: int, number: int) -> int:
     return count
 
 
-def lines(one: Reader, examples: int = 100) -> tuple[int, int]:
+def lines(one: Reader, examples: int = 20) -> tuple[int, int]:
     """Lines of the package that mutants reach; all lines of the functions entered."""
     package = str(Path(bundles.__file__).parent)
     reached: set[tuple[str, int]] = set()
