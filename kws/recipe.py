@@ -32,6 +32,7 @@ from kws.errors import KwsError
 
 RECIPES = Path(__file__).parent / "recipes"
 MAX_BYTES = 1 << 20
+MAX_INTEGER = (1 << 63) - 1  # TOML's own; Python reads larger ones
 
 SILENCE = "_silence_"
 UNKNOWN = "_unknown_"
@@ -377,18 +378,18 @@ def load(name_or_path: str | Path, name: str | None = None) -> Recipe:
         )
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise KwsError(
             f"The recipe is not valid TOML: {error}. Received: {path}",
             "Compare it with a preset in kws/recipes/.",
         ) from None
     base = table.pop("base", None)
     if base is not None and base not in presets():
-        close = difflib.get_close_matches(str(base), presets(), n=1)
+        close = difflib.get_close_matches(_shown(base).strip("'"), presets(), n=1)
         maybe = f" Did you mean {close[0]!r}?" if close else ""
         raise KwsError(
             f"A recipe's base is a preset.{maybe} Expected one of "
-            f"{', '.join(presets())}. Received: base = {base!r} in {path}",
+            f"{', '.join(presets())}. Received: base = {_shown(base)} in {path}",
             'Start the recipe with: base = "kwt-tiny"',
         )
     start = load(base) if base is not None else Recipe()
@@ -415,6 +416,12 @@ def check_detector(recipe: Recipe, path: Path) -> None:
         KwsError: a value that is out of its range.
     """
     detector, frames = recipe.detector, recipe.features.frames
+    if recipe.features.sample_rate < 1:
+        rate = recipe.features.sample_rate
+        raise KwsError(
+            f"[features] sample_rate must be 16000. Received: {rate}",
+            f"Mend it in {path}.",
+        )
     own = detector.word_thresholds or (detector.threshold,)
     # In the board's steps: what rounds to 0 there is 0. NaN is in no range.
     rearm = round(detector.rearm * Q15_ONE) if math.isfinite(detector.rearm) else 0
@@ -478,6 +485,13 @@ def _overlay(instance: Any, table: dict[str, Any], where: str) -> Any:
 
 
 def _checked(where: str, key: str, current: Any, hint: Any, value: Any) -> Any:
+    if isinstance(value, int) and not -MAX_INTEGER <= value <= MAX_INTEGER:
+        raise KwsError(
+            f"[{where}] {key} is a number out of all range. Expected at most "
+            f"{MAX_INTEGER} either way. Received: a whole number of "
+            f"{value.bit_length()} bits",
+            "Compare the recipe with a preset in kws/recipes/.",
+        )
     if isinstance(hint, types.UnionType):  # one for all, or a list
         single, several = typing.get_args(hint)
         if not isinstance(value, (single, list, tuple)):
@@ -508,6 +522,13 @@ def _checked(where: str, key: str, current: Any, hint: Any, value: Any) -> Any:
 def _wrong_type(where: str, key: str, expected: str, value: Any) -> KwsError:
     return KwsError(
         f"Wrong type in [{where}]: {key} must be {expected}. "
-        f"Received: {key}={value!r} ({type(value).__name__})",
+        f"Received: {key}={_shown(value)} ({type(value).__name__})",
         "Compare the recipe with a preset in kws/recipes/.",
     )
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:200]
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number without end"

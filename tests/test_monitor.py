@@ -41,6 +41,16 @@ def follow(**options: Any) -> monitor.Monitor:
     return monitor.Monitor(lambda cost: cost / 64000, board="b", run="r", **options)
 
 
+def test_the_first_decision_says_nothing_of_what_was_skipped() -> None:
+    """A stream counts it from its start: 24 steps against the work of one."""
+    first = BEAT.replace("inferences=7", "inferences=1").replace(
+        "macs=250", "macs=6050"
+    )
+    message, later = follow().feed((first + BEAT).encode())
+    assert message["skipped"] is None and later["skipped"] == 0.75
+    assert "skipped" not in monitor.text(message)
+
+
 def test_lines_become_messages() -> None:
     messages = follow(expected_hash=HASH).feed(
         (BOOT + "kws selftest ok\n" + BEAT + EVENT + "kws end\nhello\n").encode()

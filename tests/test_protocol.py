@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
 from fake_model import LABELS, FakeModel, tone
-from toolbox import SANITIZE, host_compile, need_compiler, need_qemu
+from toolbox import need_compiler, need_qemu
 
 from kws.deploy import boards, build, command, frame, monitor, run
 from kws.errors import KwsError
-from kws.paths import FIRMWARE
 
 FAKE = FakeModel()
 EVENT = "kws event word=yes start_ms=0 time_ms=1000 score=0.930"
-FUZZ = 200_000
-SEEDS = [
-    "query",
-    "verbosity level=0",
-    "verbosity level=2",
-    "threshold label=2 value=900",
-    "threshold label=3 value=400",
-    "threshold label=48 value=1000",
-    "gain value=10",
-    "gain value=100",
-    "selftest",
-]
 
 
 def lines(*texts: str, start: int = 0) -> list[str]:
@@ -160,34 +145,6 @@ def test_the_selftest_command_starts_again(tmp_path: Path) -> None:
     assert said.boots == 2
     assert said.boot["reset"] == "software"
     assert said.selftest is True and said.ended
-
-
-def test_mutated_commands_break_nothing(tmp_path: Path) -> None:
-    """Under the sanitizers; what is not whole is never obeyed."""
-    program = fuzzer(tmp_path)
-    said = subprocess.run(
-        [str(program), "seeds.txt", "1", str(FUZZ)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert said.returncode == 0, said.stderr[-2000:]
-    counts = {name: int(n) for name, n in map(str.split, said.stdout.splitlines())}
-    assert sum(counts.values()) == FUZZ
-    assert all(counts[name] > FUZZ // 1000 for name in ("ok", "frame", "unknown"))
-    assert counts["range"] > FUZZ // 1000 and counts["none"] > FUZZ // 1000
-
-
-def fuzzer(folder: Path) -> Path:
-    model = dataclasses.replace(FAKE).write(folder / "model")
-    (folder / "seeds.txt").write_text("\n".join(SEEDS) + "\n")
-    names = ("app/command.c", "app/print.c", "src/kws.c", "src/detector.c")
-    names += ("src/features.c",)
-    sources = [FIRMWARE / name for name in names]
-    sources += [model / "kws_model.c", Path(__file__).parent / "c" / "command_fuzz.c"]
-    return host_compile(sources, folder / "fuzz", *SANITIZE, f"-I{FIRMWARE / 'app'}")
 
 
 # --- sending --------------------------------------------------------------------------

@@ -8,8 +8,9 @@
 #
 # KWS_SETUP_ZIG=1 installs zig beside gcc (the tests build every board with both), what
 # tests read and speak audio with (ffmpeg, espeak-ng, and Pico, which is built from C in
-# seconds), openssl, which makes a page's certificate, PortAudio, and the browser that they
-# open pages in (chromium with chromium-driver, about 120 MB).
+# seconds), openssl, which makes a page's certificate, PortAudio, the browser that they
+# open pages in (chromium with chromium-driver, about 120 MB), and the compiler that they
+# fuzz with (clang with its runtime, about 50 MB).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -106,6 +107,14 @@ if [ "${KWS_SETUP_ZIG:-}" = 1 ]; then
   command -v chromium >/dev/null && command -v chromedriver >/dev/null ||
     apt_install chromium chromium-driver ||
     say "chromium can't be had here; tests of pages will be skipped, or fail"
+  # libFuzzer is in a package of its own, named by clang's version.
+  fuzzer() {
+    clang -fsanitize=fuzzer,address -x c - -o /dev/null 2>/dev/null \
+      <<<'int LLVMFuzzerTestOneInput(void) { return 0; }'
+  }
+  command -v clang >/dev/null || apt_install clang || true
+  fuzzer || apt_install "libclang-rt-$(clang -dumpversion 2>/dev/null | cut -d. -f1)-dev" || true
+  fuzzer || say "clang with libFuzzer can't be had here; its tests will be skipped, or fail"
 fi
 
 # The emulator that the Pico's image is tested in, where Node.js is installed.

@@ -1,5 +1,5 @@
-/* See listen_host.h. A PC's side of kws_board.h: text goes into a buffer, the counter
- * is this thread's processor time in nanoseconds. */
+/* See listen_host.h. Beside silent_board.c: text goes into a buffer, the counter is
+ * this thread's processor time in nanoseconds. */
 #define _POSIX_C_SOURCE 200112L
 #include "listen_host.h"
 
@@ -28,45 +28,6 @@ uint64_t kws_board_ticks(void) {
   struct timespec now;
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-uint64_t kws_board_ticks_to_cost(uint64_t ticks) {
-  return ticks;
-}
-
-uint32_t kws_board_stack_used(void) {
-  return 0;
-}
-
-uint32_t kws_board_stack_size(void) {
-  return 0;
-}
-
-const char *kws_board_reset_reason(void) {
-  return "";
-}
-
-_Noreturn void kws_board_exit(int code) {
-  exit(code); /* a stack of no size has no canary: not reached */
-}
-
-void kws_board_show_event(void) {}
-void kws_board_watchdog_feed(void) {}
-
-/* Nobody sends commands. */
-size_t kws_board_read(char *to, size_t n) {
-  (void)to;
-  (void)n;
-  return 0;
-}
-
-int32_t kws_board_gain(void) {
-  return 0;
-}
-
-int kws_board_set_gain(int32_t gain) {
-  (void)gain;
-  return -1;
 }
 
 _Noreturn void kws_board_restart(void) {

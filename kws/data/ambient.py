@@ -199,11 +199,13 @@ def _indexed(folder: Path, split: str) -> list[Sound]:
             not all(text.isdecimal() and len(text) < 13 for text in numbers)
             or fields.get("split") not in SPLITS
             or not fields.get("kind")
-            or not re.fullmatch(r"[\w.-]+", fields["file"])
+            or not re.fullmatch(r"[\w.-]{1,60}", fields.get("file", ""))
         ):
             raise _broken(path, f"line {number} can't be read: {line[:80]!r}")
         if fields["split"] != split:
             continue
+        if not (folder / fields["file"]).is_file():
+            raise _broken(path, f"line {number}: there is no {fields['file']}")
         first, length = map(int, numbers)
         samples = archives.decoded(folder / fields["file"])[first : first + length]
         if len(samples) != length:

@@ -78,8 +78,8 @@ def read_index(folder: Path) -> list[Recording]:
         fields = line.split("\t")
         if (
             len(fields) != 4
-            or not re.fullmatch(r"\w+", fields[0])
-            or not (fields[2].isdecimal() and fields[3].isdecimal())
+            or not re.fullmatch(r"\w{1,60}", fields[0])  # a file's name
+            or not all(text.isdecimal() and len(text) < 13 for text in fields[2:])
             or not 0 < int(fields[3]) <= MAX_SAMPLES
             or int(fields[2]) > MAX_SAMPLES
         ):

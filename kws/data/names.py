@@ -154,6 +154,9 @@ def entry(line: str) -> str:
 def table(text: str) -> list[list[str]]:
     """Rows of a table whose first line has tabs, semicolons, commas or spaces between
     its fields, in quotes or not. Empty lines are left out.
+
+    Raises:
+        ValueError: a field that is too long.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     # Audacity's second line of a label: its range of frequencies.
@@ -164,7 +167,10 @@ def table(text: str) -> list[list[str]]:
     if separator is None:
         return [line.split(None, 2) for line in lines]
     rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
-    return [[cell.strip() for cell in row] for row in rows]
+    try:
+        return [[cell.strip() for cell in row] for row in rows]
+    except csv.Error as error:  # a field of 128 KB
+        raise ValueError(f"not a table: {error}") from None
 
 
 def number(text: str) -> float | None:

@@ -375,7 +375,7 @@ def read_windows(path: Path) -> list[Window]:
             rows = _table_rows(names.table(text))
         for row in rows:
             windows.append(_window(row))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise KwsError(
             f"The truth file is broken at entry {len(windows) + 1}: {error}. "
             f"Received: {path}",
@@ -548,7 +548,7 @@ def _with_side(tape: Tape, path: Path) -> Tape:
         details = [
             (None if s is None else float(s), str(c)) for s, c in table["windows"]
         ]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise KwsError(
             f"What is known of the tape can't be read: {error}. Received: {path}",
             f"rm {path}   (the truth is not in it)",

@@ -18,6 +18,7 @@ from kws.paths import FIRMWARE
 
 BOARDS = FIRMWARE / "boards"
 CORES = ("portable", "dsp", "mve")
+MAX_NUMBER = 0xFFFFFFFF  # what 32-bit cores address; TOML's may be of any size
 
 
 def runner_names() -> list[str]:
@@ -142,7 +143,7 @@ def load(name: str) -> Board:
     path = BOARDS / name / "board.toml"
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise _wrong(path, f"not valid TOML ({error})") from None
     return from_table(table, path)
 
@@ -156,6 +157,7 @@ def from_table(table: dict[str, Any], path: Path) -> Board:
     memory = _take(table, "memory", dict, path)
     flags = _take(table, "flags", dict, path)
     runner = _take(table, "runner", str, path)
+    cycles = _take(table, "cycles_per_instruction", (int, float), path)
     board = Board(
         name=path.parent.name,
         folder=path.parent,
@@ -164,21 +166,23 @@ def from_table(table: dict[str, Any], path: Path) -> Board:
         runner=runner,
         core=_take(table, "core", str, path),
         clock_hz=_take(table, "clock_hz", int, path),
-        cycles_per_instruction=float(
-            _take(table, "cycles_per_instruction", (int, float), path)
-        ),
+        cycles_per_instruction=float(cycles),
         stack_bytes=_take(table, "stack_bytes", int, path),
-        sources=tuple(_take(table, "sources", list, path)),
+        sources=_texts(table, "sources", path),
         flash_origin=_take(memory, "flash_origin", int, path),
         flash_bytes=_take(memory, "flash_bytes", int, path),
         ram_origin=_take(memory, "ram_origin", int, path),
         ram_bytes=_take(memory, "ram_bytes", int, path),
-        boot_origin=memory.pop("boot_origin", None),
-        flags={key: tuple(value) for key, value in flags.items()},
-        tools={name: table.pop(name) for name in runner_names() if name in table},
-        usb=_usb(table.pop("usb", {}), path),
-        bootloader=str(table.pop("bootloader", "")),
-        power=_power(table.pop("power", None), path),
+        boot_origin=_take(memory, "boot_origin", int, path, None),
+        flags={key: _texts(flags, key, path) for key in list(flags)},
+        tools={
+            name: _take(table, name, dict, path)
+            for name in runner_names()
+            if name in table
+        },
+        usb=_usb(_take(table, "usb", dict, path, {}), path),
+        bootloader=_take(table, "bootloader", str, path, ""),
+        power=_power(_take(table, "power", dict, path, None), path),
     )
     for leftover in (*table, *memory):
         raise _wrong(path, f"unknown key {leftover!r}")
@@ -199,19 +203,21 @@ def from_table(table: dict[str, Any], path: Path) -> Board:
     if not board.flags:
         raise _wrong(path, "[flags] names no toolchain")
     for source in board.sources:
-        if not (BOARDS / source).is_file():
+        plain = re.fullmatch(r"[\w./-]{1,100}", source)
+        if plain is None or not (BOARDS / source).is_file():
             raise _wrong(path, f"source {source!r} does not exist in {BOARDS}")
     return board
 
 
 def _usb(table: dict[str, Any], path: Path) -> Usb:
-    usb = Usb(tuple(table.pop("ids", ())), table.pop("baud", Usb.baud))
+    ids = _texts(table, "ids", path) if "ids" in table else ()
+    usb = Usb(ids, _take(table, "baud", int, path, Usb.baud))
     for leftover in table:
         raise _wrong(path, f"unknown key {leftover!r} in [usb]")
     for text in usb.ids:
-        if not re.fullmatch(r"[0-9a-f]{4}:[0-9a-f]{4}", str(text)):
+        if not re.fullmatch(r"[0-9a-f]{4}:[0-9a-f]{4}", text):
             raise _wrong(path, f'[usb] ids are like "1366:1015", not {text!r}')
-    if not isinstance(usb.baud, int) or not 1200 <= usb.baud <= 4_000_000:
+    if not 1200 <= usb.baud <= 4_000_000:
         raise _wrong(path, f"[usb] baud = {usb.baud} is not in 1200..4000000")
     return usb
 
@@ -239,13 +245,24 @@ def _power(table: dict[str, Any] | None, path: Path) -> Power | None:
     return power
 
 
-def _take(table: dict[str, Any], key: str, kind: Any, path: Path) -> Any:
+def _take(table: dict[str, Any], key: str, kind: Any, path: Path, *default: Any) -> Any:
     if key not in table:
+        if default:
+            return default[0]
         raise _wrong(path, f"key {key!r} is missing")
     value = table.pop(key)
+    if isinstance(value, int) and not -MAX_NUMBER <= value <= MAX_NUMBER:
+        raise _wrong(path, f"{key} is a number of {value.bit_length()} bits")
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise _wrong(path, f"{key} = {value!r} has the wrong type")
+        raise _wrong(path, f"{key} has the wrong type ({type(value).__name__})")
     return value
+
+
+def _texts(table: dict[str, Any], key: str, path: Path) -> tuple[str, ...]:
+    texts = _take(table, key, list, path)
+    if not all(isinstance(text, str) for text in texts):
+        raise _wrong(path, f"{key} is no list of texts")
+    return tuple(texts)
 
 
 def _wrong(path: Path, reason: str) -> KwsError:

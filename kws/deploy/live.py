@@ -183,9 +183,10 @@ def on_host(
     """
     expected, _ = host.selftest_run(bundle)
     app, extra = FIRMWARE / "app", host.HOST / "listen_host.c"
+    board = host.HOST / "silent_board.c"
     library = host.build(
         host.sources(bundle, expected),
-        more=(app / "listen.c", app / "command.c", app / "print.c", extra),
+        more=(app / "listen.c", app / "command.c", app / "print.c", extra, board),
     )
     following = Monitor(
         lambda nanoseconds: nanoseconds / 1e6,

@@ -89,8 +89,11 @@ class Beat:
 
     @property
     def skipped(self) -> float | None:
-        """Share of the delta products' work that was skipped; None without any."""
-        return 1 - self.macs / self.macs_dense if self.macs_dense else None
+        """Share of the delta products' work that was skipped in the last decision;
+        None without any, and of the first: a stream counts that one from its start."""
+        if not self.macs_dense or self.inferences < 2:
+            return None
+        return 1 - self.macs / self.macs_dense
 
 
 @dataclass
@@ -383,7 +386,8 @@ class Monitor:
             raise BoardError(key, f"it says: {line}", **self.names)
         if kind == "end":
             self.ended = True
-        return {"kind": kind} | {key: _value(key, pairs[key]) for key in pairs}
+        values = {key: _value(key, pairs[key]) for key in pairs}
+        return values | {"kind": kind}  # whatever the line says of a `kind`
 
     def _check(self, pairs: dict[str, str]) -> None:
         """Refuse another protocol and another model."""

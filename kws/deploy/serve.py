@@ -112,10 +112,11 @@ class Server(PageServer):
         """
         try:
             table: Any = json.loads(body)
-            expected, levels = str(table["hash"]), table["word_thresholds"]
-            if not all(type(level) in (int, float) for level in levels):
+            expected, given = str(table["hash"]), table["word_thresholds"]
+            if not all(type(level) in (int, float) for level in given):
                 raise TypeError
-        except (ValueError, KeyError, TypeError, RecursionError):
+            levels = [float(level) for level in given]
+        except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
             raise KwsError(
                 "Expected JSON with hash and word_thresholds.", "Load the page again."
             ) from None
@@ -132,6 +133,6 @@ class Server(PageServer):
                     f"{expected}. Received: {bundle.hash[:16]}",
                     "Load the page again.",
                 )
-            changed = with_thresholds(bundle, [float(level) for level in levels])
+            changed = with_thresholds(bundle, levels)
             bundles.save(changed)
             return changed.hash[:16]

@@ -197,11 +197,14 @@ def _operators(data: bytes) -> list[Operator]:
         if isinstance(value, int)
     }
     model = tflite.Model.GetRootAs(data, 0)
-    limit = min(MAX_ITEMS, len(data))
+    left = 4 * len(data)
 
     def count(length: int) -> range:
-        if not 0 <= length <= limit:
+        # All together: vectors that share their bytes could ask for hours.
+        nonlocal left
+        if not 0 <= length <= min(MAX_ITEMS, left):
             raise IndexError(length)
+        left -= length
         return range(length)
 
     if model.SubgraphsLength() != 1:

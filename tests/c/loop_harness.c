@@ -31,35 +31,6 @@ void kws_board_write(const char *text) {
 uint64_t kws_board_ticks(void) {
   return 0;
 }
-uint64_t kws_board_ticks_to_cost(uint64_t spent) {
-  return spent;
-}
-uint32_t kws_board_stack_used(void) {
-  return 0;
-}
-uint32_t kws_board_stack_size(void) {
-  return 0;
-}
-const char *kws_board_reset_reason(void) {
-  return "";
-}
-_Noreturn void kws_board_exit(int code) {
-  exit(code);
-}
-void kws_board_show_event(void) {}
-void kws_board_watchdog_feed(void) {}
-size_t kws_board_read(char *to, size_t n) {
-  (void)to;
-  (void)n;
-  return 0;
-}
-int32_t kws_board_gain(void) {
-  return 0;
-}
-int kws_board_set_gain(int32_t gain) {
-  (void)gain;
-  return -1;
-}
 _Noreturn void kws_board_restart(void) {
   exit(9);
 }

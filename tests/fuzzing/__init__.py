@@ -1,0 +1,1 @@
+"""Fuzzing: targets in C (`c_targets`, libFuzzer) and readers in Python (`readers`)."""
