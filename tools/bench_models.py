@@ -7,11 +7,13 @@ compared with TFLM's. Instructions are QEMU's exact counts; they are not cycles.
     python tools/bench_models.py --update    # write the baseline
     python tools/bench_models.py --model kwt-1-relu --board qemu-m4
     python tools/bench_models.py --model kwt-tiny --change head_dim=16 share=blocks
+    python tools/bench_models.py --compare   # ours and other networks, side by side
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import tempfile
@@ -27,6 +29,8 @@ import sample_models  # noqa: E402
 
 from kws import engines  # noqa: E402
 from kws.deploy import boards, build, emission, run  # noqa: E402
+from kws.graph import cost, reader  # noqa: E402
+from kws.recipe import Recipe  # noqa: E402
 
 BASELINE = ROOT / "tests" / "baselines" / "models.json"
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -36,10 +40,23 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "kwt-1": ("kwt-1", {}),
     "kwt-stream-tiny": ("kwt-stream-tiny", {"frames": 48}),
 }
+# What is compared beside kwt-tiny (kws/model/baselines.py); no baselines of these.
+COMPARED: dict[str, tuple[str, dict[str, Any]]] = {
+    name: (name, {})
+    for name in ("sparknet-16", "sparknet-32", "bc-resnet-1", "ds-cnn", "kwt-small")
+}
 BOARDS = ("qemu-m0", "qemu-m4", "qemu-m55")
 # Share by which a figure may grow before `regressions` names it.
 TOLERANCE = 0.02
 CLIPS = 2
+
+
+@functools.cache
+def sample(model: str, more: tuple[tuple[str, Any], ...]) -> tuple[Recipe, bytes]:
+    """A network's recipe, and its .tflite with random weights."""
+    preset, changes = (MODELS | COMPARED)[model]
+    spec = sample_models.recipe(preset, **changes | dict(more))
+    return spec, sample_models.network(spec)
 
 
 def measure(
@@ -48,7 +65,7 @@ def measure(
     """One network on some boards.
 
     Args:
-        model: One of MODELS.
+        model: One of MODELS or COMPARED.
         board_names: Boards.
         more: Further changes of the recipe's [model] section.
 
@@ -59,8 +76,7 @@ def measure(
     Raises:
         AssertionError: a board's logits are not TFLM's.
     """
-    preset, changes = MODELS[model]
-    spec = sample_models.recipe(preset, **changes | (more or {}))
+    spec, data = sample(model, tuple((more or {}).items()))
     rng = np.random.default_rng(0)
     loudness = rng.uniform(100, 8000, (CLIPS, 1))
     samples = (CLIPS, spec.features.clip_samples)
@@ -68,9 +84,7 @@ def measure(
     clips = pcm.astype(np.int16)
     table = {}
     with tempfile.TemporaryDirectory() as folder:
-        bundle = sample_models.bundle(
-            Path(folder) / "run", spec, sample_models.network(spec)
-        )
+        bundle = sample_models.bundle(Path(folder) / "run", spec, data)
         expected = engines.get("tflm").logits(bundle, clips)
         for name in board_names:
             board, out = boards.load(name), Path(folder) / name
@@ -105,15 +119,50 @@ def regressions(
     return problems
 
 
+def comparison(models: list[str]) -> list[str]:
+    """A table of networks: instructions on each core, sizes on an M4."""
+    lines = [
+        "| | parameters | MACs, M | M4 | M55 | M0+ | weights, B | arena, B | RAM, B |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for model in models:
+        table = measure(model, BOARDS)
+        graph = reader.read(sample(model, ())[1])
+        weights = {
+            id(tensor): tensor.elements
+            for node in graph.nodes
+            for tensor in node.inputs
+            if tensor is not None and tensor.is_constant and tensor.dtype == "int8"
+        }
+        m4 = table["qemu-m4"]
+        names = ("qemu-m4", "qemu-m55", "qemu-m0")
+        spent = [table[name]["instructions"] / 1e6 for name in names]
+        cells = [
+            f"`{model}`",
+            f"{sum(weights.values()):,}",
+            f"{cost.total(graph.nodes).macs / 1e6:.3f}",
+            *(f"{millions:.2f}" for millions in spent),
+            *(f"{m4[f'{key}_bytes']:,}" for key in ("weights", "arena", "ram")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+        print(lines[-1], file=sys.stderr, flush=True)
+    return lines
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", choices=MODELS)
+    parser.add_argument("--model", choices=MODELS | COMPARED)
     parser.add_argument("--board", choices=boards.names())
     parser.add_argument("--update", action="store_true")
+    parser.add_argument("--compare", action="store_true")
     parser.add_argument("--change", nargs="+", metavar="KEY=VALUE", default=[])
     options = parser.parse_args()
     if options.update and options.change:
         parser.error("--update writes the shipped models' figures: leave --change out")
+    if options.compare:
+        chosen_models = [options.model] if options.model else ["kwt-tiny", *COMPARED]
+        print("\n".join(comparison(chosen_models)))
+        return 0
     pairs = (change.split("=", 1) for change in options.change)
     more = {key: int(v) if v.isdigit() else v for key, v in pairs}
     chosen = (options.board,) if options.board else BOARDS

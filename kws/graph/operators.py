@@ -350,8 +350,8 @@ def broadcast_groups(node: Node) -> int:
 def broadcast_steps(node: Node, index: int) -> tuple[int, int]:
     """How an input of a two-input operator is walked: (row step, column step).
 
-    The output is seen as [rows, last dimension]; see kws_broadcast_t. Of groups of rows,
-    one is.
+    The output is seen as [rows, last dimension]; see kws_broadcast_t. Where there are
+    groups of rows, one of them is.
 
     Raises:
         KwsError: a broadcast of another kind.
