@@ -8,6 +8,7 @@ compared with TFLM's. Instructions are QEMU's exact counts; they are not cycles.
     python tools/bench_models.py --model kwt-1-relu --board qemu-m4
     python tools/bench_models.py --model kwt-tiny --change head_dim=16 share=blocks
     python tools/bench_models.py --compare   # ours and other networks, side by side
+    python tools/bench_models.py --traffic   # weights behind the cache of external flash
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import sample_models  # noqa: E402
 
 from kws import engines  # noqa: E402
-from kws.deploy import boards, build, emission, run  # noqa: E402
+from kws.deploy import boards, build, emission, run, traffic  # noqa: E402
+from kws.emit import native  # noqa: E402
 from kws.graph import cost, reader  # noqa: E402
 from kws.recipe import Recipe  # noqa: E402
 
@@ -42,9 +44,20 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # What is compared beside kwt-tiny (kws/model/baselines.py); no baselines of these.
 COMPARED: dict[str, tuple[str, dict[str, Any]]] = {
-    name: (name, {})
-    for name in ("sparknet-16", "sparknet-32", "bc-resnet-1", "ds-cnn", "kwt-small")
+    "sparknet-16": ("sparknet-16", {}),
+    "sparknet-32": ("sparknet-32", {}),
+    "bc-resnet-1": ("bc-resnet-1", {}),
+    "ds-cnn": ("ds-cnn", {"frames": 49}),
+    "kwt-small": ("kwt-small", {}),
 }
+# What is read behind a cache: sharing, rank, and other networks.
+TRAFFIC: list[tuple[str, dict[str, Any]]] = [
+    ("kwt-tiny", {"share": "none"}),
+    ("kwt-tiny", {}),
+    ("kwt-tiny", {"groups": 1}),
+    ("kwt-tiny", {"groups": 1, "head_dim": 16, "mlp_dim": 48}),
+    *((model, {}) for model in COMPARED),
+]
 BOARDS = ("qemu-m0", "qemu-m4", "qemu-m55")
 # Share by which a figure may grow before `regressions` names it.
 TOLERANCE = 0.02
@@ -149,16 +162,52 @@ def comparison(models: list[str]) -> list[str]:
     return lines
 
 
+def traffic_of(rows: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """A table of what networks read of their weights on an M0+, for a decision.
+
+    Args:
+        rows: Model, and further changes of the recipe's [model] section.
+    """
+    external = boards.load("pico").external
+    assert external is not None
+    lines = [
+        f"| | constants, B | loaded, B | from behind {external.cache_bytes:,} B "
+        "| uJ: MACs | RAM | flash, all on chip | weights external |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for model, more in rows:
+        graph = reader.read(sample(model, tuple(more.items()))[1])
+        network = native.network_source(graph, "portable")
+        read = cost.readings(network.steps, "portable")
+        found = traffic.of(network.dense, read, 0, 1.0, external)
+        parts = found.parts_uj
+        name = ", ".join([f"`{model}`", *(f"{k} {v}" for k, v in more.items())])
+        cells = [
+            name,
+            f"{found.weights_bytes:,}",
+            f"{found.loaded:,}",
+            f"{found.fetched:,}",
+            *(f"{parts[key]:.1f}" for key in ("macs", "ram", "flash", "external")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+        print(lines[-1], file=sys.stderr, flush=True)
+    return lines
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", choices=MODELS | COMPARED)
     parser.add_argument("--board", choices=boards.names())
     parser.add_argument("--update", action="store_true")
     parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--traffic", action="store_true")
     parser.add_argument("--change", nargs="+", metavar="KEY=VALUE", default=[])
     options = parser.parse_args()
     if options.update and options.change:
         parser.error("--update writes the shipped models' figures: leave --change out")
+    if options.traffic:
+        print("\n".join(traffic_of(TRAFFIC)))
+        return 0
     if options.compare:
         chosen_models = [options.model] if options.model else ["kwt-tiny", *COMPARED]
         print("\n".join(comparison(chosen_models)))
