@@ -23,7 +23,7 @@ from kws import attention, engines, recipe, train
 from kws.bundle import Bundle
 from kws.engines import host
 from kws.errors import KwsError
-from kws.graph import cost, reader, stream
+from kws.graph import cost, operators, reader, stream
 from kws.model import network as networks
 from kws.model.check import BASELINES
 from kws.recipe import Recipe
@@ -142,6 +142,18 @@ def test_one_is_trained_tuned_and_converted(tmp_path: Path) -> None:
     bundle = train.train(spec, tmp_path / "run", train.RunOptions(data=audio))
     assert bundle.metrics["conversion"]["holds"]
     assert bundle.recipe.model.family == "sparknet"
+
+
+def test_rows_are_added_to_groups_only_where_there_are_groups() -> None:
+    sizes = {
+        family: {
+            operators.broadcast_groups(node)
+            for node in reader.read(sample(family)[1].model_bytes()).nodes
+            if node.kind == "ADD"
+        }
+        for family in ("bc-resnet", "sparknet")
+    }
+    assert sizes == {"bc-resnet": {1, 98}, "sparknet": {1}}
 
 
 def test_ds_cnn_is_mlperf_tiny_s() -> None:

@@ -8,7 +8,7 @@ compared with TFLM's. Instructions are QEMU's exact counts; they are not cycles.
     python tools/bench_models.py --model kwt-1-relu --board qemu-m4
     python tools/bench_models.py --model kwt-tiny --change head_dim=16 share=blocks
     python tools/bench_models.py --compare   # ours and other networks, side by side
-    python tools/bench_models.py --traffic   # weights behind the cache of external flash
+    python tools/bench_models.py --traffic   # weights behind a cache
 """
 
 from __future__ import annotations

@@ -340,11 +340,11 @@ def broadcast_groups(node: Node) -> int:
     More than 1 where an input has one row for each group: [T, 1, n] for [T, F, n].
     """
     full = _stripped(node.output.shape)
-    if len(full) == 3 and any(
-        _stripped(node.input(index).shape) == (full[0], 1, full[2]) for index in (0, 1)
-    ):
-        return full[0]
-    return 1
+    if len(full) != 3 or full[1] == 1:
+        return 1
+    one_row = (full[0], 1, full[2])
+    single = [_stripped(node.input(index).shape) == one_row for index in (0, 1)]
+    return full[0] if any(single) else 1
 
 
 def broadcast_steps(node: Node, index: int) -> tuple[int, int]:
