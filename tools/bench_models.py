@@ -48,7 +48,6 @@ COMPARED: dict[str, tuple[str, dict[str, Any]]] = {
     "sparknet-32": ("sparknet-32", {}),
     "bc-resnet-1": ("bc-resnet-1", {}),
     "ds-cnn": ("ds-cnn", {"frames": 49}),
-    "kwt-small": ("kwt-small", {}),
 }
 # What is read behind a cache: sharing, rank, and other networks.
 TRAFFIC: list[tuple[str, dict[str, Any]]] = [
