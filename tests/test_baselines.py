@@ -177,8 +177,8 @@ def test_widths_and_weights_are_the_papers() -> None:
         for family in ("bc-resnet", "sparknet")
     }
     labels = len(sample_models.LABELS)
-    # Beside kernels the paper counts norms: scale and shift of each channel, and of each
-    # of 5 sub-bands behind a convolution over bins.
+    # Beside kernels the paper counts norms: scale and shift of each channel, and of
+    # each of 5 sub-bands behind a convolution over bins.
     widths = [8] * 2 + [12] * 2 + [16] * 4 + [20] * 4
     norms = 2 * (16 + 8 + 12 + 16 + 20 + 32) + 2 * sum(widths) + 5 * 2 * sum(widths)
     whole = kernels["bc-resnet"] + 32 * (12 - labels) + norms

@@ -47,7 +47,8 @@ class Traffic:
     Args:
         count: Of a decision, as it ran (kws.graph.cost).
         loaded: Bytes of weights that the core loads for a decision.
-        weights_bytes: Of all int8 constants, each once.
+        weights_bytes: Of these constants, each once: weights, and what a product keeps
+            of each output.
         decisions_per_second: How often the network decides.
         external: Flash outside the part, where the board has that.
         fetched: Bytes of weights that would come from there, for a decision, where
@@ -132,8 +133,9 @@ class Traffic:
                 f"{rate * read:>18,.0f}{rate * written:>13,.0f}"
             )
         lines.append(
-            f"weights   {self.weights_bytes:,} bytes, loaded "
-            f"{self.loaded / max(1, self.weights_bytes):.1f} times for a decision"
+            f"constants {self.weights_bytes:,} bytes (weights; bias, multiplier and "
+            f"shift of outputs), loaded {self.loaded / max(1, self.weights_bytes):.1f} "
+            "times for a decision"
         )
         if self.external is not None and self.fetched is not None:
             lines += [
