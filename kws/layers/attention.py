@@ -100,7 +100,7 @@ class MultiHead(Mixing):
         model: The recipe's model section (heads, head_dim, dim, norm_position).
     """
 
-    make_head: ClassVar[type[KwsLayer]]
+    make_head: ClassVar[type[Any]]
 
     def __init__(self, mode: str, name: str, model: recipe.Model) -> None:
         super().__init__(mode, name)
