@@ -131,6 +131,22 @@ def test_profile_shows_it() -> None:
     assert table["weights_fetched_external"] is None
 
 
+def test_what_thresholds_skip_is_not_loaded() -> None:
+    """A stream's products load what a transmitted element is multiplied with."""
+    bundle = bundles.load("kwt-stream-tiny")
+    assert bundle.thresholds
+    found = native.sources(bundle, "portable").network
+    read = cost.readings(found.steps, "portable")
+    skipping = {id(r.node) for r in read if cost.skips(r.node)}
+    assert 0 < len(skipping) < len({id(r.node) for r in read})
+    # The second convolution skips single elements.
+    kinds = {r.node.kind for r in read if cost.skips(r.node)}
+    assert kinds == {"FULLY_CONNECTED", "CONV_2D"}
+    dense = traffic.of(found.dense, read, 0, 25.0)
+    rest = [r for r in read if not cost.skips(r.node)]
+    assert dense.loaded == cost.loaded(rest) < cost.loaded(read)
+
+
 def test_the_pico_s_flash_is_another_chip() -> None:
     board = boards.load("pico")
     assert board.external is not None and board.external.cache_bytes == 16384

@@ -561,7 +561,7 @@ def _layers(
             dense=counting.count(operator.node),
             executed=counting.count(operator.node, counted),
             weights_bytes=operator.weights_bytes,
-            skips="delta" in operator.node.options,
+            skips=counting.skips(operator.node),
         )
         layers.setdefault(layer, []).append(part)
     return tuple(

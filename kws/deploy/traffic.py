@@ -191,7 +191,7 @@ def of(
         external: See `Traffic`.
         measured_uj: See `Traffic`.
     """
-    dense = [reading for reading in read if "delta" not in reading.node.options]
+    dense = [reading for reading in read if not cost.skips(reading.node)]
     return Traffic(
         count=count,
         loaded=cost.loaded(dense) + skipping,

@@ -440,6 +440,11 @@ def _passes(node: Node, rows: int, core: str) -> int:
 _DENSE = ("FULLY_CONNECTED", "FULLY_CONNECTED_TRANSPOSED", "CONV_2D")
 
 
+def skips(node: Node) -> bool:
+    """Whether a node loads the weights of what was transmitted only."""
+    return "delta" in node.options or bool(node.options.get("singly"))
+
+
 def loaded(read: Iterable[Reading]) -> int:
     """Bytes that the core loads."""
     return sum(reading.bytes * reading.times for reading in read)
