@@ -37,6 +37,7 @@ MAX_INTEGER = (1 << 63) - 1  # TOML's own; Python reads larger ones
 SILENCE = "_silence_"
 UNKNOWN = "_unknown_"
 Q15_ONE = 32767  # a posterior of 1, as the board counts it
+TRANSFORMER = "kwt"  # the family of networks that all [model] keys are for
 MAX_SMOOTHING = 16  # KWS_DETECTOR_MAX_SMOOTHING
 MAX_REFRACTORY = 65535  # decisions
 
@@ -118,9 +119,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Model:
-    """The Keyword Transformer's shape.
+    """The network's shape: a Keyword Transformer's, or one that it is held against.
 
     Args:
+        family: `kwt`, the Keyword Transformer; or `ds-cnn`, `bc-resnet`, `sparknet`
+            (kws/model/baselines.py), which read `dim` (filters), `layers` and `cepstra`
+            of `ds-cnn`, and no other key.
         stem: `patch` (dense over `patch_frames` frames) or `conv` (2-D convolution
             of `stem_channels` 5x5 filters, stride `stem_stride`, then dense).
         stem_channels: Filters of the convolution stem.
@@ -165,6 +169,7 @@ class Model:
         dropout: Share of activations dropped in training.
     """
 
+    family: str = TRANSFORMER
     stem: str = "conv"
     stem_channels: int = 16
     stem_stride: tuple[int, ...] = (2, 4)

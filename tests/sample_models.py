@@ -41,6 +41,11 @@ def features(count: int, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 def network(spec: Recipe, seed: int = 0) -> bytes:
     """The .tflite of a recipe's network with random weights."""
+    return twins(spec, seed)[1]
+
+
+def twins(spec: Recipe, seed: int = 0) -> tuple[Any, bytes]:
+    """The same network as Keras computes it in mode folded, and as a .tflite."""
     from kws.convert import to_tflite
     from kws.model import network as networks
     from kws.quantize import calibrate
@@ -58,7 +63,7 @@ def network(spec: Recipe, seed: int = 0) -> bytes:
     calibrate(folded, spec, features(32, shape, seed))
     exported = networks.build(spec, len(LABELS), "export")
     networks.copy_weights(folded, exported)
-    return to_tflite(exported, spec.features)
+    return folded, to_tflite(exported, spec.features)
 
 
 def function(

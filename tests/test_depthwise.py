@@ -179,7 +179,7 @@ def test_a_plain_one_is_read() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"dilationHFactor": 2}, "dilation"),
+        ({"dilationHFactor": 0}, "dilations outside 1..255"),
         ({"depthMultiplier": 2}, "depth multiplier 2, not 1"),
         ({"depthMultiplier": 0}, "depth multiplier 0, not 1"),
         ({"strideW": 0}, "strides outside 1..255"),

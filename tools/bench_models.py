@@ -8,11 +8,14 @@ compared with TFLM's. Instructions are QEMU's exact counts; they are not cycles.
     python tools/bench_models.py --model kwt-1-relu --board qemu-m4
     python tools/bench_models.py --model kwt-tiny --change head_dim=16 share=blocks
     python tools/bench_models.py --shipped [--update]   # what comes with the package
+    python tools/bench_models.py --compare   # ours and other networks, side by side
+    python tools/bench_models.py --traffic   # weights behind a cache
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import tempfile
@@ -28,8 +31,10 @@ import sample_models  # noqa: E402
 
 from kws import bundle as bundles  # noqa: E402
 from kws import engines  # noqa: E402
-from kws.deploy import boards, build, emission, flash, host, run  # noqa: E402
-from kws.emit import selftest  # noqa: E402
+from kws.deploy import boards, build, emission, flash, host, run, traffic  # noqa: E402
+from kws.emit import native, selftest  # noqa: E402
+from kws.graph import cost, reader  # noqa: E402
+from kws.recipe import Recipe  # noqa: E402
 
 BASELINE = ROOT / "tests" / "baselines" / "models.json"
 SHIPPED_BASELINE = ROOT / "tests" / "baselines" / "shipped.json"
@@ -41,10 +46,33 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "kwt-1": ("kwt-1", {}),
     "kwt-stream-tiny": ("kwt-stream-tiny", {"frames": 48}),
 }
+# What is compared beside kwt-tiny (kws/model/baselines.py); no baselines of these.
+COMPARED: dict[str, tuple[str, dict[str, Any]]] = {
+    "sparknet-16": ("sparknet-16", {}),
+    "sparknet-32": ("sparknet-32", {}),
+    "bc-resnet-1": ("bc-resnet-1", {}),
+    "ds-cnn": ("ds-cnn", {"frames": 49}),
+}
+# What is read behind a cache: sharing, rank, and other networks.
+TRAFFIC: list[tuple[str, dict[str, Any]]] = [
+    ("kwt-tiny", {"share": "none"}),
+    ("kwt-tiny", {}),
+    ("kwt-tiny", {"groups": 1}),
+    ("kwt-tiny", {"groups": 1, "head_dim": 16, "mlp_dim": 48}),
+    *((model, {}) for model in COMPARED),
+]
 BOARDS = ("qemu-m0", "qemu-m4", "qemu-m55")
 # Share by which a figure may grow before `regressions` names it.
 TOLERANCE = 0.02
 CLIPS = 2
+
+
+@functools.cache
+def sample(model: str, more: tuple[tuple[str, Any], ...]) -> tuple[Recipe, bytes]:
+    """A network's recipe, and its .tflite with random weights."""
+    preset, changes = (MODELS | COMPARED)[model]
+    spec = sample_models.recipe(preset, **changes | dict(more))
+    return spec, sample_models.network(spec)
 
 
 def measure(
@@ -53,7 +81,7 @@ def measure(
     """One network on some boards.
 
     Args:
-        model: One of MODELS.
+        model: One of MODELS or COMPARED.
         board_names: Boards.
         more: Further changes of the recipe's [model] section.
 
@@ -64,8 +92,7 @@ def measure(
     Raises:
         AssertionError: a board's logits are not TFLM's.
     """
-    preset, changes = MODELS[model]
-    spec = sample_models.recipe(preset, **changes | (more or {}))
+    spec, data = sample(model, tuple((more or {}).items()))
     rng = np.random.default_rng(0)
     loudness = rng.uniform(100, 8000, (CLIPS, 1))
     samples = (CLIPS, spec.features.clip_samples)
@@ -73,9 +100,7 @@ def measure(
     clips = pcm.astype(np.int16)
     table = {}
     with tempfile.TemporaryDirectory() as folder:
-        bundle = sample_models.bundle(
-            Path(folder) / "run", spec, sample_models.network(spec)
-        )
+        bundle = sample_models.bundle(Path(folder) / "run", spec, data)
         expected = engines.get("tflm").logits(bundle, clips)
         for name in board_names:
             board, out = boards.load(name), Path(folder) / name
@@ -154,16 +179,87 @@ def regressions(
     return problems
 
 
+def comparison(models: list[str]) -> list[str]:
+    """A table of networks: instructions on each core, sizes on an M4."""
+    lines = [
+        "| | parameters | MACs, M | M4 | M55 | M0+ | weights, B | arena, B | RAM, B |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for model in models:
+        table = measure(model, BOARDS)
+        graph = reader.read(sample(model, ())[1])
+        weights = {
+            id(tensor): tensor.elements
+            for node in graph.nodes
+            for tensor in node.inputs
+            if tensor is not None and tensor.is_constant and tensor.dtype == "int8"
+        }
+        m4 = table["qemu-m4"]
+        names = ("qemu-m4", "qemu-m55", "qemu-m0")
+        spent = [table[name]["instructions"] / 1e6 for name in names]
+        cells = [
+            f"`{model}`",
+            f"{sum(weights.values()):,}",
+            f"{cost.total(graph.nodes).macs / 1e6:.3f}",
+            *(f"{millions:.2f}" for millions in spent),
+            *(f"{m4[f'{key}_bytes']:,}" for key in ("weights", "arena", "ram")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+        print(lines[-1], file=sys.stderr, flush=True)
+    return lines
+
+
+def traffic_of(rows: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """A table of what networks read of their weights on an M0+, for a decision.
+
+    Args:
+        rows: Model, and further changes of the recipe's [model] section.
+    """
+    external = boards.load("pico").external
+    assert external is not None
+    lines = [
+        f"| | constants, B | loaded, B | from behind {external.cache_bytes:,} B "
+        "| uJ: MACs | RAM | flash, all on chip | weights external |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for model, more in rows:
+        graph = reader.read(sample(model, tuple(more.items()))[1])
+        network = native.network_source(graph, "portable")
+        read = cost.readings(network.steps, "portable")
+        found = traffic.of(network.dense, read, 0, 1.0, external)
+        parts = found.parts_uj
+        name = ", ".join([f"`{model}`", *(f"{k} {v}" for k, v in more.items())])
+        cells = [
+            name,
+            f"{found.weights_bytes:,}",
+            f"{found.loaded:,}",
+            f"{found.fetched:,}",
+            *(f"{parts[key]:.1f}" for key in ("macs", "ram", "flash", "external")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+        print(lines[-1], file=sys.stderr, flush=True)
+    return lines
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", choices=[*MODELS, *SHIPPED])
+    parser.add_argument("--model", choices=[*MODELS, *SHIPPED, *COMPARED])
     parser.add_argument("--shipped", action="store_true")
     parser.add_argument("--board", choices=boards.names())
     parser.add_argument("--update", action="store_true")
+    parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--traffic", action="store_true")
     parser.add_argument("--change", nargs="+", metavar="KEY=VALUE", default=[])
     options = parser.parse_args()
     if options.update and options.change:
         parser.error("--update writes the shipped models' figures: leave --change out")
+    if options.traffic:
+        print("\n".join(traffic_of(TRAFFIC)))
+        return 0
+    if options.compare:
+        chosen_models = [options.model] if options.model else ["kwt-tiny", *COMPARED]
+        print("\n".join(comparison(chosen_models)))
+        return 0
     pairs = (change.split("=", 1) for change in options.change)
     more = {key: int(v) if v.isdigit() else v for key, v in pairs}
     if options.shipped:

@@ -112,12 +112,12 @@ typedef struct {
 void kws_conv_2d_s8(const kws_conv_2d_t *p, const int8_t *x, int32_t first_row,
                     int32_t rows, int8_t *y, void *scratch);
 
-/* ---- DEPTHWISE_CONV_2D (NHWC, batch 1, multiplier 1, no dilation) ---- */
+/* ---- DEPTHWISE_CONV_2D (NHWC, batch 1, multiplier 1) ---- */
 
 /* Channel by channel,
  *   y[r, c, k] = clamp(requantise(bias[k] + sum of weights[k, fr, fc] *
- *                x[r * stride_height - pad_top + fr, c * stride_width - pad_left + fc,
- * k])
+ *                x[r * stride_height - pad_top + fr * dilation_height,
+ *                  c * stride_width - pad_left + fc * dilation_width, k])
  *                + zero point)
  * `taps` has the channels as outputs and filter_height * filter_width as inputs; its
  * weights are weight_layout.depthwise_layout(w [channels, filter_height *
@@ -128,6 +128,7 @@ typedef struct {
   uint16_t output_height, output_width;
   uint8_t filter_height, filter_width;
   uint8_t stride_height, stride_width;
+  uint8_t dilation_height, dilation_width;
   uint8_t pad_top, pad_left; /* as TFLM computes them for SAME; 0 for VALID */
   int8_t input_zero_point;   /* fills the padding */
   kws_fully_connected_t taps;

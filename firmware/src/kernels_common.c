@@ -148,16 +148,18 @@ static __attribute__((noinline)) void point_inside(const kws_depthwise_conv_2d_t
   }
 }
 
-/* The same of any window: at its pixels, or at the padding. */
+/* The same of any window, dilated ones too: at its pixels, or at the padding. */
 static __attribute__((noinline)) void point_anywhere(const kws_depthwise_conv_2d_t *p,
                                                      const int8_t *x, int32_t top,
                                                      int32_t left,
                                                      const int8_t *padding,
                                                      const int8_t **taps) {
   const int32_t width = p->input_width;
-  for (int32_t row = top; row < top + p->filter_height; ++row) {
+  const int32_t bottom = top + p->filter_height * p->dilation_height;
+  const int32_t right = left + p->filter_width * p->dilation_width;
+  for (int32_t row = top; row < bottom; row += p->dilation_height) {
     const int inside = row >= 0 && row < p->input_height;
-    for (int32_t column = left; column < left + p->filter_width; ++column) {
+    for (int32_t column = left; column < right; column += p->dilation_width) {
       *taps++ = inside && column >= 0 && column < width
                     ? x + (row * width + column) * p->taps.outputs
                     : padding;
@@ -171,10 +173,11 @@ void kws_depthwise_conv_2d_s8(const kws_depthwise_conv_2d_t *p, const int8_t *x,
   const int32_t channels = p->taps.outputs;
   const int8_t **taps = scratch;
   int8_t *padding = (int8_t *)(taps + p->taps.inputs);
+  const int close = p->dilation_height == 1 && p->dilation_width == 1;
   int filled = 0;
   for (int32_t row = first_row; row < first_row + rows; ++row) {
     const int32_t top = row * p->stride_height - p->pad_top;
-    const int tall = top >= 0 && top + p->filter_height <= p->input_height;
+    const int tall = close && top >= 0 && top + p->filter_height <= p->input_height;
     int32_t left = -p->pad_left;
     for (int32_t column = 0; column < p->output_width; ++column) {
       if (tall && left >= 0 && left + p->filter_width <= p->input_width) {

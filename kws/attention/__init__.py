@@ -51,7 +51,7 @@ import numpy as np
 from kws.errors import KwsError, no_such
 from kws.graph import products
 from kws.graph.products import MLP_KINDS, Products
-from kws.recipe import Model, Recipe
+from kws.recipe import TRANSFORMER, Model, Recipe
 from kws.shape import Shape, shape_of
 from kws.thresholds import Slots
 
@@ -130,6 +130,12 @@ def slots(model: Model) -> Slots:
         >>> slots(recipe.load("kwt-tiny").model).by_layer[0]
         ('X', 'Q', 'K', 'P', 'O', 'M', 'H')
     """
+    if model.family != TRANSFORMER:
+        raise KwsError(
+            "Delta thresholds are for transformers. "
+            f'Received: [model] family = "{model.family}"',
+            "Leave the thresholds out: the network runs dense.",
+        )
     if model.causal:
         return products.stream_slots(model)
     return Slots(tuple((*graph(name).KINDS, *MLP_KINDS) for name in model.variants))

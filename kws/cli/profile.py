@@ -26,6 +26,12 @@ from kws.cli import _options
 @_options.audio
 @_options.battery
 @click.option("--operators", is_flag=True, help="A line for every operator too.")
+@click.option(
+    "--bytes",
+    "show_bytes",
+    is_flag=True,
+    help="Bytes a second, weights as the schedule reads them, and two energies.",
+)
 @_options.out("Folder of the build.")
 @_options.compiler
 @_options.json
@@ -38,6 +44,7 @@ def command(
     audio: Path | None,
     battery: float | None,
     operators: bool,
+    show_bytes: bool,
     out: Path | None,
     compiler: str | None,
     as_json: bool,
@@ -50,7 +57,9 @@ def command(
     on it. Without one it is the self-test's synthetic clip.
 
     Emulated boards count instructions exactly; they are not cycles. Bytes are those
-    touched, each operator on its own, without a cache (kws/graph/cost.py).
+    touched, each operator on its own, without a cache (kws/graph/cost.py); --bytes says
+    how often the schedule reads the weights, what a cache in front of external flash
+    would leave, and the energy of it beside the board's power times its time.
     """
     from kws import bundle as bundles
     from kws.cli._ask import ask
@@ -92,6 +101,8 @@ def command(
     budget = energy.Budget(result.pace, battery) if result.pace else None
     if as_json:
         table = result.as_dict() | (budget.as_dict() if budget else {})
+        if show_bytes:
+            table["traffic"] = result.traffic.as_dict()
         click.echo(json.dumps(table))
         return
     plural = "s" if result.windows > 1 else ""
@@ -101,7 +112,11 @@ def command(
     click.echo("")
     click.echo(result.table(operators))
     click.echo("")
-    click.echo(cost.text(result.total.executed.as_dict()))
+    click.echo(
+        result.traffic.text()
+        if show_bytes
+        else cost.text(result.total.executed.as_dict())
+    )
     click.echo("")
     click.echo(f"inference {result.cost:>12,} {result.unit}, {result.time_ms:.1f} ms")
     click.echo(f"          {result.time_note}")

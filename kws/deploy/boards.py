@@ -49,6 +49,19 @@ class Power:
 
 
 @dataclass(frozen=True)
+class External:
+    """[external]: flash outside the part, which weights could be read from in place.
+
+    Args:
+        cache_bytes: Of the cache in front of it.
+        source: Where that is from.
+    """
+
+    cache_bytes: int
+    source: str
+
+
+@dataclass(frozen=True)
 class Usb:
     """[usb]: how the board or its probe is found.
 
@@ -85,6 +98,7 @@ class Board:
         usb: How to find it.
         bootloader: What starts the firmware and lies before it in flash; "": nothing.
         power: For the energy estimate, where known.
+        external: Of a part whose flash is another chip.
     """
 
     name: str
@@ -107,6 +121,7 @@ class Board:
     usb: Usb = field(default_factory=Usb)
     bootloader: str = ""
     power: Power | None = None
+    external: External | None = None
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -183,6 +198,7 @@ def from_table(table: dict[str, Any], path: Path) -> Board:
         usb=_usb(_take(table, "usb", dict, path, {}), path),
         bootloader=_take(table, "bootloader", str, path, ""),
         power=_power(_take(table, "power", dict, path, None), path),
+        external=_external(_take(table, "external", dict, path, None), path),
     )
     for leftover in (*table, *memory):
         raise _wrong(path, f"unknown key {leftover!r}")
@@ -243,6 +259,19 @@ def _power(table: dict[str, Any] | None, path: Path) -> Power | None:
     if volts is not None and not 0.5 <= volts <= 24:
         raise _wrong(path, "[power] expects 0.5 <= supply_v <= 24")
     return power
+
+
+def _external(table: dict[str, Any] | None, path: Path) -> External | None:
+    if table is None:
+        return None
+    external = External(
+        _take(table, "cache_bytes", int, path), _take(table, "source", str, path)
+    )
+    for leftover in table:
+        raise _wrong(path, f"unknown key {leftover!r} in [external]")
+    if not 0 <= external.cache_bytes <= 1 << 24:
+        raise _wrong(path, "[external] expects 0 <= cache_bytes <= 16777216")
+    return external
 
 
 def _take(table: dict[str, Any], key: str, kind: Any, path: Path, *default: Any) -> Any:

@@ -26,6 +26,7 @@ from kws.deploy import (
     run,
     runners,
     serial_port,
+    traffic,
 )
 from kws.deploy.boards import Board
 from kws.deploy.fit import Fit
@@ -33,12 +34,14 @@ from kws.deploy.monitor import Monitor, Transcript
 from kws.deploy.pace import Pace
 from kws.deploy.per_second import PerSecond
 from kws.deploy.runners import Job
+from kws.deploy.traffic import Traffic
 from kws.emit import SELFTEST, native, selftest
 from kws.emit.common import Network
 from kws.errors import CheckFailed, KwsError
 from kws.graph import cost as counting
 from kws.graph.cost import PURPOSES, Count
 from kws.graph.nodes import Node
+from kws.recipe import decision_ms
 
 HOST = "host"
 ENGINE = "native"
@@ -60,6 +63,7 @@ class Part:
         dense: Counted as if nothing were skipped.
         executed: Counted as it ran, mean over the windows.
         weights_bytes: Constants that it brings into the image.
+        skips: Of an operator, whether it has thresholds.
     """
 
     name: str
@@ -68,6 +72,7 @@ class Part:
     dense: Count
     executed: Count
     weights_bytes: int
+    skips: bool = False
 
     def bytes(self, purpose: str) -> int:
         """Touched for one purpose, as it ran."""
@@ -129,6 +134,7 @@ class Profile:
         time_ms: One inference; measured, or from assumed cycles per instruction.
         time_note: Which of the two.
         energy: The estimate, where board.toml has figures.
+        traffic: Bytes that the network moves.
         per_second: Of a recording, as one stream.
         pace: How much of its time the board works; None on this machine.
     """
@@ -150,6 +156,7 @@ class Profile:
     time_ms: float
     time_note: str
     energy: Energy | None
+    traffic: Traffic
     per_second: PerSecond | None = None
     pace: Pace | None = None
 
@@ -342,6 +349,7 @@ def on_board(
     runs = windows * (network.stream.tokens if network.stream else 1)
     costs = {i: round(value / runs) for i, value in split.operators.items()}
     sent = [split.sent.get(i, 0) / windows for i in range(len(network.products))]
+    layers = _layers(network, costs, sent)
     return Profile(
         board=board.name,
         model=bundle.recipe.name,
@@ -351,7 +359,7 @@ def on_board(
         feature_cost=feature_cost,
         windows=windows,
         audio=audio_name,
-        layers=_layers(network, costs, sent),
+        layers=layers,
         arena_bytes=network.arena_bytes,
         weights_bytes=network.weights_bytes,
         fit=image.fit,
@@ -365,6 +373,9 @@ def on_board(
             else f"measured, at {board.clock_hz / 1e6:g} MHz"
         ),
         energy=_energy(bundle, board, cycles_each * cost, cycles_each * feature_cost),
+        traffic=_traffic(
+            bundle, network, layers, board.core, board, cycles_each * cost
+        ),
         pace=Pace(
             board=board,
             hop_frames=bundle.recipe.detector.hop_frames,
@@ -435,6 +446,44 @@ def _energy(
     return Energy(1000 * power.active_mw * active_s, power.source)
 
 
+def _traffic(
+    bundle: Bundle,
+    network: Network,
+    layers: tuple[Layer, ...],
+    core: str,
+    board: Board | None = None,
+    cycles: float = 0.0,
+) -> Traffic:
+    """Bytes that the network moves, and both figures of its energy.
+
+    Args:
+        bundle: It.
+        network: Its C.
+        layers: Counted as they ran.
+        core: Whose kernels they are.
+        board: A board, and the cycles that a decision takes it; None: this machine.
+    """
+    executed = _sum("total", [layer.total for layer in layers]).executed
+    skipping = [
+        operator.executed.total(purpose="weights")
+        for layer in layers
+        for operator in layer.operators
+        if operator.skips
+    ]
+    power = board.power if board else None
+    measured = None
+    if board is not None and power is not None:
+        measured = 1000 * power.active_mw * cycles / board.clock_hz
+    return traffic.of(
+        executed,
+        counting.readings(network.steps, core),
+        counting.whole(sum(skipping)),
+        1000 / decision_ms(bundle.recipe),
+        board.external if board else None,
+        measured,
+    )
+
+
 def on_host(
     bundle: Bundle,
     audio: np.ndarray | None = None,
@@ -470,6 +519,7 @@ def on_host(
     runs = len(inputs) * (network.stream.tokens if network.stream else 1)
     costs = {i + 1: round(value / runs) for i, value in enumerate(best)}
     total = round(sum(best) / runs)
+    layers = _layers(network, costs, list(sent.mean(axis=0)))
     return Profile(
         board=HOST,
         model=bundle.recipe.name,
@@ -479,7 +529,7 @@ def on_host(
         feature_cost=None,
         windows=len(inputs),
         audio=audio_name,
-        layers=_layers(network, costs, list(sent.mean(axis=0))),
+        layers=layers,
         arena_bytes=network.arena_bytes,
         weights_bytes=network.weights_bytes,
         fit=None,
@@ -489,6 +539,7 @@ def on_host(
         time_note="measured on this machine, portable kernels, the best of "
         f"{HOST_RUNS} runs",
         energy=None,
+        traffic=_traffic(bundle, network, layers, "portable"),
     )
 
 
@@ -510,6 +561,7 @@ def _layers(
             dense=counting.count(operator.node),
             executed=counting.count(operator.node, counted),
             weights_bytes=operator.weights_bytes,
+            skips=counting.skips(operator.node),
         )
         layers.setdefault(layer, []).append(part)
     return tuple(

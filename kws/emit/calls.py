@@ -493,6 +493,8 @@ def _window(node: Node) -> dict[str, object]:
         "filter_width": weights.shape[2],
         "stride_height": node.options["StrideH"],
         "stride_width": node.options["StrideW"],
+        "dilation_height": node.options["DilationHFactor"],
+        "dilation_width": node.options["DilationWFactor"],
         "pad_top": top,
         "pad_left": left,
         "input_zero_point": x.zero_point,
@@ -524,8 +526,6 @@ def _conv_2d(model: Model, node: Node) -> list[str]:
     fields: dict[str, object] = {
         **_window(node),
         "input_channels": node.input(0).shape[3],
-        "dilation_height": 1,
-        "dilation_width": 1,
         "product": _product_of(model, node, matrix, pairs, weights),
     }
     hold = node.options.get("moved")
@@ -603,6 +603,19 @@ def _plus(address: str, offset: int) -> str:
     return f"{address} + {offset}" if offset else address
 
 
+def _part(address: str, elements: int, parts: int) -> str:
+    """Where the part of a tensor begins that `_repeated` is at."""
+    return address if parts == 1 else f"{address} + part * {elements // parts}"
+
+
+def _repeated(parts: int, lines: list[str]) -> list[str]:
+    """C that runs once for each part."""
+    if parts == 1:
+        return lines
+    head = f"for (int32_t part = 0; part < {parts}; ++part) {{"
+    return [head, *(f"  {line}" for line in lines), "}"]
+
+
 # --- rows -----------------------------------------------------------------------------
 
 
@@ -652,20 +665,28 @@ def _two_inputs(kernel: str, ctype: str, prepare: Callable[..., Any]) -> Any:
             raise operators.refuse(node, str(error)) from None
         columns = node.output.shape[-1] if node.output.shape else 1
         steps = [operators.broadcast_steps(node, i) for i in (0, 1)]
+        groups = operators.broadcast_groups(node)
         shape = ", ".join(
             [
-                model.rows(operators.row_count(node.output)),
+                model.rows(operators.row_count(node.output) // groups),
                 str(columns),
                 *(str(step) for pair in steps for step in pair),
             ]
         )
-        return c_text.call(
-            kernel,
-            model.struct(ctype, fields),
-            f"&(kws_broadcast_t){{{shape}}}",
-            model.input(node, 0),
-            model.input(node, 1),
-            model.output(node),
+
+        def at(address: str, tensor: Tensor) -> str:
+            return _part(address, tensor.elements, groups)
+
+        return _repeated(
+            groups,
+            c_text.call(
+                kernel,
+                model.struct(ctype, fields),
+                f"&(kws_broadcast_t){{{shape}}}",
+                at(model.input(node, 0), node.input(0)),
+                at(model.input(node, 1), node.input(1)),
+                at(model.output(node), node.output),
+            ),
         )
 
     return call
@@ -703,17 +724,17 @@ def _mean(model: Model, node: Node) -> list[str]:
     x, y = model.input(node, 0), model.output(node)
     if inner == 1:
         return c_text.call("kws_mean_columns_s8", struct, x, model.rows(outer), y)
-    lines = []
-    for part in range(outer):
-        lines += c_text.call(
+    return _repeated(
+        outer,
+        c_text.call(
             "kws_mean_rows_s8",
             struct,
-            _plus(x, part * count * inner),
+            _part(x, outer * count * inner, outer),
             inner,
-            _plus(y, part * inner),
+            _part(y, outer * inner, outer),
             model.scratch(node),
-        )
-    return lines
+        ),
+    )
 
 
 # --- moving values -----------------------------------------------------------------

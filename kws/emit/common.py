@@ -18,6 +18,7 @@ from kws.graph import cost, weight_layout
 from kws.graph.cost import Count, Sent
 from kws.graph.nodes import Graph, Node
 from kws.graph.products import Product
+from kws.graph.schedule import Step
 from kws.graph.stream import Stream
 from kws.recipe import Q15_ONE, check_detector, decision_ms
 
@@ -59,6 +60,7 @@ class Network:
         operators: In the order in which they run.
         keeps: Whether something lives from one run to the next.
         stream: What a run is a step of; None: a run sees the whole clip.
+        steps: The nodes in their loops over rows.
     """
 
     text: str
@@ -69,6 +71,7 @@ class Network:
     operators: tuple[Operator, ...] = ()
     keeps: bool = False
     stream: Stream | None = None
+    steps: tuple[Step, ...] = ()
 
     @property
     def dense(self) -> Count:

@@ -152,4 +152,5 @@ def network_source(graph: Graph, core: str, bundle: Bundle | None = None) -> Net
         tuple(called),
         bool(plan.persistent),
         steps,
+        tuple(program.steps),
     )

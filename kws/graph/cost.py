@@ -22,6 +22,9 @@ s * m MACs. Bytes are those that the operator touches by itself, without a cache
     scratch       RAM, of the kernel itself: the patches that a convolution gathers,
                   attention's rows of scores and shares
 
+What the kernels' loops and a cache make of the weights' reads is another question,
+which `readings`, `loaded` and `fetched` answer from the schedule.
+
 Not counted, since they are a few bytes for each output and the same for every way to
 run it: biases, multipliers, tables. A view costs nothing.
 
@@ -31,7 +34,7 @@ transmitted. Counts are numbers, or vectors with one for each clip.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +43,7 @@ import numpy as np
 from kws.graph import delta, operators
 from kws.graph.nodes import Node
 from kws.graph.products import Product
+from kws.graph.schedule import Step
 
 Number = Any  # int, float, or a vector: one for each clip
 
@@ -351,3 +355,128 @@ RULES: dict[str, Callable[[Node, Sent | None], Count]] = {
     "PAD": _pad,
     "TRANSPOSE_TOKENS": _transposed,
 }
+
+
+# --- weights, as the schedule reads them ----------------------------------------------
+
+# Rows that a pass of the dense kernels over their weights serves.
+ROWS_OF_A_PASS = {"portable": 1, "dsp": 3, "mve": 1}
+# Bias, multiplier and shift of an output: each use of a matrix has its own.
+OUTPUT_BYTES = 9
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A constant that is read from its start to its end, some times in succession.
+
+    Args:
+        constant: Which: equal ones are one array in flash, and have one number.
+        bytes: Its size.
+        times: How often.
+        node: What reads it.
+        weights: Whether it is weights; otherwise what a product keeps of each output.
+    """
+
+    constant: int
+    bytes: int
+    times: int
+    node: Node
+    weights: bool = True
+
+
+def readings(steps: Sequence[Step], core: str) -> list[Reading]:
+    """What a run reads of constants, in order, where nothing is skipped.
+
+    A loop over rows reads the weights of all its operators anew for each block of rows;
+    a kernel reads them once for the rows that it works on together.
+
+    Args:
+        steps: Of a schedule.
+        core: `portable`, `dsp` or `mve`.
+    """
+    numbers: dict[bytes | int, int] = {}
+    found = []
+
+    def number(key: bytes | int) -> int:
+        return numbers.setdefault(key, len(numbers))
+
+    for step in steps:
+        blocks = [(1, 1)]
+        if step.rows:
+            starts = range(0, step.rows, step.block_rows)
+            blocks = [(min(step.block_rows, step.rows - s), step.rows) for s in starts]
+        for part, whole in blocks:
+            for node in step.nodes:
+                for tensor in node.inputs:
+                    if tensor is None or tensor.data is None or tensor.dtype != "int8":
+                        continue
+                    data = tensor.data.tobytes()
+                    rows = _rows_served(node, tensor.elements) * part // whole
+                    times = _passes(node, rows, core)
+                    found.append(Reading(number(data), len(data), times, node))
+                    if node.kind not in (*_DENSE, "DEPTHWISE_CONV_2D"):
+                        continue
+                    outputs = operators.weight_matrix(node).shape[0]
+                    own = (number(id(node)), OUTPUT_BYTES * outputs)
+                    found.append(Reading(*own, times, node, weights=False))
+    return found
+
+
+def _rows_served(node: Node, elements: int) -> int:
+    """How often a node uses each element of a constant."""
+    if node.kind in ("FULLY_CONNECTED", "FULLY_CONNECTED_TRANSPOSED"):
+        return node.input(0).elements // node.input(1).shape[1]
+    if node.kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+        return node.output.elements // node.output.shape[-1]
+    return max(1, node.output.elements // elements)
+
+
+def _passes(node: Node, rows: int, core: str) -> int:
+    """Passes over the weights that rows take; a rest goes row by row."""
+    together = ROWS_OF_A_PASS[core] if node.kind in _DENSE else 1
+    return rows // together + rows % together
+
+
+_DENSE = ("FULLY_CONNECTED", "FULLY_CONNECTED_TRANSPOSED", "CONV_2D")
+
+
+def skips(node: Node) -> bool:
+    """Whether a node loads the weights of what was transmitted only."""
+    return "delta" in node.options or bool(node.options.get("singly"))
+
+
+def loaded(read: Iterable[Reading]) -> int:
+    """Bytes that the core loads."""
+    return sum(reading.bytes * reading.times for reading in read)
+
+
+def fetched(read: Sequence[Reading], cache_bytes: int) -> int:
+    """Bytes that come from behind a cache in a run that follows another one.
+
+    The cache keeps what was read last (fully associative, least recently used out).
+    Constants are read whole, so that one is there still if it and all that was read
+    since fit in together, and none of it if not.
+
+    Example:
+        >>> one, two = Reading(0, 60, 3, None), Reading(1, 50, 1, None)
+        >>> [fetched([one, two], size) for size in (0, 50, 60, 110)]
+        [230, 230, 110, 0]
+    """
+    recent: dict[int, int] = {}  # constant -> bytes, the last one last
+    fetched_bytes = 0
+    for _ in range(2):
+        fetched_bytes = 0
+        for reading in read:
+            since, there = reading.bytes, False
+            for constant in reversed(recent):
+                if constant == reading.constant:
+                    there = since <= cache_bytes
+                    break
+                since += recent[constant]
+            misses = 0 if there else 1
+            if reading.bytes > cache_bytes:
+                misses += reading.times - 1
+            fetched_bytes += misses * reading.bytes
+            recent.pop(reading.constant, None)
+            recent[reading.constant] = reading.bytes
+    return fetched_bytes

@@ -259,35 +259,49 @@ def _windows(node: Node) -> tuple[int, int]:
     options = node.options
     if max(height, width) > 255:
         raise refuse(node, "a window larger than 255")
-    if options["DilationHFactor"] != 1 or options["DilationWFactor"] != 1:
-        raise refuse(node, "dilation")
-    if not (1 <= options["StrideH"] <= 255 and 1 <= options["StrideW"] <= 255):
-        raise refuse(node, "strides outside 1..255")
+    for name in ("Stride", "Dilation"):
+        ends = ("H", "W") if name == "Stride" else ("HFactor", "WFactor")
+        if not all(1 <= options[f"{name}{end}"] <= 255 for end in ends):
+            raise refuse(node, f"{name.lower()}s outside 1..255")
     if options["Padding"] not in (0, 1):
         raise refuse(node, "padding other than SAME and VALID")
     sizes = []
-    for size, kernel, stride in (
-        (x.shape[1], height, options["StrideH"]),
-        (x.shape[2], width, options["StrideW"]),
+    for size, reach, stride in zip(
+        x.shape[1:3],
+        conv_reach(node),
+        (options["StrideH"], options["StrideW"]),
+        strict=True,
     ):
         if options["Padding"] == 0:
             sizes.append(-(-size // stride))
         else:
-            sizes.append((size - kernel) // stride + 1)
+            sizes.append((size - reach) // stride + 1)
     if min(sizes) < 1:
         raise refuse(node, "the window is larger than the input")
     return sizes[0], sizes[1]
 
 
+def conv_dilation(node: Node) -> tuple[int, int]:
+    """Rows and columns from one tap of a convolution to the next."""
+    return (node.options["DilationHFactor"], node.options["DilationWFactor"])
+
+
+def conv_reach(node: Node) -> tuple[int, int]:
+    """Rows and columns of the input from a window's first tap to its last."""
+    down, across = conv_dilation(node)
+    _, height, width, _ = node.input(1).shape
+    return ((height - 1) * down + 1, (width - 1) * across + 1)
+
+
 def conv_padding(node: Node) -> tuple[int, int]:
     """Rows above and columns left of a convolution's input, by TFLite's rule."""
-    x, weights = node.input(0), node.input(1)
+    x, reach = node.input(0), conv_reach(node)
     if node.options["Padding"] != 0:
         return (0, 0)
     pads = []
     for axis, stride in ((1, "StrideH"), (2, "StrideW")):
         step = node.options[stride]
-        total = (node.output.shape[axis] - 1) * step + weights.shape[axis]
+        total = (node.output.shape[axis] - 1) * step + reach[axis - 1]
         pads.append(max(total - x.shape[axis], 0) // 2)
     return (pads[0], pads[1])
 
@@ -320,16 +334,34 @@ def _binary(node: Node) -> tuple[int, ...]:
     return tuple(int(dim) for dim in shape)
 
 
+def broadcast_groups(node: Node) -> int:
+    """Groups of rows that a two-input operator works on one by one.
+
+    More than 1 where an input has one row for each group: [T, 1, n] for [T, F, n].
+    """
+    full = _stripped(node.output.shape)
+    if len(full) != 3 or full[1] == 1:
+        return 1
+    one_row = (full[0], 1, full[2])
+    single = [_stripped(node.input(index).shape) == one_row for index in (0, 1)]
+    return full[0] if any(single) else 1
+
+
 def broadcast_steps(node: Node, index: int) -> tuple[int, int]:
     """How an input of a two-input operator is walked: (row step, column step).
 
-    The output is seen as [rows, last dimension]; see kws_broadcast_t.
+    The output is seen as [rows, last dimension]; see kws_broadcast_t. Where there are
+    groups of rows, one of them is.
 
     Raises:
         KwsError: a broadcast of another kind.
     """
     tensor, output = node.input(index), node.output
     shape, full = _stripped(tensor.shape), _stripped(output.shape)
+    if broadcast_groups(node) > 1:
+        if shape[:1] != full[:1]:
+            raise refuse(node, f"{tensor} is not of the groups that the other one has")
+        shape, full = _stripped(shape[1:]), full[1:]
     columns = output.shape[-1] if output.shape else 1
     if shape == full:
         return (columns, 1)
@@ -505,6 +537,8 @@ def _rows_batch_matmul(node: Node, rows: int) -> list[Access] | None:
 
 def _rows_elementwise(node: Node, rows: int) -> list[Access] | None:
     if row_count(node.output) % rows:
+        return None
+    if len(node.inputs) > 1 and broadcast_groups(node) > 1:
         return None
     access = []
     for index in range(len(node.inputs)):

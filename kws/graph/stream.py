@@ -288,6 +288,8 @@ class _Derivation:
         height, stride = shape[1], node.options["StrideH"]
         if time.axis != 1:
             raise self._refuse(node, "doesn't slide over time")
+        if operators.conv_dilation(node) != (1, 1):
+            raise self._refuse(node, "leaves out rows of the past (dilation)")
         if node.options["Padding"] != 1 and height > 1:  # SAME
             raise self._refuse(node, "is padded on both sides: it sees what is to come")
         if height - stride != time.pad:

@@ -303,6 +303,7 @@ class Convolution(Kernel):
     """2-D convolution, `SAME` padding (CONV_2D).
 
     Args:
+        size: Of the window: (frames, bins), or one number for both.
         causal: All padding of the first axis, time, is in front (PAD, CONV_2D).
 
     Shapes: (B, frames, bins, 1) -> (B, frames/stride, bins/stride, units).
@@ -315,16 +316,16 @@ class Convolution(Kernel):
         units: int,
         strides: tuple[int, int],
         use_bias: bool,
-        size: int = 5,
+        size: int | tuple[int, int] = 5,
         causal: bool = False,
     ) -> None:
         super().__init__(mode, name, units, use_bias)
         self.strides = strides
-        self.size = size
+        self.size = (size, size) if isinstance(size, int) else size
         self.causal = causal
 
     def build(self, input_shape: Any) -> None:
-        self.make((self.size, self.size, int(input_shape[-1]), self.units))
+        self.make((*self.size, int(input_shape[-1]), self.units))
         super().build(input_shape)
 
     def call(self, inputs: Any) -> Any:
@@ -333,8 +334,8 @@ class Convolution(Kernel):
         if self.causal:
             padding = "VALID"
             _, frames, bins, _ = inputs.shape
-            past = past_rows(frames, self.size, self.strides[0])
-            beside = max(0, past_rows(bins, self.size, self.strides[1]))
+            past = past_rows(frames, self.size[0], self.strides[0])
+            beside = max(0, past_rows(bins, self.size[1], self.strides[1]))
             sides = (beside // 2, beside - beside // 2)
             inputs = tf.pad(inputs, ((0, 0), (past, 0), sides, (0, 0)))
         outputs = tf.nn.conv2d(inputs, kernel, self.strides, padding)
@@ -388,6 +389,67 @@ class TokenConvolution(Kernel):
         if self.activation is not None:  # in front of the view, so that ReLU is fused
             outputs = self.activation(outputs, training=training)
         return tf.reshape(outputs, (rows, outputs.shape[1], self.units))
+
+
+class DepthwiseConvolution(Kernel):
+    """Depthwise 2-D convolution, `SAME` padding (DEPTHWISE_CONV_2D).
+
+    TensorFlow has none whose strides differ, nor one with a stride and a dilation; the
+    .tflite has. So all modes but `export` pad, and leave out bins of the result.
+
+    Args:
+        units: Channels.
+        size: Of the window: (frames, bins).
+        stride: Over bins.
+        dilation: Frames from one tap to the next.
+        use_bias: Add a bias.
+
+    Shapes: (B, frames, bins, units) -> (B, frames, ceil(bins / stride), units).
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        name: str,
+        units: int,
+        size: tuple[int, int],
+        stride: int = 1,
+        dilation: int = 1,
+        use_bias: bool = True,
+    ) -> None:
+        super().__init__(mode, name, units, use_bias)
+        self.size = size
+        self.stride = stride
+        self.dilation = dilation
+
+    def build(self, input_shape: Any) -> None:
+        self.make((*self.size, self.units))
+        super().build(input_shape)
+
+    def call(self, inputs: Any) -> Any:
+        kernel, bias = self.weights_now()
+        filters = tf.expand_dims(kernel, -1)
+        if self.mode == "export":
+            outputs = tf.raw_ops.DepthwiseConv2dNative(
+                input=inputs,
+                filter=filters,
+                strides=(1, 1, self.stride, 1),
+                dilations=(1, self.dilation, 1, 1),
+                padding="SAME",
+            )
+        else:
+            bins = inputs.shape[2]
+            reach = (self.size[0] - 1) * self.dilation
+            beside = max(0, past_rows(bins, self.size[1], self.stride))
+            pads = [(n // 2, n - n // 2) for n in (reach, beside)]
+            outputs = tf.nn.depthwise_conv2d(
+                tf.pad(inputs, ((0, 0), *pads, (0, 0))),
+                filters,
+                (1, 1, 1, 1),
+                "VALID",
+                dilations=(self.dilation, 1),
+            )[:, :, :: self.stride]
+        return outputs if bias is None else outputs + bias
 
 
 class Norm(KwsLayer):

@@ -7,7 +7,7 @@ so no TRANSPOSE or RESHAPE is needed.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -73,58 +73,77 @@ class Head(KwsLayer):
 
     def fold(self, source: Head, norm: Norm | None) -> None:
         """Load `source`'s weights with the norm in front and the scale folded in."""
-        for mine, theirs, scale in (
-            (self.query, source.query, self.scale),
-            (self.key, source.key, 1.0),
-            (self.value, source.value, 1.0),
-        ):
-            kernel = theirs.kernel.numpy()
-            gamma, shift = norm.fold_terms() if norm else (np.ones(len(kernel)), None)
-            mine.kernel.assign(kernel * gamma[:, None] * scale)
-            if mine.bias is not None:
-                mine.bias.assign(shift @ kernel * scale)
+        fold_projection(self.query, source.query, norm, self.scale)
+        fold_projection(self.key, source.key, norm)
+        fold_projection(self.value, source.value, norm)
 
 
-class SoftmaxAttention(Mixing):
-    """Multi-head self-attention with an output projection.
+def fold_projection(
+    mine: Dense, theirs: Dense, norm: Norm | None, scale: float = 1.0
+) -> None:
+    """Load a projection's weights (mode `float`: no bias), times `scale`, with the norm
+    in front folded in: its shift becomes the bias, where there is one."""
+    kernel = theirs.kernel.numpy()
+    gamma, shift = norm.fold_terms() if norm else (np.ones(len(kernel)), None)
+    mine.kernel.assign(kernel * gamma[:, None] * scale)
+    if mine.bias is not None:
+        mine.bias.assign(shift @ kernel * scale)
+
+
+class MultiHead(Mixing):
+    """Heads side by side, and an output projection: the base of such variants.
+
+    `make_head` is a head's class: (mode, name, head_dim, use_bias, alone).
 
     Args:
         mode: float, folded, qat or export.
         model: The recipe's model section (heads, head_dim, dim, norm_position).
-
-    Shapes: (B, T, dim) -> (B, T, dim). What it is carried, it hands on, with the map of
-    each head: (B, T, T).
     """
+
+    make_head: ClassVar[type[Any]]
 
     def __init__(self, mode: str, name: str, model: recipe.Model) -> None:
         super().__init__(mode, name)
         use_bias = mode != "float" and model.norm_position == "pre"
         self.heads = [
-            Head(mode, f"head{index}", model.head_dim, use_bias, model.heads == 1)
+            self.make_head(
+                mode, f"head{index}", model.head_dim, use_bias, model.heads == 1
+            )
             for index in range(model.heads)
         ]
         self.joined_range = Quantizer(mode, "joined") if model.heads > 1 else None
         self.output_dense = Dense(mode, "out", model.dim)
         self.outputs_range = Quantizer(mode, "outputs")
 
-    def call(self, inputs: Any, carry: Any, training: Any = False) -> Any:
-        hold = self.hold
-        inputs = hold("X", inputs)
-        outputs = []
-        for index, head in enumerate(self.heads):
-            mixed, shares = head(inputs, training=training, hold=hold)
-            outputs.append(mixed)
-            carry = {**carry, f"map.{index}": shares}
+    def project(self, outputs: list[Any], training: Any) -> Any:
+        """The heads' outputs (B, T, head_dim) -> (B, T, dim)."""
         joined = outputs[0]
         if self.joined_range is not None:
             joined = self.joined_range(tf.concat(outputs, -1), training=training)
-        joined = hold("O", joined)
-        outputs = self.outputs_range(self.output_dense(joined), training=training)
-        return outputs, carry
+        joined = self.hold("O", joined)
+        return self.outputs_range(self.output_dense(joined), training=training)
 
-    def fold(self, source: SoftmaxAttention, norm: Norm | None) -> None:
+    def fold(self, source: MultiHead, norm: Norm | None) -> None:
         """Load `source`'s weights (mode `float`); `norm` is the one in front."""
         for mine, theirs in zip(self.heads, source.heads, strict=True):
             mine.fold(theirs, norm)
-        self.output_dense.kernel.assign(source.output_dense.kernel)
-        self.output_dense.bias.assign(source.output_dense.bias)
+        self.output_dense.fold(source.output_dense, None)
+
+
+class SoftmaxAttention(MultiHead):
+    """Multi-head self-attention.
+
+    Shapes: (B, T, dim) -> (B, T, dim). What it is carried, it hands on, with the map of
+    each head: (B, T, T).
+    """
+
+    make_head = Head
+
+    def call(self, inputs: Any, carry: Any, training: Any = False) -> Any:
+        inputs = self.hold("X", inputs)
+        outputs = []
+        for index, head in enumerate(self.heads):
+            mixed, shares = head(inputs, training=training, hold=self.hold)
+            outputs.append(mixed)
+            carry = {**carry, f"map.{index}": shares}
+        return self.project(outputs, training), carry

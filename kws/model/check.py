@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 import numpy as np
 
 from kws import attention
 from kws import recipe as recipes
 from kws.errors import KwsError
-from kws.recipe import Model, Recipe
+from kws.recipe import TRANSFORMER, Model, Recipe
 from kws.shape import check_clip_seconds
 from kws.thresholds import Thresholds
 
 NORMS = ("dyt", "layer", "batch")
 SHARES = ("none", "blocks", "attention", "mlp", "factor")
+# Families of convolutional networks -> keys of [model] that they read.
+BASELINES = {
+    "ds-cnn": ("family", "dim", "layers", "cepstra"),
+    "bc-resnet": ("family", "dim"),
+    "sparknet": ("family", "dim"),
+}
 CHOICES = {
+    "family": (TRANSFORMER, *BASELINES),
     "stem": ("conv", "patch"),
     "norm": NORMS,
     "norm_position": ("pre", "post"),
@@ -54,6 +64,9 @@ def _check_model(recipe: Recipe) -> None:
     for key in ("dim", "layers", "heads", "head_dim", "mlp_dim"):
         if not 1 <= getattr(model, key) <= 4096:
             refuse(key, "1 to 4096")
+    if model.family != TRANSFORMER:
+        _check_baseline(recipe, refuse)
+        return
     if (
         model.mlp_fold < 1
         or model.dim % model.mlp_fold
@@ -136,6 +149,23 @@ def _check_model(recipe: Recipe) -> None:
                 "attention",
                 f"conv or none where causal: {seeing[0]} attention sees the clip",
             )
+
+
+def _check_baseline(recipe: Recipe, refuse: Callable[[str, str], None]) -> None:
+    model, features = recipe.model, recipe.features
+    usual = Model()
+    for key in dataclasses.asdict(usual):
+        if key in BASELINES[model.family]:
+            continue
+        if getattr(model, key) != getattr(usual, key):
+            refuse(
+                key,
+                f"{getattr(usual, key)!r}, since a {model.family} has no such thing",
+            )
+    if not 0 <= model.cepstra <= features.mel_bins:
+        refuse("cepstra", f"0 to {features.mel_bins}, the number of mel bins")
+    if model.family == "bc-resnet" and (model.dim % 2 or features.mel_bins % 8):
+        refuse("dim", "an even number, and mel_bins a multiple of 8")
 
 
 def _check_quantize(recipe: Recipe) -> None:

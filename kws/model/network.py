@@ -28,9 +28,9 @@ from kws.layers import (
     quantized_constant,
 )
 from kws.layers.keras import tf, tf_keras
-from kws.model import lowrank
+from kws.model import baselines, lowrank
 from kws.model.check import check
-from kws.recipe import Features, Model, Recipe
+from kws.recipe import TRANSFORMER, Features, Model, Recipe
 
 
 class PatchStem(KwsLayer):
@@ -457,7 +457,7 @@ def fold_norm(mine: Norm, theirs: Norm) -> None:
 
 
 def build(recipe: Recipe, labels: int, mode: str = "float") -> Any:
-    """Build the network of a recipe.
+    """Build the network of a recipe: a transformer, or what it is held against.
 
     Args:
         recipe: Its `model` and `features` sections are used.
@@ -480,6 +480,13 @@ def build(recipe: Recipe, labels: int, mode: str = "float") -> Any:
         name="features",
     )
     x = Quantizer(mode, "inputs_range", fixed=feature_range(features))(inputs)
+    if model.family != TRANSFORMER:
+        if model.cepstra:
+            dct = dct_matrix(features.mel_bins, model.cepstra)
+            x = baselines.Cepstra(mode, "cepstra", dct)(x)
+        x = baselines.body(mode, model, x)
+        x = Head(mode, "head", baselines.head_model(model), labels)(x)
+        return tf_keras.Model(inputs, x, name=model.family)
     if model.stem == "conv":
         x = ConvStem(mode, "stem", model)(x)
     else:

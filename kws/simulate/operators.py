@@ -134,7 +134,7 @@ def _fully_connected(node: Node) -> Callable[..., Array]:
 
 def _image(node: Node) -> Callable[[Array], Array]:
     """Of a convolution: its input, padded so that every window lies inside."""
-    _, height, width, _ = node.input(1).shape
+    height, width = graph_operators.conv_reach(node)
     _, rows, columns, _ = node.output.shape
     above, left = graph_operators.conv_padding(node)
     source = node.input(0)
@@ -154,16 +154,17 @@ def _image(node: Node) -> Callable[[Array], Array]:
 
 def _conv_2d(node: Node) -> Callable[..., Array]:
     matrix, folded, multiplier, shift = _weights(node)
-    _, height, width, _ = node.input(1).shape
     _, rows, columns, outputs = node.output.shape
     steps = (node.options["StrideH"], node.options["StrideW"])
+    spread = graph_operators.conv_dilation(node)
     image = _image(node)
     zero_point, (low, high) = node.output.zero_point, _clamp(node)
 
     def run(x: Array) -> Array:
         windows = np.lib.stride_tricks.sliding_window_view(
-            image(x), (height, width), axis=(1, 2)
+            image(x), graph_operators.conv_reach(node), axis=(1, 2)
         )[:, : rows * steps[0] : steps[0], : columns * steps[1] : steps[1]]
+        windows = windows[..., :: spread[0], :: spread[1]]
         patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, matrix.shape[1])
         sums = exact_product(patches, matrix.T, matrix.shape[1] * 128 * 128) + folded
         out = _finish(requantize(sums, multiplier, shift), zero_point, low, high)
@@ -177,6 +178,7 @@ def _depthwise_conv_2d(node: Node) -> Callable[..., Array]:
     width = node.input(1).shape[2]
     _, rows, columns, channels = node.output.shape
     down, across = node.options["StrideH"], node.options["StrideW"]
+    spread = graph_operators.conv_dilation(node)
     image = _image(node)
     zero_point, (low, high) = node.output.zero_point, _clamp(node)
 
@@ -185,10 +187,8 @@ def _depthwise_conv_2d(node: Node) -> Callable[..., Array]:
         sums = np.tile(folded, (len(x), rows, columns, 1))
         for tap, weights in enumerate(matrix.T.astype(np.int64)):
             top, left = divmod(tap, width)
-            sums += (
-                weights
-                * (padded[:, top:, left:][:, ::down, ::across][:, :rows, :columns])
-            )
+            seen = padded[:, top * spread[0] :, left * spread[1] :]
+            sums += weights * seen[:, ::down, ::across][:, :rows, :columns]
         out = _finish(requantize(sums, multiplier, shift), zero_point, low, high)
         return out.reshape(len(x), 1, rows, columns, channels)
 

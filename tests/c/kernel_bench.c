@@ -151,6 +151,8 @@ int main(void) {
                                        .filter_width = 1,
                                        .stride_height = 1,
                                        .stride_width = 1,
+                                       .dilation_height = 1,
+                                       .dilation_width = 1,
                                        .input_zero_point = -4,
                                        .taps = product(5, 48)};
   begin();

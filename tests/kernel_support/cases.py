@@ -356,7 +356,7 @@ def depthwise_conv_2d(
 
     shape = height, width, channels, filter height, filter width, all of it VALID.
     """
-    stride, same = (1, 1), False
+    stride, same, dilation = (1, 1), False, (1, 1)
     if shape is None and rng.random() < 0.5:
         taps = int(rng.choice([3, 4, 5, 15]))
         channels = int(rng.choice([32, 40, 48, int(rng.integers(1, 50))]))
@@ -368,7 +368,10 @@ def depthwise_conv_2d(
             *(int(v) for v in rng.integers(1, 6, 2)),
         )
         stride = int(rng.integers(1, 4)), int(rng.integers(1, 4))
-        same = bool(rng.random() < 0.6) or max(shape[3:]) > min(shape[:2])
+        if rng.random() < 0.4:
+            dilation = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+        reach = [(n - 1) * d for n, d in zip(shape[3:], dilation, strict=True)]
+        same = bool(rng.random() < 0.6) or max(reach) >= min(shape[:2])
     height, width, channels, filter_height, filter_width = shape
     taps = filter_height * filter_width
     x_scale, x_zero = _quantization(rng)
@@ -381,8 +384,12 @@ def depthwise_conv_2d(
     if rng.random() < 0.15:
         # The largest sums that there are, which 16 bits hold of two taps.
         x[:], weights[:], filters[:] = -128, -127, -127
-    out_height, pad_top = _output_size(height, filter_height, stride[0], same)
-    out_width, pad_left = _output_size(width, filter_width, stride[1], same)
+    out_height, pad_top = _output_size(
+        height, filter_height, stride[0], same, dilation[0]
+    )
+    out_width, pad_left = _output_size(
+        width, filter_width, stride[1], same, dilation[1]
+    )
     spread = np.sqrt(taps) * 60 * 60 * x_scale * max(scales)
     # Now and then so far off that a shift is to the left.
     factor = 1e-5 if rng.random() < 0.1 else 1 / 30
@@ -391,7 +398,8 @@ def depthwise_conv_2d(
     options = schema.DepthwiseConv2DOptionsT()
     options.padding = schema.Padding.SAME if same else schema.Padding.VALID
     options.strideH, options.strideW = stride
-    options.dilationHFactor = options.dilationWFactor = options.depthMultiplier = 1
+    options.dilationHFactor, options.dilationWFactor = dilation
+    options.depthMultiplier = 1
     options.fusedActivationFunction = tflm.ACTIVATIONS[activation]
     out = (1, out_height, out_width, channels)
     expected = _convolution(
@@ -415,6 +423,7 @@ def depthwise_conv_2d(
         f".output_height = {out_height}, .output_width = {out_width}, "
         f".filter_height = {filter_height}, .filter_width = {filter_width}, "
         f".stride_height = {stride[0]}, .stride_width = {stride[1]}, "
+        f".dilation_height = {dilation[0]}, .dilation_width = {dilation[1]}, "
         f".pad_top = {pad_top}, .pad_left = {pad_left}, "
         f".input_zero_point = {x_zero}, .taps = {fields}}};\n"
         + c_output(name, expected, scratch).replace(

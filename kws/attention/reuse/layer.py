@@ -16,17 +16,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kws import recipe
-from kws.layers import (
-    UNIT_RANGE,
-    Dense,
-    Hold,
-    KwsLayer,
-    Mixing,
-    Norm,
-    Quantizer,
-    pass_on,
-)
+from kws.layers import UNIT_RANGE, Dense, Hold, KwsLayer, Norm, Quantizer, pass_on
+from kws.layers.attention import MultiHead, fold_projection
 from kws.layers.keras import tf
 
 
@@ -63,52 +54,22 @@ class Head(KwsLayer):
 
     def fold(self, source: Head, norm: Norm | None) -> None:
         """Load `source`'s weights with the norm in front folded in."""
-        kernel = source.value.kernel.numpy()
-        if norm is not None:
-            gamma, shift = norm.fold_terms()
-            self.value.bias.assign(shift @ kernel)
-            kernel = kernel * gamma[:, None]
-        self.value.kernel.assign(kernel)
+        fold_projection(self.value, source.value, norm)
 
 
-class Attention(Mixing):
-    """Multi-head attention by carried maps, with an output projection.
-
-    Args:
-        mode: float, folded, qat or export.
-        model: The recipe's model section (heads, head_dim, dim, norm_position).
+class Attention(MultiHead):
+    """Multi-head attention by carried maps.
 
     Shapes: (B, T, dim) -> (B, T, dim). Takes `map.0`, `map.1`, ..., one of each head,
     and hands on what it is carried.
     """
 
-    def __init__(self, mode: str, name: str, model: recipe.Model) -> None:
-        super().__init__(mode, name)
-        use_bias = mode != "float" and model.norm_position == "pre"
-        self.heads = [
-            Head(mode, f"head{index}", model.head_dim, use_bias, model.heads == 1)
-            for index in range(model.heads)
-        ]
-        self.joined_range = Quantizer(mode, "joined") if model.heads > 1 else None
-        self.output_dense = Dense(mode, "out", model.dim)
-        self.outputs_range = Quantizer(mode, "outputs")
+    make_head = Head
 
     def call(self, inputs: Any, carry: Any, training: Any = False) -> Any:
-        hold = self.hold
-        inputs = hold("X", inputs)
+        inputs = self.hold("X", inputs)
         outputs = [
-            head(inputs, carry[f"map.{index}"], training=training, hold=hold)
+            head(inputs, carry[f"map.{index}"], training=training, hold=self.hold)
             for index, head in enumerate(self.heads)
         ]
-        joined = outputs[0]
-        if self.joined_range is not None:
-            joined = self.joined_range(tf.concat(outputs, -1), training=training)
-        joined = hold("O", joined)
-        outputs = self.outputs_range(self.output_dense(joined), training=training)
-        return outputs, carry
-
-    def fold(self, source: Attention, norm: Norm | None) -> None:
-        """Load `source`'s weights (mode `float`); `norm` is the one in front."""
-        for mine, theirs in zip(self.heads, source.heads, strict=True):
-            mine.fold(theirs, norm)
-        self.output_dense.fold(source.output_dense, None)
+        return self.project(outputs, training), carry
