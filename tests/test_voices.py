@@ -242,3 +242,14 @@ def test_a_throat_moves_every_frequency():
     hertz = np.abs(np.fft.rfft(fast, 16000)).argmax()
     assert hertz == pytest.approx(1250, abs=3)
     assert common.of_throat("piper:joe*0.9300") == ("joe", 0.93)
+
+
+def test_a_library_that_ends_its_process_is_an_utterance_that_failed(monkeypatch):
+    """Before: a memory fault of Pico's ended the whole command, now and then."""
+    pico = voices.get("pico")
+    if pico.missing() is not None:
+        toolbox.skip_or_fail("ttspico is not installed")
+    speaker = pico.start()
+    monkeypatch.setattr(pico, "_SCRIPT", "import os; os.abort()")
+    with pytest.raises(OSError, match="exit code -6 and no audio"):
+        speaker.say("seven", "pico:en-GB*1.0000", 50, 160)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ MEND = f"{pip_install('pico')}   (or: --voices espeak)"
 SPEAKERS = ("en-US", "en-GB")
 RATE = 160  # words a minute at its own speed, about
 VOLUME = 60  # percent: at 100 it clips
+ATTEMPTS = 3
 
 
 def missing(folder: Path | None = None) -> KwsError | None:
@@ -50,13 +51,19 @@ def voices(
     return common.throats("pico", SPEAKERS, split)
 
 
+# Speaks its second argument by its first into the standard output, int16 at 16 kHz.
+_SCRIPT = """
+import sys, ttspico
+engine = ttspico.TtsEngine(sys.argv[1])
+sys.stdout.buffer.write(engine.speak(sys.argv[2]) or b"")
+"""
+
+
 class Pico:
-    """An engine for each utterance, so that none depends on those before."""
+    """A process for each utterance: none depends on those before, and the library's
+    memory faults (it ends the process now and then) are an utterance's failure."""
 
     def __init__(self) -> None:
-        import ttspico
-
-        self._module: Any = ttspico
         self.version = f"ttspico {importlib.metadata.version('ttspico')}"
 
     def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
@@ -67,12 +74,13 @@ class Pico:
             f'<speed level="{min(max(100 * rate // RATE, 20), 500)}">'
             f"{text}</speed></pitch></volume>"
         )
-        try:
-            data = self._module.TtsEngine(name).speak(marked)
-        except RuntimeError as error:
-            raise OSError(str(error)) from None
-        if not data:
-            raise OSError("no audio")
+        for _ in range(ATTEMPTS):
+            done = common.run([sys.executable, "-c", _SCRIPT, name, marked])
+            if done.returncode == 0 and done.stdout:
+                break
+        else:
+            raise common.no_audio(done)
+        data = done.stdout[: len(done.stdout) // 2 * 2]
         return common.played(
             common.to_16k(np.frombuffer(data, np.int16), 16000), factor
         )
