@@ -443,10 +443,10 @@ def test_the_step_of_a_shipped_network_is_its_dense_stream() -> None:
 
 
 def test_a_step_is_emitted_as_a_firmware_of_its_own(tmp_path: Path) -> None:
-    """kws emit --engine tflm --stream: what it writes, and that the C compiles."""
+    """kws emit --engine tflm --step: what it writes, and that the C compiles."""
     arguments = ["kwt-stream-tiny", "--out", str(tmp_path), "--core", "portable"]
     result = CliRunner().invoke(
-        emit_command.command, [*arguments, "--engine", "tflm", "--stream"]
+        emit_command.command, [*arguments, "--engine", "tflm", "--step"]
     )
     assert result.exit_code == 0, result.exception
     bundle = bundles.load("kwt-stream-tiny")
@@ -458,9 +458,9 @@ def test_a_step_is_emitted_as_a_firmware_of_its_own(tmp_path: Path) -> None:
     engine = FIRMWARE / "engines" / "tflm"
     flags = ("-c", "-DKWS_CORE_PORTABLE=1", f"-I{engine}", f"-I{tmp_path}")
     toolbox.host_compile([tmp_path / "kws_model.c"], tmp_path / "model.o", *flags)
-    refused = CliRunner().invoke(emit_command.command, [*arguments, "--stream"])
+    refused = CliRunner().invoke(emit_command.command, [*arguments, "--step"])
     assert isinstance(refused.exception, KwsError)
-    assert "--engine tflm with --stream" in refused.exception.message
+    assert "--engine tflm with --step" in refused.exception.message
 
 
 def test_a_step_whose_past_is_not_the_zero_point_is_refused(

@@ -377,8 +377,9 @@ engine = click.option(
     help="What runs the network: native, its own C; tflm, TensorFlow Lite Micro "
     "(docs/tflm-engine.md).",
 )
-stream = click.option(
-    "--stream",
+step = click.option(
+    "--step",
+    "stream",
     is_flag=True,
     help="With --engine tflm, of a causal network: a step of a stream instead of the "
     "whole clip, dense.",

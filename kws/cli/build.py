@@ -22,7 +22,7 @@ from kws.cli import _options
     help="main listens; clips evaluates clips in an emulator.",
 )
 @_options.engine
-@_options.stream
+@_options.step
 @_options.compiler
 @_options.json
 def command(

@@ -20,7 +20,7 @@ from kws.cli import _options
     "library serves them all].",
 )
 @_options.engine
-@_options.stream
+@_options.step
 @click.option(
     "--format",
     "form",
@@ -43,7 +43,7 @@ def command(
     """Write RUN's network as C that defines what firmware/include/kws_model.h asks.
 
     With --engine tflm also the plain .tflite and model_data.cc, model_data.h, for a
-    firmware of your own that has TensorFlow Lite Micro; with --stream as well, of a
+    firmware of your own that has TensorFlow Lite Micro; with --step as well, of a
     causal network, a step at a time.
     """
     from kws import bundle as bundles

@@ -61,8 +61,8 @@ def check_stream(stream: bool, engine: str, command: str) -> None:
     if stream and engine != "tflm":
         raise KwsError(
             "The native engine runs every causal network as a stream, by itself. "
-            f"Expected --engine tflm with --stream. Received: --engine {engine}",
-            f"{command} --engine tflm --stream",
+            f"Expected --engine tflm with --step. Received: --engine {engine}",
+            f"{command} --engine tflm --step",
         )
 
 
