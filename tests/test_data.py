@@ -611,7 +611,7 @@ def test_a_word_that_takes_longer_than_a_second_has_clips_that_do(
         file.write_bytes(wav_bytes(quiet))
     too_long = {"too_long"}
     assert {fault.kind for fault in verify(corpus)[1]} == too_long
-    with pytest.raises(KwsError, match="1.2 s of sound without a pause"):
+    with pytest.raises(KwsError, match=r"1\.[23] s of sound without a pause"):
         data.load("train", Task("custom", ("yes", "no")), corpus)
     assert verify(corpus, clip_seconds=2.5)[1] == []
     task = Task("custom", ("yes", "no"), clip_seconds=1.5)
