@@ -305,7 +305,11 @@ def fuzz(program: Path, corpus: Path, target: Target, *limits: str) -> Ran:
     corpus.mkdir(parents=True, exist_ok=True)
     kept = program.parent / "crash-"
     command = [str(program), str(corpus), str(SEEDS / target.name), *limits]
-    command += [f"-max_len={target.max_bytes}", f"-rss_limit_mb={MEGABYTES}"]
+    # What the kernel calls the most that a process held is also its parent's before
+    # exec: of a large one every target would seem out of memory. So one allocation is
+    # limited, not the whole.
+    command += [f"-max_len={target.max_bytes}", "-rss_limit_mb=0"]
+    command += [f"-malloc_limit_mb={MEGABYTES}"]
     command += [f"-timeout={TIMEOUT_S}", "-print_final_stats=1", "-verbosity=1"]
     command += [f"-artifact_prefix={kept}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
