@@ -481,7 +481,8 @@ def record(
         else:
             network = serving.network_address(address) if phone else None
             server = serving.Recorder(session, who, then, http_port, network)
-            with server.serving() as place:
+            # From the moment that the address is said on: who reads it may stop us.
+            with server.serving() as place, contextlib.suppress(KeyboardInterrupt):
                 if as_json:
                     table = {"address": place, "fingerprint": server.fingerprint}
                     click.echo(json.dumps(table))
@@ -489,8 +490,7 @@ def record(
                     click.echo(serving.invitation(server))
                 if not (no_browser or phone):
                     webbrowser.open(place)
-                with contextlib.suppress(KeyboardInterrupt):
-                    server.finished.wait()
+                server.finished.wait()
     _report_recording(session, then(), as_json)
 
 
