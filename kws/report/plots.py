@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from kws.report.sweep import Axis
+from dataclasses import dataclass
+from typing import Any
 
 # Okabe and Ito's colours: told apart by everybody.
 GRID, REFINED, CHOSEN = "#8a8f98", "#d55e00", "#0072b2"
 POINTS_BELOW = 0.10  # of accuracy below the dense network that is shown
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What accuracy is drawn against.
+
+    Args:
+        name: File name and key.
+        title: Of the axis.
+        path: Keys to a point's value.
+        share: It is a share that is saved (0..1, the more the better), not a count.
+        front: Indices of the points that no other beats.
+    """
+
+    name: str
+    title: str
+    path: tuple[str, ...]
+    share: bool
+    front: tuple[int, ...]
+
+    def value(self, point: dict[str, Any]) -> float | None:
+        """A point's value; None where it was not measured."""
+        at: Any = point
+        for key in self.path:
+            at = at.get(key) if isinstance(at, dict) else None
+        return None if at is None else float(at)
 
 
 def png(table: dict[str, Any], axis: Axis, chosen: int | None) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +12,13 @@ from kws import attention
 from kws.bundle import Bundle, read_json, write_atomic
 from kws.errors import KwsError
 from kws.graph.cost import DIRECTIONS, PLACES
-from kws.report import shell
+from kws.report import plots, shell
+from kws.report.plots import Axis
 from kws.report.shell import Section, term, text
 
 TEMPLATE = Path(__file__).with_name("sweep.html")
 
 NUMBERS = ("accuracy", "divergence", "mhsa_mac_cut", "mac_cut", "comparisons")
-
-
-@dataclass(frozen=True)
-class Axis:
-    """What accuracy is drawn against.
-
-    Args:
-        name: File name and key.
-        title: Of the axis.
-        path: Keys to a point's value.
-        share: It is a share that is saved (0..1, the more the better), not a count.
-        front: Indices of the points that no other beats.
-    """
-
-    name: str
-    title: str
-    path: tuple[str, ...]
-    share: bool
-    front: tuple[int, ...]
-
-    def value(self, point: dict[str, Any]) -> float | None:
-        """A point's value; None where it was not measured."""
-        at: Any = point
-        for key in self.path:
-            at = at.get(key) if isinstance(at, dict) else None
-        return None if at is None else float(at)
 
 
 def axes(table: dict[str, Any]) -> list[Axis]:
@@ -212,8 +186,6 @@ def write(table: dict[str, Any], folder: Path, out: Path | None = None) -> list[
     written = [out or folder / "report.html"]
     write_atomic(written[0], page(table).encode())
     if importlib.util.find_spec("matplotlib") is not None:
-        from kws.report import plots
-
         for axis in axes(table):
             written.append(folder / f"accuracy_{axis.name}.png")
             write_atomic(written[-1], plots.png(table, axis, chosen_index(table)))
