@@ -268,7 +268,8 @@ def test_listening_here_is_listening_on_the_board(tmp_path: Path) -> None:
     assert len(ours) == 3
     # Beats come with the next audio that is taken; what was skipped is the same.
     assert {beat["hash"] for beat in ours + theirs} == {run.hash[:16]}
-    assert all(0.05 < beat["skipped"] < 0.95 for beat in ours + theirs)
+    told = [beat["skipped"] for beat in ours + theirs if beat["skipped"] is not None]
+    assert len(told) >= 2 and all(0.05 < skipped < 0.95 for skipped in told)
     assert all(beat["overruns"] == 0 for beat in ours + theirs)
     assert all(-20 < beat["level_db"] <= 0 for beat in ours[:2])
     # The last second is silence.
