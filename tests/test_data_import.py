@@ -25,8 +25,9 @@ from click.testing import CliRunner
 from kws import data
 from kws.cli import data as verb
 from kws.cli import train
-from kws.data import audio, speakers, synth, takes
+from kws.data import audio, synth, takes
 from kws.data.verify import verify
+from kws.data.voices import espeak
 from kws.errors import KwsError
 from kws.recipe import Task
 
@@ -36,7 +37,7 @@ RATE = 16000
 @pytest.fixture(scope="module")
 def speaker():
     toolbox.need_espeak()
-    return speakers.espeak()
+    return espeak.start()
 
 
 def said(speaker, word: str, pitch: int = 50, voice: int = 3) -> np.ndarray:

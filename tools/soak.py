@@ -300,6 +300,7 @@ def on_host(
         *sorted((FIRMWARE / "src").glob("*.c")),
         *(FIRMWARE / "app" / name for name in app),
         FIRMWARE / "host" / "listen_host.c",
+        FIRMWARE / "host" / "silent_board.c",
         C / "soak_host.c",
     ]
     fast = "-O1" if sanitize else "-O3"
