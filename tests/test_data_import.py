@@ -42,7 +42,7 @@ def speaker():
 
 def said(speaker, word: str, pitch: int = 50, voice: int = 3) -> np.ndarray:
     """A word by a synthesizer, root mean square 0.05."""
-    name = synth.voices()[voice]
+    name = espeak.of_accents()[voice]
     sound = synth._trim(synth._say(speaker, word, name, pitch, 150))
     return sound * (0.05 / np.sqrt(np.mean(sound**2)))
 
