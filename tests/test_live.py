@@ -472,7 +472,9 @@ def test_a_page_that_was_sent_works_without_a_network(
 
 def test_the_page_s_parts_are_files_of_the_page_s_own_kind() -> None:
     folder = emitted.FOLDER
-    script = (folder / "app.js").read_text("utf-8")
+    script = "".join(
+        (folder / name).read_text("utf-8") for name in ("microphone.js", "app.js")
+    )
     for forbidden in ("innerHTML", "eval(", "new Function", "document.write", "http:"):
         assert forbidden not in script
     styles = ("page.html", "base.css", "style.css")

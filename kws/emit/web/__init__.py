@@ -3,8 +3,9 @@ words (docs/data.md).
 
 Their parts lie beside this file and are joined here: page.html, style.css and app.js
 with the compiled module (kws.deploy.web) and what the page has to know of the run;
-record.html, record.css and record.js; base.css is of both. They ask the network for
-nothing: a policy (CSP) in them forbids that, and lets this script alone run.
+record.html, record.css and record.js; base.css and microphone.js are of both. They ask
+the network for nothing: a policy (CSP) in them forbids that, and lets this script alone
+run.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def _joined(
     """A page out of its HTML, style and script, and what it has to know."""
     page, style, script = map(_text, parts)
     style = _text("base.css") + style
+    script = _text("microphone.js") + script
     # In a script element "<" could end it.
     known = json.dumps(data).replace("<", "\\u003c")
     values |= {"policy": policy(style, script, saving), "data": known}

@@ -1,5 +1,4 @@
 
-"use strict";
 (() => {
 
 /* ---- What is known of the run, and the page's parts ---- */
@@ -233,62 +232,19 @@ async function readFile(file) {
 
 /* ---- Sources: each has stop() ---- */
 
-/* Runs in the audio thread; its text becomes the worklet's module. */
-function worklet() {
-  registerProcessor("tap", class extends AudioWorkletProcessor {
-    constructor() {
-      super();
-      this.block = new Float32Array(1024);
-      this.fill = 0;
-    }
-
-    process([input]) {
-      if (input.length === 0) return true;
-      this.block.set(input[0], this.fill);
-      this.fill += input[0].length;
-      if (this.fill === this.block.length) {
-        this.port.postMessage([this.block, currentTime], [this.block.buffer]);
-        this.block = new Float32Array(1024);
-        this.fill = 0;
-      }
-      return true;
-    }
-  });
-}
-
 async function microphone(app) {
-  if (!navigator.mediaDevices) throw new Error("This browser gives no microphone here.");
-  // As the sound is: what a browser does for calls, no board does.
-  const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1,
-    echoCancellation: false, noiseSuppression: false, autoGainControl: false } });
-  const context = new AudioContext();
-  // Not a blob: a page that is a file may not load its own.
-  const url = "data:text/javascript," + encodeURIComponent("(" + worklet + ")()");
-  const stop = () => {
-    for (const track of stream.getTracks()) track.stop();
-    context.close();
-  };
-  try {
-    await context.audioWorklet.addModule(url);
-    await context.resume();
-  } catch (error) {
-    stop();
-    throw error;
-  }
-  const resampler = new Resampler(context.sampleRate);
-  const node = new AudioWorkletNode(context, "tap",
-    { channelCount: 1, channelCountMode: "explicit" });
-  node.port.onmessage = ({ data: [block, time] }) => {
+  let resampler = null;
+  const { context, track, close } = await openMicrophone(1024, (block, time) => {
     if (context.state === "closed") return;
     const samples = resampler.push(block);
     if (context.currentTime - time > BEHIND_S) app.lost(samples.length);
     else app.hear(samples);
-  };
-  context.createMediaStreamSource(stream).connect(node).connect(context.destination);
-  stream.getTracks()[0].onended = () => app.stop("The microphone is gone.");
-  app.say("Listening to " + (stream.getTracks()[0].label || "the microphone") + ", "
+  });
+  resampler = new Resampler(context.sampleRate);
+  track.onended = () => app.stop("The microphone is gone.");
+  app.say("Listening to " + (track.label || "the microphone") + ", "
     + context.sampleRate.toLocaleString("en") + " Hz resampled to 16,000.");
-  return { stop };
+  return { stop: close };
 }
 
 async function recording(app, file, speed) {

@@ -1,4 +1,3 @@
-"use strict";
 (() => {
 
 /* ---- What there is to say, and the page's parts ---- */
@@ -72,67 +71,26 @@ function told(path, query = {}) {
 
 /* ---- The microphone ---- */
 
-/* Runs in the audio thread; its text becomes the worklet's module. */
-function worklet() {
-  registerProcessor("tap", class extends AudioWorkletProcessor {
-    constructor() {
-      super();
-      this.block = new Float32Array(512);
-      this.fill = 0;
-    }
-
-    process([input]) {
-      if (input.length === 0) return true;
-      this.block.set(input[0], this.fill);
-      this.fill += input[0].length;
-      if (this.fill === this.block.length) {
-        this.port.postMessage(this.block, [this.block.buffer]);
-        this.block = new Float32Array(512);
-        this.fill = 0;
-      }
-      return true;
-    }
-  });
-}
-
 class Microphone {
   /* on.block gets int16 samples and their loudest one (1 is full scale). */
   static async open(device, on) {
-    if (!navigator.mediaDevices) throw new Error("This browser gives no microphone here.");
-    // As the sound is: what a browser does for calls, no board does.
-    const stream = await navigator.mediaDevices.getUserMedia({ audio: {
-      channelCount: 1, echoCancellation: false, noiseSuppression: false,
-      autoGainControl: false, ...(device ? { deviceId: { exact: device } } : {}) } });
-    const opened = new Microphone(stream, new AudioContext());
-    try {
-      const url = "data:text/javascript," + encodeURIComponent("(" + worklet + ")()");
-      await opened.context.audioWorklet.addModule(url);
-      await opened.context.resume();
-    } catch (error) {
-      opened.close();
-      throw error;
-    }
-    const node = new AudioWorkletNode(opened.context, "tap",
-      { channelCount: 1, channelCountMode: "explicit" });
-    node.port.onmessage = ({ data: block }) => {
+    const opened = await openMicrophone(512, (block) => {
       let peak = 0;
       const samples = Int16Array.from(block, (value) => {
         peak = Math.max(peak, Math.abs(value));
         return Math.max(-32768, Math.min(32767, Math.round(value * 32768)));
       });
       on.block(samples, peak);
-    };
-    opened.context.createMediaStreamSource(stream).connect(node)
-      .connect(opened.context.destination);
+    }, device);
     opened.track.onended = () => on.ended();
-    return opened;
+    return new Microphone(opened);
   }
 
-  constructor(stream, context) {
-    this.stream = stream;
+  constructor({ context, track, close }) {
     this.context = context;
-    this.track = stream.getTracks()[0];
+    this.track = track;
     this.rate = context.sampleRate;
+    this.shut = close;
   }
 
   /* A tone: the count-down for who does not look. */
@@ -157,8 +115,7 @@ class Microphone {
 
   close() {
     this.track.onended = null;
-    this.track.stop();
-    this.context.close();
+    this.shut();
   }
 }
 
