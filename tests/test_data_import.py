@@ -97,7 +97,8 @@ def test_a_take_of_ten_repetitions_is_ten_clips(word, noise_db, speaker, tmp_pat
         assert len(pcm) == RATE
         loud = np.flatnonzero(np.abs(pcm) > 0.2 * np.abs(pcm).max())
         assert loud[0] > 2000 and loud[-1] < 14000  # whole, and in the middle
-        assert abs((loud[0] + loud[-1]) / 2 - 8000) < 1800
+        # With the former resampler of voices one *six* lay 27 samples nearer.
+        assert abs((loud[0] + loud[-1]) / 2 - 8000) < 1750
         first, last = loud[0], loud[-1]
         level = 10 * np.log10(np.mean((pcm[first:last] / 32768) ** 2))
         assert -27 < level < -15 and np.abs(pcm).max() < 30000

@@ -659,9 +659,10 @@ def test_the_published_network_gives_the_table(published, row):
     table = run.cost()
     print(theta, right, table["cut"], f"{500 / (time.monotonic() - start):.0f} clips/s")
     assert spoken.sum() == 457
-    # One clip, and the table's rounding; where hardly anything is sent, two more: sums
-    # of floats are added in another order on another processor.
-    assert abs(right - 4.57 * accuracy) <= (1.25 if accuracy > 90 else 3.25)
+    # One clip, and the table's rounding. Where hardly anything is sent, a clip more:
+    # OpenBLAS adds in another order for another processor (365 clips are right by its
+    # kernels for Haswell, 366 by those for AVX-512).
+    assert abs(right - 4.57 * accuracy) <= (1.25 if accuracy > 90 else 2.25)
     for name, expected in zip(("qkv", "scores", "mix", "out"), cuts, strict=True):
         assert 100 * table["cut"][name] == pytest.approx(expected, abs=0.5)
     assert 100 * table["mhsa_mac_cut"] == pytest.approx(total, abs=0.5)
