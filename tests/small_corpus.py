@@ -14,6 +14,19 @@ SPEAKERS = {  # by the SHA-1 rule
     "test": ["bb05582b", "97f4c236"],
 }
 
+# Of a recipe: a task for such a corpus, and a network that is trained in seconds.
+NETWORK = """
+[task]
+unknown_percent = 50.0
+silence_percent = 50.0
+[model]
+stem_channels = 4
+dim = 12
+head_dim = 12
+mlp_dim = 16
+layers = 1
+"""
+
 
 def tone(hertz: float, samples: int = 16000, level: float = 3000.0) -> np.ndarray:
     """int16 [samples] at 16 kHz."""
@@ -37,3 +50,17 @@ def make(root: Path, words: tuple[str, ...] = ("yes", "no", "cat", "dog")) -> Pa
         pcm = rng.integers(-2000, 2000, 30 * 16000).astype(np.int16)
         (root / "_background_noise_" / f"{name}.wav").write_bytes(wav_bytes(pcm))
     return root
+
+
+def glides(seconds: int, seed: int) -> np.ndarray:
+    """int16 [samples]: tones that rise or fall, one a second; a network takes some for
+    words."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(16000) / 16000
+    out = []
+    for _ in range(seconds):
+        low, high = rng.uniform(150, 900), rng.uniform(-1500, 1500)
+        made = sum(np.sin(2 * np.pi * k * (low + high * t) * t) / k for k in (1, 2, 3))
+        bell = np.exp(-((t - 0.5) ** 2) / 0.02)
+        out.append(rng.uniform(500, 6000) * bell * made + rng.normal(0, 30, len(t)))
+    return np.concatenate(out).astype(np.int16)

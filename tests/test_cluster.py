@@ -20,16 +20,9 @@ import toolbox
 from kws.errors import KwsError
 from kws.train import distribute
 
-RECIPE = """
-[task]
-unknown_percent = 50.0
-silence_percent = 50.0
-[model]
-stem_channels = 4
-dim = 12
-head_dim = 12
-mlp_dim = 16
-layers = 1
+RECIPE = (
+    small_corpus.NETWORK
+    + """\
 [augment]
 variants = 1
 noise_probability = 0.0
@@ -40,6 +33,7 @@ epochs = 12
 [quantize]
 epochs = 0
 """
+)
 TWO = {"worker": ["a:1", "b:1"]}
 
 

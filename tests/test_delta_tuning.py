@@ -297,16 +297,9 @@ def test_bad_settings_are_refused_before_training(tmp_path, text, penalty, expec
     assert not (tmp_path / "run").exists()
 
 
-RECIPE = """
-[task]
-unknown_percent = 50.0
-silence_percent = 50.0
-[model]
-stem_channels = 4
-dim = 12
-head_dim = 12
-mlp_dim = 16
-layers = 1
+RECIPE = (
+    small_corpus.NETWORK
+    + """\
 [augment]
 variants = 2
 noise_probability = 0.0
@@ -318,6 +311,7 @@ learning_rate = 0.01
 [quantize]
 epochs = 1
 """
+)
 
 
 def invoke(command: Any, options: list[str]) -> dict[str, Any]:

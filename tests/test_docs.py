@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from toolbox import need_compiler, need_espeak
+from toolbox import need_compiler, need_espeak, tool
 
 import kws
 
@@ -83,11 +83,6 @@ def _named(word: str, tests: str) -> bool:
 
 
 def test_the_page_of_the_recipe_says_what_its_docstrings_say() -> None:
-    spec = importlib.util.spec_from_file_location(
-        "recipe_docs", ROOT / "tools" / "recipe_docs.py"
-    )
-    assert spec is not None and spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
+    made = tool("recipe_docs")
     assert made.PAGE.read_text("utf-8") == made.page(), "python tools/recipe_docs.py"
     assert "| `head_dim` | `48` |" in made.page()

@@ -31,25 +31,12 @@ def bundle() -> Bundle:
     return bundles.load("kwt-tiny")
 
 
-def sound(seconds: int, seed: int) -> np.ndarray:
-    """Rising and falling tones: the network takes some for words."""
-    rng = np.random.default_rng(seed)
-    t = np.arange(RATE) / RATE
-    out = []
-    for _ in range(seconds):
-        low, high = rng.uniform(150, 900), rng.uniform(-1500, 1500)
-        tone = sum(np.sin(2 * np.pi * k * (low + high * t) * t) / k for k in (1, 2, 3))
-        bell = np.exp(-((t - 0.5) ** 2) / 0.02)
-        out.append(rng.uniform(500, 6000) * bell * tone + rng.normal(0, 30, len(t)))
-    return np.concatenate(out).astype(np.int16)
-
-
 @pytest.fixture(scope="module")
 def ambient(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ambient")
     for number, kind in enumerate(("music", "noise")):
         (folder / kind).mkdir()
-        pcm = sound(50, 6 + number)
+        pcm = small_corpus.glides(50, 6 + number)
         write_atomic(folder / kind / "tones.wav", audio.wav_bytes(pcm))
     return folder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -22,12 +21,7 @@ def bench() -> ModuleType:
     """tools/bench_models.py."""
     toolbox.need_qemu()
     toolbox.need_compiler("gcc")  # whose counts the baseline holds
-    path = Path(__file__).parents[1] / "tools" / "bench_models.py"
-    spec = importlib.util.spec_from_file_location("bench_models", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return toolbox.tool("bench_models")
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from toolbox import need_compiler, need_qemu
+from toolbox import need_compiler, need_qemu, tool
 
 from kws import bundle as bundles
 from kws.deploy import boards
@@ -20,18 +17,7 @@ WRAP_S = 6
 SAMPLES = 20 * 16000 + 77
 
 
-def load() -> ModuleType:
-    """tools/soak.py."""
-    path = Path(__file__).parents[1] / "tools" / "soak.py"
-    spec = importlib.util.spec_from_file_location("soak", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["soak"] = module  # its dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
-soak = load()
+soak = tool("soak")
 BUNDLE = bundles.load("kwt-stream-tiny")
 WRAPS = soak.Wraps.of(BUNDLE, WRAP_S)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_corpus
 from click.testing import CliRunner
 
 from kws import bundle as bundles
@@ -29,16 +30,7 @@ def bundle() -> Bundle:
 
 @pytest.fixture(scope="module")
 def sound() -> np.ndarray:
-    """A minute of rising and falling tones: the network takes some for words."""
-    rng = np.random.default_rng(6)
-    t = np.arange(16000) / 16000
-    out = []
-    for _ in range(90):
-        low, high = rng.uniform(150, 900), rng.uniform(-1500, 1500)
-        tone = sum(np.sin(2 * np.pi * k * (low + high * t) * t) / k for k in (1, 2, 3))
-        bell = np.exp(-((t - 0.5) ** 2) / 0.02)
-        out.append(rng.uniform(500, 6000) * bell * tone + rng.normal(0, 30, len(t)))
-    return np.concatenate(out).astype(np.int16)
+    return small_corpus.glides(90, seed=6)
 
 
 @pytest.fixture(scope="module")

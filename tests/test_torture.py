@@ -11,11 +11,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
-from toolbox import need_compiler, need_qemu, skip_or_fail
+from toolbox import need_compiler, need_qemu, skip_or_fail, tool
 
 from kws import bundle as bundles
 from kws import emit
@@ -32,17 +31,7 @@ if importlib.util.find_spec("pyocd") is None:  # pragma: no cover
     skip_or_fail("pyOCD is not installed (pip install -e '.[flash]')")
 
 
-def load() -> ModuleType:
-    """tools/torture.py."""
-    spec = importlib.util.spec_from_file_location("torture", TOOL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["torture"] = module  # its dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
-torture = load()
+torture = tool("torture")
 
 
 def run(*arguments: str, sample: int = 1) -> subprocess.CompletedProcess[str]:

@@ -223,16 +223,9 @@ def test_the_pool_is_made_once_and_goes_on_where_it_stopped(
     assert len(calls) == 6  # found made
 
 
-RECIPE = """
-[task]
-unknown_percent = 50.0
-silence_percent = 50.0
-[model]
-stem_channels = 4
-dim = 12
-head_dim = 12
-mlp_dim = 16
-layers = 1
+RECIPE = (
+    small_corpus.NETWORK
+    + """\
 [augment]
 variants = 4
 noise_probability = 0.0
@@ -244,6 +237,7 @@ learning_rate = 0.01
 [quantize]
 epochs = 1
 """
+)
 
 
 def test_the_command_trains_tunes_and_converts(tmp_path: Path) -> None:

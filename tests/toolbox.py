@@ -5,10 +5,13 @@ KWS_REQUIRE_TOOLS=1 (tools/test.sh sets it) turns every such skip into a failure
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 import pytest
@@ -27,6 +30,17 @@ def skip_or_fail(reason: str) -> NoReturn:
     if os.environ.get("KWS_REQUIRE_TOOLS") == "1":
         pytest.fail(f"{reason} (KWS_REQUIRE_TOOLS=1)")
     pytest.skip(reason, allow_module_level=True)
+
+
+def tool(name: str) -> ModuleType:
+    """tools/NAME.py as a module."""
+    path = Path(__file__).parents[1] / "tools" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
 
 
 def need_espeak() -> None:

@@ -38,21 +38,16 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import small_corpus  # noqa: E402
+
 KILLED = 137  # tests/c/torture.c
 UNSEEN = 99  # an error that no user should see
 MODEL = "kwt-stream-tiny"
 OTHER = "kwt-tiny"
 WORDS = "yes,no"
-RECIPE = """
-[task]
-unknown_percent = 50.0
-silence_percent = 50.0
-[model]
-stem_channels = 4
-dim = 12
-head_dim = 12
-mlp_dim = 16
-layers = 1
+RECIPE = (
+    small_corpus.NETWORK
+    + """\
 [augment]
 variants = 2
 [train]
@@ -61,6 +56,7 @@ epochs = 2
 [quantize]
 epochs = 1
 """
+)
 
 
 class Shim:
