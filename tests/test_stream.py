@@ -461,6 +461,13 @@ def test_a_step_is_emitted_as_a_firmware_of_its_own(tmp_path: Path) -> None:
     refused = CliRunner().invoke(emit_command.command, [*arguments, "--step"])
     assert isinstance(refused.exception, KwsError)
     assert "--engine tflm with --step" in refused.exception.message
+    arguments[0] = "kwt-tiny"  # hears whole clips
+    refused = CliRunner().invoke(
+        emit_command.command, [*arguments, "--engine", "tflm", "--step"]
+    )
+    assert isinstance(refused.exception, KwsError)
+    assert "causal = true" in refused.exception.message
+    assert refused.exception.hint.startswith("kws emit kwt-stream-tiny --out")
 
 
 def test_a_step_whose_past_is_not_the_zero_point_is_refused(

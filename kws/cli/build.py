@@ -42,9 +42,11 @@ def command(
     from kws import bundle as bundles
     from kws.deploy import boards, emission, flash, formats, pace
 
-    emission.check_stream(stream, engine, f"kws build {run} --board {board_name}")
     board = boards.load(board_name)
     bundle = bundles.load(run)
+    emission.check_step(
+        bundle, stream, engine, lambda run: f"kws build {run} --board {board_name}"
+    )
     folder = out or flash.output_folder(bundle, board)
     click.echo(f"Building for {board.name} in {folder}", err=True)
     image = flash.emit_and_build(bundle, board, folder, app, compiler, engine, stream)

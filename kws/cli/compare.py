@@ -44,9 +44,10 @@ def command(
     from kws.report import facts as known
 
     if len(runs) < 2:
+        beside = "kwt-tiny" if runs[0] != "kwt-tiny" else "kwt-small"
         raise KwsError(
             f"Expected two runs at least. Received: {runs[0]}",
-            f"kws compare {runs[0]} kwt-tiny   (alone: kws report {runs[0]})",
+            f"kws compare {runs[0]} {beside}   (alone: kws report {runs[0]})",
         )
     asked = known.Asked(
         split,

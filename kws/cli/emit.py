@@ -61,8 +61,10 @@ def command(
             f"Received: --engine {engine}{f' --core {core}' if core else ''}",
             f"kws emit {run} --format {form} --out {out}",
         )
-    emission.check_stream(stream, engine, f"kws emit {run} --out {out}")
     bundle = bundles.load(run)
+    emission.check_step(
+        bundle, stream, engine, lambda run: f"kws emit {run} --out {out}"
+    )
     if form == "web":
         page = web.emit(bundle, out)
         size = page.stat().st_size

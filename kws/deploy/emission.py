@@ -50,19 +50,33 @@ def emit_bundle(
     return emit.emit(bundle, out_dir, logits, core, engine, arena, stream)
 
 
-def check_stream(stream: bool, engine: str, command: str) -> None:
-    """Raises KwsError where a step is asked for of an engine that needs none.
+def check_step(
+    bundle: Bundle, step: bool, engine: str, typed: Callable[[object], str]
+) -> None:
+    """Refuse a step form of an engine that needs none, or of a network that has none.
 
     Args:
-        stream: Whether it is.
+        bundle: The run.
+        step: Whether it is asked for.
         engine: `native` or `tflm`.
-        command: What was typed, for the hint.
+        typed: What was typed, of a run, for the hint.
+
+    Raises:
+        KwsError: as above.
     """
-    if stream and engine != "tflm":
+    if not step:
+        return
+    if not bundle.recipe.model.causal:
+        raise KwsError(
+            "Only a network for streams has steps. Expected one with [model] causal = "
+            f"true for --step. Received: {bundle.recipe.name}",
+            f"{typed('kwt-stream-tiny')} --engine tflm --step",
+        )
+    if engine != "tflm":
         raise KwsError(
             "The native engine runs every causal network as a stream, by itself. "
             f"Expected --engine tflm with --step. Received: --engine {engine}",
-            f"{command} --engine tflm --step",
+            f"{typed(bundle.path)} --engine tflm --step",
         )
 
 
