@@ -76,7 +76,7 @@ def build(
         recipe: Its augment and features sections and train.seed are used; no splices
             without a teacher.
         folder: Where pools are kept, each in a folder of its own.
-        teacher: A kws.teacher.Teacher, or None.
+        teacher: kws.teacher.Teachers, or None.
         sounds: Ambient recordings (kws.data.ambient); windows of them are as many as
             `augment.ambient_percent` asks for.
 
@@ -170,12 +170,14 @@ def _build(
     count = len(label)
     shape = (recipe.features.frames, recipe.features.mel_bins)
     stored = _array(folder / "features.npy", np.int8, (variants, count, *shape), fresh)
-    logits = None
+    logits = clean = None
     if teacher is not None:
+        kinds = (count, len(clips.labels))
+        clean = _array(folder / "clean.npy", np.float32, kinds, fresh)
         logits = _array(
             folder / "teacher.npy",
             np.float32,
-            (1 if recipe.augment.clean_teacher else variants, count, len(clips.labels)),
+            (variants, count, len(clips.labels)),
             fresh,
         )
     bar = Progress("features", variants * count, start=len(done) * min(CHUNK, count))
@@ -187,12 +189,14 @@ def _build(
         seed = (recipe.train.seed * 1000 + variant) * 100_000 + first // CHUNK
         pcm = augment.augment_many(all_pcm[part], seed, recipe.augment, noises)
         stored[variant, part] = features.of_clips(pcm, recipe.features)
-        if logits is not None and variant < len(logits):
-            heard, frames = pcm, stored[variant, part]
-            if recipe.augment.clean_teacher:
+        if logits is not None and clean is not None:
+            if variant == 0:
                 heard = all_pcm[part]
                 frames = features.of_clips(heard, recipe.features)
-            logits[variant, part] = teacher.logits(heard, frames, bar)
+                clean[part] = teacher.clean(heard, frames, bar)
+                clean.flush()
+            frames = stored[variant, part]
+            logits[variant, part] = teacher.logits(pcm, frames, bar, clean[part])
             logits.flush()
         stored.flush()
         done.add(number)
@@ -204,7 +208,6 @@ def _build(
     taught = None
     if logits is not None:
         taught = np.load(folder / "teacher.npy", "r")
-        taught = np.broadcast_to(taught, (variants, *taught.shape[1:]))
     return Pool(
         features=np.load(folder / "features.npy", mmap_mode="r"),
         label=label,

@@ -220,9 +220,6 @@ class Augment:
         gain_db: Largest change of loudness, either way, in dB.
         noise_probability: Share of clips mixed with background noise.
         snr_db: Lowest and highest signal-to-noise ratio of the mix, in dB.
-        clean_teacher: The teacher hears each recording once, as it is; otherwise every
-            copy of it, as the network does. One that hears badly in noise teaches that
-            too.
         roll_frames: Largest shift of a clip's features on each draw, in frames.
         mel_warp: Largest stretch of a clip's frequencies on each draw, as a share.
         filter_db: Largest gain of a random frequency response on each draw, in dB.
@@ -244,7 +241,6 @@ class Augment:
     gain_db: float = 10.0
     noise_probability: float = 0.8
     snr_db: tuple[float, ...] = (0.0, 30.0)
-    clean_teacher: bool = False
     roll_frames: int = 3
     mel_warp: float = 0.0
     filter_db: float = 0.0

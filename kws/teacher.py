@@ -1,8 +1,9 @@
-"""Distillation: the logits of a .tflite teacher on the training pool.
+"""Distillation: the logits of a teacher, or of several, on the training pool.
 
-A teacher is tried on clips whose label is known before it teaches: what it gives may
-be logits or probabilities, its labels may be in another order, and its features may not
-be ours. None of that shows in the student's training, only in the student.
+A teacher is a .tflite or a run. It is tried on clips whose label is known before it
+teaches: what it gives may be logits or probabilities, its labels may be in another
+order, and its features may not be ours. None of that shows in the student's training,
+only in the student.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kws import data, features
+from kws import bundle, data, features
 from kws.data import ClipSet
 from kws.errors import KwsError
 from kws.intervals import wilson_interval
 from kws.progress import Progress
-from kws.recipe import SILENCE, UNKNOWN, Recipe, Task
+from kws.recipe import SILENCE, UNKNOWN, Features, Recipe, Task
 
 MAX_TEACHER_BYTES = 1 << 30
 THREADS = 2
@@ -31,16 +33,17 @@ _SMALLEST = 1e-7  # a probability of 0 in float32 is one that was rounded
 
 
 class Teacher:
-    """A .tflite classifier that takes samples or our features.
+    """A .tflite classifier that takes samples or our features, or a run's network.
 
     Args:
         path: The .tflite: float or int8; input a clip's samples in [-1, 1), or the
             recipe's features (frames x mel_bins, in that order); one output, a logit or
-            a probability per label.
+            a probability per label. Or a run, by folder or shipped name: it hears the
+            clip by its own features, without delta thresholds.
         recipe: The student's recipe.
         labels: The student's labels.
-        teacher_labels: Names of the teacher's logits in order. None: the student's
-            own where the count is equal, else gsc12's where there are 12.
+        teacher_labels: Names of a .tflite's logits in order; a run's are its own. None:
+            the student's own where the count is equal, else gsc12's where there are 12.
 
     Raises:
         KwsError: not such a file, or a label that the teacher does not know.
@@ -53,17 +56,22 @@ class Teacher:
         labels: tuple[str, ...],
         teacher_labels: tuple[str, ...] | None = None,
     ) -> None:
-        blob = read(path)
-        self.recipe = recipe
+        blob, run = read(path)
+        self.recipe, self.spec = recipe, recipe.features
+        if run is not None:
+            _check_length(run, recipe)
+            self.spec, teacher_labels = run.recipe.features, run.labels
         self.interpreters = [_interpreter(blob, path) for _ in range(THREADS)]
         self.input = self.interpreters[0].get_input_details()[0]
         self.output = self.interpreters[0].get_output_details()[0]
-        self.takes_audio = _takes_audio(self.input, recipe, path)
+        self.takes_audio = _takes_audio(self.input, recipe, self.spec, path)
         count = math.prod(int(size) for size in self.output["shape"])
         self.columns = _columns(count, labels, teacher_labels, path)
         self.labels, self.path = labels, path
         self.gives = LOGITS
         names = ",".join(labels) + "|" + ",".join(teacher_labels or ())
+        if run is not None:
+            names += f"|{self.spec}"
         self._digest = hashlib.sha256(blob + names.encode())
 
     @property
@@ -89,7 +97,7 @@ class Teacher:
             return
         pcm, truth = clips.pcm[chosen], clips.label[chosen]
         bar = Progress("trying the teacher", len(chosen))
-        raw = self._run(pcm, features.of_clips(pcm, self.recipe.features), bar)
+        raw = self._run(pcm, features.of_clips(pcm, self.spec), bar)
         bar.end()
         if not np.isfinite(raw).all():
             raise KwsError(
@@ -104,7 +112,8 @@ class Teacher:
         if self.gives != LOGITS:
             note = f"; it gives {self.gives}, of which logits are made"
         print(
-            f"The teacher hears {right} of {len(truth)} training clips right "
+            f"The teacher {self.path.name} hears {right} of {len(truth)} training "
+            f"clips right "
             f"({100 * right / len(truth):.1f} %){note}",
             file=sys.stderr,
             flush=True,
@@ -156,12 +165,15 @@ class Teacher:
 
         Args:
             pcm: int16 [N, samples].
-            frames: Features of the same clips, int8 [N, frames, mel_bins].
+            frames: Features of the same clips by the student's recipe, int8
+                [N, frames, mel_bins].
             bar: Told as clips are done.
 
         Returns:
             float32 [N, labels].
         """
+        if not self.takes_audio and self.spec != self.recipe.features:
+            frames = features.of_clips(pcm, self.spec)
         return self._as_logits(self._run(pcm, frames, bar))[:, self.columns]
 
     def _as_logits(self, raw: np.ndarray) -> np.ndarray:
@@ -192,7 +204,7 @@ class Teacher:
         return out
 
     def _one(self, interpreter: Any, pcm: np.ndarray, frames: np.ndarray) -> Any:
-        spec = self.recipe.features
+        spec = self.spec
         if self.takes_audio:
             real = pcm.astype(np.float32) / 32768.0
         else:
@@ -213,9 +225,120 @@ class Teacher:
         return out
 
 
-def _takes_audio(taken: dict[str, Any], recipe: Recipe, path: Path) -> bool:
+class Teachers:
+    """One teacher or several: the mean of their probabilities teaches.
+
+    What each gets wrong is mostly its own (docs/results.md, "Networks for streams").
+
+    Args:
+        of_copies: They hear every augmented copy as the student does.
+        of_clean: They hear each recording once, as it is, and say the same of all its
+            copies. There is one teacher at least, and all are for the same labels.
+    """
+
+    def __init__(
+        self, of_copies: Sequence[Teacher] = (), of_clean: Sequence[Teacher] = ()
+    ) -> None:
+        self.of_copies, self.of_clean = tuple(of_copies), tuple(of_clean)
+
+    @property
+    def key(self) -> str:
+        """Equal keys, equal logits."""
+        keys = [member.key for member in self.of_copies]
+        keys += [f"clean {member.key}" for member in self.of_clean]
+        if len(keys) == 1:
+            return keys[0]
+        return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+
+    def try_on(self, clips: ClipSet) -> None:
+        """Each of them; see `Teacher.try_on`."""
+        for member in (*self.of_copies, *self.of_clean):
+            member.try_on(clips)
+
+    def clean(self, pcm: np.ndarray, frames: np.ndarray, bar: Progress) -> np.ndarray:
+        """What those of clean recordings hear: mean probabilities.
+
+        Args:
+            pcm: Recordings as they are, int16 [N, samples].
+            frames: Features of the same clips by the student's recipe, int8
+                [N, frames, mel_bins].
+            bar: Told as clips are done.
+
+        Returns:
+            float32 [N, labels]; zeros where there are no such teachers.
+        """
+        return _mean_share(self.of_clean, pcm, frames, bar)
+
+    def logits(
+        self,
+        pcm: np.ndarray,
+        frames: np.ndarray,
+        bar: Progress,
+        clean: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Logits of a chunk of copies, in the order of the student's labels.
+
+        Args:
+            pcm: int16 [N, samples].
+            frames: Features of the same clips by the student's recipe, int8
+                [N, frames, mel_bins].
+            bar: Told as clips are done.
+            clean: From `clean`, of the recordings that these are copies of. None: they
+                are no copies.
+
+        Returns:
+            float32 [N, labels]: a single teacher's own, or the logarithm of the mean
+            of probabilities.
+        """
+        if len(self.of_copies) == 1 and not self.of_clean:
+            return self.of_copies[0].logits(pcm, frames, bar)
+        if clean is None:
+            clean = self.clean(pcm, frames, bar)
+        mean = len(self.of_clean) * clean
+        mean = mean + len(self.of_copies) * _mean_share(
+            self.of_copies, pcm, frames, bar
+        )
+        mean /= len(self.of_copies) + len(self.of_clean)
+        sure: np.ndarray = np.log(np.maximum(mean, _SMALLEST))
+        return sure
+
+
+def _mean_share(
+    members: Sequence[Teacher], pcm: np.ndarray, frames: np.ndarray, bar: Progress
+) -> np.ndarray:
+    """Mean probabilities that these teachers give, float32 [N, labels]."""
+    total: Any = 0.0
+    done = bar.done
+    for member in members:
+        bar.done = done  # each of them goes over the same clips
+        total = total + _softmax(member.logits(pcm, frames, bar))
+    if not members:
+        return np.zeros((len(pcm), 1), np.float32)
+    mean: np.ndarray = total / len(members)
+    return mean
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    power = np.exp(logits - logits.max(axis=1, keepdims=True))
+    share: np.ndarray = power / power.sum(axis=1, keepdims=True)
+    return share
+
+
+def _check_length(run: bundle.Bundle, recipe: Recipe) -> None:
+    expected, received = recipe.task.clip_samples, run.recipe.task.clip_samples
+    if received != expected:
+        raise KwsError(
+            f"A teacher has to hear clips of the student's length. Expected {expected} "
+            f"samples. Received: {received} of {run.recipe.name}",
+            f"kws train --clip-seconds {recipe.task.clip_seconds:g} ...   (a teacher "
+            "for these clips)",
+        )
+
+
+def _takes_audio(
+    taken: dict[str, Any], recipe: Recipe, spec: Features, path: Path
+) -> bool:
     """Whether a teacher takes samples, not features; axis by axis."""
-    spec = recipe.features
     shape = [int(size) for size in taken["shape"]]
     sizes = [size for size in shape if size != 1]
     samples = recipe.task.clip_samples
@@ -261,10 +384,19 @@ def _kind_of(raw: np.ndarray, step: float) -> str:
     return SIGMOIDS
 
 
-def read(path: Path) -> bytes:
+def read(path: Path) -> tuple[bytes, bundle.Bundle | None]:
+    """The bytes of a teacher's .tflite, and the run that it is of, if it is a run.
+
+    Raises:
+        KwsError: neither a .tflite file nor a run.
+    """
+    if path.is_dir() or (not path.exists() and (bundle.PRETRAINED / path).is_dir()):
+        run = bundle.load(path)
+        return run.model_path.read_bytes(), run
     if not path.is_file() or not 8 < path.stat().st_size <= MAX_TEACHER_BYTES:
         raise KwsError(
-            f"The teacher is not a .tflite file of at most 1 GB. Received: {path}",
+            "The teacher is neither a .tflite file of at most 1 GB nor a run. "
+            f"Received: {path}",
             "kws train --preset kwt-tiny --teacher model.tflite --out runs/student",
         )
     blob = path.read_bytes()
@@ -273,7 +405,7 @@ def read(path: Path) -> bytes:
             f"The teacher is not a .tflite file (no TFL3 mark). Received: {path}",
             "Convert it first (tf.lite.TFLiteConverter).",
         )
-    return blob
+    return blob, None
 
 
 def _interpreter(blob: bytes, path: Path) -> Any:

@@ -335,6 +335,8 @@ def test_the_command_tunes_and_keeps_the_thresholds(tmp_path):
     with pytest.raises(KwsError, match="not both"):
         invoke(tune_command, [*options, "--delta", "--theta", "X=1"])
     extra = ["--delta", "--teacher", "self", "--delta-penalty", "0.5"]
+    with pytest.raises(KwsError, match="teaches alone.*beside it kwt-tiny"):
+        invoke(tune_command, [*options, *extra, "--teacher", "kwt-tiny"])
     table = invoke(tune_command, [*options, *extra])
     assert table["conversion"]["holds"]
     loaded = bundles.load(tuned)

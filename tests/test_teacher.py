@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,17 @@ pytest.importorskip("tensorflow")
 import small_corpus  # noqa: E402
 from networks_for_tests import small  # noqa: E402
 
-from kws import data, features, pool  # noqa: E402
+from kws import bundle as bundles  # noqa: E402
+from kws import data, evaluate, features, pool  # noqa: E402
+from kws import recipe as recipes  # noqa: E402
+from kws.data import ClipSet  # noqa: E402
 from kws.errors import KwsError  # noqa: E402
+from kws.graph import reader  # noqa: E402
 from kws.layers.keras import tf  # noqa: E402
 from kws.progress import Progress  # noqa: E402
 from kws.recipe import Task  # noqa: E402
-from kws.teacher import Teacher  # noqa: E402
+from kws.shape import with_clip_seconds  # noqa: E402
+from kws.teacher import Teacher, Teachers  # noqa: E402
 
 WORDS = ("yes", "no", "cat", "dog")
 TASK = Task("custom", words=WORDS, silence_percent=25, unknown_percent=0)
@@ -136,7 +142,7 @@ def soft(pcm: Any) -> Any:
 
 def test_the_pool_is_made_of_a_teacher_that_was_tried(clips, tmp_path, capsys):
     teacher = teacher_of(tmp_path / "t.tflite", lambda x: tf.nn.softmax(listener()(x)))
-    made = pool.build(clips, [], small("tiny"), tmp_path / "pool", teacher)
+    made = pool.build(clips, [], small("tiny"), tmp_path / "pool", Teachers([teacher]))
     assert made.teacher is not None and made.teacher.min() < -5
     assert "training clips right" in capsys.readouterr().err
 
@@ -191,6 +197,66 @@ def test_mel_bands_first_are_refused(tmp_path):
 def test_a_teacher_with_two_outputs_is_refused(tmp_path):
     with pytest.raises(KwsError, match="one input and one output. Received: 1 and 2"):
         teacher_of(tmp_path / "t.tflite", lambda x: (x[:, :6], x[:, 6:12]))
+
+
+def test_of_several_teachers_the_mean_of_probabilities_teaches(clips, tmp_path, capsys):
+    good = teacher_of(tmp_path / "good.tflite", listener())
+    other = teacher_of(tmp_path / "other.tflite", listener((1, 0, 2, 3), gain=1e-6))
+    both = Teachers([good, other])
+    bar = Progress("test", len(clips))
+    spec = features.extract(clips.pcm, good.recipe.features)
+    expected = (softmax(given(good, clips)) + softmax(given(other, clips))) / 2
+    mean = softmax(both.logits(clips.pcm, spec, bar))
+    assert np.abs(mean - expected).max() < 1e-5
+    assert len({both.key, good.key, other.key, Teachers([good], [other]).key}) == 4
+    assert Teachers([good]).key == good.key  # a pool that is there already
+    alone = Teachers([good]).logits(clips.pcm, spec, bar)
+    assert np.array_equal(alone, given(good, clips))
+    with pytest.raises(KwsError, match=r"takes yes for no.*other\.tflite"):
+        both.try_on(clips)
+    assert "The teacher good.tflite hears 64 of 64" in capsys.readouterr().err
+
+
+def test_a_teacher_of_clean_recordings_says_the_same_of_their_copies(clips, tmp_path):
+    good = teacher_of(tmp_path / "good.tflite", listener())
+    faint = teacher_of(tmp_path / "faint.tflite", listener(gain=1e-6))
+    both = Teachers([faint], [good])
+    bar = Progress("test", len(clips))
+    copies = np.zeros_like(clips.pcm)  # nothing is left of the words
+    nothing = features.extract(copies, good.recipe.features)
+    frames = features.extract(clips.pcm, good.recipe.features)
+    clean = both.clean(clips.pcm, frames, bar)
+    assert np.abs(clean - softmax(given(good, clips))).max() < 1e-5
+    taught = softmax(both.logits(copies, nothing, bar, clean))
+    deaf = softmax(faint.logits(copies, nothing, bar))
+    assert np.abs(taught - (clean + deaf) / 2).max() < 1e-5
+    words = clips.label >= clips.labels.index(WORDS[0])  # silence is no teacher's
+    assert (taught.argmax(axis=1) == clips.label)[words].all()
+    assert not (deaf.argmax(axis=1) == clips.label)[words].all()
+
+
+def test_a_run_teaches_by_its_own_features(tmp_path):
+    """kwt-stream-tiny has a frame every 20 ms, kwt-tiny every 10."""
+    labels = data.labels(Task("gsc10"))
+    student = recipes.load("kwt-tiny")
+    teacher = Teacher(Path("kwt-stream-tiny"), student, labels)
+    clips = np.random.default_rng(3).integers(-3000, 3000, (3, 16000)).astype(np.int16)
+    frames = features.of_clips(clips, student.features)
+    heard = teacher.logits(clips, frames, Progress("test", 3))
+    run = bundles.load("kwt-stream-tiny")
+    held = ClipSet(clips, np.zeros(3, np.int32), list("abc"), labels, "val", {})
+    dense = dataclasses.replace(run, thresholds={})
+    logits = evaluate.evaluate_clips(dense, held, "tflite").logits
+    output = reader.read(run.model_path.read_bytes()).output
+    steps = heard / output.scale + output.zero_point - logits
+    assert np.abs(steps).max() <= 4  # XNNPACK rounds otherwise here and there
+    shorter = with_clip_seconds(student, 1.5)
+    with pytest.raises(KwsError, match="Expected 24000 samples. Received: 16000"):
+        Teacher(Path("kwt-stream-tiny"), shorter, labels)
+    with pytest.raises(KwsError, match="neither a .tflite file .* nor a run"):
+        Teacher(tmp_path / "none", student, labels)
+    with pytest.raises(KwsError, match="does not know marvin"):
+        Teacher(Path("kwt-tiny"), student, (*labels, "marvin"))
 
 
 def test_the_trial_takes_of_every_label_but_silence(clips):

@@ -468,7 +468,7 @@ def test_the_step_that_compiles_is_no_measure_of_the_others(
 
 
 def splices_are_labelled_by(run: Path, audio: Path, folder: Path) -> None:
-    from kws.teacher import Teacher
+    from kws.teacher import Teacher, Teachers
 
     loaded = bundles.load(run)
     spec = dataclasses.replace(
@@ -479,7 +479,8 @@ def splices_are_labelled_by(run: Path, audio: Path, folder: Path) -> None:
     )
     clips = data.load("train", spec.task, audio)
     assert len(pool.build(clips, [], spec, folder)) == len(clips)  # nobody to ask
-    teacher = Teacher(run / "model.tflite", spec, loaded.labels)
+    listener = Teacher(run / "model.tflite", spec, loaded.labels)
+    teacher = Teachers([listener])
     made = pool.build(clips, [], spec, folder, teacher)
     kept = len(made) - len(clips)
     assert 0 < kept <= round(len(clips) / 2)
@@ -496,10 +497,8 @@ def splices_are_labelled_by(run: Path, audio: Path, folder: Path) -> None:
     assert labels.stat().st_mtime_ns == before
     # A teacher of clean sound hears each recording once: a splice is what it was
     # labelled as, in every copy, whatever noise the copies have.
-    quiet = dataclasses.replace(spec.augment, clean_teacher=True)
-    spec = dataclasses.replace(spec, augment=quiet)
     noises = [np.random.default_rng(1).integers(-9000, 9000, 20000).astype(np.int16)]
-    clean = pool.build(clips, noises, spec, folder, teacher)
+    clean = pool.build(clips, noises, spec, folder, Teachers(of_clean=[listener]))
     heard = clean.teacher.argmax(axis=2)
     assert np.array_equal(heard[0], heard[1])
     assert np.array_equal(heard[0, len(clips) :], clean.label[len(clips) :])

@@ -70,7 +70,7 @@ def main() -> int:
     options = parser.parse_args()
 
     from kws.model import network as networks
-    from kws.teacher import Teacher
+    from kws.teacher import Teacher, Teachers
 
     spec = recipes.load("kwt-tiny")
     spec = dataclasses.replace(
@@ -91,7 +91,9 @@ def main() -> int:
     real = np.isin(clips.names, [recording.name for recording in recordings])
     people = data.load("val", spec.task, options.data, spec.train.seed)
     judged = features.extract(people.pcm, spec.features), people.label
-    teacher = Teacher(options.teacher, spec, names) if options.teacher else None
+    teacher = None
+    if options.teacher:
+        teacher = Teachers([Teacher(options.teacher, spec, names)])
     whole = pool.build(
         clips, data.noise_bank(options.data), spec, options.pool, teacher
     )

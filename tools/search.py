@@ -131,7 +131,7 @@ def main() -> int:
     parser.add_argument("--pool", type=Path, help="As kws train's.")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--also", type=Path, action="append", default=[])
-    parser.add_argument("--teacher", type=Path)
+    parser.add_argument("--teacher", type=Path, action="append", default=[])
     parser.add_argument("--out", type=Path, help="Runs; default: beside the study.")
     options = parser.parse_args()
 
@@ -180,7 +180,7 @@ def main() -> int:
             train.RunOptions(
                 data=options.data,
                 also=tuple(options.also),
-                teacher=options.teacher,
+                teacher=tuple(options.teacher),
                 pool=options.pool or out / "pool",
                 convert=False,
             ),

@@ -236,11 +236,21 @@ task = click.option(
 teacher = click.option(
     "--teacher",
     type=PATH,
-    help="A .tflite to distil from; kws tune also takes self: RUN, as it is without "
-    "thresholds.",
+    multiple=True,
+    help="A .tflite or a run to distil from; of several, the mean. kws tune also takes "
+    "self: RUN, as it is without thresholds.",
+)
+clean_teacher = click.option(
+    "--clean-teacher",
+    type=PATH,
+    multiple=True,
+    help="As --teacher, but it hears each recording as it is, not its noisy copies.",
 )
 teacher_labels = click.option(
-    "--teacher-labels", type=NAMES, default=(), help="Names of its logits, in order."
+    "--teacher-labels",
+    type=NAMES,
+    default=(),
+    help="Names of a .tflite teacher's logits, in order.",
 )
 pool = click.option(
     "--pool",
@@ -303,6 +313,7 @@ def run(command: Command) -> Command:
         also,
         ambient,
         teacher,
+        clean_teacher,
         teacher_labels,
         pool,
         distribute,

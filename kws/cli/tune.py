@@ -91,7 +91,15 @@ def command(
             f"Received: --delta --theta {theta}",
             f"kws tune {run} --out {out} --delta",
         )
-    own = options.teacher == Path("self")
+    own = Path("self") in options.teacher
+    if own and len(options.teacher) + len(options.clean_teacher) > 1:
+        others = [one for one in options.teacher if one != Path("self")]
+        others += options.clean_teacher
+        raise KwsError(
+            "--teacher self teaches alone: it hears each batch as it is trained on. "
+            f"Received: beside it {', '.join(map(str, others))}",
+            f"kws tune {run} --out {out} --teacher self",
+        )
     source = bundles.load(run)
     recipe = source.recipe
     if recipe.name == source.path.resolve().name:  # not a name of its own
@@ -120,7 +128,7 @@ def command(
         data=clips.data,
         also=clips.also,
         ambient=clips.ambient,
-        teacher=None if own else options.teacher,
+        teacher=() if own else options.teacher,
     )
     show(train.tune(source, recipe, out, options, self_distill=own), as_json)
 

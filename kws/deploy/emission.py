@@ -6,6 +6,7 @@ kws.emit writes files and runs nothing; what it asks for is measured here.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from kws import emit

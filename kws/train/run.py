@@ -47,8 +47,10 @@ class RunOptions:
         data: Folder of clips; None looks in the usual places (kws.data.find_data).
         also: More folders of clips (kws.data.load).
         ambient: Folders of sound without the words (kws.data.ambient).
-        teacher: A .tflite to distil from.
-        teacher_labels: Names of its logits; () see kws.teacher.Teacher.
+        teacher: What to distil from: .tflite files and runs (kws.teacher.Teacher).
+        clean_teacher: More of them, that hear each recording as it is, not its copies
+            (kws.teacher.Teachers).
+        teacher_labels: Names of the .tflites' logits; () see kws.teacher.Teacher.
         pool: Where pools are kept for several runs; None: inside the run.
         distribute: none, mirrored or multiworker.
         restart: Forget what the run's folder holds.
@@ -59,7 +61,8 @@ class RunOptions:
     data: Path | None = None
     also: tuple[Path, ...] = ()
     ambient: tuple[Path, ...] = ()
-    teacher: Path | None = None
+    teacher: tuple[Path, ...] = ()
+    clean_teacher: tuple[Path, ...] = ()
     teacher_labels: tuple[str, ...] = ()
     pool: Path | None = None
     distribute: str = "none"
@@ -230,10 +233,11 @@ def _begun(
     features.check_length(recipe.task.clip_samples, recipe.features)
     labels = data.labels(recipe.task)
     place = distribute.check(options.distribute)
-    if options.teacher is not None:
+    if taught := (*options.teacher, *options.clean_teacher):
         from kws import teacher
 
-        teacher.read(options.teacher)
+        for path in taught:
+            teacher.read(path)
     data.open_corpus(options.data)
     with folder.locked(out, place):
         if place == 0:
@@ -337,11 +341,15 @@ def gather(run: Run) -> Material:
     """Make the run's pool, or find it made, and the other clips' features."""
     options, spec = run.options, run.recipe.features
     mentor = None
-    if options.teacher is not None:
-        from kws.teacher import Teacher
+    if options.teacher or options.clean_teacher:
+        from kws.teacher import Teacher, Teachers
 
         names = options.teacher_labels or None
-        mentor = Teacher(options.teacher, run.recipe, run.labels, names)
+        of_copies, of_clean = (
+            [Teacher(path, run.recipe, run.labels, names) for path in paths]
+            for paths in (options.teacher, options.clean_teacher)
+        )
+        mentor = Teachers(of_copies, of_clean)
     inside = run.out / "checkpoints"
     if run.place == 0:
         folder.claim(run.recipe, run.out, run.begins_from)
