@@ -28,7 +28,7 @@ from kws.errors import KwsError
 from kws.graph import reader
 from kws.layers.keras import tf, tf_keras
 from kws.model import lowrank, network
-from kws.model.check import check_source
+from kws.model.check import check_beginning, check_source
 from kws.recipe import Recipe
 from kws.simulate.integer import IntegerSimulator
 from kws.thresholds import Thresholds
@@ -278,6 +278,34 @@ def test_less_rank_loses_more() -> None:
         ]
         assert losses == sorted(losses, reverse=True), key
         assert losses[0] > 2 * losses[2] > 0, key
+
+
+@pytest.mark.parametrize("share", ["none", "blocks"])
+def test_a_narrower_mlp_keeps_the_units_that_matter(share: str, tmp_path: Path) -> None:
+    """Units that do nothing go without a trace; shared blocks keep the same ones."""
+    shared = {"share": share, "groups": 1} if share != "none" else {}
+    spec, source = trained(**shared)
+    dead = [[1, 5, 6, 15], [0, 2, 8, 9]]
+    for block, units in zip(("block0", "block1"), dead, strict=True):
+        contract = source.get_layer(block).contract
+        rows = contract.kernel.numpy()
+        rows[dead[0] if shared else units] = 0.0
+        contract.kernel.assign(rows)
+    labels = tuple("abcde")
+    bundle = Bundle(tmp_path, spec, labels)
+    network.save_weights(source, bundle)
+    narrow = dataclasses.replace(
+        spec, model=dataclasses.replace(spec.model, mlp_dim=12)
+    )
+    check_beginning(spec, narrow)
+    begun = network.begin_from(bundle, narrow, labels)
+    assert begun.get_layer("block1").expand.kernel.shape == (12, 12)
+    real = networks.features(spec, 6)[1]
+    assert distance(begun(real), source(real)) < 1e-5
+    for changes in ({"mlp_dim": 20}, {"mlp_dim": 12, "mlp_rank": 4}):
+        model = dataclasses.replace(spec.model, **changes)
+        with pytest.raises(KwsError, match="same shape"):
+            check_beginning(spec, dataclasses.replace(spec, model=model))
 
 
 def test_factors_are_the_best_of_their_rank() -> None:

@@ -212,6 +212,8 @@ def thresholds_of(text: str, model: Model) -> Thresholds:
 def check_beginning(source: Recipe, target: Recipe) -> None:
     """Refuse to begin a training from a network of another shape.
 
+    Only its MLPs may be wider: they are pruned to the new network's mlp_dim.
+
     Args:
         source: The recipe of the trained network.
         target: That of the new one.
@@ -231,6 +233,8 @@ def check_beginning(source: Recipe, target: Recipe) -> None:
         for recipe in (source, target)
     )
     other = [key for key, value in right.items() if left[key] != value]
+    if _prunes(source.model, target.model):
+        other.remove("[model] mlp_dim")
     if other:
         key = other[0]
         raise KwsError(
@@ -245,6 +249,12 @@ def check_beginning(source: Recipe, target: Recipe) -> None:
             f"frames = {source.features.frames}. Received: {target.features.frames}",
             "Begin from a network without positions, kwt-stream-tiny for one.",
         )
+
+
+def _prunes(source: Model, target: Model) -> bool:
+    """Whether MLPs get narrower whose hidden units stand for themselves."""
+    alone = not target.mlp_rank and target.mlp_fold == 1
+    return alone and target.mlp_dim < source.mlp_dim
 
 
 def check_source(source: Model, target: Model) -> None:

@@ -246,6 +246,38 @@ def _fit_mlp(mine: Sequence[Any], theirs: Sequence[Any], whole: bool) -> None:
             layer.bias.assign(bias)
 
 
+def narrower(blocks: Sequence[Any], model: recipe.Model) -> dict[int, np.ndarray]:
+    """Weights of MLPs that keep `model.mlp_dim` of their hidden units.
+
+    Those are kept that have the largest product of what comes in and what goes out:
+    norms of a unit's column of `expand`, with its bias, and of its row of `contract`.
+    Blocks that share an MLP keep the same ones. Not for MLPs in two factors.
+
+    Args:
+        blocks: All of a trained network's, in mode `folded`.
+        model: Of the narrower network: its mlp_dim, share and groups are used.
+
+    Returns:
+        id of a variable of `blocks` -> its new value.
+    """
+    values: dict[int, np.ndarray] = {}
+    units: dict[int, np.ndarray] = {}
+    for block in blocks:
+        expand, contract = block.expand.kernel.numpy(), block.contract.kernel.numpy()
+        bias = block.expand.bias.numpy()
+        shared = id(block.expand.kernel)
+        if shared not in units:
+            comes_in = np.linalg.norm(np.vstack([expand, bias]), axis=0)
+            matters = comes_in * np.linalg.norm(contract, axis=1)
+            best = np.argsort(-matters, kind="stable")[: model.mlp_dim]
+            units[shared] = np.sort(best)
+        kept = units[shared]
+        values[id(block.expand.kernel)] = expand[:, kept]
+        values[id(block.expand.bias)] = bias[kept]
+        values[id(block.contract.kernel)] = contract[kept]
+    return values
+
+
 def dense_weights(layer: Dense | LowRank) -> tuple[np.ndarray, np.ndarray]:
     """(kernel [in, out], bias [out]) of a projection, its factors multiplied."""
     if isinstance(layer, LowRank):

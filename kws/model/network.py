@@ -534,10 +534,11 @@ def begin_from(source: Bundle, recipe: Recipe, labels: tuple[str, ...]) -> Any:
     """A network of a recipe that begins with another's weights.
 
     What it knows of labels that the source has too it keeps; of the others it begins
-    anew.
+    anew. Where its MLPs are narrower, they keep the hidden units that matter most.
 
     Args:
-        source: With Keras weights, of an equal `[model]` (`check_beginning`).
+        source: With Keras weights, of an equal `[model]` but for mlp_dim
+            (`check_beginning`).
         recipe: The new network's.
         labels: The new network's, in logit order.
 
@@ -545,15 +546,20 @@ def begin_from(source: Bundle, recipe: Recipe, labels: tuple[str, ...]) -> Any:
         A network in mode `folded`; its activation ranges still have to be calibrated.
     """
     network, theirs = build(recipe, len(labels), "folded"), restore(source, "folded")
+    narrower: dict[int, np.ndarray] = {}
+    if recipe.model.mlp_dim != source.recipe.model.mlp_dim:
+        blocks = [theirs.get_layer(f"block{i}") for i in range(recipe.model.layers)]
+        narrower = lowrank.narrower(blocks, recipe.model)
     mine = {id(w): w for w in _of_labels(network)}
-    for weight, value in zip(network.weights, theirs.weights, strict=True):
+    for weight, given in zip(network.weights, theirs.weights, strict=True):
+        value = narrower.get(id(given), given.numpy())
         if id(weight) not in mine:
             weight.assign(value)
             continue
         known = weight.numpy()
         for place, label in enumerate(labels):
             if label in source.labels:
-                known[..., place] = value.numpy()[..., source.labels.index(label)]
+                known[..., place] = value[..., source.labels.index(label)]
         weight.assign(known)
     return network
 
