@@ -546,7 +546,7 @@ def invoke(command: Any, options: list[str]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "not a .tflite"),
+        (b"", "neither a .tflite"),
         (b"This is a text file, named .tflite by mistake.", "no TFL3 mark"),
         (b"\x1c\0\0\0TFL3" + bytes(64), "can't run the teacher"),
     ],
