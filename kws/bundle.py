@@ -15,6 +15,7 @@ what runs on the board. The firmware prints its first 16 hex digits at boot and
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import os
@@ -145,10 +146,7 @@ def load(run: str | Path, accept_changed: bool = False) -> Bundle:
         path = PRETRAINED / str(run)
     manifest = path / "bundle.json"
     if not manifest.is_file():
-        raise KwsError(
-            f"Not a bundle: expected a folder with bundle.json. Received: {str(run)!r}",
-            "kws train --preset kwt-tiny --out runs/tiny",
-        )
+        raise _no_bundle(path)
     table = read_json(manifest)
     if not isinstance(table, dict) or table.get("schema") != SCHEMA_VERSION:
         received = table.get("schema") if isinstance(table, dict) else None
@@ -212,6 +210,27 @@ def load(run: str | Path, accept_changed: bool = False) -> Bundle:
         labels=tuple(labels),
         thresholds=dict(thresholds),
         metrics=metrics,
+    )
+
+
+def _no_bundle(path: Path) -> KwsError:
+    """Why there is no run, and which one may be meant: a name is mistyped, a training
+    was stopped, or the folder of the runs is named."""
+    inside = sorted(str(file.parent) for file in path.glob("*/bundle.json"))
+    if (path / "checkpoints").is_dir() and not inside:
+        return KwsError(
+            "No run yet: its training was stopped, or goes on. Expected a folder with "
+            f"bundle.json. Received: {str(path)!r}",
+            "Type the command that began it again: it goes on where it was.",
+        )
+    shipped = sorted(file.parent.name for file in PRETRAINED.glob("*/bundle.json"))
+    beside = [str(file.parent) for file in path.parent.glob("*/bundle.json")]
+    close = inside or difflib.get_close_matches(str(path), [*beside, *shipped], n=1)
+    maybe = f" Did you mean {close[0]!r}?" if close else ""
+    return KwsError(
+        f"There is no run here.{maybe} Expected a folder with bundle.json, or a "
+        f"shipped run: {', '.join(shipped)}. Received: {str(path)!r}",
+        "kws train --preset kwt-tiny --out runs/tiny",
     )
 
 

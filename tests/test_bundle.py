@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,31 @@ def change(run: Path, **entries: object) -> None:
     table = json.loads((run / "bundle.json").read_text())
     table.update(entries)
     (run / "bundle.json").write_text(json.dumps(table))
+
+
+def test_a_run_that_is_not_there_tells_which_may_be_meant(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    for typed, meant in (
+        ("rnu", "run"),  # beside the one that is meant
+        ("kwt-tinny", "kwt-tiny"),  # shipped
+        (str(run.parent), str(run)),  # the folder that holds it
+    ):
+        with pytest.raises(KwsError, match=f"Did you mean {re.escape(repr(meant))}"):
+            bundle.load(typed)
+    with pytest.raises(KwsError) as told:
+        bundle.load("elsewhere/of-another-name")
+    assert "Did you mean" not in str(told.value) and "kwt-tiny" in str(told.value)
+
+
+def test_a_training_that_was_stopped_is_no_run_and_says_how_to_go_on(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(KwsError, match="training was stopped") as told:
+        bundle.load(tmp_path / "mine")
+    assert "again" in told.value.hint
 
 
 def test_a_saved_bundle_loads_equal(run: Path) -> None:
@@ -69,7 +95,7 @@ def test_the_hash_covers_all_that_runs_on_the_board(run: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        ("no_manifest", "Not a bundle"),
+        ("no_manifest", "There is no run here"),
         ("manifest_not_json", "Not valid JSON"),
         ("manifest_too_deep", "Not valid JSON"),
         ("manifest_too_large", "larger than"),

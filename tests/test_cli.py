@@ -362,14 +362,14 @@ def test_colours_and_bars_are_for_terminals() -> None:
     ).stderr
     assert "\x1b" not in plain and "\r" not in plain
     assert "a [b]: 50 %, " in plain and "left loss 0.5\n" in plain
-    assert "Error: Not a bundle" in plain and "\nHint:  kws train" in plain
+    assert "Error: There is no run here" in plain and "\nHint:  kws train" in plain
     drawn = on_a_terminal(f"{BAR}\n{BAD}")
-    assert "\x1b[1;31mError:\x1b[0m Not a bundle" in drawn
+    assert "\x1b[1;31mError:\x1b[0m There is no run here" in drawn
     assert "a [b]" in drawn and "50 %" in drawn and "\u2501" in drawn
     assert "\x1b[?25l" not in drawn  # no cursor is hidden that a crash would not show
     modest = on_a_terminal(BAD, NO_COLOR="1")
     assert "\x1b[1;31m" not in modest and "\x1b[31m" not in modest
-    assert "Not a bundle" in modest
+    assert "There is no run here" in modest
 
 
 def nexts() -> Iterator[tuple[str, str]]:
