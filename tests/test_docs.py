@@ -86,3 +86,16 @@ def test_the_page_of_the_recipe_says_what_its_docstrings_say() -> None:
     made = tool("recipe_docs")
     assert made.PAGE.read_text("utf-8") == made.page(), "python tools/recipe_docs.py"
     assert "| `head_dim` | `48` |" in made.page()
+
+
+def test_a_table_is_whole() -> None:
+    """A row behind an empty line is text with bars in it, not part of the table."""
+    loose = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+        lines = ["", *text.split("\n"), ""]
+        for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
+            begins = line.startswith("|") and not before.startswith("|")
+            if begins and not re.fullmatch(r"\|[-:| ]+\|", after):
+                loose.append(f"{page.name}: {line}")
+    assert loose == []
