@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,16 @@ def no_such(what: str, received: str, expected: Sequence[str], hint: str) -> Kws
         f"Received: {received!r}",
         hint,
     )
+
+
+def quoted(name: object) -> str:
+    """A path or a name within a hint, as it can be typed.
+
+    Example:
+        >>> f"kws eval {quoted('my run')}"
+        "kws eval 'my run'"
+    """
+    return shlex.quote(str(name))
 
 
 class CheckFailed(KwsError):

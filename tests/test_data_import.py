@@ -320,6 +320,23 @@ def test_what_cannot_be_imported_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(KwsError, match="No recordings found"):
         takes.find([root])
     write(root / "yes" / "x.wav", tone)
+    with pytest.raises(KwsError, match="That is a file"):
+        takes.find([root / "yes" / "x.wav"])
+    # The folder above: its folders are people, not words.
+    for name in (
+        "anna b/yes/1.wav",
+        "anna b/_background_noise_/1.wav",
+        "ben/yes/1.wav",
+    ):
+        write(tmp_path / "all" / name, tone)
+    with pytest.raises(KwsError, match="folders of people") as above:
+        takes.find([tmp_path / "all"])
+    named = shlex.split(above.value.hint)[3:-2]
+    assert named == [str(tmp_path / "all" / name) for name in ("anna b", "ben")]
+    assert {take.word for take in takes.find([Path(name) for name in named])[0]} == {
+        "yes",
+        takes.NOISE,
+    }
     with pytest.raises(KwsError, match="inside what is imported") as error:
         takes.make([root], root / "corpus")
     assert "kws data import" in error.value.hint

@@ -23,6 +23,18 @@ from kws.progress import say
 class Verbs(click.Group):
     """A click group that asks which verb was meant, where there is none."""
 
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """List the verbs, each with the whole first sentence of its help."""
+        rows = [
+            (name, command.get_short_help_str(limit=200))
+            for name in self.list_commands(ctx)
+            if (command := self.get_command(ctx, name)) is not None
+        ]
+        with formatter.section("Verbs"):
+            formatter.write_dl(rows)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -102,6 +114,9 @@ def main() -> None:
     except click.exceptions.Abort:
         click.echo("Stopped.", err=True)
         sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)  # its help, not a mistake's text
+        sys.exit(2)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         verb = "kws" if context is None else context.command_path

@@ -170,7 +170,7 @@ audio = click.option(
     type=PATH,
     cls=Option,
     old=("--file",),
-    help="Recording to hear instead of a microphone: 16 kHz, mono (WAV or FLAC).",
+    help="Recording to hear instead of a microphone, of any format and rate.",
 )
 seconds = click.option(
     "--seconds", type=click.FloatRange(0.1), help="Stop after SECONDS of audio."

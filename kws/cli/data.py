@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kws.cli import Verbs, _options
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kws.data.record import Session
 
 SHIPPED = {"gsc10": "kwt-tiny", "gsc12": "kwt-small-gsc12"}  # to try a tape with
@@ -149,8 +151,18 @@ def _fetch_ambient(
 @_options.words(required=True)
 @_options.out("Folder to make.")
 @_options.clip_seconds(default=1.0, show_default=True)
-@click.option("--clips-per-word", default=300, show_default=True)
-@click.option("--unknown", type=int, help="Clips of other words [2 x clips-per-word].")
+@click.option(
+    "--clips-per-word",
+    type=click.IntRange(1),
+    default=300,
+    show_default=True,
+    help="Clips of each word, over all voices and splits.",
+)
+@click.option(
+    "--unknown",
+    type=click.IntRange(0),
+    help="Clips of other words.  [default: 2 x clips-per-word]",
+)
 @_options.seed(default=1)
 @click.option(
     "--language",
@@ -219,6 +231,10 @@ def synth(
             click.echo(json.dumps({"out": str(stream), "windows": rows}))
         for window in [] if as_json else windows:
             click.echo(f"{window.start_s:8.2f} {window.end_s:8.2f}  {window.word}")
+        if not as_json:
+            click.echo(
+                f"Wrote {stream}, its truth beside it: {stream.with_suffix('.tsv')}"
+            )
         return
     assert out is not None
     others = 2 * clips_per_word if unknown is None else unknown
@@ -244,6 +260,8 @@ def synth(
         click.echo(f"{made} clips of {', '.join(words)} and others by {by}: {out}")
     else:
         click.echo(f"The corpus is already in {out}")
+    if not as_json:
+        click.echo(_train_next(words, out, clip_seconds))
 
 
 def _here(
@@ -355,15 +373,22 @@ def import_(
         if not done.made:
             click.echo(f"The corpus is already in {out}")
         click.echo(f"Look and listen: {page}")
-        words = ",".join(word for word in done.words if not word.startswith("_"))
+        words = tuple(word for word in done.words if not word.startswith("_"))
+        if len(words) > 1:
+            click.echo("A folder that --words doesn't name becomes unknown words.")
         if words:
-            from kws.cli._run import next_line
-
-            given = ["--words", words, "--data", out, "--out", "runs/mine"]
-            if clip_seconds != 1:
-                given += ["--clip-seconds", f"{clip_seconds:g}"]
-            click.echo(next_line("kws", "train", *given))
+            click.echo(_train_next(words, out, clip_seconds))
     ctx.exit(1 if empty or done.unreadable else 0)
+
+
+def _train_next(words: Sequence[str], corpus: Path, clip_seconds: float) -> str:
+    """The command that trains on a corpus that was just made."""
+    from kws.cli._run import next_line
+
+    given = ["--words", ",".join(words), "--data", corpus, "--out", "runs/mine"]
+    if clip_seconds != 1:
+        given += ["--clip-seconds", f"{clip_seconds:g}"]
+    return next_line("kws", "train", *given)
 
 
 @command.command()
@@ -695,12 +720,12 @@ def _check_tape(
         raise KwsError(
             f"{given} is about ambient recordings. Expected --ambient DIR. "
             f"Received: {given} alone",
-            f"kws data tape --out {out} --ambient DIR {given}",
+            f"kws data tape --out {quoted(out)} --ambient DIR {given}",
         )
     if out.suffix.lower() != ".wav":
         raise KwsError(
             f"A tape is a .wav. Received: --out {out}",
-            f"kws data tape --out {out.with_suffix('.wav')}",
+            f"kws data tape --out {quoted(out.with_suffix('.wav'))}",
         )
 
 
@@ -745,7 +770,7 @@ def mine(
     if not ambient:
         raise KwsError(
             "There is nothing to listen to. Expected --ambient DIR. Received: none",
-            f"kws data mine {run} --ambient DIR --out {out}",
+            f"kws data mine {quoted(run)} --ambient DIR --out {quoted(out)}",
         )
     bundle = bundles.load(run)
     done, rounds = mining.mine(
@@ -863,8 +888,9 @@ def verify(
         click.echo(f"{clips} clips checked, {len(faults)} faults in {folder}")
         if {fault.kind for fault in faults} & {"wrong_rate", "stereo", "too_long"}:
             click.echo(
-                f"Rates, channels and lengths are mended by: kws data import {folder} "
-                f"--out {folder}-16k"
+                "Rates, channels and lengths are mended by: kws data import "
+                f"{quoted(folder)} "
+                f"--out {quoted(f'{folder}-16k')}"
             )
     ctx.exit(1 if faults else 0)
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections import Counter
@@ -27,7 +28,7 @@ from kws.data.cut import Piece, Span, Take
 from kws.data.speech_commands import NOISE_FOLDERS, clips_in, is_left_by_systems
 from kws.data.splits import some
 from kws.data.verify import CLIPPED_SHARE
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.recipe import UNKNOWN
 
 VERSION = 1
@@ -114,12 +115,23 @@ def find(
 
     for folder in folders:
         if not folder.is_dir():
+            what = "That is a file." if folder.is_file() else "There is no such folder."
             raise KwsError(
-                f"There is no such folder. Received: {str(folder)!r}",
-                "kws data import recordings --out corpus",
+                f"{what} Expected a folder for each word, with recordings of it. "
+                f"Received: {str(folder)!r}",
+                "kws data import recordings --out corpus   (recordings/yes/take.m4a)",
             )
         folder = folder.resolve()
         inside = [path for path in _listed(folder) if path.is_dir()]
+        people = [path for path in inside if _holds_words(path)]
+        if people:
+            raise KwsError(
+                "These are folders of people, each with folders of words. Expected "
+                f"people's folders themselves. Received: {str(folder)!r} with "
+                f"{people[0].name}/{NOISE}",
+                shlex.join(["kws", "data", "import", *map(str, inside)])
+                + " --out corpus",
+            )
         words = [path for path in inside if any(_recordings(path))]
         if clips_in(folder) and words:
             raise KwsError(
@@ -176,7 +188,8 @@ def make(
             raise KwsError(
                 "The corpus can't be inside what is imported. Expected another folder "
                 f"for --out. Received: {str(out)!r} in {str(folder)!r}",
-                f"kws data import {folder} --out {folder.resolve()}-corpus",
+                f"kws data import {quoted(folder)} --out "
+                f"{quoted(f'{folder.resolve()}-corpus')}",
             )
     sources = [
         {
@@ -474,6 +487,15 @@ def plain(text: str) -> str:
     return re.sub(r"-+", "-", made).strip("-") or "somebody"
 
 
+def _holds_words(folder: Path) -> bool:
+    """Whether a folder is somebody's, with folders of words, and no word's with folders
+    of speakers: nobody is called _background_noise_."""
+    return folder.name not in NOISE_FOLDERS and any(
+        path.is_dir() and (path.name in NOISE_FOLDERS or path.name == UNKNOWN)
+        for path in _listed(folder)
+    )
+
+
 def _strays(folder: Path) -> list[Path]:
     """Files of a folder that are no recordings."""
     others = audio.contents(folder)[1]
@@ -533,7 +555,7 @@ def _check_untouched(out: Path, record: dict[str, Any]) -> None:
         raise KwsError(
             "The folder to write to is in use. Expected a new or empty folder, or an "
             f"import that was not changed. Received: {str(out)!r}{what}",
-            f"kws data import ... --out {out}-new",
+            f"kws data import ... --out {quoted(f'{out}-new')}",
         )
 
 

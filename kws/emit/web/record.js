@@ -219,7 +219,8 @@ class App {
     const seconds = data.prompts.reduce(
       (sum, prompt) => sum + prompt.wanted * (prompt.seconds + 2.5), 0);
     part("long").textContent = all + " recordings, some "
-      + Math.ceil(seconds / 60) + " minutes. Stop when you like: the same command goes on.";
+      + (seconds > 60 ? Math.ceil(seconds / 60) + " minutes" : "60 seconds")
+      + ". Stop when you like: the same command goes on.";
     this.named();
   }
 
