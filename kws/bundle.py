@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from kws import recipe as recipes
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.recipe import Features, Recipe
 
 SCHEMA_VERSION = 1
@@ -74,7 +74,7 @@ class Bundle:
         if not self.model_path.is_file():
             raise KwsError(
                 f"The bundle has no model.tflite yet. Received: {self.path}",
-                f"kws convert {self.path}",
+                f"kws convert {quoted(self.path)}",
             )
         if self.model_path.stat().st_size > MAX_MODEL_BYTES:
             raise KwsError(
@@ -154,7 +154,8 @@ def load(run: str | Path, accept_changed: bool = False) -> Bundle:
             f"This bundle was made by another version of kws: expected schema "
             f"{SCHEMA_VERSION}. Received: {received!r} in {manifest}",
             "Install the version that made it, or train again: "
-            f"kws train --recipe {path / 'recipe.toml'} --out {path}-new",
+            f"kws train --recipe {quoted(path / 'recipe.toml')} --out "
+            f"{quoted(f'{path}-new')}",
         )
     labels = table.get("labels")
     thresholds = table.get("thresholds", {})
@@ -195,7 +196,8 @@ def load(run: str | Path, accept_changed: bool = False) -> Bundle:
                 f"{name} is not the file that the bundle was made with. Expected "
                 f"SHA-256 {str(expected)[:16]}..., received {received[:16]}... "
                 f"in {path}",
-                f"Copy the folder again, or accept the file: kws convert {path}",
+                "Copy the folder again, or accept the file: kws convert "
+                f"{quoted(path)}",
             )
     metrics_path = path / "metrics.json"
     metrics = read_json(metrics_path) if metrics_path.is_file() else {}

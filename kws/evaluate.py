@@ -16,7 +16,7 @@ from kws import engines
 from kws.bundle import Bundle
 from kws.data import ClipSet, load
 from kws.deploy import boards
-from kws.errors import CheckFailed, KwsError
+from kws.errors import CheckFailed, KwsError, quoted
 from kws.intervals import wilson_interval
 from kws.progress import Progress
 from kws.thresholds import Thresholds
@@ -210,7 +210,7 @@ def _before(bundle: Bundle, pcm: np.ndarray, engine: str, after: str) -> np.ndar
             f"What comes before a clip ({after}) is heard by networks for streams, on "
             f"the engine host. Received: {recipe.name}, causal = "
             f"{str(recipe.model.causal).lower()}, engine {engine}",
-            f"kws eval {bundle.path}",
+            f"kws eval {quoted(bundle.path)}",
         )
     step = recipe.detector.hop_frames * recipe.features.hop
     size = pcm.shape[1] // step * step
@@ -269,7 +269,7 @@ def spared(
         raise CheckFailed(
             "The engine and the int8 simulator differ on these clips, in logits or in "
             "what was transmitted: a fault of kws.",
-            f"kws eval {bundle.path} --engine tflm,host   (without thresholds)",
+            f"kws eval {quoted(bundle.path)} --engine tflm,host   (without thresholds)",
         )
     return run.cost()
 

@@ -24,7 +24,7 @@ from kws.data.audio import SAMPLE_RATE, wav_bytes
 from kws.data.speech_commands import MISTAKEN
 from kws.deploy import host
 from kws.emit.common import first_word, word_thresholds
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.recipe import Q15_ONE, decision_ms
 
 RECORD = "mined.json"
@@ -318,6 +318,6 @@ def _read(out: Path) -> dict[str, Any]:
         raise KwsError(
             "The folder to write to is in use. Expected a new one, or one of earlier "
             f"rounds. Received: {str(out)!r}",
-            f"kws data mine RUN --ambient DIR --out {out}-new",
+            f"kws data mine RUN --ambient DIR --out {quoted(f'{out}-new')}",
         ) from None
     return {"rounds": table["rounds"], "clips": table["clips"]}

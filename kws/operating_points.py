@@ -35,7 +35,7 @@ from kws.bundle import Bundle, read_json, write_atomic
 from kws.data import tape as tapes_of
 from kws.data.tape import Score, Tape, Window
 from kws.deploy import host
-from kws.errors import CheckFailed, KwsError
+from kws.errors import CheckFailed, KwsError, quoted
 from kws.recipe import MAX_SMOOTHING, Q15_ONE, Detector, decision_ms
 
 FILE = "operating_points.json"
@@ -641,7 +641,8 @@ def check_own(bundle: Bundle) -> None:
         raise KwsError(
             "The settings are written into the run, and a shipped one stays as it is. "
             f"Expected a run of your own. Received: {name}",
-            f"mkdir -p runs && cp -r {bundle.path} runs/ && kws calibrate runs/{name} "
+            f"mkdir -p runs && cp -r {quoted(bundle.path)} runs/ && kws calibrate "
+            f"runs/{name} "
             "...",
         )
 

@@ -18,6 +18,7 @@ import pytest
 import small_corpus
 from click.testing import CliRunner
 
+import kws as kws_package
 from kws import cli as cli_package
 from kws.cli import cli
 
@@ -260,6 +261,33 @@ def test_a_mistake_is_one_message_with_a_hint(
     assert done.stderr.count("Error:") == 1
     assert done.stderr.count("Hint:") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"]], ids=" ".join)
+def test_a_command_alone_is_answered_by_its_help(arguments: list[str]) -> None:
+    done = kws(*arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"Usage: {' '.join(['kws', *arguments])} ")
+    assert "Error" not in done.stderr and "\nVerbs:\n" in done.stderr
+    assert "..." not in done.stderr.rpartition("\nVerbs:\n")[2]  # whole sentences
+
+
+def test_a_path_in_a_hint_is_quoted() -> None:
+    """Hints are typed, and a run may be called "my run"."""
+    command = r"(?:kws [a-z-]+ (?:[a-z]+ )?|cp -r |--(?:out|data|also|tape|recipe) )"
+    found, bare = 0, []
+    for path in sorted(Path(kws_package.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                text = ast.unparse(node).partition("Received: ")[0]
+                found += len(re.findall(command + r"\{quoted\(", text))
+                bare += [
+                    f"{path.name}: {text}"
+                    for name in re.findall(command + r"\{([^{}]+)\}", text)
+                    if not name.startswith(("quoted(", "self.identity"))  # a study
+                ]
+    assert found > 50
+    assert bare == []
 
 
 def test_what_the_system_refuses_is_one_message(tmp_path: Path) -> None:

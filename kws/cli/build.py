@@ -41,11 +41,15 @@ def command(
     """
     from kws import bundle as bundles
     from kws.deploy import boards, emission, flash, formats, pace
+    from kws.errors import quoted
 
     board = boards.load(board_name)
     bundle = bundles.load(run)
     emission.check_step(
-        bundle, stream, engine, lambda run: f"kws build {run} --board {board_name}"
+        bundle,
+        stream,
+        engine,
+        lambda run: f"kws build {quoted(run)} --board {board_name}",
     )
     folder = out or flash.output_folder(bundle, board)
     click.echo(f"Building for {board.name} in {folder}", err=True)

@@ -53,12 +53,13 @@ def command(
     from kws import operating_points
     from kws.cli._run import next_line
     from kws.data.tape import files, open_tape
-    from kws.errors import KwsError
+    from kws.errors import KwsError, quoted
 
     if false_alarms is not None and max_misses is not None:
         raise KwsError(
             "Expected one aim. Received: --false-alarms and --max-misses",
-            f"kws calibrate {run} --tape {tape[0]} --false-alarms {false_alarms:g}",
+            f"kws calibrate {quoted(run)} --tape {quoted(tape[0])} --false-alarms "
+            f"{false_alarms:g}",
         )
     if max_misses is None and false_alarms is None:
         false_alarms = 0.5

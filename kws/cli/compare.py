@@ -39,7 +39,7 @@ def command(
     that are asked about the same clips are compared clip by clip, too: two accuracies
     whose intervals overlap may still be told apart by that.
     """
-    from kws.errors import KwsError
+    from kws.errors import KwsError, quoted
     from kws.report import compare
     from kws.report import facts as known
 
@@ -47,7 +47,8 @@ def command(
         beside = "kwt-tiny" if runs[0] != "kwt-tiny" else "kwt-small"
         raise KwsError(
             f"Expected two runs at least. Received: {runs[0]}",
-            f"kws compare {runs[0]} {beside}   (alone: kws report {runs[0]})",
+            f"kws compare {quoted(runs[0])} {quoted(beside)}   (alone: kws report "
+            f"{quoted(runs[0])})",
         )
     asked = known.Asked(
         split,

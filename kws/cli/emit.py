@@ -48,7 +48,7 @@ def command(
     """
     from kws import bundle as bundles
     from kws.deploy import emission, web
-    from kws.errors import KwsError
+    from kws.errors import KwsError, quoted
 
     if form != "c" and (engine != "native" or core is not None):
         what = {
@@ -59,11 +59,14 @@ def command(
         raise KwsError(
             f"{what} Expected --engine native and no --core. "
             f"Received: --engine {engine}{f' --core {core}' if core else ''}",
-            f"kws emit {run} --format {form} --out {out}",
+            f"kws emit {quoted(run)} --format {form} --out {quoted(out)}",
         )
     bundle = bundles.load(run)
     emission.check_step(
-        bundle, stream, engine, lambda run: f"kws emit {run} --out {out}"
+        bundle,
+        stream,
+        engine,
+        lambda run: f"kws emit {quoted(run)} --out {quoted(out)}",
     )
     if form == "web":
         page = web.emit(bundle, out)

@@ -141,7 +141,7 @@ def _check(
 ) -> None:
     """Refuse what would be left unheeded, or fail late."""
     from kws.deploy import boards
-    from kws.errors import KwsError
+    from kws.errors import KwsError, quoted
 
     if board is not None:
         boards.load(board)
@@ -155,17 +155,17 @@ def _check(
         raise KwsError(
             f"--truth is what is said on one tape. Received: --truth {truth}, "
             f"{'no --tape' if not tape else 'several tapes'}",
-            f"kws eval RUN --tape tape.wav --truth {truth}",
+            f"kws eval RUN --tape tape.wav --truth {quoted(truth)}",
         )
     if found is not None and not tape:
         raise KwsError(
             "--events and --cut tell what was heard on tapes. Received: no --tape",
-            f"kws eval RUN --tape tape.wav --events {found}",
+            f"kws eval RUN --tape tape.wav --events {quoted(found)}",
         )
     if tape and len(names) > 1:
         raise KwsError(
             f"A tape runs through one engine. Received: --engine {','.join(names)}",
-            f"kws eval RUN --tape {tape[0]} --engine {names[0]}",
+            f"kws eval RUN --tape {quoted(tape[0])} --engine {names[0]}",
         )
 
 

@@ -157,7 +157,7 @@ def command(
 
 
 def _check_keeps(bundle: Any, hop: int | None) -> None:
-    from kws.errors import KwsError
+    from kws.errors import KwsError, quoted
 
     if hop is None:
         raise click.UsageError("--keep keeps the --hop that is given with it.")
@@ -166,7 +166,8 @@ def _check_keeps(bundle: Any, hop: int | None) -> None:
         raise KwsError(
             "A shipped run stays as it is. Expected one of your own with --keep. "
             f"Received: {name}",
-            f"mkdir -p runs && cp -r {bundle.path} runs/ && kws flash runs/{name} ...",
+            f"mkdir -p runs && cp -r {quoted(bundle.path)} runs/ && kws flash "
+            f"runs/{name} ...",
         )
 
 

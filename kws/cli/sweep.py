@@ -239,13 +239,14 @@ def _short(path: Path) -> Path:
 
 
 def _shipped(path: Path) -> Exception:
-    from kws.errors import KwsError
+    from kws.errors import KwsError, quoted
 
     return KwsError(
         "The picked thresholds are written into the run, and a shipped one stays as "
         f"it is. Expected a run of your own. Received: --pick for {path.name}",
-        f"cp -r {_short(path)} runs/{path.name} && kws sweep runs/{path.name} "
-        f"--out build/{path.name}/sweep ...   (goes on with what was kept there)",
+        f"mkdir -p runs && cp -r {quoted(_short(path))} runs/ && kws sweep "
+        f"runs/{path.name} --out build/{path.name}/sweep ...   (goes on with what was "
+        "kept there)",
     )
 
 

@@ -72,19 +72,19 @@ def command(
     from kws import recipe as recipes
     from kws import train
     from kws.cli._run import show, with_changes
-    from kws.errors import KwsError
+    from kws.errors import KwsError, quoted
     from kws.shape import with_clip_seconds
 
     if preset is not None and recipe_file is not None:
         raise KwsError(
             "Give --preset or --recipe, not both. Received: "
             f"--preset {preset} --recipe {recipe_file}",
-            f"kws train --recipe {recipe_file} --out {out}",
+            f"kws train --recipe {quoted(recipe_file)} --out {quoted(out)}",
         )
     if recipe_file is not None and recipe_file.suffix != ".toml":
         raise KwsError(
             f"--recipe takes a .toml file. Received: {str(recipe_file)!r}",
-            f"kws train --preset kwt-tiny --out {out}",
+            f"kws train --preset kwt-tiny --out {quoted(out)}",
         )
     name = out.resolve().name
     begin = None if source is None else bundles.load(source)

@@ -78,7 +78,7 @@ def command(
     from kws import bundle as bundles
     from kws import data, train
     from kws.cli._run import show, with_changes
-    from kws.errors import KwsError
+    from kws.errors import KwsError, quoted
 
     if learning_rate is not None and not 0.0 < learning_rate < 1.0:
         raise KwsError(
@@ -89,7 +89,7 @@ def command(
         raise KwsError(
             "Give --delta (RUN's own thresholds) or --theta, not both. "
             f"Received: --delta --theta {theta}",
-            f"kws tune {run} --out {out} --delta",
+            f"kws tune {quoted(run)} --out {quoted(out)} --delta",
         )
     own = Path("self") in options.teacher
     if own and len(options.teacher) + len(options.clean_teacher) > 1:
@@ -98,7 +98,7 @@ def command(
         raise KwsError(
             "--teacher self teaches alone: it hears each batch as it is trained on. "
             f"Received: beside it {', '.join(map(str, others))}",
-            f"kws tune {run} --out {out} --teacher self",
+            f"kws tune {quoted(run)} --out {quoted(out)} --teacher self",
         )
     source = bundles.load(run)
     recipe = source.recipe
@@ -139,7 +139,7 @@ def _steps(source: Bundle, theta: str | None) -> str | None:
     Raises:
         KwsError: no thresholds, or none that RUN's int8 network has.
     """
-    from kws.errors import KwsError
+    from kws.errors import KwsError, quoted
     from kws.simulate import measure
     from kws.simulate.integer import IntegerSimulator
 
@@ -152,6 +152,6 @@ def _steps(source: Bundle, theta: str | None) -> str | None:
         raise KwsError(
             "No thresholds to tune with. Expected some in the run, or --theta. "
             f"Received: {source.path}",
-            f'kws sweep {source.path} --pick "loss<=0.02"',
+            f'kws sweep {quoted(source.path)} --pick "loss<=0.02"',
         )
     return ",".join(f"{key}={value}" for key, value in table.items())

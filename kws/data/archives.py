@@ -24,7 +24,7 @@ import numpy as np
 
 from kws.data import audio, cut, names
 from kws.data.audio import SAMPLE_RATE
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.paths import user_cache
 
 MAX_INDEX_BYTES = 64 * 1024 * 1024
@@ -220,7 +220,9 @@ def read_clips(recordings: list[Recording], size: int, threads: int = 2) -> Clip
         except audio.NotUsable as error:
             if error.fault not in ("wrong_rate", "stereo"):
                 corpus = Path(error.path).parents[1]
-                error.hint = f"kws data verify {corpus}   (names every bad file)"
+                error.hint = (
+                    f"kws data verify {quoted(corpus)}   (names every bad file)"
+                )
             raise
     return out
 

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 
 SAMPLE_RATE = 16000
 MAX_SECONDS = 4 * 3600.0
@@ -216,7 +216,10 @@ def say(text: str) -> None:
 def _not_usable(fault: str, problem: str, path: Path) -> NotUsable:
     if fault in ("wrong_rate", "stereo"):
         folder = path.parent.parent  # a corpus: it holds folders of words
-        hint = f"kws data import {folder} --out {folder}-16k   (converts it)"
+        hint = (
+            f"kws data import {quoted(folder)} --out {quoted(f'{folder}-16k')}   "
+            "(converts it)"
+        )
     elif fault in ("empty", "too_long", "not_finite"):
         hint = "Record or export it again, or leave it out."
     else:

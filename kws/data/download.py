@@ -30,7 +30,7 @@ from typing import IO, Any
 
 from kws.bundle import write_atomic
 from kws.data.archives import _key
-from kws.errors import KwsError, no_such
+from kws.errors import KwsError, no_such, quoted
 from kws.paths import DATASETS, user_cache
 
 MAX_ARCHIVE_BYTES = 8 << 30
@@ -293,7 +293,7 @@ def unpack(
         raise KwsError(
             "The folder to unpack into is in use. Expected a new or empty folder. "
             f"Received: {str(out)!r}",
-            f"kws data fetch --out {out}-new",
+            f"kws data fetch --out {quoted(f'{out}-new')}",
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
@@ -483,7 +483,7 @@ def fetch(
         raise KwsError(
             "The folder to fetch into is in use. Expected a new or empty folder. "
             f"Received: {str(out)!r}",
-            f"kws data info {out}   (shows what it holds)",
+            f"kws data info {quoted(out)}   (shows what it holds)",
         )
     if archive is not None:
         if not archive.is_file():
@@ -548,7 +548,7 @@ def fetch_ambient(
     if out.is_file():
         raise KwsError(
             f"Expected a folder to fetch into. Received: {str(out)!r}",
-            f"kws data fetch --ambient NAME --out {out}-new",
+            f"kws data fetch --ambient NAME --out {quoted(f'{out}-new')}",
         )
     report: dict[str, Any] = {"out": str(out), "files": 0, "parts": []}
     for number, source in enumerate(sound.parts):

@@ -25,7 +25,7 @@ from kws.data.cut import Take
 from kws.data.speech_commands import check_words, clips_in, folder_of
 from kws.data.splits import speaker_of
 from kws.data.voices import espeak
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 
 WORD, OTHER, ROOM = "word", "other", "room"  # kinds of prompts
 WORD_S, PHRASE_S = 2.0, 2.5  # of a recording
@@ -204,8 +204,9 @@ class Session:
                 "The folder to record into holds something else. Expected a new "
                 f"folder, or one of recordings. Received: {str(out)!r}"
                 + (f" with {made[0]}" if made else ""),
-                f'kws data record "{asked[0].text}" --out {out}-recorded   (and later: '
-                f"kws train --data {out}-recorded --also {out})",
+                f'kws data record "{asked[0].text}" '
+                f"--out {quoted(f'{out}-recorded')}   (and later: "
+                f"kws train --data {quoted(f'{out}-recorded')} --also {quoted(out)})",
             )
         self.made: list[Path] = []  # clips of this session
         self._by_sound: dict[str, int] = {}

@@ -31,7 +31,7 @@ from kws.data import archives, audio, names
 from kws.data.archives import Recording
 from kws.data.audio import SAMPLE_RATE
 from kws.data.splits import SPLITS, Lists, read_lists, shared_out, some
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.paths import CHECKOUT, user_cache
 from kws.recipe import SILENCE, UNKNOWN, Task
 
@@ -383,11 +383,11 @@ def open_corpus(data: Path | None = None) -> Corpus:
             return Corpus(path, "folder")
         if any(_is_test_set(path / name) for name in TEST_FOLDERS):
             return Corpus(path, "folder")
-    hint = f"kws data verify {path}"
+    hint = f"kws data verify {quoted(path)}"
     inside = ""
     if path.is_dir() and clips_in(path):
         inside = ", which holds recordings itself: one folder of them for each word?"
-        hint = f"kws data import {path} --out CORPUS   (makes such folders)"
+        hint = f"kws data import {quoted(path)} --out CORPUS   (makes such folders)"
     raise KwsError(
         "No clips found. Expected word/speaker_nohash_n.wav folders, or archives with "
         f"index.tsv. Received: {str(path)!r}{inside}",
@@ -517,7 +517,8 @@ def _check_cut(
             f"Clips of the {split} split are longer than a second and hold more or "
             f"less than one word. Expected one word each. Received: {some(shown)} in "
             f"{folder}",
-            f"kws data import {folder} --out {folder}-cut   (cuts takes into clips)",
+            f"kws data import {quoted(folder)} --out {quoted(f'{folder}-cut')}   "
+            "(cuts takes into clips)",
         )
     folders = Counter(clips[row].name.split("/")[0] for row in read.cut)
     folders += Counter(clips[row].name.split("/")[0] for row in read.unclear)
@@ -705,7 +706,7 @@ def _check_present(
             f"No clips of {', '.join(missing)} in the {split} split. Expected a folder "
             f"of clips for every word. Received: {corpora[0].path} ("
             f"{'; '.join(reasons)})",
-            f"kws data info {corpora[0].path}   (lists what there is)",
+            f"kws data info {quoted(corpora[0].path)}   (lists what there is)",
         )
 
 

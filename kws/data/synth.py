@@ -28,7 +28,7 @@ from kws.data.audio import SAMPLE_RATE, wav_bytes
 from kws.data.speech_commands import NOISE_SHARE, check_words, folder_of
 from kws.data.tape import Window, write_windows
 from kws.data.voices import BASE, ENGLISH, Speaker, Voice, espeak
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 
 _UNKNOWN_WORDS = (
     "apple window seven paper dog table music water yellow coffee bed river garden "
@@ -121,7 +121,7 @@ def make(
             "The folder to write to is in use. Expected a new or empty folder, or a "
             "corpus of the same words, numbers of clips, seed and voices. "
             f"Received: {str(out)!r}",
-            f"kws data synth --words ... --out {out}-new",
+            f"kws data synth --words ... --out {quoted(f'{out}-new')}",
         )
     _, others = _language(plan.words, plan.language)
     if plan.unknown and not others:

@@ -18,7 +18,7 @@ from kws.bundle import write_atomic
 from kws.data import audio, names
 from kws.data.ambient import Sound
 from kws.data.audio import SAMPLE_RATE, wav_bytes
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.intervals import poisson_interval
 from kws.recipe import SILENCE, UNKNOWN
 
@@ -493,7 +493,7 @@ def files(paths: Sequence[Path]) -> list[Path]:
             raise KwsError(
                 "A folder without tapes. Expected recordings with their truth beside "
                 f"them. Received: {str(path)!r}",
-                f"kws data tape --out {path / 'tape.wav'}",
+                f"kws data tape --out {quoted(path / 'tape.wav')}",
             )
         found += inside
     return found

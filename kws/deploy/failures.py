@@ -9,7 +9,7 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass
 
-from kws.errors import KwsError, pip_install
+from kws.errors import KwsError, pip_install, quoted
 
 UDEV = "https://github.com/pyocd/pyOCD/tree/main/udev"
 
@@ -193,6 +193,8 @@ class BoardError(KwsError):
         error = failure.error.format(**filled)
         super().__init__(
             f"{error}.\nCaused by: {cause.strip() or 'unknown'}",
-            failure.hint.format(**filled),
+            failure.hint.format(
+                **{name: quoted(text) for name, text in filled.items()}
+            ),
             failure.exit_code,
         )

@@ -23,7 +23,7 @@ from kws.deploy.boards import Board
 from kws.deploy.build import Image
 from kws.deploy.failures import BoardError
 from kws.deploy.runners import Job, Programmed
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.graph import cost
 from kws.graph.cost import Count
 from kws.recipe import Features
@@ -64,7 +64,7 @@ class Flashed:
 
     def hint(self, run_name: str, audio: Path | None) -> str:
         """What to type where the run had problems."""
-        again = f"kws flash {run_name} --board {self.board.name}"
+        again = f"kws flash {quoted(run_name)} --board {self.board.name}"
         again += f" --audio {audio}" if audio else ""
         transcript = self.listened.transcript
         if not transcript.stats.get("overruns"):
@@ -129,7 +129,7 @@ def with_hop(bundle: Bundle, hop_frames: int) -> Bundle:
         raise KwsError(
             f"The model runs every 1 to {frames} feature frames (its window). "
             f"Received: {hop_frames}",
-            f"kws flash {bundle.path} --hop {frames} ...",
+            f"kws flash {quoted(bundle.path)} --hop {frames} ...",
         )
     detector = dataclasses.replace(bundle.recipe.detector, hop_frames=hop_frames)
     recipe = dataclasses.replace(bundle.recipe, detector=detector)
@@ -278,7 +278,7 @@ def program(
         raise KwsError(
             "Only pyOCD unlocks a chip. Expected --tool pyocd, or no --unlock. "
             f"Received: --unlock with {name}",
-            f"kws flash {job.run} --board {board.name} --tool pyocd --unlock",
+            f"kws flash {quoted(job.run)} --board {board.name} --tool pyocd --unlock",
         )
     runner = runners.get(name)
     error = runner.missing()

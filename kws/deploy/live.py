@@ -21,7 +21,7 @@ from kws.deploy.boards import Board
 from kws.deploy.failures import BoardError
 from kws.deploy.monitor import Monitor
 from kws.deploy.runners import Ask
-from kws.errors import CheckFailed, KwsError, MissingExtra
+from kws.errors import CheckFailed, KwsError, MissingExtra, quoted
 from kws.paths import FIRMWARE
 
 SILENT_S = 6.0  # a heartbeat comes every second
@@ -163,7 +163,7 @@ def emulated(
         if listened.problems:
             raise CheckFailed(
                 "The run is not a success: " + "; ".join(listened.problems),
-                f"kws flash {name} --board {board.name} tells what to change",
+                f"kws flash {quoted(name)} --board {board.name} tells what to change",
             )
 
 

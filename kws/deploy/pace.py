@@ -14,6 +14,7 @@ from pathlib import Path
 from kws.bundle import Bundle
 from kws.deploy import boards, build, emission, run, runners
 from kws.deploy.boards import Board
+from kws.errors import quoted
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Pace:
         )
         if self.least_hop is None:
             return f"{told}\nHint:    no hop would do: take a smaller model"
-        again = f"kws flash {name} --board {board.name} --hop {self.least_hop}"
+        again = f"kws flash {quoted(name)} --board {board.name} --hop {self.least_hop}"
         return f"{told}\nHint:    {again}"
 
 

@@ -18,7 +18,7 @@ from kws.deploy import build, host, run
 from kws.deploy.boards import Board
 from kws.emit import native
 from kws.emit.common import Network
-from kws.errors import CheckFailed, KwsError
+from kws.errors import CheckFailed, KwsError, quoted
 from kws.graph import cost
 from kws.recipe import decision_ms
 
@@ -209,7 +209,7 @@ def on_board(
         raise CheckFailed(
             f"{board.name} and this machine disagree at the end of the recording: a "
             "fault of kws.",
-            f"kws eval {bundle.path} --engine host,qemu --board {board.name}",
+            f"kws eval {quoted(bundle.path)} --engine host,qemu --board {board.name}",
         )
     features = bundle.recipe.features
     decisions = 1000 / decision_ms(bundle.recipe)

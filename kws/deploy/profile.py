@@ -37,7 +37,7 @@ from kws.deploy.runners import Job
 from kws.deploy.traffic import Traffic
 from kws.emit import SELFTEST, native, selftest
 from kws.emit.common import Network
-from kws.errors import CheckFailed, KwsError
+from kws.errors import CheckFailed, KwsError, quoted
 from kws.graph import cost as counting
 from kws.graph.cost import PURPOSES, Count
 from kws.graph.nodes import Node
@@ -339,7 +339,7 @@ def on_board(
             f"The profiling firmware on {target.name} ran "
             f"{exact.stats.get('inferences')} of {windows} windows and told the cost "
             f"of {len(split.operators)} of {len(network.operators)} operators",
-            f"kws profile {bundle.path} --board {board.name} --out DIR",
+            f"kws profile {quoted(bundle.path)} --board {board.name} --out DIR",
         )
     unit = "instructions" if flash.is_emulated(target) else "cycles"
     cost = exact.stats["instructions_per_inference"]

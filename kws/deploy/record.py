@@ -29,7 +29,7 @@ from kws.data.record import ROOM, ROOM_S, Prompt, Session, Verdict
 from kws.deploy import live, page_server
 from kws.deploy.page_server import LOOPBACK, Answer, PageServer
 from kws.emit import web
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 
 # A minute of 16-bit samples at 96 kHz; half as much at 192 kHz.
 MAX_BODY = ROOM_S[1] * 96_000 * 2
@@ -82,7 +82,7 @@ class Recorder(PageServer):
         self.session, self.speaker, self.then = session, speaker, then
         self.finished = threading.Event()
         self.fingerprint = ""
-        again = f'kws data record "{session.asked[0].text}" --out {session.out}'
+        again = f'kws data record "{session.asked[0].text}" --out {quoted(session.out)}'
         if phone is None:
             super().__init__(port, again)
             return
@@ -286,7 +286,7 @@ def at_terminal(session: Session, speaker: str, say: Callable[[str], None]) -> N
         KwsError: sounddevice, its library or a microphone is missing; nobody can
             answer.
     """
-    hint = f'kws data record "{session.asked[0].text}" --out {session.out}'
+    hint = f'kws data record "{session.asked[0].text}" --out {quoted(session.out)}'
     sounddevice = live.portaudio(hint)
     if not sys.stdin.isatty():
         raise KwsError(

@@ -16,7 +16,7 @@ from kws.deploy.page_server import Answer, PageServer
 from kws.deploy.profile import Profile
 from kws.emit import common
 from kws.emit import web as emitted
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.recipe import check_detector
 
 MAX_BODY = 64 * 1024
@@ -68,7 +68,7 @@ class Server(PageServer):
         self.run, self.measured = run, measured
         self.saving = threading.Lock()
         self.page()  # what is wrong with the run is said before a browser opens
-        super().__init__(port, f"kws live {run}")
+        super().__init__(port, f"kws live {quoted(run)}")
 
     def get(self, path: str, query: dict[str, str]) -> Answer | None:
         if path != "":
@@ -95,7 +95,7 @@ class Server(PageServer):
             name = bundle.path.name
             kept = (
                 f"{name} came with the package and stays as it is. For one of your "
-                f"own: mkdir -p runs && cp -r {bundle.path} runs/ && "
+                f"own: mkdir -p runs && cp -r {quoted(bundle.path)} runs/ && "
                 f"kws live runs/{name}"
             )
         module = web.module(bundle)
@@ -125,7 +125,7 @@ class Server(PageServer):
             if bundle.shipped:
                 raise KwsError(
                     f"A shipped run stays as it is. Received: {bundle.path.name}",
-                    f"cp -r {bundle.path} runs/",
+                    f"mkdir -p runs && cp -r {quoted(bundle.path)} runs/",
                 )
             if bundle.hash[:16] != expected:
                 raise KwsError(

@@ -12,7 +12,7 @@ import numpy as np
 from kws import __version__
 from kws.bundle import Bundle
 from kws.emit import c_text
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.features import c_source
 from kws.graph import cost, weight_layout
 from kws.graph.cost import Count, Sent
@@ -138,7 +138,7 @@ def check_fit(bundle: Bundle, graph: Graph) -> None:
             f"The model's input does not fit the recipe: expected [{features.frames}, "
             f"{features.mel_bins}] features. Received: {list(graph.input.shape)} in "
             f"{bundle.model_path}",
-            f"kws convert {bundle.path}",
+            f"kws convert {quoted(bundle.path)}",
         )
     if (np.float32(graph.input.scale), graph.input.zero_point) != (
         np.float32(features.scale),
@@ -148,14 +148,14 @@ def check_fit(bundle: Bundle, graph: Graph) -> None:
             "The model's input quantization is not the features'. Expected scale "
             f"{features.scale} and zero point {features.zero_point}. Received: "
             f"{graph.input.scale} and {graph.input.zero_point}",
-            f"kws convert {bundle.path}",
+            f"kws convert {quoted(bundle.path)}",
         )
     if graph.output.elements != len(labels) or not 2 <= len(labels) <= MAX_LABELS:
         raise KwsError(
             f"The model's output does not fit the labels: expected 2 to {MAX_LABELS} "
             f"labels, one per logit. Received: {len(labels)} labels, "
             f"{graph.output.elements} logits",
-            f"kws convert {bundle.path}",
+            f"kws convert {quoted(bundle.path)}",
         )
 
 

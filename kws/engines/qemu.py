@@ -6,7 +6,7 @@ import numpy as np
 
 from kws.bundle import Bundle
 from kws.engines import common
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 
 INTEGER = True
 DEFAULT_BOARD = "qemu-m4"
@@ -40,7 +40,7 @@ def counted(
         raise KwsError(
             "The engine 'qemu' needs an emulated board. "
             f"Received: {target.name}, which runs with {target.runner}",
-            f"kws eval {bundle.path} --engine qemu --board {DEFAULT_BOARD}",
+            f"kws eval {quoted(bundle.path)} --engine qemu --board {DEFAULT_BOARD}",
         )
     error = runners.get(target.runner).missing()
     if error is not None:

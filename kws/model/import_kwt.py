@@ -27,7 +27,7 @@ from kws import bundle as bundles
 from kws import recipe as recipes
 from kws.bundle import Bundle
 from kws.data.speech_commands import labels
-from kws.errors import CheckFailed, KwsError
+from kws.errors import CheckFailed, KwsError, quoted
 from kws.graph.reader import DAMAGE
 from kws.recipe import Features, Recipe, Task
 
@@ -123,7 +123,7 @@ def import_kwt(file: Path, out: Path, data: bytes | None = None) -> Bundle:
     if (out / "bundle.json").exists():
         raise KwsError(
             f"There is a bundle already. Expected a new folder. Received: {out}",
-            f"kws import-kwt {file} --out {out}-new",
+            f"kws import-kwt {quoted(file)} --out {quoted(f'{out}-new')}",
         )
     if data is None:
         data = _read_file(file)

@@ -13,7 +13,7 @@ import numpy as np
 from kws import attention, layers
 from kws import bundle as bundles
 from kws.bundle import Bundle
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.layers import (
     UNIT_RANGE,
     Activation,
@@ -582,7 +582,7 @@ def restore(bundle: Bundle, mode: str = "folded") -> Any:
         raise KwsError(
             f"The bundle has no Keras weights (it holds a .tflite only). "
             f"Received: {bundle.path}",
-            f"kws eval {bundle.path} --engine tflite",
+            f"kws eval {quoted(bundle.path)} --engine tflite",
         )
     network = build(bundle.recipe, len(bundle.labels), mode)
     try:
@@ -590,7 +590,8 @@ def restore(bundle: Bundle, mode: str = "folded") -> Any:
     except (ValueError, OSError, KeyError) as error:
         raise KwsError(
             f"weights.h5 does not fit the recipe's network: {error} Received: {path}",
-            f"kws train --recipe {bundle.path / 'recipe.toml'} --out {bundle.path}-new",
+            f"kws train --recipe {quoted(bundle.path / 'recipe.toml')} --out "
+            f"{quoted(f'{bundle.path}-new')}",
         ) from None
     return network
 

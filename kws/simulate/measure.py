@@ -11,7 +11,7 @@ import numpy as np
 from kws import bundle as bundles
 from kws import data as audio
 from kws.bundle import Bundle
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.intervals import wilson_interval
 from kws.recipe import SILENCE
 from kws.simulate.simulator import Run, Simulator
@@ -160,7 +160,7 @@ def make_simulator(bundle: Bundle, engine: str | None) -> AnySimulator:
             raise KwsError(
                 "Thresholds of a network for streams are simulated on its int8 form. "
                 "Received: the float one",
-                f"kws convert {bundle.path}",
+                f"kws convert {quoted(bundle.path)}",
             )
         return Simulator(bundle)
     from kws.simulate.integer import IntegerSimulator
@@ -204,7 +204,8 @@ def check_keeps(simulator: AnySimulator) -> None:
         raise KwsError(
             "Thresholds are written into the run, and a shipped one stays as it is. "
             f"Expected a run of your own. Received: {path.name}",
-            f"mkdir -p runs && cp -r {path} runs/ && kws simulate runs/{path.name} ...",
+            f"mkdir -p runs && cp -r {quoted(path)} runs/ && kws simulate "
+            f"runs/{path.name} ...",
         )
 
 

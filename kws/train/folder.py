@@ -20,7 +20,7 @@ from pathlib import Path
 from kws import bundle as bundles
 from kws import lock
 from kws import recipe as recipes
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.recipe import Recipe
 
 LOCK = "lock"
@@ -38,12 +38,15 @@ def locked(out: Path, place: int = 0) -> Iterator[None]:
         KwsError: another process trains there.
     """
     if out.exists() and not out.is_dir():
-        raise KwsError(f"--out must be a folder. Received: {out}", f"--out {out}-run")
+        raise KwsError(
+            f"--out must be a folder. Received: {out}", f"--out {quoted(f'{out}-run')}"
+        )
     path = out / "checkpoints" / (f"{LOCK}-{place}" if place else LOCK)
     busy = KwsError(
         "Another training is at work in this folder. Expected one at a time. "
         f"Received: {out}",
-        f"Wait for it or stop it; or train into another folder: --out {out}-2",
+        "Wait for it or stop it; or train into another folder: "
+        f"--out {quoted(f'{out}-2')}",
     )
     try:
         with lock.locked(path, busy):
@@ -75,7 +78,8 @@ def start(recipe: Recipe, out: Path, restart: bool, begins_from: str = "") -> No
         raise KwsError(
             f"This folder holds a run of another recipe. Expected the same one to go "
             f"on with it. Received: {out}",
-            f"Another folder (--out {out}-2), or --restart to train it anew.",
+            f"Another folder (--out {quoted(f'{out}-2')}), or --restart to train it "
+            "anew.",
         )
 
 

@@ -23,7 +23,7 @@ from kws import recipe as recipes
 from kws.bundle import Bundle
 from kws.data import ClipSet, Sources, ambient
 from kws.data.ambient import Sound
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.pool import Pool
 from kws.recipe import Recipe
 from kws.train import distribute, folder
@@ -187,14 +187,14 @@ def tune(
     if out.resolve() == source.path.resolve():
         raise KwsError(
             f"--out has to be another folder than the run. Received: {out}",
-            f"kws tune {source.path} --out {out}-tuned",
+            f"kws tune {quoted(source.path)} --out {quoted(f'{out}-tuned')}",
         )
     labels = data.labels(recipe.task)
     if labels != source.labels:
         raise KwsError(
             f"The run's labels are not its task's. Expected {', '.join(labels)}. "
             f"Received: {', '.join(source.labels)}",
-            f"Set [task] in a recipe: kws train --recipe my.toml --out {out}",
+            f"Set [task] in a recipe: kws train --recipe my.toml --out {quoted(out)}",
         )
     with _begun(recipe, out, options or RunOptions()) as run:
         from kws.model import lowrank

@@ -23,7 +23,7 @@ from kws.deploy.boards import Board
 from kws.deploy.elf import Elf
 from kws.deploy.failures import BoardError
 from kws.deploy.runners import Found, Job, Programmed
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 
 # The model's own sections: where only these differ, the code stays.
 MODEL_SECTIONS = (".model", ".seal")
@@ -132,7 +132,9 @@ def _may_erase(board: Board, job: Job) -> None:
             f", {board.bootloader} too: without it nothing starts the firmware "
             f"(docs/boards.md tells how to put it back)"
         )
-    hint = f"kws flash {job.run} --board {board.name} --unlock   (in a terminal)"
+    hint = (
+        f"kws flash {quoted(job.run)} --board {board.name} --unlock   (in a terminal)"
+    )
     if job.ask is None:
         if board.bootloader:
             raise KwsError(
