@@ -204,7 +204,7 @@ def load(run: str | Path, accept_changed: bool = False) -> Bundle:
     if not isinstance(metrics, dict):
         raise KwsError(
             f"metrics.json is not a table of what was measured. Received: {path}",
-            f"rm {metrics_path}   (what runs on the board is not in it)",
+            f"rm {quoted(metrics_path)}   (what runs on the board is not in it)",
         )
     return Bundle(
         path=path,

@@ -274,7 +274,10 @@ def test_a_command_alone_is_answered_by_its_help(arguments: list[str]) -> None:
 
 def test_a_path_in_a_hint_is_quoted() -> None:
     """Hints are typed, and a run may be called "my run"."""
-    command = r"(?:kws [a-z-]+ (?:[a-z]+ )?|cp -r |--(?:out|data|also|tape|recipe) )"
+    command = (
+        r"(?<![\w-])(?:kws [a-z-]+ (?:[a-z]+ )?|cp -r |rm |ls |-i |"
+        r"--(?:out|data|also|tape|recipe|logdir) )"
+    )
     found, bare = 0, []
     for path in sorted(Path(kws_package.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -418,12 +421,12 @@ def test_what_comes_next_is_said_by_one_hand_and_run_by_a_test() -> None:
             # kws data record's is several commands; test_train runs them.
             assert set(said) <= {'Next: {following}")'}, path
     # Run by test_train (train, convert), test_report_run (calibrate), below (tape),
-    # test_live (demo's); read by test_data_import and test_mining (data). Flash's needs
+    # test_live (demo's); read by test_data_* and test_mining (data). Flash's needs
     # hardware, and import-kwt's the published file.
     assert collections.Counter(name for name, _ in nexts()) == {
         "_run.py": 3,
         "calibrate.py": 1,
-        "data.py": 3,
+        "data.py": 4,
         "demo.py": 1,
         "flash.py": 1,
         "import_kwt.py": 1,

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import shlex
 import stat
 import tarfile
 import threading
@@ -292,6 +293,8 @@ def test_the_verb_takes_an_archive_at_hand(corpus_bytes, tmp_path):
         verb.command, [*base, "--sha256", sha256(corpus_bytes)], catch_exceptions=False
     )
     assert accepted.exit_code == 0 and (tmp_path / "out" / "yes").is_dir()
+    line = shlex.split(accepted.stdout.rpartition("Next: ")[2])
+    assert line[:2] == ["kws", "train"] and str(tmp_path / "out") in line
     assert archive.is_file()
 
 

@@ -71,6 +71,7 @@ def fetch(
 
     Example: kws data fetch --ambient librispeech-dev-clean --out around/libri
     """
+    from kws.cli._run import next_line
     from kws.data import download
     from kws.paths import user_cache
 
@@ -125,6 +126,9 @@ def fetch(
         click.echo(json.dumps(report))
     else:
         click.echo(f"Speech Commands {version} is in {out}")
+        if part != "test":
+            train = ("kws", "train", "--preset", "kwt-tiny", "--task", "gsc12")
+            click.echo(next_line(*train, "--data", out, "--out", "runs/tiny"))
 
 
 def _fetch_ambient(

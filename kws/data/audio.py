@@ -223,7 +223,7 @@ def _not_usable(fault: str, problem: str, path: Path) -> NotUsable:
     elif fault in ("empty", "too_long", "not_finite"):
         hint = "Record or export it again, or leave it out."
     else:
-        hint = f"ffmpeg -i {path} -ac 1 -ar 16000 -sample_fmt s16 mended.wav"
+        hint = f"ffmpeg -i {quoted(path)} -ac 1 -ar 16000 -sample_fmt s16 mended.wav"
     return NotUsable(fault, problem, path, hint)
 
 
@@ -371,7 +371,8 @@ class _Meter:
                 f"its {len(self.power)} channels cancel each other when they are mixed "
                 "(one is the other upside down)",
                 path,
-                f"ffmpeg -i {path} -af pan=mono|c0=c0 left.wav   (takes one channel)",
+                f"ffmpeg -i {quoted(path)} -af 'pan=mono|c0=c0' left.wav   "
+                "(takes one channel)",
             )
 
 

@@ -13,7 +13,7 @@ import unicodedata
 from pathlib import Path
 
 from kws.data.audio import say
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 
 MAX_BYTES = 64 * 1024 * 1024
 _JOINERS = "\u200c\u200d"  # inside words of Persian and of Indian scripts
@@ -105,7 +105,8 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     """
     if not path.is_file():
         raise KwsError(
-            f"There is no such file. Received: {str(path)!r}", f"ls {path.parent}"
+            f"There is no such file. Received: {str(path)!r}",
+            f"ls {quoted(path.parent)}",
         )
     if path.stat().st_size > max_bytes:
         raise KwsError(

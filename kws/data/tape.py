@@ -551,7 +551,7 @@ def _with_side(tape: Tape, path: Path) -> Tape:
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise KwsError(
             f"What is known of the tape can't be read: {error}. Received: {path}",
-            f"rm {path}   (the truth is not in it)",
+            f"rm {quoted(path)}   (the truth is not in it)",
         ) from None
     windows = tape.windows
     if len(details) == len(windows):  # a truth that was edited is another one

@@ -176,10 +176,11 @@ def _training(facts: Facts) -> str:
             f"{int(told.get('parameters', 0)):,} parameters. Tuned: "
             f"{term('qat', 'with the rounding to int8 in the loop')}.</p>"
         )
-    if (bundle.path / "tensorboard").is_dir():
+    logs = str(bundle.path / "tensorboard")
+    if Path(logs).is_dir():
         parts.append(
             '<p class="soft">The same curves in TensorBoard (pip install tensorboard): '
-            f"<code>tensorboard --logdir {text(bundle.path / 'tensorboard')}</code></p>"
+            f"<code>{text(shlex.join(['tensorboard', '--logdir', logs]))}</code></p>"
         )
     return "".join(parts)
 

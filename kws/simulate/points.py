@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kws.bundle import write_atomic
-from kws.errors import KwsError, MissingExtra
+from kws.errors import KwsError, MissingExtra, quoted
 from kws.simulate import instructions
 from kws.simulate.measure import Clips, make_simulator, point
 from kws.simulate.simulator import Simulator
@@ -119,7 +119,8 @@ class Journal:
         return KwsError(
             f"Can't resume the sweep: expected the journal of this run on these clips. "
             f"Received: {received} in {self.path}",
-            f"rm {self.path}   (starts again), or name another folder with --out",
+            f"rm {quoted(self.path)}   (starts again), or name another folder with "
+            "--out",
         )
 
     def add(self, key: str, table: dict[str, Any]) -> None:
