@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 import kws as kws_package
 from kws import cli as cli_package
-from kws.cli import cli
+from kws.cli import _options, cli
 
 VERBS = cli.list_commands(None)  # type: ignore[arg-type]
 
@@ -120,7 +120,7 @@ def test_h_is_help(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (["train"], "Missing option '--out'", "kws train --help"),
         (["eval"], "Missing argument 'RUN'", "kws eval --help"),
-        (["flash", "kwt-tiny"], "Missing option '--board'", "kws flash --help"),
+        (["flash", "kwt-tiny"], "'--board'. Expected one of b-l4", "kws flash --help"),
         (
             ["emit", "kwt-tiny", "--out", "x", "--core", "m4"],
             "'dsp'",
@@ -291,6 +291,19 @@ def test_a_path_in_a_hint_is_quoted() -> None:
                 ]
     assert found > 50
     assert bare == []
+
+
+def test_a_training_that_is_stopped_tells_how_to_go_on() -> None:
+    @click.command()
+    @_options.run
+    def stopped(options: object) -> None:
+        raise KeyboardInterrupt
+
+    told = CliRunner().invoke(stopped, [])
+    assert told.exit_code == 130
+    assert "The same command goes on" in told.stderr
+    told = CliRunner().invoke(stopped, ["--restart"])
+    assert "The same command without --restart goes on" in told.stderr
 
 
 def test_what_the_system_refuses_is_one_message(tmp_path: Path) -> None:

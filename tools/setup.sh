@@ -78,8 +78,11 @@ stamp=.venv/kws-setup-$(cat pyproject.toml setup.py tools/constraints.txt \
   sha256sum | cut -c1-16)-${extras//,/-}
 if [ ! -f "$stamp" ]; then
   say "installing Python packages into .venv (extras: $extras; about 2 GB, a minute or two)"
-  .venv/bin/python -m pip install -q --disable-pip-version-check \
-    -c tools/constraints.txt -e ".[$extras]" ||
+  # Of all that pip says, the large downloads: minutes without a word look like none.
+  .venv/bin/python -m pip install --progress-bar off --disable-pip-version-check \
+    -c tools/constraints.txt -e ".[$extras]" |
+    sed -unE 's/^ *Downloading (.*\/)?([^ -]+)-.* \(([0-9]{2,}(\.[0-9]+)? MB|.* GB)\).*/[setup]   \2, \3/p
+      s/^Installing collected packages.*/[setup]   unpacking/p' >&2 ||
     stop "pip could not install the packages." \
       "look at the message above; a proxy or mirror is set with PIP_INDEX_URL"
   rm -f .venv/kws-setup-*

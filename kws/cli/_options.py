@@ -20,6 +20,7 @@ from click.core import ParameterSource
 PACKAGE = Path(__file__).parents[1]
 PATH = click.Path(path_type=Path)
 MOST_OFFERED = 100
+STOPPED = 130  # a shell's exit code of what Ctrl-C ended
 Command = Callable[..., None]
 Decorator = Callable[[Command], Command]
 
@@ -101,6 +102,15 @@ def _runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[s
             for manifest in ("bundle.json", "*/bundle.json"):
                 found += [str(run.parent) for run in sorted(path.glob(manifest))]
     return found[:MOST_OFFERED]
+
+
+class BoardName(click.ParamType):
+    """A board's name; where it is missing, the names are told."""
+
+    name = "text"
+
+    def get_missing_message(self, param: click.Parameter, ctx: Any) -> str:
+        return f"Expected one of {', '.join(_boards(ctx, param, ''))}"
 
 
 bundle = click.argument("run", shell_complete=_runs)
@@ -306,7 +316,14 @@ def run(command: Command) -> Command:
             convert=not given.pop("no_convert"),
             **{name: given.pop(name) for name in own},
         )
-        command(options=options, **given)
+        try:
+            command(options=options, **given)
+        except KeyboardInterrupt:
+            without = " without --restart" if options.restart else ""
+            click.echo(
+                f"\nStopped. The same command{without} goes on where it was.", err=True
+            )
+            raise click.exceptions.Exit(STOPPED) from None
 
     shared = (
         data,
@@ -346,6 +363,7 @@ def board(**settings: Any) -> Decorator:
     return click.option(
         "--board",
         "board_name",
+        type=BoardName(),
         shell_complete=_boards,
         help="A name from `kws boards`.",
         **settings,
