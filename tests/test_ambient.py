@@ -77,6 +77,17 @@ def test_an_index_says_what_is_where(tmp_path: Path) -> None:
     assert ambient.recordings(tmp_path, "val", ["ye", "no"])  # part of a word is none
 
 
+def test_where_all_of_it_holds_a_word_there_is_nothing(tmp_path: Path) -> None:
+    """Else a tape's bed would be another sound than was asked for."""
+    write(tmp_path / "long.wav", tone(4, 1000))
+    head = "file\tfirst_sample\tsamples\tsplit\tkind\ttext"
+    rows = f"long.wav\t0\t{2 * RATE}\tval\tspeech\tlights on"
+    (tmp_path / "index.tsv").write_text(f"{head}\n{rows}\n", encoding="utf-8")
+    assert len(ambient.recordings(tmp_path, "val", ("off",))) == 1
+    with pytest.raises(KwsError, match="Each .* has one of the words"):
+        ambient.recordings(tmp_path, "val", ("on",))
+
+
 @pytest.mark.parametrize("words", [("on",), ("Lights On",), ("lights-on",)])
 def test_what_holds_a_word_is_left_out_and_said(
     tmp_path: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]

@@ -64,7 +64,8 @@ def recordings(folder: Path, split: str, words: Sequence[str] = ()) -> list[Soun
         words: Recordings whose text has one of these are left out, which is said.
 
     Raises:
-        KwsError: no recordings, a broken index, a file that can't be used.
+        KwsError: no recordings, or none without the words; a broken index, a file that
+            can't be used.
 
     Example:
         >>> sounds = recordings(Path("ambient"), "val", ("yes", "no"))  # doctest: +SKIP
@@ -94,6 +95,13 @@ def recordings(folder: Path, split: str, words: Sequence[str] = ()) -> list[Soun
         for sound in found
         if not sound.text or not any(word in _spoken(sound.text) for word in wanted)
     ]
+    if not kept:
+        raise KwsError(
+            "Each of the ambient recordings has one of the words in its text. Expected "
+            f"some of the split {split} without. Received: {len(found)} in "
+            f"{str(folder)!r}",
+            "Leave this folder out, or add recordings that hold none of the words.",
+        )
     if len(kept) < len(found):
         audio.say(
             f"{folder}: {len(found) - len(kept)} {split} recordings have one of the "
