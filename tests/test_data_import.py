@@ -182,6 +182,7 @@ def test_what_is_left_out_says_why(speaker, tmp_path):
     page = (tmp_path / "out" / takes.SHEET).read_text()
     for _, why in problems:
         assert why in page
+    assert "Every clip is 1 s long" in page
     assert done.words["stop"]["clips"] == 3
 
 

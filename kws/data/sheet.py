@@ -43,13 +43,19 @@ def wave(pcm: np.ndarray) -> str:
     return "".join(f"M{x} {low[x]}V{high[x]}" for x in range(COLUMNS))
 
 
-def page(pieces: Sequence[Piece], unreadable: dict[Path, str], out: Path) -> str:
+def page(
+    pieces: Sequence[Piece],
+    unreadable: dict[Path, str],
+    out: Path,
+    clip_seconds: float = 1.0,
+) -> str:
     """The page of an import, for the folder of the corpus.
 
     Args:
         pieces: What was taken and what was not.
         unreadable: Recordings that gave nothing, and why.
         out: The corpus; recordings are named by their way from there.
+        clip_seconds: Length of a clip.
     """
     words = list(dict.fromkeys(piece.take.word for piece in pieces))
     rows: list[str] = []
@@ -79,6 +85,7 @@ def page(pieces: Sequence[Piece], unreadable: dict[Path, str], out: Path) -> str
         nothing = f'<h2>Not read</h2>\n<ul class="clips">{items}</ul>'
     values = {
         "title": f"Clips in {_text(out.name)}",
+        "length": f"{clip_seconds:g} s long",
         "table": "\n".join(rows),
         "unreadable": nothing,
         "words": "\n".join(parts),

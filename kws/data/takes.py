@@ -219,7 +219,8 @@ def make(
         if not done.made:
             raise _nothing(done)
         (building / SHEET).write_text(
-            sheet.page(done.pieces, done.unreadable, out), encoding="utf-8"
+            sheet.page(done.pieces, done.unreadable, out, clip_seconds),
+            encoding="utf-8",
         )
         files = {
             path.relative_to(building).as_posix(): _hash(path)
