@@ -110,6 +110,15 @@ _DIGITS, _BITS = (
     b"0x" + b"F" * 5000,
 )  # more than int() reads; than it prints
 _DEEP = b"[" * 100_000
+_ZIP = readers._zip_seeds()[0]
+
+
+def _changed(data: bytes, mark: bytes, behind: int, to: bytes) -> bytes:
+    """Data with other bytes so far behind a mark's last place."""
+    at = data.rindex(mark) + behind
+    return data[:at] + to + data[at + len(to) :]
+
+
 _INDEX = b"file\tfirst_sample\tsamples\tsplit\tkind\n"
 ONCE = {
     "board": [
@@ -161,6 +170,15 @@ ONCE = {
     ],
     "page": [
         re.sub(rb"0\.8", _HUGE, readers._page_seeds()[0], count=1),
+    ],
+    "zip": [
+        # Of the name in a local header, which is UTF-8, not the first letter; bzip2's
+        # block, which begins with a magic number.
+        _ZIP.replace(b"\xc3\xa9", b"\xe9\xa9", 1),
+        readers._zip_seeds()[2].replace(b"1AY&SY", b"1AY&SX", 1),
+        # Before its beginning; without a name.
+        _changed(_ZIP, b"PK\x05\x06", 16, b"\xff\xff\xff\x7f"),
+        _changed(_ZIP, b"PK\x01\x02", 28, b"\0\0\0\0\r\0"),
     ],
     "monitor": [
         b"kws end kind=beat\n",

@@ -115,7 +115,7 @@ def decoded(file: Path) -> np.ndarray:
     Raises:
         KwsError: not a usable recording, not 16 kHz, not mono.
     """
-    cached = user_cache() / "decoded" / f"{file.stem}-{_key(file)}.npy"
+    cached = user_cache() / "decoded" / f"{file.stem}-{file_key(file)}.npy"
     if cached.is_file():
         try:
             return np.load(cached, mmap_mode="r")
@@ -227,7 +227,8 @@ def read_clips(recordings: list[Recording], size: int, threads: int = 2) -> Clip
     return out
 
 
-def _key(file: Path) -> str:
+def file_key(file: Path) -> str:
+    """What tells a file from others, and from itself once it has changed: 24 digits."""
     status = file.stat()
     # Float WAV files were once cached as zeros.
     again = " scaled" if file.suffix == ".wav" else ""

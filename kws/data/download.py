@@ -5,10 +5,12 @@ Data sets are files in datasets/: versions of Speech Commands, and ambient sound
 
 from __future__ import annotations
 
+import errno
 import functools
 import gzip
 import hashlib
 import json
+import lzma
 import re
 import shutil
 import stat
@@ -29,7 +31,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from kws.bundle import write_atomic
-from kws.data.archives import _key
+from kws.data.archives import file_key
 from kws.errors import KwsError, no_such, quoted
 from kws.paths import DATASETS, user_cache
 
@@ -320,8 +322,18 @@ def unpack(
         NotImplementedError,
         EOFError,
         zlib.error,
+        lzma.LZMAError,
+        # Of zipfile: names that are no text, or empty; places that are none.
+        ValueError,
+        IndexError,
+        OverflowError,
     ) as error:
         raise _refused(archive, f"it is broken or cut off ({error})") from None
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # the system's own
+            raise
+        # What bzip2 can't read; a place before the archive's beginning.
+        raise _refused(archive, f"it is broken ({error})") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return count
@@ -455,7 +467,7 @@ def _safe_name(text: str, archive: Path) -> PurePosixPath:
 def unpacked(archive: Path) -> Path:
     """The folder of an archive's content in the user's cache, unpacked if need be."""
     name = archive.name.split(".tar")[0].split(".tgz")[0]
-    folder = user_cache() / "unpacked" / f"{name}-{_key(archive)}"
+    folder = user_cache() / "unpacked" / f"{name}-{file_key(archive)}"
     if not folder.is_dir():
         unpack(archive, folder)
     return folder

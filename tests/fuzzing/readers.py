@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 import types
+import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -373,6 +374,17 @@ def _tar_either(data: bytes, folder: Path) -> None:
     _tar(packed, folder)
 
 
+def _zip_seeds() -> list[bytes]:
+    found = []
+    for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2):
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as packed:
+            for name in ("corpus/yes/a.wav", "corpus/\u00e9.wav"):
+                packed.writestr(zipfile.ZipInfo(name), b"RIFF" * 9, how)
+        found.append(out.getvalue())
+    return found
+
+
 def _monitor(data: bytes, folder: Path) -> None:
     monitor.parse(data.decode("utf-8", "replace"))
     following = monitor.Monitor(lambda cost: cost / 64000, "4b5d041965650208")
@@ -506,6 +518,7 @@ READERS = {
         Reader("truth", "the truth of a tape, 6 ways", _truth_seeds, _truth),
         Reader("tape", "what else is known of a tape", _tape_seeds, _tape),
         Reader("archive", "a corpus as .tar.gz", _tar_seeds, _tar_either),
+        Reader("zip", "ambient sound as .zip", _zip_seeds, _tar),
         Reader("monitor", "a board's lines", _monitor_seeds, _monitor),
         Reader("frame", "the frames of lines", _monitor_seeds, _frame),
         Reader("uf2", "UF2 files", _uf2_seeds, _uf2),
