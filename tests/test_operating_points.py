@@ -409,11 +409,17 @@ def test_nothing_of_a_table_is_taken_as_html(
 ) -> None:
     made = table(bundle, library)
     made["run"] = made["why_common"] = "<b>&"
-    made["command"] = "</script><script>alert(1)"
+    made["command"] = "kws calibrate '</script><script>alert(1)'"
     made["tapes"][0]["name"] = "<img>"
     text = operating.body(made)
     assert "<b>&" not in text and "<img>" not in text and "alert(1)" in text
     assert text.count("<script") == text.count("</script>") == 2
-    del made["held_out"]
-    with pytest.raises(KwsError, match="broken"):
-        operating.body(made)
+    wrong = (
+        {key: value for key, value in made.items() if key != "held_out"},
+        made | {"command": "rm -r ~ # kws calibrate"},  # offered to be copied
+        made | {"command": "kws calibrate r; rm -r ~"},
+        made | {"command": None},
+    )
+    for broken in wrong:
+        with pytest.raises(KwsError, match="broken"):
+            operating.body(broken)

@@ -34,6 +34,8 @@ def body(table: dict[str, Any]) -> str:
 
 def _parts(table: dict[str, Any]) -> dict[str, str]:
     hours = float(table["hours"])
+    if not shell.is_command(table["command"], "kws", "calibrate"):
+        raise ValueError(f"no command of kws calibrate: {table['command']!r}")
     said = {str(word): int(count) for word, count in table["said"].items()}
     words = list(said)
     series: list[tuple[str, int, int | None]] = [
@@ -42,7 +44,7 @@ def _parts(table: dict[str, Any]) -> dict[str, str]:
     series += [(word, said[word], i) for i, word in enumerate(words)]
     data = {
         "hours": hours,
-        "command": str(table["command"]),
+        "command": table["command"],
         "wanted": table["aim"]["false_alarms"],
         "series": [
             {

@@ -84,6 +84,23 @@ def command(*words: object) -> str:
     return copied(shlex.join(str(word) for word in words))
 
 
+def is_command(line: object, *first: str) -> bool:
+    """Whether a file's line is one command of ours and nothing behind it: a page offers
+    it to be copied.
+
+    Example:
+        >>> is_command("kws sweep 'my run'", "kws", "sweep")
+        True
+        >>> is_command("kws sweep x; rm -r .", "kws", "sweep")
+        False
+    """
+    try:
+        words = shlex.split(line) if isinstance(line, str) else []
+    except ValueError:  # a quote that does not end
+        return False
+    return tuple(words[: len(first)]) == first and shlex.join(words) == line
+
+
 def copied(line: str) -> str:
     """The same, of a whole line."""
     return (

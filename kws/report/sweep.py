@@ -88,9 +88,9 @@ def _is_sweep(table: dict[str, Any]) -> bool:
         return False
     if not isinstance(table.get("n"), int):
         return False
-    if not _is_command(_command(table), "kws", "sweep"):
+    if not shell.is_command(_command(table), "kws", "sweep"):
         return False
-    if table.get("setup") and not _is_command(table["setup"], "cp", "-r"):
+    if table.get("setup") and not shell.is_command(table["setup"], "cp", "-r"):
         return False
     fronts = [table.get("pareto"), table.get("pareto_model", [0])]
     for board, facts in boards.items():
@@ -114,15 +114,6 @@ def _command(table: dict[str, Any]) -> Any:
 
 def _run(table: dict[str, Any]) -> str:
     return str(table.get("run", "RUN"))
-
-
-def _is_command(text: Any, *first: str) -> bool:
-    """One command of ours and nothing behind it: the page offers it to be copied."""
-    try:
-        words = shlex.split(text) if isinstance(text, str) else []
-    except ValueError:  # a quote that does not end
-        return False
-    return tuple(words[: len(first)]) == first and shlex.join(words) == text
 
 
 def _is_number(value: Any) -> bool:
