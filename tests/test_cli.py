@@ -178,11 +178,16 @@ EARLY: list[list[str]] = [
     ["eval", "kwt-tiny", "--engine", "flaot"],
     ["eval", "kwt-tiny", "--engine", "float", "--data", "nowhere"],
     ["eval", "kwt-tiny", "--engine", "float,qemu", "--board", "qemu-m5"],
+    ["eval", "kwt-tiny", "--tape", "tape.wav", "--limit", "5"],
+    ["data", "synth", "--words", "yes", "--stream", "x.wav", "--voices", "flite"],
+    ["data", "synth", "--words", "ja", "--language", "de", "--out", "x"]
+    + ["--kokoro-dir", "nowhere"],
     ["simulate", "kwt-tiny", "--engine", "float", "--theta", "Z=1"],
     ["simulate", "kwt-tiny", "--engine", "float", "--task", "gsc11"],
     ["simulate", "kwt-tiny", "--engine", "float", "--data", "nowhere"],
     ["sweep", "kwt-tiny", "--engine", "float", "--task", "gsc11"],
     ["sweep", "kwt-tiny", "--engine", "float", "--pick", "speed>=1"],
+    ["flash", "kwt-tiny", "--board", "pico", "--no-pace"],
     ["demo", "--train", "--board", "qemu-m5"],
     ["import-kwt", "none.tflite", "--out", "x"],
 ]

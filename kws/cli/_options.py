@@ -143,10 +143,12 @@ def given(ctx: click.Context) -> list[str]:
         source = ctx.get_parameter_source(str(param.name))
         if isinstance(param, click.Option) and source is ParameterSource.COMMANDLINE:
             value = ctx.params[str(param.name)]
-            typed.append(param.opts[0])
-            if not param.is_flag:
-                text = ",".join(value) if isinstance(value, tuple) else str(value)
-                typed.append(text)
+            for each in value if param.multiple else (value,):
+                off = param.is_flag and param.secondary_opts and not each
+                typed.append((param.secondary_opts if off else param.opts)[0])
+                if not param.is_flag:
+                    parts = each if isinstance(each, tuple) else (each,)
+                    typed.append(",".join(map(str, parts)))
     return typed
 
 

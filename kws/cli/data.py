@@ -148,7 +148,7 @@ def _fetch_ambient(
         click.echo(json.dumps({"ambient": name, "licence": sound.licence, **report}))
         return
     click.echo(f"{sound.name} is in {out}: {report['files']} files unpacked")
-    click.echo(f"Train with it, or make tapes of it: --ambient {shlex.quote(str(out))}")
+    click.echo(f"Train with it, or make tapes of it: --ambient {quoted(out)}")
 
 
 @command.command()
@@ -228,6 +228,14 @@ def synth(
             + ("neither" if out is None else "both"),
             'kws data synth --words "yes,no" --out corpus',
         )
+    if stream is not None and (voices or kokoro_dir):
+        raise KwsError(
+            "A stream is spoken by eSpeak NG. Expected neither --voices nor "
+            "--kokoro-dir with --stream. Received: "
+            + ("--voices" if voices else "--kokoro-dir"),
+            f"kws data synth --words {quoted(','.join(words))} --stream "
+            f"{quoted(stream)}",
+        )
     if stream is not None:
         windows = speech.write_stream(stream, list(words), seed, language=language)
         if as_json:
@@ -278,17 +286,18 @@ def _here(
     lines = []
     for name in engines.names():
         engine = engines.get(name)
-        if (
-            name == engines.BASE
-            or (engine.ENGLISH_ONLY and language != engines.ENGLISH)
-            or (engine.ASCII_ONLY and not "".join(words).isascii())
+        if name == engines.BASE:
+            continue
+        if name in folders:  # asked for: if it can't be, that is said
+            able.append(name)
+            continue
+        if (engine.ENGLISH_ONLY and language != engines.ENGLISH) or (
+            engine.ASCII_ONLY and not "".join(words).isascii()
         ):
             continue
-        error = engine.missing(folders.get(name))
+        error = engine.missing()
         if error is None:
             able.append(name)
-        elif name in folders:
-            raise error
         else:
             lines.append(f"  {engine.TITLE}: {error.hint}")
     if lines:
@@ -662,7 +671,7 @@ def tape(
             raise KwsError(
                 f"No ambient recordings of that kind in the split {split}. Expected "
                 f"one of {', '.join(kinds)}. Received: {kind!r}",
-                f"--kind {kinds[0]}",
+                f"--kind {quoted(kinds[0])}",
             )
     if no_words:
         made = tapes.of_sounds(sounds, seconds)

@@ -14,6 +14,8 @@ from kws.cli import _options
 if TYPE_CHECKING:
     from kws.evaluate import Evaluation
 
+OF_CLIPS = ("--split", "--limit", "--data", "--also", "--after", "--jobs")
+
 EPILOG = """\b
 Examples:
   kws eval runs/tiny
@@ -68,7 +70,9 @@ Examples:
 )
 @_options.jobs
 @_options.json
+@click.pass_context
 def command(
+    ctx: click.Context,
     run: str,
     split: str,
     engine_names: tuple[str, ...],
@@ -91,9 +95,16 @@ def command(
     """
     from kws import bundle as bundles
     from kws import engines
+    from kws.errors import KwsError, quoted
 
     names = [engines.canonical(name) for name in engine_names]
     _check(names, board_name, tape, truth, events or cut)
+    if tape and (unheeded := [o for o in _options.given(ctx) if o in OF_CLIPS]):
+        raise KwsError(
+            f"A tape is heard as a whole. Expected no {' or '.join(OF_CLIPS)} with "
+            f"--tape. Received: {', '.join(unheeded)}",
+            f"kws eval {quoted(run)} --tape {quoted(tape[0])}",
+        )
     bundle = bundles.load(run)
     if tape:
         _tapes(bundle, tape, truth, names[0], events, cut, as_json)

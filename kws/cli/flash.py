@@ -10,6 +10,8 @@ import click
 
 from kws.cli import _options
 
+OF_EMULATED = ("--pace", "--no-pace", "--pad", "--timeout")
+
 
 @click.command(
     epilog="Examples: kws flash runs/tiny --board nrf52840dk   |   "
@@ -90,6 +92,9 @@ def command(
         raise click.UsageError("--probe, --port, --tool, --unlock: real boards only.")
     if audio is not None and not emulated:
         raise click.UsageError("--audio is for emulated boards: this one has ears.")
+    typed = [] if emulated else _options.given(ctx)
+    if unheeded := [option for option in typed if option in OF_EMULATED]:
+        raise click.UsageError(f"{', '.join(unheeded)}: emulated boards only.")
     pcm = flash.read_stream(audio) if audio is not None else None
     bundle = bundles.load(run)
     if hop is not None:
