@@ -138,6 +138,12 @@ def test_commands_do_what_they_say(tmp_path: Path) -> None:
     assert quiet.beats == [] and quiet.events and quiet.ended
 
 
+def test_who_sends_without_a_pause_costs_no_audio(tmp_path: Path) -> None:
+    said = emulated(tmp_path, ["query"] * 1500)
+    assert said.stats["overruns"] == 0 and said.ended
+    assert len(said.replies) > 300  # a part of them, in two seconds and a half
+
+
 def test_the_selftest_command_starts_again(tmp_path: Path) -> None:
     need_compiler()
     need_qemu()

@@ -7,7 +7,7 @@
 #include "kws_model.h"
 #include "print.h"
 
-enum { BEAT_SAMPLES = 16000 };
+enum { BEAT_SAMPLES = 16000, MOST_READS = 8 };
 
 static uint64_t next_beat;
 static uint64_t fed_at; /* samples that had arrived at the watchdog's last feed */
@@ -51,9 +51,13 @@ static void look_at_the_clock(void) {
   beat(&stats);
 }
 
+/* As much as a board's buffer holds at most: who sends without a pause stops neither
+ * the audio nor the watchdog's feed. */
 static void obey_commands(void) {
   char bytes[16];
-  for (size_t n; (n = kws_board_read(bytes, sizeof bytes)) > 0;) {
+  for (int left = MOST_READS; left > 0; left--) {
+    const size_t n = kws_board_read(bytes, sizeof bytes);
+    if (n == 0) return;
     command_feed(bytes, n);
   }
 }
