@@ -173,6 +173,7 @@ static uint32_t ring_take(int16_t *out, uint32_t n) {
 /* What is new in the frame, for the level meter and the microphone's test. */
 static void meter(const int16_t *samples, uint32_t n) {
   if (n == 0) return;
+  if (heard.samples >= 1u << 31) memset(&heard, 0, sizeof heard); /* nobody has asked */
   int32_t low = samples[0], high = low, sum = 0;
   uint32_t clipped = 0;
   for (uint32_t i = 0; i < n; i++) {
