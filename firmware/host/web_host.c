@@ -84,10 +84,6 @@ static int is_word(uint32_t of) {
   return of >= spec->first_word && of < spec->label_count;
 }
 
-uint32_t EXPORT(web_threshold)(uint32_t of) {
-  return is_word(of) ? thresholds()[of] : 0;
-}
-
 int32_t EXPORT(web_set_threshold)(uint32_t of, uint32_t value) {
   if (!is_word(of) || value > INT16_MAX || value < kws_model_info.detector->rearm[of]) {
     return 0;
@@ -98,10 +94,6 @@ int32_t EXPORT(web_set_threshold)(uint32_t of, uint32_t value) {
 
 uint32_t EXPORT(web_peak)(void) {
   return kws_peak();
-}
-
-uint64_t EXPORT(web_decisions)(void) {
-  return stats().inferences;
 }
 
 uint64_t EXPORT(web_samples_lost)(void) {

@@ -32,15 +32,13 @@ uint32_t web_event_label(void);
 uint32_t web_event_score(void);
 uint64_t web_event_time_ms(void);
 
-/* A word's threshold, Q15. Setting returns 1, or 0 for what the detector refuses: below
- * the word's rearm, above 1, or a label that is no word. */
-uint32_t web_threshold(uint32_t of);
+/* Set a word's threshold, Q15. Returns 1, or 0 for what the detector refuses: below the
+ * word's rearm, above 1, or a label that is no word. */
 int32_t web_set_threshold(uint32_t of, uint32_t value);
 
 /* The largest magnitude of a sample since the last call. */
 uint32_t web_peak(void);
 
-uint64_t web_decisions(void);
 uint64_t web_samples_lost(void);
 
 /* The products that skip (kws_delta_operator_t), and what each transmitted in the last

@@ -17,7 +17,6 @@ from kws.deploy import elf
 from kws.errors import KwsError
 
 TIMEOUT_S = 30
-WATCHDOG_NMI = 2
 _EXCEPTIONS = {
     2: "NMI: on an emulated board its watchdog, as the loop hung or no audio came",
     3: "HardFault",

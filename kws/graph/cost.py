@@ -47,7 +47,6 @@ from kws.graph.schedule import Step
 
 Number = Any  # int, float, or a vector: one for each clip
 
-MEMORIES = ("flash", "ram")
 PURPOSES = ("weights", "activations", "state", "scratch")
 DIRECTIONS = ("read", "write")
 
