@@ -418,7 +418,7 @@ class Session:
         self, prompt: Prompt, speaker: str, pcm: np.ndarray, level_db: float
     ) -> Verdict:
         sound = hashlib.sha256(pcm.tobytes()).hexdigest()
-        if sound in self._by_sound:  # a page that got no answer sends it again
+        if sound in self._by_sound:  # a browser that got no answer may send it again
             number = self._by_sound[sound]
         else:
             number = len(self.made)

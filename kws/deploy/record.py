@@ -25,14 +25,13 @@ from typing import Any
 import numpy as np
 
 from kws.data.audio import SAMPLE_RATE
-from kws.data.record import ROOM, ROOM_S, Prompt, Session, Verdict
+from kws.data.record import RATES, ROOM, ROOM_S, Prompt, Session, Verdict
 from kws.deploy import live, page_server
 from kws.deploy.page_server import LOOPBACK, Answer, PageServer
 from kws.emit import web
 from kws.errors import KwsError, quoted
 
-# A minute of 16-bit samples at 96 kHz; half as much at 192 kHz.
-MAX_BODY = ROOM_S[1] * 96_000 * 2
+MAX_BODY = ROOM_S[1] * RATES[1] * 2  # the room, in 16-bit samples
 MAX_WORDS = 4096  # bytes of everything that is not sound
 SAMPLES = "application/octet-stream"
 MOST_SPEAKERS = 100  # that the page offers
