@@ -117,7 +117,7 @@ def mine(
         raise KwsError(
             "Expected a share of the threshold above 0 and at most 1, and 1 to "
             f"{MAX_CLIPS} clips. Received: {near:g} and {most}",
-            "kws data mine RUN --ambient DIR --out mined --near 0.5 --most 2000",
+            "kws data mine RUN --ambient DIR --out mined --nearly 0.5 --most 2000",
         )
     record = _read(out)
     first = first_word(bundle.labels)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import importlib.util
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from toolbox import need_compiler, need_espeak, tool
 
 import kws
+from kws.cli import cli
 
 PACKAGE = Path(kws.__file__).parent
 ROOT = PACKAGE.parent
@@ -76,6 +80,73 @@ def test_each_promise_names_tests_that_are_there() -> None:
                 assert absent == [], command
             elif parts[i - 1] != "-k":
                 tests = (ROOT / part).read_text("utf-8")
+
+
+COMMANDS = ("next_line", "command")  # functions that make one of words
+COMMAND = re.compile(r"(?<![\w/.-])kws((?: [a-z][a-z-]*)+)((?:[^\n`|&;])*)")
+
+
+def test_an_option_that_is_named_is_there() -> None:
+    """In hints, help, docs and pages: of each `kws VERB ... --option`."""
+    named = [
+        (path, verb, option, known)
+        for path, text in _texts()
+        for verb, options in _typed(text)
+        if options and (known := _options(verb)) is not None
+        for option in options
+    ]
+    assert len(named) > 500
+    absent = [(str(path), verb, o) for path, verb, o, known in named if o not in known]
+    assert absent == []
+
+
+def _texts() -> Iterator[tuple[Path, str]]:
+    """Pages, and the strings of the package: what is filled in is left out."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    for folder in ("kws", "tools", "firmware"):
+        for kind in ("*.html", "*.js", "*.md"):
+            pages += (ROOT / folder).rglob(kind)
+    for path in pages:
+        yield path, path.read_text("utf-8").replace("\\\n", " ")
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "tools").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [getattr(part, "value", "") for part in node.values]
+                yield path, "".join(p if isinstance(p, str) else "X" for p in parts)
+            elif isinstance(node, ast.Call) and _name(node.func) in COMMANDS:
+                words = [getattr(word, "value", "X") for word in node.args]
+                yield path, " ".join(map(str, words))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield path, node.value.replace("\\\n", " ")
+
+
+def _name(function: ast.expr) -> str:
+    return getattr(function, "attr", getattr(function, "id", ""))
+
+
+def _typed(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Verbs and their options."""
+    for match in COMMAND.finditer(text):
+        rest = re.split(r"\bkws [a-z]|, or |   \(", match[2])[0]  # a remark follows
+        yield match[1], re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", rest)
+
+
+def _options(words: str) -> set[str] | None:
+    """What a verb takes; None of words that are none."""
+    command: click.Command = cli
+    for word in words.split():
+        if not isinstance(command, click.Group):
+            break
+        found = command.get_command(click.Context(command), word)
+        if found is None:
+            return None
+        command = found
+    if isinstance(command, click.Group):
+        return None
+    known = {"--help"}
+    for option in command.params:
+        known |= {*option.opts, *option.secondary_opts, *getattr(option, "old", ())}
+    return known
 
 
 def _named(word: str, tests: str) -> bool:

@@ -93,7 +93,7 @@ def command(
     else:
         recipe = recipes.load(str(recipe_file or preset or "kwt-tiny"), name)
     recipe = with_changes(
-        _with_task(recipe, task, words or ()),
+        _with_task(recipe, task, words or (), out),
         {
             "train": {"epochs": epochs, "seed": seed},
             "quantize": {"epochs": qat_epochs},
@@ -116,15 +116,17 @@ def _to_go_on(recipe: Recipe, name: str) -> Recipe:
     return dataclasses.replace(recipe, name=name, train=settings, detector=detector)
 
 
-def _with_task(recipe: Recipe, task: str | None, words: tuple[str, ...]) -> Recipe:
+def _with_task(
+    recipe: Recipe, task: str | None, words: tuple[str, ...], out: Path
+) -> Recipe:
     """The recipe with the task of the command line."""
-    from kws.errors import KwsError
+    from kws.errors import KwsError, quoted
 
     if words and task not in (None, "custom"):
         raise KwsError(
             f"--words makes a task of its own. Received: --task {task} --words "
             f"{','.join(words)}",
-            f"kws train --words {','.join(words)}",
+            f"kws train --words {quoted(','.join(words))} --out {quoted(out)}",
         )
     if words:
         changed = dataclasses.replace(recipe.task, name="custom", words=words)
