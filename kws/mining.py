@@ -25,12 +25,13 @@ from kws.data.speech_commands import MISTAKEN
 from kws.deploy import host
 from kws.emit.common import first_word, word_thresholds
 from kws.errors import KwsError, quoted
-from kws.recipe import Q15_ONE, decision_ms
+from kws.recipe import Q15_ONE, decision_ms, refractory_decisions
 
 RECORD = "mined.json"
-VERSION = 1
+VERSION = 2
 APART = SAMPLE_RATE // 2  # samples from one clip of a recording to the next, at least
 MAX_CLIPS = 100_000
+DIGITS = 16  # of a recording's hash
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Find:
     Args:
         kind: Of the recording.
         file: Name of the recording.
+        sound: Of its samples, the first digits of their SHA-256: what tells it from
+            others, wherever it lies.
         start: First sample.
         word: What it sounds like.
         score: Smoothed posterior over the word's threshold: 1 and more was heard.
@@ -47,6 +50,7 @@ class Find:
 
     kind: str
     file: str
+    sound: str
     start: int
     word: str
     score: float
@@ -136,13 +140,14 @@ def mine(
             return old, rounds
     finds, alarms = _listen(bundle, recordings, digests, out, near, progress)
     known: dict[str, list[int]] = {}
-    for file, start, _ in record["clips"]:
-        known.setdefault(file, []).append(start)
-    places = {file: np.array(starts) for file, starts in known.items()}
+    for _, start, _, heard in record["clips"]:
+        known.setdefault(heard, []).append(start)
+    places = {heard: np.array(starts) for heard, starts in known.items()}
     fresh = [
         find
         for find in finds
-        if find.file not in places or abs(places[find.file] - find.start).min() >= APART
+        if find.sound not in places
+        or abs(places[find.sound] - find.start).min() >= APART
     ]
     fresh.sort(key=lambda find: (-find.score, find.kind, find.file, find.start))
     taken = fresh[:most]
@@ -181,7 +186,9 @@ def mine(
         {word: sum(find.word == word for find in taken) for word in words},
     )
     rounds.append(done)
-    clips = record["clips"] + [[find.file, find.start, _name(find)] for find in taken]
+    clips = record["clips"] + [
+        [find.file, find.start, _name(find), find.sound] for find in taken
+    ]
     # All of it is for training, whatever the data set's rule says of the names.
     for name in ("validation_list.txt", "testing_list.txt"):
         write_atomic(out / name, b"")
@@ -229,7 +236,7 @@ def _listen(
                 write_atomic(file, json.dumps(row).encode())
             alarms.append(int(row["false_alarms"]))
             finds += [
-                Find(sound.kind, sound.file, start, word, score)
+                Find(sound.kind, sound.file, digest[:DIGITS], start, word, score)
                 for start, word, score in row["peaks"]
             ]
             heard += length
@@ -253,7 +260,7 @@ def _peaks(
     events = copy.hear(
         sums,
         detector.smoothing,
-        round(detector.refractory_ms / step_ms),
+        refractory_decisions(recipe),
         threshold,
         np.full(len(bundle.labels), round(detector.rearm * Q15_ONE)),
     )
@@ -293,7 +300,8 @@ def _cut(pcm: np.ndarray, start: int, samples: int) -> np.ndarray:
 
 def _name(find: Find) -> str:
     """One name a clip, which the data set's rule takes for a speaker's."""
-    where = hashlib.sha256(f"{find.file} {find.start}".encode()).hexdigest()[:12]
+    where = f"{find.sound} {find.file} {find.start}"
+    where = hashlib.sha256(where.encode()).hexdigest()[:12]
     return f"{MISTAKEN}/{where}_nohash_0.wav"
 
 
@@ -313,7 +321,7 @@ def _read(out: Path) -> dict[str, Any]:
         if table["version"] != VERSION:
             raise ValueError
         [Round(**row) for row in table["rounds"]]
-        [(str(file), int(start), str(name)) for file, start, name in table["clips"]]
+        [(str(f), int(at), str(n), str(s)) for f, at, n, s in table["clips"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise KwsError(
             "The folder to write to is in use. Expected a new one, or one of earlier "

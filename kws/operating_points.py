@@ -36,7 +36,13 @@ from kws.data import tape as tapes_of
 from kws.data.tape import Score, Tape, Window
 from kws.deploy import host
 from kws.errors import CheckFailed, KwsError, quoted
-from kws.recipe import MAX_SMOOTHING, Q15_ONE, Detector, decision_ms
+from kws.recipe import (
+    MAX_SMOOTHING,
+    Q15_ONE,
+    Detector,
+    decision_ms,
+    refractory_decisions,
+)
 
 FILE = "operating_points.json"
 SCHEMA = 1
@@ -79,7 +85,7 @@ class Settings:
         own = detector.word_thresholds or (detector.threshold,) * len(words)
         return Settings(
             detector.smoothing,
-            math.ceil(detector.refractory_ms / decision_ms(bundle.recipe)),
+            refractory_decisions(bundle.recipe),
             round(detector.rearm * Q15_ONE),
             tuple(round(level * Q15_ONE) for level in own),
         )

@@ -406,6 +406,16 @@ def decision_ms(recipe: Recipe) -> float:
     return 1000.0 * recipe.detector.hop_frames * features.hop / features.sample_rate
 
 
+def refractory_decisions(recipe: Recipe) -> int:
+    """Decisions of the detector's refractory time, as the board counts it: rounded up.
+
+    Example:
+        >>> refractory_decisions(Recipe())  # 600 ms, of 160 each
+        4
+    """
+    return math.ceil(recipe.detector.refractory_ms / decision_ms(recipe))
+
+
 def check_detector(recipe: Recipe, path: Path) -> None:
     """Refuse a detector that would hear nothing, or each word once and never again.
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from kws.bundle import Bundle, write_atomic
 from kws.cli import data as verb
 from kws.cli import train
 from kws.data import audio
+from kws.deploy import host as listening
 from kws.engines import host
 from kws.errors import KwsError
-from kws.recipe import UNKNOWN, Task
+from kws.recipe import Q15_ONE, UNKNOWN, Task
 
 RATE = audio.SAMPLE_RATE
 
@@ -68,7 +70,7 @@ def test_clips_are_what_the_detector_took_for_words(bundle, ambient, mined):
     out, done = mined
     record = json.loads((out / mining.RECORD).read_text())
     starts: dict[str, list[int]] = {"music": [], "noise": []}
-    for file, start, name in record["clips"]:
+    for file, start, name, _ in record["clips"]:
         kind = file.split("/")[0]
         part = training_part(ambient, kind)
         assert start + RATE <= len(part) + RATE // 2  # nothing of val or test
@@ -131,8 +133,45 @@ def test_another_run_adds_a_round_and_takes_nothing_twice(bundle, ambient, tmp_p
     second, rounds = mining.mine(other, [ambient], out)
     assert rounds == [first, second] and second.known >= 4 and second.taken > 0
     clips = json.loads((out / mining.RECORD).read_text())["clips"]
-    assert len(clips) == len({name for _, _, name in clips}) == 5 + second.taken
+    assert len(clips) == len({name for _, _, name, _ in clips}) == 5 + second.taken
     assert len(list((out / "false_alarm").iterdir())) == len(clips)
+
+
+def test_what_is_known_is_told_by_its_sound_not_by_its_name(
+    bundle, ambient, mined, tmp_path
+):
+    """Folders come in another order, or beside another one; and two have files of one
+    name."""
+    out = tmp_path / "out"
+    shutil.copytree(mined[0], out)
+    more, other = tmp_path / "more", tmp_path / "other"
+    for folder in (more, other):
+        (folder / "noise").mkdir(parents=True)
+        quiet = np.zeros(RATE * 30, np.int16)
+        write_atomic(folder / "noise" / "quiet.wav", audio.wav_bytes(quiet))
+    beside, _ = mining.mine(bundle, [more, ambient], out)
+    assert beside.taken == 0 and beside.known == mined[1].taken
+    # In the place of a recording, one that sounds the same a tenth of a second later.
+    later = np.append(np.zeros(RATE // 10, np.int16), small_corpus.glides(50, 7))
+    write_atomic(other / "noise" / "tones.wav", audio.wav_bytes(later))
+    renamed, _ = mining.mine(bundle, [other], out)
+    assert renamed.taken > 0 and renamed.known == 0
+
+
+def test_false_alarms_are_the_boards(bundle):
+    """Its refractory time: the decisions of 384 ms, of 160 each, are three."""
+    detector = dataclasses.replace(
+        bundle.recipe.detector, threshold=0.3, rearm=0.3, smoothing=1, refractory_ms=384
+    )
+    recipe = dataclasses.replace(bundle.recipe, detector=detector)
+    other = dataclasses.replace(bundle, recipe=recipe)
+    pcm = small_corpus.glides(40, 6)
+    level = np.full(len(bundle.labels), round(0.3 * Q15_ONE))
+    with listening.opened(listening.library(bundle), len(bundle.labels)) as copy:
+        sums = copy.sums(copy.decide(pcm)[0], 1)
+        two, three = (len(copy.hear(sums, 1, n, level, level)[0]) for n in (2, 3))
+        found = mining._peaks(other, copy, pcm, 0.5)
+    assert found["false_alarms"] == three < two
 
 
 def test_a_training_takes_them_all_as_unknown_words(mined, tmp_path):
@@ -176,7 +215,7 @@ def test_clips_are_as_long_as_the_runs(bundle, ambient, tmp_path):
     mining.mine(longer, [ambient], tmp_path / "out", most=3)
     record = json.loads((tmp_path / "out" / mining.RECORD).read_text())
     assert len(record["clips"]) == 3
-    for file, start, name in record["clips"]:
+    for file, start, name, _ in record["clips"]:
         part = training_part(ambient, file.split("/")[0])
         clip = audio.read(tmp_path / "out" / name).pcm
         assert len(clip) == 24000 and np.array_equal(clip, part[start:][:24000])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +19,7 @@ from kws.graph.nodes import Graph, Node
 from kws.graph.products import Product
 from kws.graph.schedule import Step
 from kws.graph.stream import Stream
-from kws.recipe import Q15_ONE, check_detector, decision_ms
+from kws.recipe import Q15_ONE, check_detector, refractory_decisions
 
 MAX_LABELS = 48  # KWS_MAX_LABELS
 MAX_HALF_BUFFER = 320  # KWS_MAX_HALF_BUFFER
@@ -255,7 +254,7 @@ def info_source(
         "label_count": count,
         "first_word": first,
         "smoothing": detector.smoothing,
-        "refractory": math.ceil(detector.refractory_ms / decision_ms(bundle.recipe)),
+        "refractory": refractory_decisions(bundle.recipe),
         "threshold": "detector_threshold",
         "rearm": "detector_rearm",
         "exp_table": "detector_exp",
