@@ -28,7 +28,7 @@ LIMITS = {
     "flash_bytes": (4e3, 2e7),
     "ram_bytes": (8e3, 4e6),
 }
-# name, task, accuracy %, M4 instructions (millions), flash KB, RAM KB, where from
+# Accuracy in percent, instructions on an M4; what is not known is left out.
 REFERENCES: list[dict[str, Any]] = [
     {
         "name": "DS-CNN (MLPerf Tiny)",

@@ -66,7 +66,8 @@ def cost(spec: Recipe) -> dict[str, int]:
     from kws.deploy import boards, build, emission, run
 
     board = boards.load(BOARD)
-    clips = np.random.default_rng(0).integers(-3000, 3000, (1, 16000), dtype=np.int16)
+    shape = (1, spec.features.clip_samples)
+    clips = np.random.default_rng(0).integers(-3000, 3000, shape, dtype=np.int16)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         bundle = sample_models.bundle(out / "run", spec, sample_models.network(spec))
