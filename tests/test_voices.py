@@ -200,16 +200,32 @@ def bad_styles(fault: str, folder: Path) -> None:
     elif fault == "no name":
         with file.open("wb") as out:
             np.savez(out, **{"../af": table})
+    elif fault == "damaged":
+        with file.open("wb") as out:
+            np.savez_compressed(out, af_one=table)
+        data = bytearray(file.read_bytes())
+        data[60:70] = b"\xff" * 10
+        file.write_bytes(data)
     else:
         file.write_bytes(b"PK\x03\x04" + bytes(100))
 
 
 @pytest.mark.parametrize(
-    "fault", ["cut off", "not a number", "pickled", "no name", "broken archive"]
+    "fault",
+    ["cut off", "not a number", "pickled", "no name", "broken archive", "damaged"],
 )
 def test_broken_speakers_are_refused(fault, tmp_path):
     bad_styles(fault, tmp_path)
     with pytest.raises(KwsError, match=r"speakers can't be used.*af_one\.bin"):
+        kokoro._styles(tmp_path)
+
+
+def test_speakers_that_unpack_to_too_much_are_refused(tmp_path, monkeypatch):
+    with (tmp_path / "af_one.bin").open("wb") as out:
+        np.savez_compressed(out, af_one=np.zeros(kokoro.STYLE, np.float32))
+    assert set(kokoro._styles(tmp_path)) == {"af_one"}
+    monkeypatch.setattr(kokoro, "MAX_STYLE_BYTES", 100_000)
+    with pytest.raises(KwsError, match=r"too large.*af_one\.bin, 522368 bytes"):
         kokoro._styles(tmp_path)
 
 

@@ -18,6 +18,7 @@ import importlib.util
 import itertools
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -240,6 +241,9 @@ def _styles(folder: Path | None) -> dict[str, np.ndarray]:
         _limited(file, MAX_STYLE_BYTES)
         try:
             if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as packed:
+                    unpacked = sum(member.file_size for member in packed.infolist())
+                _check_size(file, unpacked, MAX_STYLE_BYTES)
                 with np.load(file, allow_pickle=False) as tables:
                     found = {name: tables[name] for name in tables.files}
             else:
@@ -248,7 +252,10 @@ def _styles(folder: Path | None) -> dict[str, np.ndarray]:
                 if not _NAME.fullmatch(name) or not np.isfinite(table).all():
                     raise ValueError(f"what it calls {name[:40]!r} is no speaker")
                 styles[name] = table.reshape(STYLE).astype(np.float32)
-        except (ValueError, OSError, TypeError, zipfile.BadZipFile) as error:
+        except (
+            *(ValueError, OSError, TypeError, EOFError, NotImplementedError),
+            *(zipfile.BadZipFile, zlib.error),
+        ) as error:
             raise KwsError(
                 "A file of Kokoro's speakers can't be used. Expected tables of "
                 f"{STYLE[0]} x {STYLE[1]} float32. Received: {file} ({error})",
@@ -258,10 +265,14 @@ def _styles(folder: Path | None) -> dict[str, np.ndarray]:
 
 
 def _limited(file: Path, limit: int) -> Path:
-    if file.stat().st_size > limit:
+    _check_size(file, file.stat().st_size, limit)
+    return file
+
+
+def _check_size(file: Path, size: int, limit: int) -> None:
+    if size > limit:
         raise KwsError(
             f"The file is too large for Kokoro. Expected at most {limit} bytes. "
-            f"Received: {file}, {file.stat().st_size} bytes",
+            f"Received: {file}, {size} bytes",
             MEND,
         )
-    return file
