@@ -161,6 +161,13 @@ def test_info_counts_by_word_and_split(corpus):
     assert report["noises"] == ["hiss", "rush"]
     table = CliRunner().invoke(verb.command, ["info", str(corpus)])
     assert table.exit_code == 0 and "yes" in table.stdout
+    # Lists that contradict themselves are told, not counted as nothing.
+    clip = f"yes/{next((corpus / 'yes').glob('*.wav')).name}\n"
+    for name in ("validation_list.txt", "testing_list.txt"):
+        (corpus / name).write_text(clip)
+    refused = CliRunner().invoke(verb.command, ["info", str(corpus)])
+    assert isinstance(refused.exception, KwsError)
+    assert "in validation_list and in testing_list" in refused.exception.message
 
 
 def test_a_clip_whose_word_is_cut_out_is_named_with_its_place(corpus):
