@@ -333,7 +333,24 @@ print(heard.dtype, len(heard), heard.tobytes() == open("said.raw", "rb").read(32
 """
 
 
-def test_the_microphone_gives_what_it_hears(tmp_path: Path) -> None:
+SLOW = """
+import time
+from kws.deploy import live
+live.MAX_BLOCKS = 1
+with live.microphone() as blocks:
+    next(blocks)
+    time.sleep(1)
+    raise KeyboardInterrupt
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "heard", "told"),
+    [(MICROPHONE, "int16 16000 True\n", ""), (SLOW, "", "s of sound were lost")],
+)
+def test_the_microphone_gives_what_it_hears(
+    script: str, heard: str, told: str, tmp_path: Path
+) -> None:
     """PortAudio itself, on an ALSA device that reads a file."""
     need_portaudio()
     said = 3000 * np.sin(np.arange(16000 * 20) / 7)
@@ -343,14 +360,14 @@ def test_the_microphone_gives_what_it_hears(tmp_path: Path) -> None:
         f'infile "{tmp_path / "said.raw"}" format "raw" }}\n'
     )
     done = subprocess.run(
-        [sys.executable, "-c", MICROPHONE],
+        [sys.executable, "-c", script],
         cwd=tmp_path,
         env={**os.environ, "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert done.stdout == "int16 16000 True\n", done.stderr
+    assert done.stdout == heard and told in done.stderr
 
 
 def test_listening_needs_a_microphone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import math
 import queue
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -245,6 +246,8 @@ def microphone(
 ) -> Iterator[Iterator[np.ndarray]]:
     """Blocks of samples from this machine's microphone, until the context ends.
 
+    Where blocks were not taken in time, how much was lost is said at the end on stderr.
+
     Args:
         hint: The command that does without it.
 
@@ -253,11 +256,15 @@ def microphone(
     """
     sounddevice = portaudio(hint)
     arrived: queue.Queue[np.ndarray] = queue.Queue(MAX_BLOCKS)
+    lost = 0
 
     def take(data: Any, frames: int, time: Any, status: Any) -> None:
         # A block that finds no room is lost; the next beat's time then lags behind.
-        with contextlib.suppress(queue.Full):
+        nonlocal lost
+        try:
             arrived.put_nowait(np.frombuffer(data, np.int16).copy())
+        except queue.Full:
+            lost += frames
 
     try:
         stream = sounddevice.RawInputStream(
@@ -272,5 +279,10 @@ def microphone(
             f"There is no microphone that gives 16 kHz mono here.\nCaused by: {error}",
             hint,
         ) from None
-    with stream:
-        yield (arrived.get() for _ in itertools.count())
+    try:
+        with stream:
+            yield (arrived.get() for _ in itertools.count())
+    finally:  # Ctrl-C ends it too
+        if lost:
+            seconds = lost / run.SAMPLE_RATE
+            print(f"{seconds:.1f} s of sound were lost: too slow here", file=sys.stderr)
