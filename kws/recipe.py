@@ -267,6 +267,11 @@ class Train:
         mixup: Beta parameter of mix-up; 0 = off.
         between: Weight of a causal network's loss between two clips, where nothing but
             their words may be heard (kws/model/stream.py).
+        logit_adjustment: How much of the labels' frequencies the logits leave out: 0 =
+            nothing; 1 = all, so that a rare label is as likely as a frequent one (Menon
+            et al. 2021, "Long-tail learning via logit adjustment"); 0..1. Of what is
+            clearly one label nothing changes; the rest is less often unknown, which
+            most training clips are.
         ema: Decay per step of the exponential moving average of weights; 0 = off.
         distill_weight: Share of the loss taken from the teacher, where one is given.
         distill_temperature: Softmax temperature of the distillation loss.
@@ -281,6 +286,7 @@ class Train:
     label_smoothing: float = 0.1
     mixup: float = 0.0
     between: float = 0.5
+    logit_adjustment: float = 0.0
     ema: float = 0.999
     distill_weight: float = 0.5
     distill_temperature: float = 2.0

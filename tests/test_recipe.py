@@ -9,6 +9,7 @@ import pytest
 
 from kws import recipe
 from kws.errors import KwsError
+from kws.model.check import RANGES, check
 
 
 @pytest.mark.parametrize("name", recipe.presets())
@@ -149,3 +150,41 @@ def test_a_stranger_s_recipe_is_bounded(text: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(KwsError, match="not valid TOML|at most"):
         recipe.load(path)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "expected"),
+    [
+        ("train", "label_smoothing", 5.0, "0 to 0.3"),
+        ("train", "learning_rate", -1.0, "1e-09 to 1"),
+        ("train", "learning_rate", float("nan"), "1e-09 to 1"),
+        ("train", "epochs", 0, "1 to 1e"),
+        ("train", "ema", 1.0, "0 to 0.999999"),
+        ("train", "logit_adjustment", 2.0, "0 to 1"),
+        ("augment", "ambient_percent", 80.0, "0 to 50"),
+        ("augment", "speed", 1.5, "0 to 0.5"),
+        ("augment", "snr_db", (30.0, 0.0), "the lowest and the highest"),
+        ("augment", "snr_db", (10.0,), "the lowest and the highest"),
+        ("task", "silence_percent", -1.0, "0 to 1000"),
+        ("quantize", "calibration_clips", 0, "1 to 1e"),
+    ],
+)
+def test_a_number_that_nothing_can_be_trained_with_is_refused(
+    section: str, key: str, value: object, expected: str
+) -> None:
+    good = recipe.load("kwt-tiny")
+    part = dataclasses.replace(getattr(good, section), **{key: value})
+    with pytest.raises(KwsError, match=rf"\[{section}\] {key}: expected {expected}"):
+        check(dataclasses.replace(good, **{section: part}))
+
+
+def test_every_number_of_a_training_has_its_range() -> None:
+    for section, ranges in RANGES.items():
+        table = dataclasses.asdict(getattr(recipe.Recipe(), section))
+        kinds = (int, float, tuple)
+        numbers = {
+            key
+            for key, value in table.items()
+            if isinstance(value, kinds) and not isinstance(value, bool)
+        }
+        assert numbers - {"clip_seconds", "words"} == set(ranges)

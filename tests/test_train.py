@@ -619,3 +619,39 @@ def test_between_two_mixed_clips_a_mirrors_word_is_no_fault(
         }
     )
     assert (float(loss) > 5) == fined
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_logits_leave_out_how_frequent_a_label_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """Of logits that are alike the loss is the frequencies' own, in part or whole."""
+    from kws.model import stream
+
+    spec = recipe_of(mixup=0.0, label_smoothing=0.0, logit_adjustment=share)
+    net = network.build(spec, LABELS)
+
+    def trained(network: Any, recipe: Recipe) -> Any:
+        return lambda real, step: (0.0 * network(real, training=True), None)
+
+    monkeypatch.setattr(stream, "trained", trained)
+    clips = clips_of(spec)
+    label = np.where(np.arange(CLIPS) % 4 == 0, 1, 2).astype(np.int32)  # never 0
+    clips = dataclasses.replace(clips, label=label)
+    causal = dataclasses.replace(
+        spec, model=dataclasses.replace(spec.model, causal=True)
+    )
+    strategy = train.strategy_of("none")
+    schedule = train.Schedule(train.FLOAT, 1, 1e-3)
+    judged = (clips.features[0], clips.label)
+    loop = train.Loop(net, causal, schedule, clips, judged, tmp_path, strategy)
+    shape = (loop.batch, spec.features.frames, spec.features.mel_bins)
+    loss = loop._train_step(
+        {
+            "features": tf.zeros(shape, tf.int8),
+            "label": tf.fill([loop.batch], 1),
+            "share": tf.ones([loop.batch]),
+        }
+    )
+    odds = np.maximum(np.bincount(label, minlength=LABELS) / CLIPS, 1 / CLIPS) ** share
+    assert np.isclose(float(loss), -np.log(odds[1] / odds.sum()), atol=1e-5)

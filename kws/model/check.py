@@ -31,10 +31,53 @@ CHOICES = {
     "share": SHARES,
     "readout": ("mean", "pool"),
 }
+# Lowest and highest value of what a training is told in numbers.
+RANGES: dict[str, dict[str, tuple[float, float]]] = {
+    "task": {"silence_percent": (0, 1000), "unknown_percent": (0, 100_000)},
+    "augment": {
+        "variants": (1, 1000),
+        "shift_ms": (0, 1000),
+        "speed": (0, 0.5),
+        "gain_db": (0, 60),
+        "noise_probability": (0, 1),
+        "snr_db": (-60, 100),
+        "roll_frames": (0, 100),
+        "mel_warp": (0, 0.5),
+        "filter_db": (0, 60),
+        "splice_percent": (0, 1000),
+        "ambient_percent": (0, 50),
+        "time_masks": (0, 10),
+        "time_mask_frames": (0, 1000),
+        "mel_masks": (0, 10),
+        "mel_mask_bins": (0, 80),
+        "hold_steps": (0, 255),
+    },
+    "train": {
+        "epochs": (1, 1_000_000),
+        "batch_size": (1, 65_536),
+        "learning_rate": (1e-9, 1),
+        "warmup": (0, 1),
+        "weight_decay": (0, 10),
+        "label_smoothing": (0, 0.3),
+        "mixup": (0, 10),
+        "between": (0, 100),
+        "logit_adjustment": (0, 1),
+        "ema": (0, 0.999999),
+        "distill_weight": (0, 1),
+        "distill_temperature": (0.1, 100),
+        "seed": (0, 2**31 - 1),
+    },
+    "quantize": {
+        "epochs": (0, 1_000_000),
+        "learning_rate": (1e-9, 1),
+        "calibration_clips": (1, 1_000_000),
+        "delta_penalty": (0, 1000),
+    },
+}
 
 
 def check(recipe: Recipe) -> None:
-    """Refuse model and quantize sections that can't be built, before anything is.
+    """Refuse sections that nothing can be built or trained of, before anything is.
 
     Raises:
         KwsError: naming the key, what is expected and what was received.
@@ -44,8 +87,30 @@ def check(recipe: Recipe) -> None:
         >>> check(recipes.load("kwt-tiny"))
     """
     check_clip_seconds(recipe.task.clip_seconds)
+    _check_ranges(recipe)
     _check_model(recipe)
     _check_quantize(recipe)
+
+
+def _check_ranges(recipe: Recipe) -> None:
+    for section, ranges in RANGES.items():
+        for key, (lowest, highest) in ranges.items():
+            value = getattr(getattr(recipe, section), key)
+            numbers = value if isinstance(value, tuple) else (value,)
+            # Written so that nan is refused, too.
+            if not all(lowest <= number <= highest for number in numbers):
+                raise KwsError(
+                    f"Bad [{section}] {key}: expected {lowest:g} to {highest:g}. "
+                    f"Received: {value}",
+                    "Compare the recipe with a preset in kws/recipes/.",
+                )
+    snr_db = recipe.augment.snr_db
+    if len(snr_db) != 2 or snr_db[0] > snr_db[1]:
+        raise KwsError(
+            "Bad [augment] snr_db: expected the lowest and the highest. "
+            f"Received: {snr_db}",
+            "[augment] snr_db = [0.0, 30.0]",
+        )
 
 
 def _check_model(recipe: Recipe) -> None:
@@ -183,12 +248,6 @@ def _check_quantize(recipe: Recipe) -> None:
             "A penalty on what is transmitted is for networks on clips. "
             f"Received: delta_penalty={quantize.delta_penalty}, causal = true",
             "[quantize] delta_penalty = 0.0",
-        )
-    if not 0.0 <= quantize.delta_penalty <= 1e3:
-        raise KwsError(
-            "Bad [quantize] delta_penalty: expected 0 to 1000. "
-            f"Received: {quantize.delta_penalty}",
-            "[quantize] delta_penalty = 1.0",
         )
 
 

@@ -406,6 +406,13 @@ def _train_step(loop: Loop) -> Callable[[Any], Any]:
         [float(index in loop.no_words) for index in range(labels)], tf.float32
     )
 
+    # What the logits of clips are to leave out.
+    frequent = np.bincount(loop.clips.label, minlength=labels) / len(loop.clips)
+    adjustment = tf.constant(
+        settings.logit_adjustment * np.log(np.maximum(frequent, 1 / len(loop.clips))),
+        tf.float32,
+    )
+
     def none_but(allowed: Any, logits: Any) -> Any:
         """Cross entropy of "one of these labels": allowed (B, labels), 0 or 1."""
         those = tf.reduce_logsumexp(logits - 1e9 * (1.0 - allowed), axis=1)
@@ -438,7 +445,8 @@ def _train_step(loop: Loop) -> Callable[[Any], Any]:
             real = share * real + (1 - share) * tf.reverse(real, [0])
         with tf.GradientTape() as tape:
             logits, between = forward(real)
-            loss = tf.nn.softmax_cross_entropy_with_logits(target, logits)
+            adjusted = logits + adjustment
+            loss = tf.nn.softmax_cross_entropy_with_logits(target, adjusted)
             if weight > 0:
                 if mentor is not None:
                     soft = tf.nn.softmax(mentor(real, training=False) / heat)
@@ -447,7 +455,9 @@ def _train_step(loop: Loop) -> Callable[[Any], Any]:
                 if settings.mixup > 0 and mentor is None:
                     share = batch["share"][:, None]
                     soft = share * soft + (1 - share) * tf.reverse(soft, [0])
-                distance = tf.nn.softmax_cross_entropy_with_logits(soft, logits / heat)
+                distance = tf.nn.softmax_cross_entropy_with_logits(
+                    soft, adjusted / heat
+                )
                 part = weight * tf.cast(batch["label"] != silence, tf.float32)
                 loss = (1 - part) * loss + part * heat**2 * distance
             loss = tf.where(known, loss, none_but(none, logits))
