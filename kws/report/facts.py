@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from kws.deploy.boards import Board
 from kws.deploy.fit import Fit
 from kws.deploy.pace import Pace
 from kws.deploy.profile import Profile
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.evaluate import Evaluation, evaluate_clips
 from kws.intervals import wilson_interval
 from kws.recipe import Q15_ONE, SILENCE, UNKNOWN
@@ -241,7 +242,8 @@ def gather(run: str, asked: Asked) -> Facts:
         except KwsError as error:
             if given:
                 raise
-            missing[part] = f"{error.message}\nHint: {error.hint}"
+            hint = re.sub(r"\bRUN\b", lambda _: quoted(run), error.hint)
+            missing[part] = f"{error.message}\nHint: {hint}"
 
     take("curves", lambda: curves(bundle))
     take("operating", lambda: operating_points.load(bundle.path))
