@@ -88,9 +88,10 @@ def command(
         click.echo(
             f"Wrote {bundle.path}: [detector] of recipe.toml, {operating_points.FILE}"
         )
-        click.echo("Measure it on tapes that it was not chosen on: kws eval --tape")
-        click.echo(next_line("kws", "report", run))
+        click.echo("Measure it on tapes that it was not chosen on (kws eval --tape).")
     _warn(table)
+    if not as_json:
+        click.echo(next_line("kws", "report", run))
 
 
 def _print(table: dict[str, Any]) -> None:
