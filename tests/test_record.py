@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import json
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -110,6 +111,14 @@ def test_a_recording_becomes_a_clip_of_a_second_with_its_word_in_the_middle(
     tone = np.abs(np.fft.rfft(read.pcm))
     assert abs(np.argmax(tone) - 700) < 3
     assert made.clip(verdict.clip) == (tmp_path / "mine" / verdict.name).read_bytes()
+
+
+def test_a_words_folder_is_no_place_to_record_into(tmp_path: Path) -> None:
+    made, anna = session(tmp_path)
+    made.add(anna, 0, WORD, RATE)
+    with pytest.raises(KwsError, match="holds clips itself") as told:
+        Session(tmp_path / "mine" / "go", prompts(["go"], others=()))
+    assert shlex.split(told.value.hint)[-1] == str(tmp_path / "mine")
 
 
 def test_words_that_take_longer_have_longer_clips(tmp_path: Path) -> None:

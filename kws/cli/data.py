@@ -157,10 +157,9 @@ def _fetch_ambient(
 @_options.clip_seconds(default=1.0, show_default=True)
 @click.option(
     "--clips-per-word",
-    type=click.IntRange(1),
     default=300,
     show_default=True,
-    help="Clips of each word, over all voices and splits.",
+    help="Clips of each word, of all voices and splits: 10 to 20000.",
 )
 @click.option(
     "--unknown",

@@ -208,6 +208,14 @@ class Session:
                 f"--out {quoted(f'{out}-recorded')}   (and later: "
                 f"kws train --data {quoted(f'{out}-recorded')} --also {quoted(out)})",
             )
+        if self.out.is_dir() and (clips := clips_in(self.out)):
+            raise KwsError(
+                "The folder to record into holds clips itself, as a word's folder "
+                "does. Expected the folder that holds the words' folders. Received: "
+                f"{str(out)!r} with {clips[0].name}",
+                f'kws data record "{asked[0].text}" '
+                f"--out {quoted(self.out.resolve().parent)}",
+            )
         self.made: list[Path] = []  # clips of this session
         self._by_sound: dict[str, int] = {}
         self._joined: set[str] = set()
