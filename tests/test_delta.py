@@ -189,7 +189,7 @@ def test_kernel_at_extremes_on_the_host(core: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compiler", toolchain.NAMES)
-@pytest.mark.parametrize("name", ["qemu-m0", "qemu-m4", "qemu-m55"])
+@pytest.mark.parametrize("name", ["qemu-m0", "qemu-m4", "qemu-m33", "qemu-m55"])
 def test_kernel_at_extremes_on_boards(name: str, compiler: str, tmp_path: Path) -> None:
     toolbox.need_qemu()
     toolbox.need_compiler(compiler)

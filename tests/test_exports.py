@@ -359,6 +359,7 @@ def test_a_core_that_lacks_the_instructions_gets_kernels_without_them(
     [
         ("qemu-m0", "cortex-m0plus"),
         ("qemu-m4", "cortex-m4"),
+        ("qemu-m33", "cortex-m33"),
         ("qemu-m55", "cortex-m55"),
     ],
 )

@@ -17,9 +17,10 @@ from kws.deploy.failures import BoardError
 
 FAKE = FakeModel()
 STREAM = tone(300, 24000)
-EMULATED = ("qemu-m0", "qemu-m4", "qemu-m55")
+EMULATED = ("qemu-m0", "qemu-m4", "qemu-m33", "qemu-m55")
 # How each core tells a store to the stack's guard: exception, bits of CFSR.
-GUARDS = {"qemu-m0": (3, 0), "qemu-m4": (4, 1 << 1 | 1 << 4), "qemu-m55": (6, 1 << 20)}
+GUARDS = {"qemu-m0": (3, 0), "qemu-m4": (4, 1 << 1 | 1 << 4)}
+GUARDS |= {"qemu-m33": (6, 1 << 20), "qemu-m55": (6, 1 << 20)}
 
 
 def crashed(

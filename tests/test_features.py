@@ -473,6 +473,13 @@ M4 = (
     ["-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"],
     ["-target", "thumb-freestanding-eabihf", "-mcpu=cortex_m4+vfp4d16sp"],
 )
+M33 = (
+    "mps2-an505",
+    "0x50302018",
+    50,
+    ["-mcpu=cortex-m33", "-mfloat-abi=hard", "-mfpu=fpv5-sp-d16"],
+    ["-target", "thumb-freestanding-eabihf", "-mcpu=cortex_m33+dsp+fp_armv8d16sp"],
+)
 M55 = (
     "mps3-an547",
     "0x59302018",
@@ -483,14 +490,16 @@ M55 = (
 BOARDS = {
     "m0": (*M0, "portable"),
     "m4": (*M4, "dsp"),
+    "m33": (*M33, "dsp"),
     "m55": (*M55, "mve"),
     "m4-portable": (*M4, "portable"),
     "m55-dsp": (*M55, "dsp"),
 }
+MEMORY = {"m33": (0x10000000, 0x38000000)}  # flash and RAM; others: 0, 0x20000000
 LINKER_SCRIPT = """
 MEMORY {
-  FLASH (rx) : ORIGIN = 0, LENGTH = 256K
-  RAM (rwx) : ORIGIN = 0x20000000, LENGTH = 64K
+  FLASH (rx) : ORIGIN = flash, LENGTH = 256K
+  RAM (rwx) : ORIGIN = ram, LENGTH = 64K
 }
 ENTRY(reset)
 SECTIONS {
@@ -525,7 +534,9 @@ def _on_board(
         + f"const int16_t test_samples[] = {{{numbers}}};\n"
         + f"const uint32_t test_sample_count = {len(audio)};\n"
     )
-    (folder / "link.ld").write_text(LINKER_SCRIPT)
+    flash, ram = MEMORY.get(board, (0, 0x20000000))
+    script = LINKER_SCRIPT.replace("flash", hex(flash)).replace("ram", hex(ram))
+    (folder / "link.ld").write_text(script)
     image = folder / "features.elf"
     sources = [folder / "spec.c", *FEATURES_C, ROOT / "tests/c/features_on_board.c"]
     subprocess.run(
@@ -565,9 +576,15 @@ def _on_board(
     )
 
 
-CORES = ("m0", "m4", "m55")
-CASES = [(name, board, "gcc") for name in SPECS for board in CORES]
-CASES += [(name, board, "zig") for name in ("default", "kwt1") for board in CORES]
+CORES = ("m0", "m4", "m33", "m55")
+SOME = ("default", "kwt1")  # of an M33, which has the M4's code
+CASES = [
+    (name, board, "gcc")
+    for name in SPECS
+    for board in CORES
+    if name in SOME or board != "m33"
+]
+CASES += [(name, board, "zig") for name in SOME for board in CORES]
 CASES += [("default", board, "gcc") for board in ("m4-portable", "m55-dsp")]
 
 

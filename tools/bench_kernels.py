@@ -24,7 +24,7 @@ from kernel_support import image  # noqa: E402
 from kws.deploy import boards, toolchain  # noqa: E402
 
 BASELINE = ROOT / "tests" / "baselines" / "kernels.json"
-NAMES = ("qemu-m0", "qemu-m4", "qemu-m55")
+NAMES = ("qemu-m0", "qemu-m4", "qemu-m33", "qemu-m55")
 # Share by which a count may grow before --check fails; another compiler version moves
 # counts by a few percent.
 TOLERANCE = 0.05
