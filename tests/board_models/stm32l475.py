@@ -46,6 +46,7 @@ class Stm32l475(Machine):
         self.sending = 0  # bytes in the data and shift registers
         self.waits = 0
         self.stalls = 0  # how often the firmware has waited for the port in a loop
+        self.values["RCC_AHB1SMENR"] = 0x11303  # all clocks run on in sleep
         self.values["RCC_CR"] = 0x63  # MSI on and ready, 4 MHz
         self.on_read["RCC_BDCR"] = lambda: self._ready("RCC_BDCR", 0, 1, crystal)
         self.on_read["RCC_CR"] = lambda: self._ready("RCC_CR", 24, 25, pll)

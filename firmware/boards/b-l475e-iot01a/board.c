@@ -98,6 +98,7 @@ void kws_board_init(void) {
   COREDEBUG_DEMCR |= COREDEBUG_DEMCR_TRCENA;
   DWT_CYCCNT = 0;
   DWT_CTRL |= DWT_CTRL_CYCCNTENA;
+  RCC_AHB1SMENR &= ~RCC_AHB1SMENR_FLASHSMEN; /* asleep, only DMA to RAM goes on */
   RCC_AHB2ENR |= RCC_AHB2ENR_GPIOBEN | RCC_AHB2ENR_GPIOEEN;
   RCC_APB2ENR |= RCC_APB2ENR_USART1EN;
   (void)RCC_APB2ENR; /* two cycles until the clocks run */

@@ -23,6 +23,8 @@
 #define RCC_PLLCFGR_PLLR(value)        ((uint32_t)(value) << 25)
 #define RCC_AHB1ENR                    REGISTER(0x40021048u)
 #define RCC_AHB1ENR_DMA1EN             (1u << 0)
+#define RCC_AHB1SMENR                  REGISTER(0x40021068u)
+#define RCC_AHB1SMENR_FLASHSMEN        (1u << 8)
 #define RCC_AHB2ENR                    REGISTER(0x4002104cu)
 #define RCC_AHB2ENR_GPIOBEN            (1u << 1)
 #define RCC_AHB2ENR_GPIOEEN            (1u << 4)

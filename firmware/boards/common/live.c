@@ -111,13 +111,18 @@ void live_lost(uint32_t half_buffers) {
   kws_lost(half_buffers * LIVE_HALF_BUFFER);
 }
 
+__attribute__((weak)) void board_sleep(void) {
+  __asm volatile("wfi" ::: "memory");
+}
+
 int kws_board_audio_wait(void) {
   static uint32_t halves_seen;
   /* With interrupts masked, WFI still wakes on one that is pending: none is missed
    * between the test and the sleep. */
   __asm volatile("cpsid i" ::: "memory");
   while (halves_seen == halves_arrived) {
-    __asm volatile("wfi\n cpsie i\n isb\n cpsid i" ::: "memory");
+    board_sleep();
+    __asm volatile("cpsie i\n isb\n cpsid i" ::: "memory");
   }
   halves_seen = halves_arrived;
   __asm volatile("cpsie i" ::: "memory");
@@ -206,7 +211,7 @@ _Noreturn void kws_board_exit(int code) {
   NVIC_ICER1 = 0xffffffffu;
   NVIC_ICPR1 = 0xffffffffu;
 #endif
-  for (;;) __asm volatile("wfi");
+  for (;;) board_sleep();
 }
 
 int live_wait(const volatile uint32_t *reg, uint32_t mask, uint32_t value) {

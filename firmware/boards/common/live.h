@@ -38,6 +38,10 @@ void board_receive(void);
 void board_microphone(void);
 /* A free-running 32-bit counter that runs at least while the core is awake. */
 uint32_t board_ticks(void);
+/* Wait for an interrupt (WFI), as cheaply as the part can while its microphone and
+ * serial port go on. Called with interrupts masked; back at full speed when it returns.
+ * A board that has nothing to add leaves it out. */
+void board_sleep(void);
 
 /* --- what live.c provides to the board --- */
 
