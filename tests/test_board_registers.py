@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from board_models.machine import Asleep, Machine, arm
 from board_models.nrf52840 import DISCONNECTED, END, STARTED, Nrf52840
+from board_models.rp2350 import ISOLATED, Rp2350, WatchdogReset
 from board_models.stm32l475 import Stm32l475
 from elftools.elf.elffile import ELFFile
 from fake_model import LABELS, FakeModel, tone
@@ -22,8 +23,11 @@ from kws.deploy.boards import BOARDS
 
 NRF = ("nano33ble", "nrf52840dk")
 STM = "b-l475e-iot01a"
+PICO2 = "pico2"
+PARTS = (*NRF, STM, PICO2)
 HALF = 160
-NRF_GAIN, NRF_SETTLE = 10, 30  # board_config.h: times, half-buffers
+NRF_GAIN, PICO2_GAIN = 10, 16  # board_config.h: times
+SETTLE = dict.fromkeys((*NRF, STM), 30) | {PICO2: 50}  # ... half-buffers
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +37,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("images")
     model = FakeModel().write(folder / "model")
     return {
-        name: build.build(model, boards.load(name), folder / name).elf
-        for name in (*NRF, STM)
+        name: build.build(model, boards.load(name), folder / name).elf for name in PARTS
     }
 
 
@@ -44,6 +47,38 @@ def nrf(name: str, images: dict[str, Path], *more: Any, **options: Any) -> Nrf52
 
 def stm(images: dict[str, Path], *more: Any, **options: Any) -> Stm32l475:
     return Stm32l475(images[STM], boards.load(STM), *more, **options)
+
+
+def pico2(images: dict[str, Path], *more: Any, **options: Any) -> Rp2350:
+    return Rp2350(images[PICO2], boards.load(PICO2), *more, **options)
+
+
+def four_times(audio: np.ndarray) -> np.ndarray:
+    """At 64 kHz: straight lines between samples."""
+    return np.interp(np.arange(4 * len(audio)) / 4, np.arange(len(audio)), audio)
+
+
+def of_12_bits(audio: np.ndarray) -> np.ndarray:
+    """At 64 kHz, as the Pico's converter gives it, around half its supply."""
+    return (2048 + np.rint(four_times(audio))).astype(np.uint16)
+
+
+def part(name: str, image: Path, **options: Any) -> Any:
+    """The model of a board, whose microphone gives nothing."""
+    kind: Any = {STM: Stm32l475, PICO2: Rp2350}.get(name, Nrf52840)
+    return kind(image, boards.load(name), **options)
+
+
+def quiet(name: str, images: dict[str, Path], seconds: float) -> Any:
+    """A board that hears silence for so long."""
+    silence = np.zeros(round(16000 * seconds), np.int16)
+    if name == STM:
+        return stm(images, np.repeat(silence, 4))
+    return (
+        pico2(images, of_12_bits(silence))
+        if name == PICO2
+        else nrf(name, images, silence)
+    )
 
 
 def until_asleep(chip: Machine) -> str:
@@ -137,15 +172,14 @@ def test_a_dc_offset_takes_no_room_from_the_signal(
     assert spectrum[tone_bin] > 3000 * spectrum[third]
 
 
-@pytest.mark.parametrize("name", (*NRF, STM))
+@pytest.mark.parametrize("name", PARTS)
 def test_a_board_hears_words(name: str, images: dict[str, Path]) -> None:
     audio = words()
-    if name == STM:  # straight lines between samples
-        at = np.arange(4 * len(audio)) / 4
-        chip: Machine = stm(
-            images,
-            np.rint(12 * np.interp(at, np.arange(len(audio)), audio)).astype(int),
-        )
+    if name == STM:
+        chip: Machine = stm(images, np.rint(12 * four_times(audio)).astype(int))
+    elif name == PICO2:
+        audio = np.concatenate([np.zeros(3200, np.int16), audio])  # it settles longer
+        chip = pico2(images, of_12_bits(audio / PICO2_GAIN))
     else:
         chip = nrf(name, images, np.rint(audio / NRF_GAIN).astype(np.int16))
     said = monitor.parse(until_asleep(chip))
@@ -180,18 +214,51 @@ def test_stm32_lost_audio_is_counted_and_the_dma_starts_again(
     assert monitor.parse(text).beats[-1].overruns == (1 + 2 + 2) * HALF
 
 
+def test_pico2_lost_audio_is_counted(images: dict[str, Path]) -> None:
+    """Its DMA goes round whether or not an interrupt is served."""
+    rng = np.random.default_rng(1)
+    chip = pico2(images, rng.integers(1500, 2500, 200 * 4 * HALF).astype(np.uint16))
+    heard = handed_over(chip)
+    chip.run(100)
+    before = len(heard)
+    chip.half()  # and the one before waits for its interrupt still
+    chip.run(30)
+    assert len(heard) > before + 10
+    text = until_asleep(chip)
+    assert len(heard) == 199
+    assert monitor.parse(text).beats[-1].overruns == HALF
+
+
+# --- sleep ----------------------------------------------------------------------------
+
+
+def test_pico2_sleeps_at_a_lower_clock(images: dict[str, Path]) -> None:
+    """And works at its own: the divider is back before an interrupt is let in. The
+    serial port's clock stays (its model looks at it for every byte)."""
+    chip = quiet(PICO2, images, 1)
+    until_asleep(chip)
+    assert chip.asleep_hz == {18_750_000}
+    assert chip.awake_hz == {150_000_000}
+
+
+def test_stm32_flash_has_no_clock_in_sleep(images: dict[str, Path]) -> None:
+    chip = stm(images)
+    until_asleep(chip)
+    asleep = chip.values["RCC_AHB1SMENR"]
+    assert asleep & 1 << 8 == 0
+    assert asleep & (1 << 0 | 1 << 9) == 1 << 0 | 1 << 9  # DMA1 and SRAM1 go on
+
+
 # --- text -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", (*NRF, STM))
+@pytest.mark.parametrize("name", PARTS)
 def test_text_goes_out_while_the_firmware_works(
     name: str, images: dict[str, Path]
 ) -> None:
     """In these models the serial port moves while the core sleeps; who waits for it in
     a loop is counted."""
-    silence = np.zeros(16000 * 3, np.int16)
-    chip: Any = nrf(name, images, silence) if name in NRF else None
-    chip = chip or stm(images, np.repeat(silence, 4))
+    chip = quiet(name, images, 3)
     text = until_asleep(chip)
     said = monitor.parse(text)
     assert said.selftest is True
@@ -200,15 +267,14 @@ def test_text_goes_out_while_the_firmware_works(
     assert chip.stalls == 0
 
 
-@pytest.mark.parametrize("name", (*NRF, STM))
+@pytest.mark.parametrize("name", PARTS)
 def test_a_stopped_board_has_said_why_and_sleeps(name: str, tmp_path: Path) -> None:
     """The self-test fails: the text is out, and no interrupt is left to wake the core,
     although one is pending."""
     need_compiler()
     board = boards.load(name)
     model = FakeModel(expected_shift=1).write(tmp_path / "model")
-    image = build.build(model, board, tmp_path).elf
-    chip: Machine = Stm32l475(image, board) if name == STM else Nrf52840(image, board)
+    chip = part(name, build.build(model, board, tmp_path).elf)
     chip.on_write["NVIC_ICPR1"] = lambda value: chip.pending.update(range(64))
     with pytest.raises(Asleep):
         chip.run()
@@ -217,13 +283,13 @@ def test_a_stopped_board_has_said_why_and_sleeps(name: str, tmp_path: Path) -> N
     assert not chip.enabled
 
 
-@pytest.mark.parametrize("name", (*NRF, STM))
+@pytest.mark.parametrize("name", PARTS)
 def test_a_fault_is_told_though_no_interrupt_can_run(name: str, tmp_path: Path) -> None:
     """From the fault's handler the ring is emptied by asking."""
     need_compiler()
     board = boards.load(name)
     image = build.build(FakeModel().write(tmp_path / "m"), board, tmp_path).elf
-    chip: Machine = Stm32l475(image, board) if name == STM else Nrf52840(image, board)
+    chip = part(name, image)
 
     def fault() -> None:
         chip.core.reg_write(arm.UC_ARM_REG_PRIMASK, 1)
@@ -278,10 +344,12 @@ def test_nrf_takes_over_from_a_bootloader(name: str, images: dict[str, Path]) ->
 def clockless(name: str, images: dict[str, Path]) -> Machine:
     if name == STM:
         return stm(images, pll=False)
+    if name == PICO2:
+        return pico2(images, crystal=False)
     return nrf(name, images, crystal=False)
 
 
-@pytest.mark.parametrize("name", (*NRF, STM))
+@pytest.mark.parametrize("name", PARTS)
 def test_a_clock_that_does_not_start_is_told(
     name: str, images: dict[str, Path]
 ) -> None:
@@ -293,6 +361,10 @@ def test_a_clock_that_does_not_start_is_told(
     if name == STM:
         on = [value == 1 << 14 for write, value in chip.writes if write == "GPIOB_BSRR"]
         assert chip.values["USART1_BRR"] == 35  # still at 4 MHz
+    elif name == PICO2:
+        led = ("SIO_GPIO_OUT_SET", "SIO_GPIO_OUT_CLR")
+        on = [write == led[0] for write, value in chip.writes if write in led]
+        assert not chip.values["PADS_BANK0_GPIO25"] & ISOLATED
     else:
         lit = "P0_OUTSET" if name == "nano33ble" else "P0_OUTCLR"
         on = [w == lit for w, v in chip.writes if v == 1 << 13 and w[:6] == "P0_OUT"]
@@ -370,6 +442,10 @@ RESETS = {
     )
 }
 RESETS["nrf52840dk"][1].update({8: "lockup", 1 << 16: "wake", 3: "watchdog"})
+RESETS[PICO2] = (
+    "WATCHDOG_REASON",
+    {1: "watchdog", 2: "software", 1 << 16: "power", 1 << 17: "power", 1 << 18: "pin"},
+)
 RESETS[STM] = (
     "RCC_CSR",
     {
@@ -392,12 +468,16 @@ RESETS[STM] = (
 def test_a_board_says_why_it_started(
     name: str, register: str, flags: int, word: str, images: dict[str, Path]
 ) -> None:
-    chip: Machine = stm(images) if name == STM else nrf(name, images)
+    chip = part(name, images[name])
+    if name == PICO2 and flags > 3:
+        register = "POWMAN_CHIP_RESET"
     chip.values[register] = flags
     boot = monitor.parse(until_asleep(chip)).boot
     assert boot["reset"] == word
     assert boot["board"] == name
     assert boot["clock_hz"] == str(boards.load(name).clock_hz)
+    if name == PICO2:
+        return  # its reasons go by themselves
     # The next start's reasons are its own: RMVF, or ones written back.
     cleared = flags | 1 << 23 if name == STM else flags
     assert (register, cleared) in chip.writes
@@ -406,12 +486,7 @@ def test_a_board_says_why_it_started(
 @pytest.mark.parametrize("name", (*NRF, STM))
 def test_a_dead_canary_stops_the_board(name: str, images: dict[str, Path]) -> None:
     """This model has no MPU, as a part may have none."""
-    silence = np.zeros(16000 * 4, np.int16)
-    chip: Machine = (
-        stm(images, np.repeat(silence, 4))
-        if name == STM
-        else nrf(name, images, silence)
-    )
+    chip = quiet(name, images, 4)
     chip.run(150)
     assert chip.values["MPU_RASR"] == 0x16000009  # read-only, no code, 32 bytes
     bottom = chip.board.ram_origin
@@ -426,21 +501,23 @@ def test_a_dead_canary_stops_the_board(name: str, images: dict[str, Path]) -> No
 # --- the watchdog ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", (*NRF, STM))
+@pytest.mark.parametrize("name", PARTS)
 def test_the_watchdog_is_fed_by_audio_alone(name: str, images: dict[str, Path]) -> None:
     """Text wakes the core as well, and DMA errors; neither is audio."""
-    silence = np.zeros(200 * HALF, np.int16)
-    chip: Any = stm(images, np.repeat(silence, 4)) if name == STM else None
-    chip = chip or nrf(name, images, silence)
-    key, meal = ("IWDG_KR", 0xAAAA) if name == STM else ("WDT_RR0", 0x6E524635)
+    chip = quiet(name, images, 2)
+    key, meal = "WDT_RR0", 0x6E524635
+    if name not in NRF:
+        key, meal = {STM: ("IWDG_KR", 0xAAAA), PICO2: ("WATCHDOG_LOAD", 8_000_000)}[
+            name
+        ]
 
     def fed() -> int:
         return sum(write == (key, meal) for write in chip.writes)
 
     heard = handed_over(chip)
     until_asleep(chip)
-    settle = len(heard) - NRF_SETTLE  # what was thrown away is no audio yet
-    first = 1 if name == STM else 0  # at its start
+    settle = len(heard) - SETTLE[name]  # what was thrown away is no audio yet
+    first = 0 if name in NRF else 1  # at its start
     assert settle - 3 <= fed() - first <= settle
     if name == STM:
         wanted = ["IWDG_KR=0xcccc", "IWDG_KR=0x5555", "IWDG_PR=0x6", "IWDG_RLR=0x3e7"]
@@ -452,6 +529,13 @@ def test_the_watchdog_is_fed_by_audio_alone(name: str, images: dict[str, Path]) 
             chip.fail()
             until_asleep(chip)
         assert fed() == before
+    elif name == PICO2:
+        order = chip.order("PSM_WDSEL", "WATCHDOG_LOAD", "WATCHDOG_CTRL")
+        assert order[:2] == ["PSM_WDSEL=0x1fffff3", "WATCHDOG_LOAD=0x7a1200"]
+        assert order[2] == "WATCHDOG_CTRL=0x47000000"
+        with pytest.raises(WatchdogReset):
+            for _ in range(800):
+                chip.stands_still()
     else:
         order = chip.order("WDT_CONFIG", "WDT_CRV", "WDT_RREN", "WDT_TASKS_START")
         assert order == [
@@ -462,23 +546,31 @@ def test_the_watchdog_is_fed_by_audio_alone(name: str, images: dict[str, Path]) 
         ]
     # It is started once there is a microphone to wait for.
     names = [write for write, _ in chip.writes]
-    started = names.index("IWDG_KR" if name == STM else "WDT_TASKS_START")
-    assert names.index("DMA1_CCR4" if name == STM else "PDM_TASKS_START") < started
+    begins, starts = "PDM_TASKS_START", "WDT_TASKS_START"
+    if name == STM:
+        begins, starts = "DMA1_CCR4", "IWDG_KR"
+    elif name == PICO2:
+        begins, starts = "DMA_CH0_CTRL_TRIG", "WATCHDOG_CTRL"
+    assert names.index(begins) < names.index(starts)
 
 
 # --- commands -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", (*NRF, STM))
+@pytest.mark.parametrize("name", PARTS)
 def test_commands_come_in_by_the_serial_port(
     name: str, images: dict[str, Path]
 ) -> None:
     """Byte by byte, between half-buffers; the gain is told, set, and heard."""
     audio = np.rint(tone(500, 16000 * 2, 50)).astype(np.int16)
-    chip: Any = (
-        stm(images, 12 * np.repeat(audio.astype(int), 4)) if name == STM else None
-    )
-    chip = chip or nrf(name, images, audio)
+    if name == STM:
+        chip: Any = stm(images, 12 * np.repeat(audio.astype(int), 4))
+    else:
+        chip = (
+            pico2(images, of_12_bits(audio))
+            if name == PICO2
+            else nrf(name, images, audio)
+        )
     heard = handed_over(chip)
     while len(heard) < 60:
         chip.run(20)
@@ -486,7 +578,10 @@ def test_commands_come_in_by_the_serial_port(
     told = ["query", "gain value=40", "gain value=101", "gain value=0"]
     sent = [command.line(text, i, LABELS) for i, text in enumerate(told)]
     for line in [*sent, sent[1].replace("40", "41")]:
-        chip.receive(line.encode() + b"\r\n")
+        data = line.encode() + b"\r\n"
+        for at in range(0, len(data), 30):  # what a FIFO takes
+            chip.receive(data[at : at + 30])
+            chip.run(2)
         arrived = len(heard)
         while len(heard) < arrived + 3:  # the loop looks when audio wakes it
             chip.run(20)
@@ -498,13 +593,13 @@ def test_commands_come_in_by_the_serial_port(
         "range",
         "frame",
     ]
-    assert said.state["gain"] == str(12 if name == STM else NRF_GAIN)
+    assert said.state["gain"] == str({STM: 12, PICO2: PICO2_GAIN}.get(name, NRF_GAIN))
     after = np.abs(np.concatenate(heard[-10:])).max()
     assert 0.9 < after / before / (40 / int(said.state["gain"])) < 1.1
     assert chip.stalls == 0
 
 
-@pytest.mark.parametrize("name", (*NRF, STM))
+@pytest.mark.parametrize("name", PARTS)
 def test_the_selftest_command_resets_the_part(
     name: str, images: dict[str, Path]
 ) -> None:
@@ -515,9 +610,7 @@ def test_the_selftest_command_resets_the_part(
         assert value == 0x05FA0004
         raise Reset
 
-    silence = np.zeros(16000, np.int16)
-    chip: Any = stm(images, np.repeat(silence, 4)) if name == STM else None
-    chip = chip or nrf(name, images, silence)
+    chip = quiet(name, images, 1)
     chip.on_write["SCB_AIRCR"] = reset
     chip.receive(command.line("selftest", 7, LABELS).encode() + b"\n")
     with pytest.raises(Reset):

@@ -39,6 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 NAMES = boards.names()
 EMULATED = [name for name in NAMES if boards.load(name).runner == "qemu"]
 REAL = [name for name in NAMES if name not in EMULATED]
+FROM_RAM = ("pico", "pico2")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,14 +62,14 @@ def test_a_real_boards_image_fits_and_lies_where_the_part_starts(
     board = boards.load(name)
     image = build.build(model, board, tmp_path, "main", compiler)
     assert 8_000 < image.fit.flash_bytes < 80_000
-    copied = image.fit.text if name != "pico" else image.fit.flash_bytes
+    copied = image.fit.text if name not in FROM_RAM else image.fit.flash_bytes
     assert 2 * FAKE.ring_samples < image.fit.ram_bytes < 32_000 + copied
     assert image.fit.stack == board.stack_bytes
     content = elf.read(image.elf)
     assert content.segments[0].address == board.flash_origin
     end = max(segment.address + len(segment.data) for segment in content.segments)
     assert end <= board.flash_origin + board.flash_bytes
-    if name != "pico":  # tests/test_uf2.py looks at its start
+    if name not in FROM_RAM:  # tests/test_uf2.py looks at their start
         vectors = struct.unpack("<64I", content.content(board.flash_origin, 256))
         symbols = {symbol.name: symbol.address for symbol in content.symbols}
         ram = range(board.ram_origin, board.ram_origin + board.ram_bytes + 1)
@@ -337,6 +338,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "key_misspelt": ({"corre": "dsp"}, "unknown key 'corre'"),
     "flags_empty": ({"flags": {}}, "names no toolchain"),
     "source_missing": ({"sources": ["common/absent.c"]}, "does not exist"),
+    "script_missing": ({"linker_script": "common/absent.ld"}, "does not exist"),
 }
 
 

@@ -64,7 +64,7 @@ def test_every_format_holds_the_image(name: str, tmp_path: Path) -> None:
     image = build.build(FAKE.write(tmp_path / "model"), board, tmp_path).elf
     files = {file.path.suffix: file for file in formats.write(image, board)}
     assert set(files) >= {".elf", ".hex"}
-    assert (".uf2" in files) == (name == "pico")
+    assert (".uf2" in files) == (name in ("pico", "pico2"))
     assert (".bin" in files) == (name != "qemu-m55")  # its vectors lie elsewhere
     segments = elf.read(image).segments
     wanted = {s.address + i: byte for s in segments for i, byte in enumerate(s.data)}

@@ -93,21 +93,32 @@ def test_the_checksum_is_crc32_mpeg2() -> None:
     assert uf2.boot2_checksum(b"123456789") == 0x0376E6E7  # the algorithm's check value
 
 
-def _image(folder: Path, compiler: str) -> Path:
+def _image(folder: Path, compiler: str, board: str = "pico") -> Path:
     need_compiler(compiler)
     model = FAKE.write(folder / "model")
-    return build.build(model, boards.load("pico"), folder, "main", compiler).elf
+    return build.build(model, boards.load(board), folder, "main", compiler).elf
 
 
 @pytest.mark.parametrize("compiler", toolchain.NAMES)
-def test_the_image_has_what_the_boot_rom_wants(compiler: str, tmp_path: Path) -> None:
-    image = _image(tmp_path, compiler)
-    file = uf2.write(image, tmp_path / "kws.uf2")
-    pages = dict(uf2.decode(file.read_bytes()).pages)
-    boot2 = pages[FLASH]
-    assert struct.unpack("<I", boot2[252:]) == (uf2.boot2_checksum(boot2[:252]),)
-    stack, start = struct.unpack_from("<2I", pages[FLASH + 256])
-    board = boards.load("pico")
+@pytest.mark.parametrize("name", ["pico", "pico2"])
+def test_the_image_has_what_the_boot_rom_wants(
+    name: str, compiler: str, tmp_path: Path
+) -> None:
+    image, board = _image(tmp_path, compiler, name), boards.load(name)
+    family: int = board.tools["uf2"]["family"]
+    assert family == (uf2.RP2040 if name == "pico" else uf2.RP2350)
+    read = uf2.decode(uf2.write(image, tmp_path / "kws.uf2", family).read_bytes())
+    assert read.family == family
+    pages = dict(read.pages)
+    if name == "pico":
+        boot2 = pages[FLASH]
+        assert struct.unpack("<I", boot2[252:]) == (uf2.boot2_checksum(boot2[:252]),)
+        stack, start = struct.unpack_from("<2I", pages[FLASH + 256])
+    else:  # a vector table, and a block that says what this is: a loop of one
+        stack, start, *rest = struct.unpack("<64I", pages[FLASH])
+        at = rest.index(0xFFFFDED3)
+        assert rest[at + 1 : at + 5] == [0x10210142, 0x1FF, 0, 0xAB123579]
+        assert 0xFFFFDED3 not in rest[at + 1 :]
     assert board.ram_origin < stack <= board.ram_origin + board.ram_bytes
     assert start & 1  # Thumb
     assert start - 1 in range(FLASH + 256, FLASH + 512)
@@ -118,15 +129,19 @@ def test_the_image_has_what_the_boot_rom_wants(compiler: str, tmp_path: Path) ->
             assert pages[address & -256][address % 256] == segment.data[at]
 
 
-def test_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
-    image = _image(tmp_path, toolchain.find().name)
+@pytest.mark.parametrize(("name", "at"), [("pico", 0), ("pico2", 69)])
+def test_an_image_that_would_not_start_is_refused(
+    name: str, at: int, tmp_path: Path
+) -> None:
+    """A wrong checksum; a definition of something else."""
+    image = _image(tmp_path, toolchain.find().name, name)
     data = bytearray(image.read_bytes())
-    boot2 = elf.read(image).section(".boot2")
-    assert boot2 is not None
-    data[boot2.offset] ^= 1
+    boot = elf.read(image).section(".boot")
+    assert boot is not None
+    data[boot.offset + at] ^= 1
     image.write_bytes(data)
     with pytest.raises(KwsError, match="would not start it"):
-        uf2.write(image, tmp_path / "kws.uf2")
+        uf2.write(image, tmp_path / "kws.uf2", boards.load(name).tools["uf2"]["family"])
     assert not (tmp_path / "kws.uf2").exists()
 
 

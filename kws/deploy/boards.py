@@ -96,6 +96,7 @@ class Board:
         tools: The runners' own tables ([qemu] for runner = "qemu"); a second one is
             another tool that can program the board (`kws flash --tool`).
         usb: How to find it.
+        linker_script: In firmware/boards/.
         bootloader: What starts the firmware and lies before it in flash; "": nothing.
         power: For the energy estimate, where known.
         external: Of a part whose flash is another chip.
@@ -119,6 +120,7 @@ class Board:
     flags: dict[str, tuple[str, ...]]
     tools: dict[str, dict[str, Any]]
     usb: Usb = field(default_factory=Usb)
+    linker_script: str = "common/link.ld"
     bootloader: str = ""
     power: Power | None = None
     external: External | None = None
@@ -196,6 +198,7 @@ def from_table(table: dict[str, Any], path: Path) -> Board:
             if name in table
         },
         usb=_usb(_take(table, "usb", dict, path, {}), path),
+        linker_script=_take(table, "linker_script", str, path, Board.linker_script),
         bootloader=_take(table, "bootloader", str, path, ""),
         power=_power(_take(table, "power", dict, path, None), path),
         external=_external(_take(table, "external", dict, path, None), path),
@@ -218,7 +221,7 @@ def from_table(table: dict[str, Any], path: Path) -> Board:
         )
     if not board.flags:
         raise _wrong(path, "[flags] names no toolchain")
-    for source in board.sources:
+    for source in (*board.sources, board.linker_script):
         plain = re.fullmatch(r"[\w./-]{1,100}", source)
         if plain is None or not (BOARDS / source).is_file():
             raise _wrong(path, f"source {source!r} does not exist in {BOARDS}")

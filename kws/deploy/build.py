@@ -282,8 +282,7 @@ def _link(
     library: Library | None = None,
 ) -> tuple[fit.Fit, tuple[elf.Symbol, ...]]:
     """Link within the part's limits; where that fails, tell by how much and why."""
-    own_script = board.folder / "link.ld"
-    script = own_script if own_script.is_file() else BOARDS / "common" / "link.ld"
+    script = BOARDS / board.linker_script
     with tempfile.TemporaryDirectory(dir=image.parent) as name:
         folder = Path(name).resolve()
         temporary = folder / "image.elf"

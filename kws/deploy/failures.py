@@ -105,7 +105,7 @@ FAILURES = {
     ),
     "drive-stays": Failure(
         "The board did not accept the image: its USB drive is still there",
-        "Is it an RP2040? Hold BOOTSEL while plugging it in, and try again",
+        "Is it the chip of {board}? Hold BOOTSEL while plugging it in, and try again",
     ),
     "no-pyserial": Failure(
         "pyserial, which reads the board's serial port, is not installed",

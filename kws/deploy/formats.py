@@ -56,7 +56,7 @@ def write(image: Path, board: Board) -> tuple[Written, ...]:
     write_atomic(path, text)
     made.append(Written(path, len(text), "Intel HEX, with its addresses"))
     if "uf2" in board.tools:
-        path = uf2.write(image, image.with_suffix(".uf2"))
+        path = uf2.write(image, image.with_suffix(".uf2"), board.tools["uf2"]["family"])
         size = path.stat().st_size
         made.append(Written(path, size, "to be copied onto the board's USB drive"))
     return tuple(made)

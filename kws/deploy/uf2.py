@@ -15,11 +15,17 @@ from kws.deploy import elf
 from kws.deploy.elf import Segment
 from kws.errors import KwsError
 
-RP2040 = 0xE48BFF56  # the family id that its boot ROM looks for
+RP2040 = 0xE48BFF56  # the family ids that their boot ROMs look for
+RP2350 = 0xE48BFF59  # ... for secure code on its Arm cores
 PAGE = 256
 BLOCK = 512
-MAX_BLOCKS = 1 << 16  # 16 MB, all that the RP2040 can address
+MAX_BLOCKS = 1 << 16  # 16 MB, all that these chips can address
 BOOT2_BYTES = 256
+DEFINITION_BYTES = 4096  # of flash, in which the RP2350 looks for an image's definition
+# The smallest one for Arm (RP2350 datasheet, 5.9.5.1).
+DEFINITION = struct.pack(
+    "<5I", 0xFFFFDED3, 0x10210142, 0x000001FF, 0x00000000, 0xAB123579
+)
 _MAGIC = (0x0A324655, 0x9E5D5157)
 _MAGIC_END = 0x0AB16F30
 _FAMILY_PRESENT = 0x2000
@@ -114,19 +120,29 @@ def boot2_checksum(code: bytes) -> int:
     return crc
 
 
-def write(image: Path, out: Path) -> Path:
-    """Write an RP2040 image as UF2.
+def write(image: Path, out: Path, family: int = RP2040) -> Path:
+    """Write an image as UF2.
 
     Args:
-        image: ELF, linked for the RP2040.
+        image: ELF, linked for the chip.
         out: The .uf2 file.
+        family: Of the chip. Of RP2040 and RP2350 it is checked that their boot ROM
+            would start the image.
 
     Raises:
-        KwsError: not an ELF image, or its boot stage would be refused by the chip.
+        KwsError: not an ELF image, or one that the chip would refuse.
     """
     content = elf.read(image)
     flash = min((segment.address for segment in content.segments), default=0)
-    boot2 = content.content(flash, BOOT2_BYTES)
+    if family == RP2040:
+        _check_boot2(content.content(flash, BOOT2_BYTES), image)
+    elif family == RP2350:
+        _check_definition(content.content(flash, DEFINITION_BYTES), image)
+    write_atomic(out, encode(content.segments, family))
+    return out
+
+
+def _check_boot2(boot2: bytes, image: Path) -> None:
     (stored,) = struct.unpack("<I", boot2[-4:])
     expected = boot2_checksum(boot2[:-4])
     if stored != expected:
@@ -134,10 +150,19 @@ def write(image: Path, out: Path) -> Path:
             "The image's boot stage has a wrong checksum: the chip would not start it. "
             f"Expected {expected:#010x}. Received: {stored:#010x} in {image}",
             "Write the expected value into the last word of "
-            "firmware/boards/pico/boot2.S",
+            "firmware/boards/pico/boot.S",
         )
-    write_atomic(out, encode(content.segments))
-    return out
+
+
+def _check_definition(start: bytes, image: Path) -> None:
+    if any(start.startswith(DEFINITION, at) for at in range(0, len(start), 4)):
+        return
+    raise KwsError(
+        "The image does not say what it is: the chip would not start it. Expected an "
+        f"image definition within its first {DEFINITION_BYTES} bytes. "
+        f"Received: none in {image}",
+        "Compare the board's start with firmware/boards/pico2/boot.S",
+    )
 
 
 def _bad(name: str, what: str) -> KwsError:

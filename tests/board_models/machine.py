@@ -53,6 +53,8 @@ class Machine:
         header: The registers' names.
     """
 
+    CPU = arm.UC_CPU_ARM_CORTEX_M4
+
     def __init__(self, image: Path, board: Board, header: Path) -> None:
         self.board = board
         self.names = _names(CORE_HEADER) | _names(header)
@@ -73,7 +75,7 @@ class Machine:
         self.core = unicorn.Uc(
             unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS
         )
-        self.core.ctl_set_cpu_model(arm.UC_CPU_ARM_CORTEX_M4)
+        self.core.ctl_set_cpu_model(self.CPU)
         for start, size in self.memory():
             self.core.mem_map(start, -(-size // PAGE) * PAGE)
         self.core.mem_map(RETURN, PAGE)

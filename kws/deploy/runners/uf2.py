@@ -70,7 +70,7 @@ def program(image: Path, board: Board, job: Job) -> Programmed:
     """
     names = {"board": board.name, "run": job.run}
     options = board.options_of("uf2")
-    file = uf2.write(image, image.with_suffix(".uf2"))
+    file = uf2.write(image, image.with_suffix(".uf2"), options["family"])
     found = drives(options["volume"])
     wanted = job.probe
     if wanted is not None:

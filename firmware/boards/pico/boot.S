@@ -7,7 +7,7 @@
  */
   .syntax unified
   .thumb
-  .section .boot2, "ax"
+  .section .boot, "ax"
   .balign 4
   ldr r3, ssi
   movs r1, #0
