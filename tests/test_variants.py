@@ -70,6 +70,16 @@ MIXED: dict[str, dict[str, Any]] = {
         "heads": 2,
         "head_dim": 12,
     },
+    "performer": {"attention": ("conv", "performer"), "head_dim": 20},
+    "performer, class token, two heads": {
+        "attention": "performer",
+        "heads": 2,
+        "head_dim": 9,
+        "class_token": True,
+        "positions": True,
+        "norm": "layer",
+        "norm_position": "post",
+    },
 }
 
 
@@ -258,7 +268,7 @@ def test_a_stream_has_whole_tokens() -> None:
     spec = test_stream.causal(attention="conv", token_kernel=0, mlp_fold=2)
     with pytest.raises(KwsError, match="mlp_fold: expected 1 in a causal network"):
         networks.check(spec)
-    for variant in ("softmax", "folded"):
+    for variant in ("softmax", "folded", "performer"):
         with pytest.raises(KwsError, match=f"{variant} attention sees the clip"):
             networks.check(test_stream.causal(attention=variant))
 
@@ -432,6 +442,67 @@ def test_an_offset_tells_sub_tokens_apart() -> None:
     np.testing.assert_array_equal(layer.view.whole(rows), tokens + layer.view.offset)
 
 
+# --- linear attention -----------------------------------------------------------------
+
+
+def test_linear_attention_is_attention_by_products_of_features() -> None:
+    """Token by token, over a map that the layer never makes."""
+    model = dataclasses.replace(
+        recipe.Model(), attention="performer", dim=8, head_dim=6, norm_position="post"
+    )
+    layer = attention.layer("performer")("float", "attention", model)
+    inputs = np.random.default_rng(0).normal(0, 1, (1, 11, 8)).astype(np.float32)
+    found = layer(inputs, {})[0][0]
+    head, out = layer.heads[0], layer.output_dense
+    query, key = (
+        np.maximum(inputs[0] @ dense.kernel, 0) for dense in (head.query, head.key)
+    )
+    value = inputs[0] @ head.value.kernel.numpy()
+    weights = query @ key.T / 11
+    shares = weights / (1 + weights.sum(axis=1, keepdims=True))
+    expected = shares @ value @ out.kernel + out.bias
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_token_that_finds_nothing_takes_nothing() -> None:
+    model = dataclasses.replace(
+        recipe.Model(), attention="performer", dim=8, head_dim=6
+    )
+    layer = attention.layer("performer")("float", "attention", model)
+    tokens, ones = np.ones((1, 5, 8), np.float32), np.ones((8, 6), np.float32)
+    layer(tokens, {})
+    for dense in (layer.heads[0].query, layer.heads[0].key):
+        dense.kernel.assign(ones)
+    assert np.abs(layer(tokens, {})[0]).max() > 0
+    layer.heads[0].query.kernel.assign(-ones)
+    np.testing.assert_array_equal(layer(tokens, {})[0], np.zeros((1, 5, 8)))
+
+
+def test_linear_attention_costs_what_its_shape_says() -> None:
+    """Two products of head_dim columns a token; nothing of tokens x tokens."""
+    bundle = sample("performer")
+    shape = shape_of(bundle.recipe, len(bundle.labels))
+    rows, dim, inner = shape.tokens, shape.dim, shape.inner
+    found = attention.find_products(
+        dense_graph(bundle), bundle.recipe, len(bundle.labels)
+    )
+    mine = [p for p in found.every if p.layer == 1 and p.role not in MLP_ROLES]
+    assert [(p.kind, p.role, p.elements * p.macs) for p in mine] == [
+        *[("X", "qkv", rows * dim * inner)] * 3,
+        ("", "state", rows * inner * shape.head_dim),
+        ("", "mix", rows * inner * shape.head_dim),
+        ("", "weigh", rows * inner),
+        ("O", "out", rows * inner * dim),
+    ]
+    network = native.sources(bundle, "dsp").network
+    assert network.dense.exponentials == 0
+    kinds = [node.kind for node in network.nodes]
+    assert kinds.count("FULLY_CONNECTED_TRANSPOSED") == 1
+    assert not {"TRANSPOSE", "RSQRT", "SOFTMAX"} & set(kinds)
+    (inverse,) = [n for n in network.nodes if n.output.shape == (1, rows, 1)][1:]
+    assert inverse.kind == "TABLE"
+
+
 # --- thresholds on the float network, and in training ---------------------------------
 
 
@@ -452,6 +523,7 @@ def awake_bundle(path: Path, **model: Any) -> tuple[Any, Bundle, np.ndarray]:
         {"attention": "conv"},
         {"attention": ("softmax", "reuse"), "heads": 2, "head_dim": 4},
         {"attention": "folded", "mlp_fold": 2, "fold_offset": True},
+        {"attention": "performer"},
     ],
 )
 def test_the_float_simulator_and_training_hold_the_same(

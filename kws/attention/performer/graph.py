@@ -1,0 +1,284 @@
+"""Linear attention in the graph: its products, and how their operands are laid out.
+
+FULLY_CONNECTED for Q, K and V; BATCH_MATMUL for S, for phi(Q) S and for phi(Q) z; MEAN
+for z; the divisor's inverse, one table; MUL; FULLY_CONNECTED. On the board K is made
+transposed, and what a row of Q asks is one operator of kernels that there are.
+
+Thresholds are for the dense layers. S has no rows that could be held: each token adds
+its own product, also one that is like the token before it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from kws.graph import cost, operators, parameters, passes, products, weight_layout
+from kws.graph import quantized_math as qm
+from kws.graph.cost import Count, Sent
+from kws.graph.emitter import Emitter
+from kws.graph.nodes import Graph, Node, Tensor
+from kws.graph.operators import Access, Operator
+from kws.graph.products import Found, Part
+from kws.recipe import Model
+from kws.shape import Shape
+
+KINDS = {"X": "inputs of the block", "O": "outputs of what mixes tokens"}
+CAUSAL = False
+TAKES: tuple[str, ...] = ()
+GIVES: tuple[str, ...] = ()
+
+
+def misfit(model: Model) -> tuple[str, str] | None:
+    """Any recipe will do."""
+    return None
+
+
+def macs_per_element(shape: Shape) -> dict[str, float]:
+    """Multiply-accumulates that one transmitted element of each kind causes."""
+    return {"X": 3.0 * shape.inner, "O": float(shape.dim)}
+
+
+def factors(shape: Shape) -> dict[str, float]:
+    """Nothing is folded into a tensor but what papers mean by it."""
+    return {}
+
+
+# --- products -------------------------------------------------------------------------
+
+
+def find(graph: Graph, shape: Shape) -> list[Found]:
+    """The blocks that sum up their tokens, heads together, in the graph's order.
+
+    Raises:
+        KwsError: a sum that isn't between such products.
+    """
+    blocks: dict[int, list[Part]] = {}
+    lasts: dict[int, Node] = {}
+    for sums in _sums(graph):
+        dense = [
+            products.above(graph, tensor, "FULLY_CONNECTED")
+            for tensor in (sums.mix.input(0), *sums.state.inputs)
+            if tensor is not None
+        ]
+        source = dense[0].input(0)
+        last = products.below(graph, sums.mix.output)
+        if (
+            any(node.input(0) is not source for node in dense)
+            or lasts.setdefault(id(source), last) is not last
+        ):
+            raise products.unknown(sums.state)
+        blocks.setdefault(id(source), []).extend(
+            (
+                *(Part("X", "qkv", node) for node in dense),
+                Part("", "state", sums.state),
+                Part("", "mix", sums.mix),
+                Part("", "weigh", sums.weigh),
+            )
+        )
+    return [
+        Found((*parts, Part("O", "out", lasts[source])), lasts[source])
+        for source, parts in blocks.items()
+    ]
+
+
+class _Sums(NamedTuple):
+    """The nodes of a head: S and z; phi(Q) S, phi(Q) z, its inverse, their product."""
+
+    state: Node
+    mean: Node
+    mix: Node
+    weigh: Node
+    inverse: Node
+    scale: Node
+
+
+def _sums(graph: Graph) -> list[_Sums]:
+    """Where tokens are summed up: phi(K)' V and a mean of phi(K), each for phi(Q)."""
+    found = []
+    for state in graph.nodes:
+        if state.kind != "BATCH_MATMUL" or not state.options["AdjX"]:
+            continue
+        key, value = state.input(0), state.input(1)
+        mix = _reader(graph, state.output, "BATCH_MATMUL")
+        mean = next((n for n in graph.consumers(key) if n.kind == "MEAN"), None)
+        weigh = mean and _reader(graph, mean.output, "BATCH_MATMUL")
+        inverse = weigh and _reader(graph, weigh.output, "TABLE")
+        scale = mix and _reader(graph, mix.output, "MUL")
+        if (
+            mean is not None
+            and mix is not None
+            and weigh is not None
+            and inverse is not None
+            and scale is not None
+            and mix.input(0) is weigh.input(0)
+            and mix.input(1) is state.output
+            and weigh.input(1) is mean.output
+            and {id(t) for t in scale.inputs} == {id(mix.output), id(inverse.output)}
+            and operators.activation(scale) == "NONE"
+            and operators.mean_axes(mean) == [len(key.shape) - 2]
+            and all(operators.row_count(t) == t.shape[-2] for t in (key, value))
+            and len(graph.consumers(key)) == 2
+        ):
+            found.append(_Sums(state, mean, mix, weigh, inverse, scale))
+    return found
+
+
+def _reader(graph: Graph, tensor: Tensor, kind: str) -> Node | None:
+    """The one node that reads a tensor, if it is of a kind."""
+    readers = graph.consumers(tensor)
+    return readers[0] if len(readers) == 1 and readers[0].kind == kind else None
+
+
+# --- fusing ---------------------------------------------------------------------------
+
+
+def fuse(graph: Graph) -> int:
+    """Sums over columns that K's dense layer makes; all that a row of Q asks is one
+    operator, on rows like the dense layers around it."""
+    found = 0
+    for sums in _sums(graph):
+        key, axis = sums.state.input(0), sums.mean.input(1)
+        made = graph.producer(key)
+        if made is None or made.kind != "FULLY_CONNECTED":
+            continue
+        tokens, width = key.shape[-2:]
+        made.kind = "FULLY_CONNECTED_TRANSPOSED"
+        made.options = {**made.options, "stride": tokens}
+        made.output = Tensor(
+            f"{key.name} transposed", (1, width, tokens), "int8", key.quantization
+        )
+        sums.state.inputs[0] = sums.mean.inputs[0] = made.output
+        sums.state.options = {**sums.state.options, "AdjX": False}
+        sums.mean.spec = WHOLE_MEAN
+        sums.mean.inputs[1] = Tensor(
+            axis.name, (1,), "int32", data=np.array([2], np.int32)
+        )
+        # The sums first, so that the scheduler makes them before the queries.
+        asked = Node(
+            "LINEAR_ATTENTION",
+            [sums.state.output, sums.mean.output, sums.mix.input(0)],
+            sums.scale.output,
+            {
+                "sums": sums,
+                "fields": [parameters.batch_matmul(n) for n in (sums.mix, sums.weigh)],
+                "products": (
+                    *sums.mix.options.get("products", ()),
+                    *sums.weigh.options.get("products", ()),
+                ),
+            },
+            QUERIES,
+        )
+        graph.nodes[graph.nodes.index(sums.scale)] = asked
+        passes.drop_unread(graph)
+        found += 1
+    return found
+
+
+# --- how the fused operator runs, what it costs, its C --------------------------------
+
+
+def _rows(node: Node, rows: int) -> list[Access] | None:
+    """Rows of the queries."""
+    if operators.row_count(node.output) != rows:
+        return None
+    return [Access.WHOLE, Access.WHOLE, Access.ROW]
+
+
+def _scratch(node: Node) -> int:
+    """Of the product with S, the larger one; then a divisor for each row."""
+    inner = node.input(0).shape[-2]
+    own = weight_layout.batch_matmul_columns_scratch_bytes(inner)
+    return own + operators.row_count(node.output)
+
+
+def _count(node: Node, sent: Sent | None) -> Count:
+    """As the operators that it stands for; divisors are scratch."""
+    inner, columns = node.input(0).shape[-2:]
+    rows = operators.row_count(node.output)
+    macs = rows * inner * (columns + 1)
+    return Count(
+        macs=macs,
+        bytes={
+            # Queries twice, an element of S or z for each product; what is scaled.
+            cost.READ: 2 * rows * inner + macs + rows * columns,
+            cost.WRITE: 2 * rows * columns,
+            cost.SCRATCH_READ: 2 * rows,
+            cost.SCRATCH_WRITE: 2 * rows,
+        },
+    )
+
+
+def _call(emitter: Emitter, node: Node) -> list[str]:
+    sums: _Sums = node.options["sums"]
+    mix, weigh = (
+        emitter.struct("kws_batch_matmul_t", fields)
+        for fields in node.options["fields"]
+    )
+    scale = qm.mul_parameters(
+        *(passes.quantization(sums.scale.input(i)) for i in (0, 1)),
+        passes.quantization(node.output),
+    )
+    inner, columns = node.input(0).shape[-2:]
+    rows = emitter.rows(operators.row_count(node.output))
+    state, mean, query = (emitter.input(node, i) for i in range(3))
+    out, scratch = emitter.output(node), emitter.scratch(node)
+    divisors = f"{scratch} + {weight_layout.batch_matmul_columns_scratch_bytes(inner)}"
+    table = np.array(sums.inverse.options["table"], np.int8)
+    # Either side of the product may come first.
+    sides = {
+        id(sums.mix.output): (out, columns, 1),
+        id(sums.inverse.output): (divisors, 1, 0),
+    }
+    (x1, *step1), (x2, *step2) = (sides[id(sums.scale.input(i))] for i in (0, 1))
+    shape = ", ".join(str(n) for n in (rows, columns, *step1, *step2))
+    return [
+        *emitter.call(
+            "kws_batch_matmul_s8",
+            weigh,
+            query,
+            inner,
+            mean,
+            inner,
+            rows,
+            1,
+            inner,
+            divisors,
+            1,
+            scratch,
+        ),
+        *emitter.call(
+            "kws_table_s8", emitter.constant("table", table), divisors, rows, divisors
+        ),
+        *emitter.call(
+            "kws_batch_matmul_columns_s8",
+            mix,
+            query,
+            inner,
+            state,
+            columns,
+            rows,
+            columns,
+            inner,
+            out,
+            columns,
+            scratch,
+        ),
+        *emitter.call(
+            "kws_mul_s8",
+            emitter.struct("kws_mul_t", dataclasses.asdict(scale)),
+            f"&(kws_broadcast_t){{{shape}}}",
+            x1,
+            x2,
+            out,
+        ),
+    ]
+
+
+# Its rows are K's columns, not tokens: no loop over tokens may take it in.
+WHOLE_MEAN = dataclasses.replace(operators.OPERATORS["MEAN"], rows=lambda *_: None)
+QUERIES = Operator(
+    operators.any_shape, (3, 3), rows=_rows, scratch=_scratch, count=_count, call=_call
+)
