@@ -217,8 +217,10 @@ def _call(emitter: Emitter, node: Node) -> list[str]:
         emitter.struct("kws_batch_matmul_t", fields)
         for fields in node.options["fields"]
     )
+    first, second = sums.scale.input(0), sums.scale.input(1)
     scale = qm.mul_parameters(
-        *(passes.quantization(sums.scale.input(i)) for i in (0, 1)),
+        passes.quantization(first),
+        passes.quantization(second),
         passes.quantization(node.output),
     )
     inner, columns = node.input(0).shape[-2:]
@@ -232,7 +234,7 @@ def _call(emitter: Emitter, node: Node) -> list[str]:
         id(sums.mix.output): (out, columns, 1),
         id(sums.inverse.output): (divisors, 1, 0),
     }
-    (x1, *step1), (x2, *step2) = (sides[id(sums.scale.input(i))] for i in (0, 1))
+    (x1, *step1), (x2, *step2) = sides[id(first)], sides[id(second)]
     shape = ", ".join(str(n) for n in (rows, columns, *step1, *step2))
     return [
         *emitter.call(
