@@ -15,15 +15,18 @@ import numpy as np
 from kws import engines
 from kws.bundle import Bundle
 from kws.data import ClipSet, load
+from kws.data.audio import SAMPLE_RATE
 from kws.deploy import boards
 from kws.errors import CheckFailed, KwsError, quoted
 from kws.intervals import wilson_interval
 from kws.progress import Progress
+from kws.recipe import decision_ms
 from kws.thresholds import Thresholds
 
 # Shares of multiply-accumulates that delta thresholds spare; `_rows`: Q.K^T as a
 # Cortex-M runs it, not as papers count it.
 AFTER = {"reset": "a reset", "silence": "a second of silence", "word": "another clip"}
+MOST_LATE_MS = 1000
 CUTS = ("mhsa_mac_cut", "mac_cut", "mhsa_mac_cut_rows", "mac_cut_rows")
 
 
@@ -44,6 +47,7 @@ class Evaluation:
             engine or the bundle has none, and all is dense.
         after: What the stream heard before each clip: `reset` (nothing), `silence` or
             `word`.
+        late_ms: How long after the clip's end the decision came.
     """
 
     task: str
@@ -56,6 +60,7 @@ class Evaluation:
     seconds: float
     cost: dict[str, Any] | None = None
     after: str = "reset"
+    late_ms: int = 0
 
     @property
     def n(self) -> int:
@@ -87,6 +92,7 @@ class Evaluation:
             "engine": self.engine,
             "board": self.board,
             "after": self.after,
+            "late_ms": self.late_ms,
             "n": self.n,
             "accuracy": self.accuracy,
             "ci95": list(self.ci95),
@@ -133,6 +139,8 @@ def describe(result: Evaluation) -> str:
     where = f" on {result.board}" if result.board else ""
     if result.after != "reset":
         where += f", after {AFTER[result.after]}"
+    if result.late_ms:
+        where += f", {result.late_ms} ms after the clip's end"
     return (
         f"{result.task}, {result.split}, {result.engine}{where}: "
         f"{100 * result.accuracy:.2f} % of {result.n:,} clips right "
@@ -147,6 +155,7 @@ def evaluate_clips(
     board: str | None = None,
     jobs: int = 2,
     after: str = "reset",
+    late_ms: int = 0,
 ) -> Evaluation:
     """Run an engine over clips and count.
 
@@ -159,6 +168,8 @@ def evaluate_clips(
         after: What comes before each clip: `reset`; or, for networks for streams on the
             engine host, a second of `silence` (digital zeros), or the clip before it
             (`word`; the first comes after the last).
+        late_ms: With something before the clip: how long after its end the decision is
+            taken, whole steps of the network; silence (zeros) follows meanwhile.
 
     Raises:
         KwsError: the clips' labels aren't the bundle's, or the engine can't run.
@@ -176,9 +187,21 @@ def evaluate_clips(
     skips = bool(bundle.thresholds) and hasattr(module, "counted") and after == "reset"
     run = module.counted if skips else module.logits
     more = {}
+    pcm = clips.pcm
     if after != "reset":
-        more["before"] = _before(bundle, clips.pcm, engine, after)
-    result = run(bundle, clips.pcm, jobs=jobs, board=board, progress=bar.at, **more)
+        before = _before(bundle, pcm, engine, after)
+        late = _late(bundle, late_ms)
+        # One stream: what comes before the clip grows by what the clip moves back.
+        stream = np.pad(np.concatenate([before, pcm], axis=1), ((0, 0), (0, late)))
+        more["before"], pcm = np.split(stream, [before.shape[1] + late], axis=1)
+    elif late_ms:
+        raise KwsError(
+            "A decision after the clip's end is one of a stream, which heard something "
+            f"before the clip. Expected --after silence or word. Received: --late "
+            f"{late_ms} alone",
+            f"kws eval {quoted(bundle.path)} --after silence --late {late_ms}",
+        )
+    result = run(bundle, pcm, jobs=jobs, board=board, progress=bar.at, **more)
     logits, sent = result if skips else (result, None)
     bar.end()
     seconds = time.monotonic() - start
@@ -198,6 +221,7 @@ def evaluate_clips(
         seconds=seconds,
         cost=cost,
         after=after,
+        late_ms=late_ms,
     )
 
 
@@ -217,6 +241,18 @@ def _before(bundle: Bundle, pcm: np.ndarray, engine: str, after: str) -> np.ndar
     if after == "silence":
         return np.zeros((len(pcm), size), np.int16)
     return np.roll(pcm, 1, axis=0)[:, pcm.shape[1] - size :]
+
+
+def _late(bundle: Bundle, late_ms: int) -> int:
+    """Samples from a clip's end to the decision."""
+    step_ms = decision_ms(bundle.recipe)
+    if not 0 <= late_ms <= MOST_LATE_MS or late_ms % step_ms:
+        raise KwsError(
+            f"Decisions come every {step_ms:g} ms. Expected --late in such steps, to "
+            f"{MOST_LATE_MS} ms. Received: {late_ms}",
+            f"kws eval {quoted(bundle.path)} --after silence --late {3 * step_ms:g}",
+        )
+    return late_ms * SAMPLE_RATE // 1000
 
 
 def spared(

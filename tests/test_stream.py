@@ -356,9 +356,12 @@ def test_each_clip_is_judged_cold_and_after_the_one_before() -> None:
     np.testing.assert_allclose(logits[7:], pairs[7:], atol=1e-4)
 
 
-@pytest.mark.parametrize("after", ["silence", "word"])
-def test_clips_are_judged_as_a_stream_hears_them(after: str) -> None:
-    """kws eval --after: the decision at the clip's end, of one stream from a reset."""
+@pytest.mark.parametrize(
+    ("after", "steps"), [("silence", 0), ("word", 0), ("silence", 1), ("word", 3)]
+)
+def test_clips_are_judged_as_a_stream_hears_them(after: str, steps: int) -> None:
+    """kws eval --after, --late: a decision of one stream from a reset, at the clip's end
+    or some steps later, in silence."""
     bundle = sample()
     rng = np.random.default_rng(9)
     samples = bundle.recipe.features.clip_samples
@@ -371,18 +374,27 @@ def test_clips_are_judged_as_a_stream_hears_them(after: str) -> None:
         "val",
         {},
     )
-    result = evaluate.evaluate_clips(bundle, clips, after=after)
+    late_ms = steps * 4 * bundle.recipe.features.hop // 16
+    result = evaluate.evaluate_clips(bundle, clips, after=after, late_ms=late_ms)
     step = 4 * bundle.recipe.features.hop
     size = pcm.shape[1] // step * step
     before = np.zeros((5, size), np.int16)
     if after == "word":
         before = np.roll(pcm, 1, axis=0)[:, -size:]
     for row in range(5):
-        stream = np.concatenate([before[row], pcm[row, :samples]])
+        silence = np.zeros(steps * step, np.int16)
+        heard = np.concatenate([pcm[row], silence])[: samples + len(silence)]
+        stream = np.concatenate([before[row], heard])
         features = extract(stream, bundle.recipe.features)
         assert np.array_equal(decisions([features])[-1], result.logits[row])
     assert (result.logits != evaluate.evaluate_clips(bundle, clips).logits).any()
     assert result.as_dict()["after"] == after
+    assert result.as_dict()["late_ms"] == late_ms
+    if steps:
+        with pytest.raises(KwsError, match="Expected --after silence or word"):
+            evaluate.evaluate_clips(bundle, clips, late_ms=late_ms)
+        with pytest.raises(KwsError, match=f"every {late_ms // steps} ms"):
+            evaluate.evaluate_clips(bundle, clips, after=after, late_ms=late_ms + 1)
 
 
 def test_what_comes_before_a_clip_is_for_networks_for_streams() -> None:

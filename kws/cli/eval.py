@@ -14,7 +14,7 @@ from kws.cli import _options
 if TYPE_CHECKING:
     from kws.evaluate import Evaluation
 
-OF_CLIPS = ("--split", "--limit", "--data", "--also", "--after", "--jobs")
+OF_CLIPS = ("--split", "--limit", "--data", "--also", "--after", "--late", "--jobs")
 
 EPILOG = """\b
 Examples:
@@ -68,6 +68,15 @@ Examples:
     help="What a network for streams hears before each clip: nothing, a second of "
     "zeros, or the clip before it.",
 )
+@click.option(
+    "--late",
+    "late_ms",
+    type=int,
+    default=0,
+    show_default=True,
+    help="With --after: judge the decision that comes this many ms after the clip's "
+    "end, in silence. A stream goes on; a word that ends with its clip is heard then.",
+)
 @_options.jobs
 @_options.json
 @click.pass_context
@@ -85,6 +94,7 @@ def command(
     cut: Path | None,
     truth: Path | None,
     after: str,
+    late_ms: int,
     jobs: int | None,
     as_json: bool,
 ) -> None:
@@ -118,7 +128,8 @@ def command(
     )
     jobs = jobs or os.cpu_count() or 1
     results = [
-        evaluate_clips(bundle, clips, name, board_name, jobs, after) for name in names
+        evaluate_clips(bundle, clips, name, board_name, jobs, after, late_ms)
+        for name in names
     ]
     pairs = [agreement(results[0], other) for other in results[1:]]
     if as_json:
