@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 
 from kws import bundle as bundles
-from kws import tapes
 from kws.bundle import Bundle, read_json, write_atomic
 from kws.data import tape as tapes_of
 from kws.data.tape import Score, Tape, Window
@@ -556,7 +555,7 @@ def report(listener: Listener, aim: Aim, found: Found, command: str) -> dict[str
         "said": dict(zip(listener.words, listener.said.tolist(), strict=True)),
         "before": _point(listener, before),
         "after": _point(listener, after),
-        "held_out": tapes.figures(held_out),
+        "held_out": tapes_of.figures(held_out),
         "own_thresholds": list(found.own),
         "why_common": found.why_common,
         "smoothing": after.smoothing,
@@ -591,12 +590,14 @@ def _point(listener: Listener, settings: Settings) -> dict[str, Any]:
     scores = listener.scores(settings)
     kinds = dict.fromkeys(recording.kind for recording in listener.recordings)
     every = list(zip(listener.recordings, scores, strict=True))
-    score = tapes.total(scores)
+    score = tapes_of.total(scores)
     return {
-        **tapes.figures(score),
+        **tapes_of.figures(score),
         "detector": dataclasses.asdict(settings.detector(listener.bundle)),
         "kinds": {
-            kind: tapes.figures(tapes.total([s for r, s in every if r.kind == kind]))
+            kind: tapes_of.figures(
+                tapes_of.total([s for r, s in every if r.kind == kind])
+            )
             for kind in kinds
         },
         "per_word": {
@@ -629,7 +630,9 @@ def keep(bundle: Bundle, table: dict[str, Any]) -> Bundle:
     chosen["word_thresholds"] = tuple(chosen["word_thresholds"])
     recipe = dataclasses.replace(bundle.recipe, detector=Detector(**chosen))
     kept = {
-        name: {key: table[name][key] for key in tapes.figures(Score(0, 0, 0, 1.0, {}))}
+        name: {
+            key: table[name][key] for key in tapes_of.figures(Score(0, 0, 0, 1.0, {}))
+        }
         for name in ("before", "after", "held_out")
     }
     summary = {"aim": table["aim"], "tapes": table["tapes"], **kept}

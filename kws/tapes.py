@@ -22,7 +22,7 @@ from kws.data.tape import Score, Tape, Window
 from kws.deploy import host
 from kws.engines.host import Event
 from kws.errors import KwsError
-from kws.intervals import poisson_interval, wilson_interval
+from kws.intervals import poisson_interval
 from kws.recipe import Q15_ONE, decision_ms
 
 FALSE_ALARM, MISS = "false alarm", "miss"
@@ -89,7 +89,7 @@ class TapeResult:
     @property
     def score(self) -> Score:
         """All tapes together."""
-        return total([heard.score for heard in self.tapes])
+        return tapes.total([heard.score for heard in self.tapes])
 
     @property
     def findings(self) -> list[Finding]:
@@ -101,11 +101,13 @@ class TapeResult:
         words = score.hits + score.misses
         several = len(self.tapes) > 1
         return {
-            **figures(score),
+            **tapes.figures(score),
             "hits": score.hits,
             "misses": score.misses,
             "kinds": {
-                kind: figures(total([h.score for h in self.tapes if h.kind == kind]))
+                kind: tapes.figures(
+                    tapes.total([h.score for h in self.tapes if h.kind == kind])
+                )
                 for kind in dict.fromkeys(heard.kind for heard in self.tapes)
             },
             "per_word": {
@@ -138,64 +140,6 @@ class TapeResult:
             f"{low} to {low + SNR_STEP}": {"words": said, "missed": missed}
             for low, (said, missed) in sorted(table.items())
         }
-
-
-def figures(score: Score) -> dict[str, Any]:
-    """The figures of a score, with intervals."""
-    words = score.hits + score.misses
-    return {
-        "hours": score.hours,
-        "words": words,
-        "missed": score.misses,
-        "miss_rate": score.miss_rate,
-        "miss_rate_ci95": list(wilson_interval(score.misses, words)) if words else None,
-        "false_alarms": score.false_alarms,
-        "false_alarms_per_hour": score.false_alarms_per_hour,
-        "false_alarms_per_hour_ci95": list(score.false_alarms_per_hour_ci95),
-    }
-
-
-def total(scores: Sequence[Score]) -> Score:
-    """Scores added up."""
-    per_word: dict[str, tuple[int, int, int]] = {}
-    for score in scores:
-        for word, (hits, misses, alarms) in score.per_word.items():
-            h, m, f = per_word.get(word, (0, 0, 0))
-            per_word[word] = (h + hits, m + misses, f + alarms)
-    return Score(
-        hits=sum(score.hits for score in scores),
-        misses=sum(score.misses for score in scores),
-        false_alarms=sum(score.false_alarms for score in scores),
-        hours=sum(score.hours for score in scores),
-        per_word=dict(sorted(per_word.items())),
-    )
-
-
-def describe(score: Score) -> str:
-    """One line for people: hours, words, misses, false alarms an hour, intervals.
-
-    Example:
-        >>> print(describe(Score(9, 1, 4, 2.0, {})))
-        2.00 h, 10 words: 1 missed = 10.0 % (95 %: 1.8 to 40.4); 4 false alarms = 2.00 \
-an hour (95 %: 0.54 to 5.12)
-    """
-    return describe_figures(figures(score))
-
-
-def describe_figures(table: dict[str, Any]) -> str:
-    """`describe`, of what `figures` gave."""
-    text = f"{table['hours']:.2f} h, "
-    if table["words"]:
-        low, high = (100 * x for x in table["miss_rate_ci95"])
-        text += (
-            f"{table['words']} words: {table['missed']} missed = "
-            f"{100 * table['miss_rate']:.1f} % (95 %: {low:.1f} to {high:.1f}); "
-        )
-    low, high = table["false_alarms_per_hour_ci95"]
-    return text + (
-        f"{table['false_alarms']} false alarms = {table['false_alarms_per_hour']:.2f} "
-        f"an hour (95 %: {low:.2f} to {high:.2f})"
-    )
 
 
 def hours_needed(per_hour: float) -> float:

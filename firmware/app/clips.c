@@ -4,6 +4,8 @@
  *            samples=N   samples in each clip (enough for one decision)
  *            logits=FILE receives label_count int8 per clip
  *            sent=FILE   receives delta_count uint32 per clip: transmitted elements
+ *            steps=FILE  receives 2 uint32 per decision: instructions of the features
+ *                        since the one before, and of the model
  * Every clip goes through the same ring, features and model as live audio.
  */
 #include <stddef.h>
@@ -24,8 +26,22 @@ static int stop(const char *reason) {
   return KWS_EXIT_INPUT;
 }
 
-/* Feed one clip. Returns 1 when it was whole, 0 at the end of the file. */
-static int feed(int clips, uint32_t samples) {
+/* What a decision cost. Returns 0, or 1. */
+static int write_step(int file) {
+  static kws_stats_t before;
+  kws_stats_t now;
+  kws_stats(&now);
+  const uint64_t features = now.feature_ticks - before.feature_ticks;
+  const uint64_t model = now.model_ticks - before.model_ticks;
+  const uint32_t cost[2] = {(uint32_t)kws_board_ticks_to_cost(features),
+                            (uint32_t)kws_board_ticks_to_cost(model)};
+  before = now;
+  return file < 0 ? 0 : semihosting_write(file, cost, sizeof cost);
+}
+
+/* Feed one clip. Returns 1 when it was whole, 0 at the end of the file, -1 when what a
+ * decision cost can't be written. */
+static int feed(int clips, uint32_t samples, int steps) {
   kws_reset();
   while (samples > 0) {
     const uint32_t space = sizeof block / sizeof block[0];
@@ -35,6 +51,7 @@ static int feed(int clips, uint32_t samples) {
     kws_push(block, n);
     kws_event_t event;
     while (kws_poll(&event) != KWS_IDLE) {
+      if (write_step(steps) != 0) return -1;
     }
     samples -= n;
   }
@@ -69,15 +86,20 @@ int main(void) {
   if (clips < 0 || logits < 0) return stop("cannot open the files");
   const char *sent_path = emulated_argument("sent");
   const int sent = sent_path == NULL ? -1 : semihosting_open(sent_path, "w");
+  const char *steps_path = emulated_argument("steps");
+  const int steps = steps_path == NULL ? -1 : semihosting_open(steps_path, "w");
   uint32_t count = 0;
-  for (; feed(clips, samples); count++) {
+  int whole;
+  for (; (whole = feed(clips, samples, steps)) > 0; count++) {
     if (kws_last_logits() == NULL) return stop("the clip is shorter than the window");
     if (semihosting_write(logits, kws_last_logits(), kws_model_info.label_count) != 0) {
       return stop("cannot write the logits");
     }
     if (write_sent(sent) != 0) return stop("cannot write what was sent");
   }
+  if (whole < 0) return stop("cannot write what a decision cost");
   semihosting_close(logits);
+  if (steps >= 0) semihosting_close(steps);
   if (sent >= 0) semihosting_close(sent);
   print_begin("clips");
   print_u64("count", count);

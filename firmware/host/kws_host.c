@@ -47,22 +47,6 @@ void kws_host_step(const int8_t *features, size_t clips, size_t frames, size_t l
   }
 }
 
-size_t kws_host_transmit(const int16_t *pcm, size_t samples, uint32_t *sent,
-                         size_t room) {
-  const size_t products = kws_model_info.delta_count;
-  size_t count = 0;
-  for (size_t done = 0; done < samples;) {
-    const size_t left = samples - done;
-    done += kws_push(pcm + done, left < BLOCK_SAMPLES ? left : BLOCK_SAMPLES);
-    kws_event_t event;
-    while (kws_poll(&event) != KWS_IDLE) {
-      if (count < room) kws_host_sent(sent + count * products, products);
-      count++;
-    }
-  }
-  return count;
-}
-
 size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
                        size_t room) {
   size_t count = 0;
@@ -81,20 +65,24 @@ size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
 }
 
 size_t kws_host_decide(const int16_t *pcm, size_t samples, int8_t *logits,
-                       uint64_t *time_ms, size_t room) {
+                       uint64_t *time_ms, uint32_t *sent, int32_t *heard, size_t room) {
   const size_t labels = kws_model_info.label_count;
+  const size_t products = kws_model_info.delta_count;
   const kws_feature_spec_t *spec = kws_model_info.features;
   size_t count = 0;
   for (size_t done = 0; done < samples;) {
     const size_t left = samples - done;
     done += kws_push(pcm + done, left < BLOCK_SAMPLES ? left : BLOCK_SAMPLES);
     kws_event_t event;
-    while (kws_poll(&event) != KWS_IDLE) {
+    kws_poll_t polled;
+    while ((polled = kws_poll(&event)) != KWS_IDLE) {
       if (count < room) {
         kws_stats_t stats;
         kws_stats(&stats);
         memcpy(logits + count * labels, kws_last_logits(), labels);
         time_ms[count] = (spec->window + (stats.frames - 1) * spec->hop) / 16;
+        kws_host_sent(sent + count * products, products);
+        heard[count] = polled == KWS_HEARD ? (int32_t)event.label : -1;
       }
       count++;
     }

@@ -25,20 +25,17 @@ int kws_host_logits(const int16_t *pcm, size_t clips, size_t samples, size_t lab
 void kws_host_step(const int8_t *features, size_t clips, size_t frames, size_t labels,
                    int8_t *out, uint32_t *sent);
 
-/* Stream on, from wherever it stands. What each product that skips transmitted from one
- * decision to the next, uint32 [decisions][products]. Returns how many decisions were
- * made, of which `room` are stored. */
-size_t kws_host_transmit(const int16_t *pcm, size_t samples, uint32_t *sent,
-                         size_t room);
-
-/* Stream on. Returns how many events were heard, of which `room` are stored. */
+/* Stream on, from wherever it stands. Returns how many events were heard, of which
+ * `room` are stored. */
 size_t kws_host_detect(const int16_t *pcm, size_t samples, kws_event_t *events,
                        size_t room);
 
 /* Stream on. Returns how many decisions were made, of which `room` are stored: their
- * logits, int8 [decisions][labels], and the end of what each looked back on. */
+ * logits, int8 [decisions][labels]; the end of what each looked back on; what each
+ * product that skips transmitted since the decision before, uint32
+ * [decisions][products]; and the label of the word that was heard, or -1. */
 size_t kws_host_decide(const int16_t *pcm, size_t samples, int8_t *logits,
-                       uint64_t *time_ms, size_t room);
+                       uint64_t *time_ms, uint32_t *sent, int32_t *heard, size_t room);
 
 /* The detector's sums after each of n decisions, uint32 [n][labels], with another
  * smoothing than the model's, and the highest smoothed posterior of a word, Q15 [n].

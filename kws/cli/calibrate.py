@@ -95,7 +95,7 @@ def command(
 
 
 def _print(table: dict[str, Any]) -> None:
-    from kws.tapes import describe_figures
+    from kws.data.tape import describe_figures
 
     for name, text in (
         ("before", "before"),

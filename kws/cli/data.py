@@ -688,6 +688,7 @@ def tape(
             "reverberation_s": reverberation,
             "seed": seed,
         }
+        bed = " and ".join(sorted({s.kind for s in sounds})) or tapes.NOISE
         made = tapes.build(
             clips.pcm,
             clips.label,
@@ -697,6 +698,7 @@ def tape(
             clip_names=clips.names,
             **options,
         )
+        made.made.update(bed=bed)
     made.made.update(split=split, task=wanted.name, words=list(keywords), **options)
     tapes.save(made, out)
     facts = {

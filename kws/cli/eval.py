@@ -223,7 +223,7 @@ def _tapes(
     as_json: bool,
 ) -> None:
     from kws import tapes
-    from kws.data.tape import files, open_tape
+    from kws.data.tape import describe, files, open_tape
 
     found = files(paths)
     opened = ((str(path), open_tape(path, truth)) for path in found)
@@ -237,9 +237,9 @@ def _tapes(
         click.echo(json.dumps(head | table))
         return
     for heard in result.tapes:
-        click.echo(f"{heard.name} ({heard.kind}): {tapes.describe(heard.score)}")
+        click.echo(f"{heard.name} ({heard.kind}): {describe(heard.score)}")
     if len(result.tapes) > 1:
-        click.echo(f"Together: {tapes.describe(result.score)}")
+        click.echo(f"Together: {describe(result.score)}")
     for word, counts in table["per_word"].items():
         click.echo(
             f"  {word:<16} {counts['hits']:>4} heard {counts['misses']:>4} missed "

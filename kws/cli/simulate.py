@@ -15,7 +15,10 @@ Examples:
   kws simulate runs/tiny --theta X=0.3,Q=0.3,K=0.3,P=0.005,O=0.05
   kws simulate runs/kwt1 --theta "X=0.3,3.X=0.2" --features float --limit 500
   kws simulate runs/tiny --theta H=0 --split val --keep
+  kws simulate kwt-stream-tiny --theta bundle --tape tapes --board qemu-m4
 """
+# What is about clips, and would be left unheeded with tapes.
+OF_CLIPS = ("split", "task", "kind", "limit", "data", "also")
 
 
 @click.command(epilog=EPILOG)
@@ -28,9 +31,13 @@ Examples:
 @_options.limit
 @_options.data
 @_options.also
+@_options.tape()
+@_options.board()
 @_options.keep
 @_options.json
+@click.pass_context
 def command(
+    ctx: click.Context,
     run: str,
     theta: str | None,
     split: str,
@@ -40,15 +47,21 @@ def command(
     limit: int | None,
     data: Path | None,
     also: tuple[Path, ...],
+    tape: tuple[Path, ...],
+    board_name: str | None,
     keep: bool,
     as_json: bool,
 ) -> None:
-    """Run RUN's network with delta thresholds over a whole split.
+    """Run RUN's network with delta thresholds over a split or, with --tape, over tapes.
 
     An element is held, and costs nothing, while it is within its threshold of the
     value that was last transmitted. Thresholds are in units of the tensor itself; the
     int8 network rounds them down to whole steps. --theta bundle takes the run's own;
     --keep makes them that, for the firmware.
+
+    Tapes are streams, and the firmware's C runs them on this machine: misses, false
+    alarms, and what a second costs by kind of sound. --board counts the instructions of
+    every step on an emulated board.
     """
     from kws import attention
     from kws import bundle as bundles
@@ -58,7 +71,11 @@ def command(
     from kws.thresholds import Thresholds
 
     theta = theta or ""
+    _check(ctx, run, tape, board_name, engine)
     bundle = bundles.load(run)
+    if tape:
+        _tapes(bundle, theta, tape, board_name, keep, as_json)
+        return
     folders = check_clips(bundle, task, data, also)
     if theta != "bundle":
         Thresholds.read(theta, attention.slots(bundle.recipe.model))
@@ -81,6 +98,83 @@ def command(
         click.echo(text(table))
         if keep:
             click.echo(f"These thresholds are now in {bundle.path}")
+
+
+def _check(
+    ctx: click.Context,
+    run: str,
+    tape: tuple[Path, ...],
+    board: str | None,
+    engine: str | None,
+) -> None:
+    """Refuse what would be left unheeded."""
+    from click.core import ParameterSource
+
+    from kws.errors import KwsError
+
+    if not tape:
+        if board is not None:
+            raise KwsError(
+                "Instructions are counted on tapes. Expected --tape. "
+                f"Received: --board {board} alone",
+                f"kws simulate {run} --tape tape.wav --board {board}",
+            )
+        return
+    typed = [
+        param.opts[0]
+        for param in ctx.command.params
+        if param.name in OF_CLIPS
+        and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+    ]
+    if engine == "float":
+        typed.append("--engine float")
+    if typed:
+        raise KwsError(
+            "Tapes run through the int8 network's C, and no clips are read. Received: "
+            f"--tape with {', '.join(typed)}",
+            f"kws simulate {run} --tape {tape[0]}",
+        )
+
+
+def _tapes(
+    bundle: Any,
+    theta: str,
+    paths: tuple[Path, ...],
+    board_name: str | None,
+    keep: bool,
+    as_json: bool,
+) -> None:
+    from kws.data.tape import files, open_tape
+    from kws.simulate import instructions, measure, stream
+    from kws.simulate.simulator import Simulator
+
+    simulator = measure.make_simulator(bundle, "int8")
+    assert not isinstance(simulator, Simulator)
+    if keep:
+        measure.check_keeps(simulator)
+    thresholds = measure.read_thresholds(simulator, theta)
+    board = instructions.find_boards([board_name])[0] if board_name else None
+    with_them = instructions.with_thresholds(simulator, thresholds)
+    opened = ((str(path), open_tape(path)) for path in files(paths))
+
+    def say(name: str) -> None:
+        click.echo(f"Hearing {name}", err=True)
+
+    heard = stream.follow(with_them, opened, board, say)
+    table = {
+        "thresholds": thresholds.to_dict(),
+        "steps": simulator.steps(thresholds).to_steps(),
+        "board": board_name,
+        **stream.table(bundle, heard),
+    }
+    if keep:
+        measure.keep_thresholds(simulator, thresholds.to_dict())
+    if as_json:
+        click.echo(json.dumps(table))
+        return
+    click.echo(stream.text(table))
+    if keep:
+        click.echo(f"These thresholds are now in {bundle.path}")
 
 
 def text(table: dict[str, Any]) -> str:

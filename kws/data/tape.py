@@ -19,7 +19,7 @@ from kws.data import audio, names
 from kws.data.ambient import Sound
 from kws.data.audio import SAMPLE_RATE, wav_bytes
 from kws.errors import KwsError, quoted
-from kws.intervals import poisson_interval
+from kws.intervals import poisson_interval, wilson_interval
 from kws.recipe import SILENCE, UNKNOWN
 
 WORDS, RECORDING = "words", "recording"  # kinds of tapes: with keywords, and without
@@ -27,6 +27,8 @@ TOLERANCE_S = 1.0  # how late after its end a word may be heard
 REPEAT_S = 1.0  # how close two events of one word count as one
 SIDE = ".tape.json"  # what is known of a tape besides its truth
 MAX_TSV_BYTES = 16 * 1024 * 1024
+QUIET, NOISE, OTHER = "silence", "noise", "other"  # what sounds at a moment
+QUIET_DBFS = -55.0  # below it a moment is silence: a quiet room's noise is near -60
 # What the columns of a truth are called in tables of label editors.
 _COLUMNS = {
     "start": {"start", "begin", "onset", "tmin", "from"},
@@ -76,6 +78,44 @@ class Tape:
     @property
     def hours(self) -> float:
         return len(self.pcm) / SAMPLE_RATE / 3600
+
+    @property
+    def bed(self) -> str:
+        """What sounds where nothing is said: of a tape of words its bed."""
+        if self.kind == WORDS:
+            return str(self.made.get("bed", NOISE))
+        return OTHER if self.kind == RECORDING else self.kind
+
+    def sounds(self, first: int, step: int, count: int) -> np.ndarray:
+        """What sounds in each of `count` steps, one after another.
+
+        Args:
+            first: Sample that the first one starts at.
+            step: Samples of each.
+            count: How many.
+
+        Returns:
+            str [count]: `words` where one is said that the truth or the side file
+            knows; `silence` where it is quieter than QUIET_DBFS; else what the tape is
+            of, or its bed.
+        """
+        part = self.pcm[first : first + step * count]
+        rows = np.zeros((count, step), np.int16)
+        rows.reshape(-1)[: len(part)] = part
+        power = np.concatenate(
+            [
+                np.square(some, dtype=np.float32).mean(axis=1)
+                for some in np.array_split(rows, count // 4096 + 1)
+            ]
+        )
+        quiet = power < (32768 * 10 ** (QUIET_DBFS / 20)) ** 2
+        found = np.where(quiet, QUIET, self.bed).astype(object)
+        words = self.windows + (self.said if self.kind == WORDS else [])
+        for window in words:
+            begin = (window.start_s * SAMPLE_RATE - first) / step
+            end = (window.end_s * SAMPLE_RATE - first) / step
+            found[max(0, math.floor(begin)) : max(0, math.ceil(end))] = WORDS
+        return found.astype(str)
 
     def text_at(self, start_s: float, end_s: float) -> str:
         """What is known to be said between two times; empty where nothing is."""
@@ -335,6 +375,64 @@ def score(
         false_alarms=len(judged.false_alarms),
         hours=hours,
         per_word=table,
+    )
+
+
+def figures(score: Score) -> dict[str, Any]:
+    """The figures of a score, with intervals."""
+    words = score.hits + score.misses
+    return {
+        "hours": score.hours,
+        "words": words,
+        "missed": score.misses,
+        "miss_rate": score.miss_rate,
+        "miss_rate_ci95": list(wilson_interval(score.misses, words)) if words else None,
+        "false_alarms": score.false_alarms,
+        "false_alarms_per_hour": score.false_alarms_per_hour,
+        "false_alarms_per_hour_ci95": list(score.false_alarms_per_hour_ci95),
+    }
+
+
+def total(scores: Sequence[Score]) -> Score:
+    """Scores added up."""
+    per_word: dict[str, tuple[int, int, int]] = {}
+    for score in scores:
+        for word, (hits, misses, alarms) in score.per_word.items():
+            h, m, f = per_word.get(word, (0, 0, 0))
+            per_word[word] = (h + hits, m + misses, f + alarms)
+    return Score(
+        hits=sum(score.hits for score in scores),
+        misses=sum(score.misses for score in scores),
+        false_alarms=sum(score.false_alarms for score in scores),
+        hours=sum(score.hours for score in scores),
+        per_word=dict(sorted(per_word.items())),
+    )
+
+
+def describe(score: Score) -> str:
+    """One line for people: hours, words, misses, false alarms an hour, intervals.
+
+    Example:
+        >>> print(describe(Score(9, 1, 4, 2.0, {})))
+        2.00 h, 10 words: 1 missed = 10.0 % (95 %: 1.8 to 40.4); 4 false alarms = 2.00 \
+an hour (95 %: 0.54 to 5.12)
+    """
+    return describe_figures(figures(score))
+
+
+def describe_figures(table: dict[str, Any]) -> str:
+    """`describe`, of what `figures` gave."""
+    text = f"{table['hours']:.2f} h, "
+    if table["words"]:
+        low, high = (100 * x for x in table["miss_rate_ci95"])
+        text += (
+            f"{table['words']} words: {table['missed']} missed = "
+            f"{100 * table['miss_rate']:.1f} % (95 %: {low:.1f} to {high:.1f}); "
+        )
+    low, high = table["false_alarms_per_hour_ci95"]
+    return text + (
+        f"{table['false_alarms']} false alarms = {table['false_alarms_per_hour']:.2f} "
+        f"an hour (95 %: {low:.2f} to {high:.2f})"
     )
 
 

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,23 @@ _WORDS = (
     "shape.py",
     "thresholds.py",
 )
+
+
+class Decisions(NamedTuple):
+    """What a stream's decisions were.
+
+    Args:
+        logits: int8 [decisions, labels].
+        time_ms: uint64 [decisions], the end of what each looked back on.
+        sent: uint32 [decisions, products], what each product that skips transmitted
+            since the decision before.
+        heard: int32 [decisions], the label of the word that was heard, or -1.
+    """
+
+    logits: np.ndarray
+    time_ms: np.ndarray
+    sent: np.ndarray
+    heard: np.ndarray
 
 
 class Opened:
@@ -139,25 +156,32 @@ class Opened:
         ]
 
     def decide(self, pcm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Stream a recording, int16 [samples].
+        """Stream a recording, int16 [samples], from a reset: the logits of each
+        decision and its time; see `follow`."""
+        found = self.follow(pcm)
+        return found.logits, found.time_ms
 
-        Returns:
-            int8 [decisions, labels], the logits of each decision; uint64 [decisions],
-            the end of what each looked back on, in milliseconds.
-        """
+    def follow(self, pcm: np.ndarray) -> Decisions:
+        """Stream a recording, int16 [samples], from a reset, decision by decision."""
         self.start()
         pcm = np.ascontiguousarray(pcm, np.int16)
         room = len(pcm) // self.MIN_HOP + 1
-        logits = np.zeros((room, self.labels), np.int8)
-        time_ms = np.zeros(room, np.uint64)
+        found = Decisions(
+            np.zeros((room, self.labels), np.int8),
+            np.zeros(room, np.uint64),
+            np.zeros((room, self.products), np.uint32),
+            np.zeros(room, np.int32),
+        )
         count = self.lib.kws_host_decide(
             self._pointer("int16_t *", pcm),
             len(pcm),
-            self._pointer("int8_t *", logits),
-            self._pointer("uint64_t *", time_ms),
+            self._pointer("int8_t *", found.logits),
+            self._pointer("uint64_t *", found.time_ms),
+            self._pointer("uint32_t *", found.sent),
+            self._pointer("int32_t *", found.heard),
             room,
         )
-        return logits[:count].copy(), time_ms[:count].copy()
+        return Decisions(*(column[:count].copy() for column in found))
 
     def sums(self, logits: np.ndarray, smoothing: int) -> tuple[np.ndarray, np.ndarray]:
         """The detector's sums after each decision, with any smoothing.
@@ -227,23 +251,6 @@ class Opened:
         if count > room:
             raise ValueError("settings that the detector refuses")
         return decision[:count], label[:count], score[:count]
-
-    def transmitted(self, pcm: np.ndarray) -> np.ndarray:
-        """Stream a recording, int16 [samples], from a reset.
-
-        Returns:
-            uint32 [decisions, products]: what was transmitted from one to the next.
-        """
-        self.start()
-        pcm = np.ascontiguousarray(pcm, np.int16)
-        sent = np.zeros((len(pcm) // 16 + 1, self.products), np.uint32)
-        count = self.lib.kws_host_transmit(
-            self._pointer("int16_t *", pcm),
-            len(pcm),
-            self._pointer("uint32_t *", sent),
-            len(sent),
-        )
-        return sent[:count]
 
     def _results(self, clips: int) -> tuple[np.ndarray, np.ndarray]:
         return (

@@ -34,6 +34,8 @@ class Instructions:
         decision: Of the network, for one decision; mean.
         decision_max: The dearest.
         sleep_share: Of the board's time, with its cycles per instruction.
+        steps: int64 [decisions, 2]: the features' since the decision before, and the
+            network's.
     """
 
     features: int
@@ -41,6 +43,7 @@ class Instructions:
     decision: int
     decision_max: int
     sleep_share: float
+    steps: np.ndarray
 
     @property
     def total(self) -> int:
@@ -121,6 +124,62 @@ class PerSecond:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Steps:
+    """A recording as one stream, decision by decision. The first one's cost is a
+    clip's: it starts from nothing.
+
+    Args:
+        found: What the C gave.
+        network: That runs here; says which products `found.sent` counts.
+        macs_dense: Of a decision, with nothing skipped.
+        macs: float64 [decisions], multiply-accumulates executed for each.
+        at_rest: bool [decisions]: nothing had changed for so long that nothing ran.
+    """
+
+    found: host.Decisions
+    network: Network
+    macs_dense: int
+    macs: np.ndarray
+    at_rest: np.ndarray
+
+    def sent(self, chosen: np.ndarray) -> dict[str, float]:
+        """Kind -> share of its elements that was transmitted in some decisions.
+
+        Args:
+            chosen: bool [decisions].
+        """
+        return _shares(self.network, self.found.sent[chosen])
+
+
+def steps(
+    pcm: np.ndarray, copy: host.Opened, here: Network, network: Network | None = None
+) -> Steps:
+    """Run a recording as one stream on this machine.
+
+    Args:
+        pcm: int16 [samples], 16 kHz.
+        copy: An opened library.
+        here: The network in it.
+        network: Whose work is counted; None: that one's.
+
+    Raises:
+        KwsError: it is too short for two decisions.
+    """
+    network = network or here
+    found = copy.follow(pcm)
+    if len(found.sent) < MIN_DECISIONS:
+        raise KwsError(
+            "The recording is too short for the model to decide twice. Received: "
+            f"{len(pcm) / run.SAMPLE_RATE:.1f} s",
+            "kws data tape   (makes a longer one)",
+        )
+    counted = cost.noted(here.transmitted(list(found.sent.T.astype(float))))
+    still = _at_rest(here, found.sent)
+    macs = np.where(still, 0.0, cost.total(network.nodes, counted).macs)
+    return Steps(found, here, cost.whole(network.dense.macs), macs, still)
+
+
 def on_host(bundle: Bundle, pcm: np.ndarray, core: str = "portable") -> PerSecond:
     """Run a recording as one stream on this machine.
 
@@ -132,26 +191,18 @@ def on_host(bundle: Bundle, pcm: np.ndarray, core: str = "portable") -> PerSecon
     Raises:
         KwsError: it is too short for two decisions.
     """
-    with host.opened(host.library(bundle), len(bundle.labels)) as copy:
-        sent = copy.transmitted(pcm)
-    if len(sent) < MIN_DECISIONS:
-        raise KwsError(
-            "The recording is too short for the model to decide twice. Received: "
-            f"{len(pcm) / run.SAMPLE_RATE:.1f} s",
-            "kws data tape   (makes a longer one)",
-        )
     here = native.sources(bundle, "portable").network
     network = native.sources(bundle, core).network
-    counted = cost.noted(here.transmitted(list(sent[1:].T.astype(float))))
-    still = _at_rest(here, sent[1:])
-    macs = np.where(still, 0.0, cost.total(network.nodes, counted).macs)
+    with host.opened(host.library(bundle), len(bundle.labels)) as copy:
+        every = steps(pcm, copy, here, network)
+    later = np.arange(len(every.macs)) > 0
     return PerSecond(
         seconds=len(pcm) / run.SAMPLE_RATE,
         decisions_per_second=1000 / decision_ms(bundle.recipe),
-        sent=_shares(here, sent[1:]),
-        at_rest=float(still.mean()),
-        macs_dense=cost.whole(network.dense.macs),
-        macs=macs,
+        sent=every.sent(later),
+        at_rest=float(every.at_rest[later].mean()),
+        macs_dense=every.macs_dense,
+        macs=every.macs[later],
     )
 
 
@@ -202,10 +253,28 @@ def on_board(
         CheckFailed: the image did not run to its end, with this machine's logits.
     """
     image = build.build(model_dir, board, out, "clips", compiler)
-    labels = len(bundle.labels)
-    result = run.clips(image.elf, board, pcm[None, :], labels, jobs=1)
     expected, _ = host.run(bundle, pcm[None, :])
-    if not np.array_equal(expected, result.logits):
+    return counted(bundle, board, image.elf, pcm, expected[0])
+
+
+def counted(
+    bundle: Bundle, board: Board, image: Path, pcm: np.ndarray, expected: np.ndarray
+) -> Instructions:
+    """The same with an image that is built.
+
+    Args:
+        bundle: That is in it.
+        board: An emulated one.
+        image: ELF of the app `clips`.
+        pcm: int16 [samples], 16 kHz.
+        expected: int8 [labels], this machine's logits at the end of the recording.
+
+    Raises:
+        CheckFailed: the image did not run to its end, with those logits.
+    """
+    labels = len(bundle.labels)
+    result = run.clips(image, board, pcm[None, :], labels, jobs=1)
+    if not np.array_equal(expected, result.logits[0]):
         raise CheckFailed(
             f"{board.name} and this machine disagree at the end of the recording: a "
             "fault of kws.",
@@ -218,5 +287,10 @@ def on_board(
     model = round(decisions * each)
     busy = (front + model) * board.cycles_per_instruction / board.clock_hz
     return Instructions(
-        front, model, each, result.instructions_per_inference_max, max(0.0, 1 - busy)
+        front,
+        model,
+        each,
+        result.instructions_per_inference_max,
+        max(0.0, 1 - busy),
+        result.steps,
     )

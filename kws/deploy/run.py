@@ -212,6 +212,8 @@ class ClipsResult:
         stack_bytes: Deepest use of the stack.
         sent: uint32 [N, products]: elements that each product with delta thresholds
             transmitted, in the order of the model's table; no columns without.
+        steps: int64 [decisions, 2]: of every decision, instructions of the features
+            since the one before, and of the network.
     """
 
     logits: np.ndarray
@@ -221,6 +223,7 @@ class ClipsResult:
     instructions_per_frame: int
     stack_bytes: int
     sent: np.ndarray
+    steps: np.ndarray
 
 
 def clips(
@@ -254,7 +257,7 @@ def clips(
 
         def one(
             part: tuple[int, np.ndarray],
-        ) -> tuple[np.ndarray, np.ndarray, Transcript]:
+        ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Transcript]:
             index, some = part
             folder = Path(name) / str(index)
             folder.mkdir()
@@ -264,6 +267,7 @@ def clips(
                 "samples": str(some.shape[1]),
                 "logits": "logits.raw",
                 "sent": "sent.raw",
+                "steps": "steps.raw",
             }
             outcome = runner.run(image, board, arguments, folder, timeout_s)
             transcript = monitor.parse(outcome.text)
@@ -282,9 +286,11 @@ def clips(
                     "Emit and build again: kws flash RUN --board " + board.name,
                 )
             counts = np.fromfile(folder / "sent.raw", "<u4")
+            steps = np.fromfile(folder / "steps.raw", "<u4").astype(np.int64)
             return (
                 np.frombuffer(data, np.int8).reshape(len(some), labels),
                 counts.reshape(len(some), -1),
+                steps.reshape(-1, 2),
                 transcript,
             )
 
@@ -298,8 +304,9 @@ def clips(
 
     return ClipsResult(
         logits=np.concatenate([logits for logits, *_ in results]),
-        sent=np.concatenate([sent for _, sent, _ in results]),
-        hash=results[0][2].hash or "",
+        sent=np.concatenate([sent for _, sent, *_ in results]),
+        steps=np.concatenate([steps for _, _, steps, _ in results]),
+        hash=results[0][3].hash or "",
         instructions_per_inference=round(
             float(np.average(values("instructions_per_inference"), weights=counts))
         ),
