@@ -13,6 +13,7 @@ EPILOG = """\b
 Examples:
   kws report kwt-tiny
   kws report runs/tiny --fit nrf52840dk,pico --clips 0
+  kws report kwt-stream-tiny --tape tapes
   kws report runs/tiny/sweep
 """
 
@@ -33,6 +34,7 @@ Examples:
     show_default=True,
     help="Recordings of the hardest clips to put into the page.",
 )
+@_options.tape()
 @_options.fit
 @_options.battery
 @_options.json
@@ -44,6 +46,7 @@ def command(
     also: tuple[Path, ...],
     limit: int | None,
     clips: int,
+    tape: tuple[Path, ...],
     fit: tuple[str, ...] | None,
     battery: float | None,
     as_json: bool,
@@ -52,9 +55,10 @@ def command(
 
     One file, which needs no network and no other file: training curves, accuracy by
     word and by loudness, the hardest clips to listen to, misses against false alarms,
-    each layer's cost, flash, RAM, duty cycle and battery on each board, delta
-    thresholds. What isn't known is said, with the command that makes it. Beside a
-    sweep.json, its plots (PNG), where matplotlib is installed.
+    what each step costs on tapes (--tape), each layer's cost, flash, RAM, duty cycle
+    and battery on each board, delta thresholds. What isn't known is said, with the
+    command that makes it. Beside a sweep.json, its plots (PNG), where matplotlib is
+    installed.
     """
     if (Path(run) / "sweep.json").is_file() or Path(run).name == "sweep.json":
         _sweep(Path(run), out, as_json)
@@ -71,6 +75,7 @@ def command(
         fit,
         known.COIN_CELL_MAH if battery is None else battery,
         lambda text: click.echo(text, err=True),
+        tape,
     )
     facts = known.gather(run, asked)
     page = pages.write(facts, out or pages.path_of(bundles.load(run)), clips)

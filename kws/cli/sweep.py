@@ -17,9 +17,12 @@ Examples:
   kws sweep runs/tiny
   kws sweep runs/tiny --pick "instructions<=4e6"
   kws sweep runs/kwt1 --task gsc10 --engine float --pick "loss<=0.005"
+  kws sweep runs/stream --tape tapes --pick "misses<=0.05"
   kws sweep runs/tiny --study /shared/sweep.log    (on every machine that helps)
   kws report runs/tiny/sweep
 """
+ON_CLIPS = (0.7, 0.8, 0.86, 0.91)
+ON_TAPES = (0.5, 0.6, 0.7, 0.8)
 
 
 @click.command(epilog=EPILOG)
@@ -39,10 +42,9 @@ Examples:
 )
 @click.option(
     "--targets",
-    default="0.7,0.8,0.86,0.91",
-    show_default=True,
-    callback=lambda ctx, option, text: _shares(text),
-    help="Cuts of MHSA's MACs to refine near.",
+    callback=lambda ctx, option, text: text and _shares(text),
+    help="Cuts of MHSA's MACs to refine near; with --tape, of the network's on them.  "
+    "[default: 0.7,0.8,0.86,0.91; with --tape 0.5,0.6,0.7,0.8]",
 )
 @click.option(
     "--rounds",
@@ -62,6 +64,15 @@ Examples:
     default=4,
     show_default=True,
     help="Clips that each point runs on each board.",
+)
+@_options.tape()
+@click.option(
+    "--excerpt",
+    type=click.FloatRange(4.0),
+    default=24.0,
+    show_default=True,
+    help="Seconds of the tapes that stand for them: for the many points that move one "
+    "threshold, and on each board.",
 )
 @_options.jobs
 @click.option(
@@ -87,10 +98,12 @@ def command(
     kind: str,
     limit: int | None,
     move_clips: int,
-    targets: tuple[float, ...],
+    targets: tuple[float, ...] | None,
     rounds: int,
     boards: str | None,
     board_clips: int,
+    tape: tuple[Path, ...],
+    excerpt: float,
     jobs: int | None,
     study: str | None,
     condition: str | None,
@@ -105,23 +118,40 @@ def command(
     command goes on where it stopped. Writes sweep.json, sweep.csv, report.html, plots
     (PNG) and, with --pick, picked.json (for kws simulate --theta @picked.json); the
     int8 network's picked thresholds also go into RUN, for the firmware.
+
+    With --tape, thresholds of a network for streams are chosen on streams: each is
+    judged by misses and false alarms with RUN's detector, as well as on clips, and by
+    what a second of the tapes costs.
     """
     from kws import bundle as bundles
     from kws.bundle import write_atomic
     from kws.cli._run import check_clips
+    from kws.errors import KwsError
     from kws.report import sweep as pages
     from kws.simulate import measure
-    from kws.simulate.pick import parse, pick
+    from kws.simulate.pick import OF_TAPES, parse, pick
     from kws.simulate.points import Journal, Points, Study
     from kws.simulate.sweep import Settings, Sweep, csv, identity
 
+    if tape and engine == "float":
+        raise KwsError(
+            "Tapes run through the int8 network's C. Received: --tape with --engine "
+            "float",
+            f"kws sweep {run} --tape {tape[0]}",
+        )
     bundle = bundles.load(run)
     shipped = bundle.shipped
     out = out or pages.folder_of(bundle)
     integer = engine == "int8" or (engine is None and bundle.model_path.is_file())
     measured_on = _boards(boards, integer)
     if condition is not None:
-        parse(condition, measured_on)  # before hours of work
+        name, *_ = parse(condition, measured_on)  # before hours of work
+        if name in OF_TAPES and not tape:
+            raise KwsError(
+                f"The sweep has no tapes: expected some, for {name}. "
+                f"Received: --pick {condition} without --tape",
+                f'kws sweep {run} --tape tapes --pick "{condition}"',
+            )
         if shipped and integer:
             raise _shipped(bundle.path)
     folders = check_clips(bundle, task, data, also)
@@ -130,8 +160,10 @@ def command(
     clips = measure.load_clips(
         bundle, split, folders.data, limit, task, kind, folders.also
     )
-    pcm = _pcm(bundle, split, folders, limit, task) if measured_on else None
-    journal = Journal(out / "journal.jsonl", identity(simulator, clips))
+    heard = _heard(bundle, tape, excerpt) if tape else None
+    on_clips = measured_on and heard is None
+    pcm = _pcm(bundle, split, folders, limit, task) if on_clips else None
+    journal = Journal(out / "journal.jsonl", identity(simulator, clips, heard))
     if journal.points:
         click.echo(f"Going on after {len(journal.points)} points", err=True)
     shared = Study(study, journal.identity) if study else None
@@ -139,7 +171,7 @@ def command(
     settings = Settings(
         move_clips=move_clips,
         rounds=rounds,
-        targets=targets,
+        targets=targets or (ON_TAPES if tape else ON_CLIPS),
         boards=tuple(measured_on),
         board_clips=board_clips,
     )
@@ -148,7 +180,9 @@ def command(
     command = _again(click.get_current_context(), target, out)
     table = _kept(out, journal.identity, command) if condition is not None else None
     if table is None:
-        with Points(simulator, clips, journal, count, pcm, study=shared) as points:
+        with Points(
+            simulator, clips, journal, count, pcm, study=shared, heard=heard
+        ) as points:
             try:
                 table = Sweep(simulator, clips, points, settings, bar.report).run()
             except KeyboardInterrupt:
@@ -232,6 +266,15 @@ def _pcm(bundle: Any, split: str, folders: Any, limit: Any, task: Any) -> Any:
     return audio.load(split, wanted, folders.data, limit=limit, also=folders.also).pcm
 
 
+def _heard(bundle: Any, paths: tuple[Path, ...], excerpt: float) -> Any:
+    """The tapes, read once."""
+    from kws.data.tape import files, open_tape
+    from kws.simulate import stream
+
+    opened = ((str(path), open_tape(path)) for path in files(paths))
+    return stream.hearing(bundle, opened, excerpt)
+
+
 def _short(path: Path) -> Path:
     """Relative to where the user is, if it is below."""
     here = Path.cwd()
@@ -261,7 +304,7 @@ def _again(context: click.Context, run: str, out: Path) -> str:
         if context.get_parameter_source(name) is given:
             value = context.params[name]
             if name == "targets":
-                value = ",".join(f"{share:g}" for share in value)
+                value = ",".join(f"{share:g}" for share in value or ())
             for each in value if isinstance(value, tuple) else (value,):
                 words += [option.opts[0], str(each)]
     if out != Path(run) / "sweep":
@@ -306,6 +349,13 @@ def _print(table: dict[str, Any]) -> None:
         f"{len(table['points'])} points, {len(table['pareto'])} on the front of MACs"
     )
     _print_points(table, table["pareto"])
+    if "on_tapes" in table:
+        heard = table["on_tapes"]
+        click.echo(
+            f"tapes, {heard['hours']:.2f} h, {heard['words']} words: the front of MACs "
+            "a second against misses and false alarms:"
+        )
+        _print_points(table, heard["pareto_faults"])
     for board, facts in boards.items():
         click.echo(
             f"{board}: dense {facts['dense']:,} instructions; {facts['measured']} "
@@ -322,15 +372,27 @@ def _print(table: dict[str, Any]) -> None:
             f"Picked: accuracy {100 * point['accuracy']:.2f} %, MHSA cut "
             f"{100 * point['mhsa_mac_cut']:.1f} %{counts}"
         )
+        if "tape" in point:
+            from kws.data.tape import describe_figures
+
+            click.echo(f"on the tapes: {describe_figures(point['tape'])}")
 
 
 def _print_points(table: dict[str, Any], indices: list[int]) -> None:
-    heads = ("point", "accuracy", "MHSA cut", "model cut", *table["boards"])
+    on_tapes = ("missed", "alarms/h", "MACs/s") if "on_tapes" in table else ()
+    heads = ("point", "accuracy", "MHSA cut", "model cut", *on_tapes, *table["boards"])
     click.echo("".join(f"{head:>12}" for head in heads) + "  stage")
     for index in indices:
         point = table["points"][index]
         shares = ("accuracy", "mhsa_mac_cut", "mac_cut")
         cells = [str(index), *(f"{100 * point[name]:.2f} %" for name in shares)]
+        if on_tapes:
+            found = point["tape"]
+            cells += [
+                f"{100 * found['miss_rate']:.1f} %",
+                f"{found['false_alarms_per_hour']:.1f}",
+                f"{found['macs_per_second']:,.0f}",
+            ]
         for board in table["boards"]:
             count = point["instructions"].get(board)
             cells.append("" if count is None else f"{count:,}")

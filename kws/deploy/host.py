@@ -16,7 +16,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,6 +73,7 @@ class Opened:
 
     def __init__(self, ffi: Any, lib: Any, labels: int) -> None:
         self.ffi, self.lib, self.labels = ffi, lib, labels
+        self._tunable = False
 
     def start(self) -> None:
         """Set up ring, model and detector.
@@ -252,6 +253,22 @@ class Opened:
             raise ValueError("settings that the detector refuses")
         return decision[:count], label[:count], score[:count]
 
+    def set_thresholds(self, steps: Sequence[int]) -> None:
+        """Move the delta thresholds of a library that was built for it
+        (kws.emit.native.sources, tunable_delta).
+
+        Args:
+            steps: 0..255, one for each product, in the order of the model's table.
+        """
+        if not self._tunable:
+            declared = f"extern uint8_t *const kws_delta_thresholds[{self.products}];"
+            self.ffi.cdef(declared)
+            self._tunable = True
+        if len(steps) != self.products:
+            raise ValueError(f"{self.products} thresholds expected, not {len(steps)}")
+        for i, step in enumerate(steps):
+            self.lib.kws_delta_thresholds[i][0] = int(step)
+
     def _results(self, clips: int) -> tuple[np.ndarray, np.ndarray]:
         return (
             np.zeros((clips, self.labels), np.int8),
@@ -316,17 +333,21 @@ def library(bundle: Bundle) -> Path:
     return target if target.is_file() else _compile(target, sources(bundle), (), ())
 
 
-def sources(bundle: Bundle, expected: np.ndarray | None = None) -> dict[str, str]:
+def sources(
+    bundle: Bundle, expected: np.ndarray | None = None, tunable_delta: bool = False
+) -> dict[str, str]:
     """The bundle's C for this machine: file name -> text.
 
     Args:
         bundle: With a model.tflite.
         expected: int8 [labels], the self-test's logits; zeros where it isn't run.
+        tunable_delta: See kws.emit.native.sources.
     """
     if expected is None:
         expected = np.zeros(len(bundle.labels), np.int8)
     codes = selftest.clip(bundle.recipe.features.clip_samples)
-    texts = native.sources(bundle, "portable").texts
+    made = native.sources(bundle, "portable", tunable_delta=tunable_delta)
+    texts = made.texts
     return {**texts, SELFTEST: selftest.source(expected, codes)}
 
 

@@ -7,6 +7,7 @@ is asked for, the same recording runs there, and every instruction is counted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,11 @@ class Steps:
 
 
 def steps(
-    pcm: np.ndarray, copy: host.Opened, here: Network, network: Network | None = None
+    pcm: np.ndarray,
+    copy: host.Opened,
+    here: Network,
+    network: Network | None = None,
+    whole: Sequence[int] = (),
 ) -> Steps:
     """Run a recording as one stream on this machine.
 
@@ -162,6 +167,7 @@ def steps(
         copy: An opened library.
         here: The network in it.
         network: Whose work is counted; None: that one's.
+        whole: Products of a stream that count as not encoded, whatever they skip.
 
     Raises:
         KwsError: it is too short for two decisions.
@@ -174,6 +180,8 @@ def steps(
             f"{len(pcm) / run.SAMPLE_RATE:.1f} s",
             "kws data tape   (makes a longer one)",
         )
+    for place in whole:
+        found.sent[:, place] = here.products[place].inputs
     counted = cost.noted(here.transmitted(list(found.sent.T.astype(float))))
     still = _at_rest(here, found.sent)
     macs = np.where(still, 0.0, cost.total(network.nodes, counted).macs)

@@ -32,10 +32,12 @@ class Constants:
 
     Args:
         core: `portable`, `dsp` or `mve`: the weights' layout.
+        tunable: Delta thresholds of a stream lie in memory that may be written.
     """
 
-    def __init__(self, core: str) -> None:
+    def __init__(self, core: str, tunable: bool = False) -> None:
         self.core = core
+        self.tunable = tunable
         self.text: list[str] = []
         self.weights_bytes = 0
         self.state_bytes = 0
@@ -45,6 +47,7 @@ class Constants:
         self._shared: dict[int, str] = {}  # id(owner) -> counter
         self._symbols: dict[tuple[str, bytes], str] = {}
         self._structs: dict[str, str] = {}
+        self._tuned: list[str] = []  # C of the address of each product's threshold
 
     def constant(self, prefix: str, values: np.ndarray) -> str:
         """The symbol of a constant array; equal arrays are stored once."""
@@ -58,13 +61,33 @@ class Constants:
 
     def struct(self, ctype: str, fields: dict[str, object]) -> str:
         """`&symbol` of a constant struct; equal structs are stored once."""
-        text = c_text.struct(ctype, "@", fields)
-        if text not in self._structs:
+        text = key = c_text.struct(ctype, "@", fields)
+        if self.tunable and "threshold" in fields:  # each has one of its own
+            text, key = (
+                text.removeprefix("static const "),
+                f"{len(self._structs)}{text}",
+            )
+            text = f"static {text}"
+        if key not in self._structs:
             symbol = f"{ctype.removeprefix('kws_').removesuffix('_t')}"
             symbol = f"{symbol}_{len(self._structs)}"
-            self._structs[text] = symbol
+            self._structs[key] = symbol
             self.text.append(text.replace("@", symbol, 1))
-        return f"&{self._structs[text]}"
+        return f"&{self._structs[key]}"
+
+    def tune(self, address: str) -> None:
+        """Enter where the threshold of the product that comes next is."""
+        if self.tunable:
+            self._tuned.append(address)
+
+    def threshold(self, value: int) -> str:
+        """C of a threshold that is an argument."""
+        if not self.tunable:
+            return str(value)
+        symbol = f"threshold_{len(self._tuned)}"
+        self.text.append(f"static uint8_t {symbol} = {value};\n")
+        self.tune(f"&{symbol}")
+        return symbol
 
     def counter(self, ctype: str, owner: object | None = None) -> str:
         """The symbol of a counter of transmitted elements; see `Emitter`."""
@@ -96,6 +119,13 @@ class Constants:
         lines = [f"static {c} {name};" for name, c in self._counters.items()]
         if self.state_bytes:
             lines.append(f"static _Alignas(16) int8_t delta_state[{self.state_bytes}];")
+        if self.tunable:
+            assert len(self._tuned) == count, "a product without a threshold of its own"
+            lines += [
+                f"uint8_t *const kws_delta_thresholds[{count}] = {{",
+                *(f"    {address}," for address in self._tuned),
+                "};",
+            ]
         return [
             *lines,
             f"static const kws_delta_operator_t delta_operators[{count}] = {{",
@@ -116,6 +146,7 @@ class Model(Constants):
         plan: Its memory plan.
         core: `portable`, `dsp` or `mve`: the weights' layout.
         stream: What a run is a step of; None: a run sees the whole clip.
+        tunable: See `Constants`.
     """
 
     def __init__(
@@ -125,8 +156,9 @@ class Model(Constants):
         plan: Plan,
         core: str,
         stream: Stream | None = None,
+        tunable: bool = False,
     ) -> None:
-        super().__init__(core)
+        super().__init__(core, tunable)
         self.stream = stream
         self._rests = False
         self.graph = graph
@@ -451,6 +483,7 @@ def _delta_fully_connected(
     note = delta.note(node)
     assert note is not None
     if note.whole_steps:
+        model.tune(f"{struct}.threshold")
         model.count_step(product, sent)
         # What is read once for a decision counts once.
         return [f"{sent} = 0;"] * (product.rows == 1) + c_text.call(
@@ -825,7 +858,7 @@ def _hold(model: Model, node: Node) -> list[str]:
         f"const int32_t {moved} = kws_delta_hold_s8",
         model.input(node, 0),
         product.inputs,
-        threshold,
+        model.threshold(threshold),
         f"step < {note.whole_steps}",
         model.output(node),
         model.input(node, 1),

@@ -18,14 +18,24 @@ from kws.graph.products import Products
 from kws.thresholds import Thresholds
 
 
-def sources(bundle: Bundle, core: str, tunable: bool = False) -> Sources:
-    """The network and the feature tables of a bundle; see `common.info_source`."""
+def sources(
+    bundle: Bundle, core: str, tunable: bool = False, tunable_delta: bool = False
+) -> Sources:
+    """The network and the feature tables of a bundle; see `common.info_source`.
+
+    Args:
+        bundle: With a model.tflite.
+        core: `portable`, `dsp` or `mve`.
+        tunable: The words' thresholds may be moved.
+        tunable_delta: So may the delta thresholds of a network for streams, by
+            `kws_delta_thresholds`, in the order of its products: for a sweep.
+    """
     common.check_core(core)
     data = bundle.model_bytes()
     graph = reader.read(data, str(bundle.model_path))
     common.check_fit(bundle, graph)
     lines = [_network_head(bundle, core, hashlib.sha256(data).hexdigest())]
-    network = network_source(graph, core, bundle)
+    network = network_source(graph, core, bundle, tunable_delta)
     lines.append(network.text)
     scale = graph.output.scale
     lines.append(common.info_source(bundle, network, scale, tunable=tunable))
@@ -76,13 +86,16 @@ def mark(graph: Graph, bundle: Bundle, core: str) -> Products:
     return found
 
 
-def network_source(graph: Graph, core: str, bundle: Bundle | None = None) -> Network:
+def network_source(
+    graph: Graph, core: str, bundle: Bundle | None = None, tunable: bool = False
+) -> Network:
     """The arena, the constants and `network` of a graph that has just been read.
 
     Args:
         graph: From the reader; the passes rewrite it.
         core: The weights' layout.
         bundle: Of which the graph is: gives the thresholds, where it has any.
+        tunable: See `sources`.
 
     Raises:
         KwsError: an operator or a shape that the kernels don't run; thresholds that
@@ -98,7 +111,7 @@ def network_source(graph: Graph, core: str, bundle: Bundle | None = None) -> Net
     products.check_fused(graph)
     program = schedule.schedule(graph)
     plan = memory_plan.plan(graph, program)
-    model = calls.Model(graph, program, plan, core, steps)
+    model = calls.Model(graph, program, plan, core, steps, tunable)
     body: list[str] = ["  KWS_MARK(0);"]
     called: list[Operator] = []
     for step in program.steps:

@@ -34,6 +34,8 @@ from kws.evaluate import Evaluation, evaluate_clips
 from kws.intervals import wilson_interval
 from kws.recipe import Q15_ONE, SILENCE, UNKNOWN
 from kws.report import sweep as sweeps
+from kws.report import tape
+from kws.report.tape import OnTapes
 
 MAX_RESULTS_BYTES = 16 << 20
 MOST = 1e15  # of a figure: JSON's numbers have no bound of their own
@@ -57,6 +59,7 @@ class Asked:
         boards: Names; None: all.
         battery_mah: The cell that its life is told of.
         say: Called with what is done next.
+        tapes: Recordings with their truth, or folders of them.
     """
 
     split: str = "val"
@@ -66,6 +69,7 @@ class Asked:
     boards: tuple[str, ...] | None = None
     battery_mah: float = COIN_CELL_MAH
     say: Callable[[str], None] = print
+    tapes: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,7 @@ class Facts:
         on_boards: Where it fits.
         curves: A row for each epoch.
         operating: From kws calibrate.
+        tapes: What was heard on tapes.
         sweep: From kws sweep.
         sources: Where its clips are.
         missing: Part -> why it isn't there.
@@ -179,6 +184,7 @@ class Facts:
     on_boards: tuple[OnBoard, ...] = ()
     curves: tuple[dict[str, Any], ...] = ()
     operating: dict[str, Any] | None = None
+    tapes: OnTapes | None = None
     sweep: dict[str, Any] | None = None
     sources: Sources = field(default_factory=Sources)
     missing: dict[str, str] = field(default_factory=dict)
@@ -209,6 +215,7 @@ class Facts:
             "cost": None,
             "boards": [b.as_dict(self.asked.battery_mah) for b in self.on_boards],
             "operating_point": bundle.metrics.get("operating_point"),
+            "tapes": None if self.tapes is None else self.tapes.table,
             "sweep_points": None if self.sweep is None else len(self.sweep["points"]),
             "missing": self.missing,
         }
@@ -254,6 +261,13 @@ def gather(run: str, asked: Asked) -> Facts:
         take("heard", lambda: hear(bundle, found["sources"], asked), given)
     else:
         missing["heard"] = missing.pop("sources")
+    if asked.tapes:
+        counting = _counting(boards)
+        take(
+            "tapes",
+            lambda: tape.measure(bundle, asked.tapes, counting, asked.say),
+            given=True,
+        )
     take("cost", lambda: _cost(bundle, boards, asked.say))
     if bundle.model_path.is_file():
         found["on_boards"] = _on_boards(bundle, boards, found.get("cost"), asked.say)
@@ -348,12 +362,7 @@ def _cost(
     """Instructions by layer where an emulator of one of the cores is installed; else
     this machine's time."""
     bundle.model_bytes()
-    cores = {board.core for board in boards}
-    counting = registry.load(COUNTING_BOARD)
-    emulated: Board | None = counting
-    if (cores and counting.core not in cores) or pace.counter(counting) is None:
-        counters = [pace.counter(board) for board in boards]
-        emulated = next((board for board in counters if board is not None), None)
+    emulated = _counting(boards)
     if emulated is None:
         say("Timing each layer on this machine")
         return profile.on_host(bundle)
@@ -364,6 +373,17 @@ def _cost(
     except fit.TooLarge:
         say(f"It doesn't fit {emulated.name}: timing each layer on this machine")
         return profile.on_host(bundle)
+
+
+def _counting(boards: list[Board]) -> Board | None:
+    """The emulated board that counts, of the cores that are asked for; None: there is
+    no emulator of one."""
+    cores = {board.core for board in boards}
+    counting = registry.load(COUNTING_BOARD)
+    if (not cores or counting.core in cores) and pace.counter(counting) is not None:
+        return counting
+    counters = [pace.counter(board) for board in boards]
+    return next((board for board in counters if board is not None), None)
 
 
 def _on_boards(

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
-
 from kws import operating_points
 from kws import recipe as recipes
 from kws.bundle import Bundle, write_atomic
 from kws.data import sheet
-from kws.data.audio import SAMPLE_RATE
 from kws.deploy import energy
 from kws.graph import cost as counting
 from kws.graph.cost import PURPOSES
 from kws.intervals import wilson_interval
 from kws.report import operating, shell
 from kws.report import sweep as sweeps
+from kws.report import tape as on_tapes
 from kws.report.facts import NO_WORDS, Facts, Heard, OnBoard
 from kws.report.shell import Section, command, term, text
 
@@ -56,6 +51,7 @@ def page(facts: Facts, clips: int = 0) -> str:
         Section("words", "Words", _words(facts)),
         Section("hardest", "The hardest clips", _hardest(facts, clips)),
         _operating(facts),
+        Section("tapes", "Tapes", _tapes(facts, clips)),
         Section("cost", "Cost by layer", _cost(facts)),
         Section("boards", "Boards", _boards(facts)),
         _sweep(facts),
@@ -314,7 +310,7 @@ def _hardest(facts: Facts, most: int) -> str:
             f'<svg viewBox="0 0 {sheet.COLUMNS} {sheet.HEIGHT}" '
             'preserveAspectRatio="none" aria-hidden="true">'
             f'<path d="{sheet.wave(pcm)}"/></svg>'
-            f'<audio controls preload="none" src="{_sound(pcm)}" '
+            f'<audio controls preload="none" src="{shell.sound(pcm)}" '
             f'aria-label="{text(heard.clips.names[i])}"></audio>'
             f'<span class="soft">{term("posterior", "posterior")} {scores[said]:.2f} '
             f"against {scores[truth]:.2f}</span>"
@@ -326,13 +322,6 @@ def _hardest(facts: Facts, most: int) -> str:
         "else than their folder, or are cut. Their sound is in this page, so it is as "
         f'private as they are.</p><ul class="clips">{"".join(items)}</ul>'
     )
-
-
-def _sound(pcm: np.ndarray) -> str:
-    """A clip as an address that holds it: FLAC, without loss and half as large."""
-    file = io.BytesIO()
-    soundfile.write(file, pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return "data:audio/flac;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _operating(facts: Facts) -> Section:
@@ -359,6 +348,18 @@ def _operating(facts: Facts) -> Section:
         f"{command('kws', 'calibrate', run, '--tape', 'tapes/words.wav')}"
     )
     return Section("operating", title, f'<div class="missing">{body}</div>')
+
+
+def _tapes(facts: Facts, clips: int) -> str:
+    if facts.tapes is not None:
+        return on_tapes.body(facts.tapes, clips > 0)
+    if "tapes" in facts.missing:
+        return _missing(facts, "tapes")
+    return (
+        f'<div class="missing"><p>No {term("tape", "tape")} was heard: which sound '
+        "costs how much, and what is heard in it, is not known.</p>"
+        f"{command('kws', 'report', facts.run, '--tape', 'tapes/words.wav')}</div>"
+    )
 
 
 def _own(facts: Facts) -> str:

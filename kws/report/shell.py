@@ -3,7 +3,9 @@ that copy a command. Nothing is loaded: a policy in the page forbids it."""
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import json
 import re
 import shlex
@@ -11,6 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import soundfile
+
+from kws.data.audio import SAMPLE_RATE
 
 TEMPLATE = Path(__file__).with_name("shell.html")
 
@@ -46,6 +53,8 @@ TERMS = {
     "alarms": "Words that were heard where none was said, per hour of sound.",
     "missed": "Words that were said on the tapes and not heard.",
     "tape": "A long recording with a table of what is said when.",
+    "rest": "The features had been the same for as long as the network looks back, so "
+    "a step took the decision before it, and computed nothing.",
     "delta": "A delta threshold lets the network skip what hardly changed from one "
     "moment of the sound to the next.",
 }
@@ -141,6 +150,14 @@ def data(name: str, value: Any) -> str:
     """What a section's script reads. Nothing in it may end the script element."""
     made = json.dumps(value).replace("<", "\\u003c")
     return f'<script type="application/json" id="{name}">{made}</script>'
+
+
+def sound(pcm: np.ndarray) -> str:
+    """A recording, int16 [samples], as an address that holds it: FLAC, without loss and
+    half as large."""
+    file = io.BytesIO()
+    soundfile.write(file, pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return "data:audio/flac;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def fill(template: str, parts: dict[str, str]) -> str:

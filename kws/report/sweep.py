@@ -18,21 +18,57 @@ from kws.report.shell import Section, term, text
 
 TEMPLATE = Path(__file__).with_name("sweep.html")
 
+# What is drawn: name -> title, path to a point's value, path to its interval, whether
+# less is better.
+MEASURES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], bool]] = {
+    "accuracy": ("Accuracy on clips", ("accuracy",), ("ci95",), False),
+    "missed": (
+        "Words missed on the tapes",
+        ("tape", "miss_rate"),
+        ("tape", "miss_rate_ci95"),
+        True,
+    ),
+    "alarms": (
+        "False alarms an hour",
+        ("tape", "false_alarms_per_hour"),
+        ("tape", "false_alarms_per_hour_ci95"),
+        True,
+    ),
+}
+OF_TAPE = ("hours", "words", "missed", "miss_rate", "false_alarms") + (
+    "false_alarms_per_hour",
+    "macs_per_second",
+    "mac_cut",
+    "at_rest",
+)
 NUMBERS = ("accuracy", "divergence", "mhsa_mac_cut", "mac_cut", "comparisons")
 
 
 def axes(table: dict[str, Any]) -> list[Axis]:
     """What a sweep's accuracy can be drawn against, the most useful first."""
+    heard = table.get("on_tapes")
     found = [
         Axis(
             f"instructions_{board}",
-            f"Instructions per inference on {board} (measured)",
-            ("instructions", board),
+            f"Instructions per inference on {board} (measured)"
+            if heard is None
+            else f"Instructions a second of the tapes on {board} (measured)",
+            ("instructions" if heard is None else "instructions_per_second", board),
             False,
             tuple(facts["pareto"]),
         )
         for board, facts in table.get("boards", {}).items()
     ]
+    if heard is not None:
+        found.append(
+            Axis(
+                "tape_macs",
+                "MACs a second of the tapes",
+                ("tape", "macs_per_second"),
+                False,
+                tuple(heard["pareto"]),
+            )
+        )
     if any(point["mhsa_mac_cut"] for point in table["points"]):
         found.append(
             Axis(
@@ -52,6 +88,37 @@ def axes(table: dict[str, Any]) -> list[Axis]:
             tuple(table.get("pareto_model", table["pareto"])),
         )
     )
+    return found
+
+
+def measures(table: dict[str, Any]) -> list[str]:
+    """What of MEASURES a sweep has."""
+    return list(MEASURES) if "on_tapes" in table else ["accuracy"]
+
+
+def front(points: list[dict[str, Any]], axis: Axis, measure: str) -> tuple[int, ...]:
+    """Points that no other beats in a measure and on an axis, the dearest first."""
+    if measure == "accuracy":
+        return axis.front
+    _, path, _, _ = MEASURES[measure]
+
+    def key(index: int) -> tuple[float, float, float]:
+        work, point = axis.value(points[index]), points[index]
+        assert work is not None
+        return (-work if axis.share else work, _at(point, path), point["divergence"])
+
+    known = [i for i, point in enumerate(points) if axis.value(point) is not None]
+    chosen: list[int] = []
+    for index in sorted(known, key=key):
+        if not chosen or key(index)[1] < key(chosen[-1])[1]:
+            chosen.append(index)
+    return tuple(chosen[::-1])
+
+
+def _at(point: dict[str, Any], path: tuple[str, ...]) -> Any:
+    found: Any = point
+    for name in path:
+        found = found[name]
     return found
 
 
@@ -99,6 +166,15 @@ def _is_sweep(table: dict[str, Any]) -> bool:
         if facts["dense"] <= 0 or not _measured_dense(points[0], board):
             return False
         fronts.append(facts.get("pareto"))
+    heard = table.get("on_tapes")
+    if heard is not None:
+        if not isinstance(heard, dict) or not all(map(_has_tape, points)):
+            return False
+        if not all(
+            _is_number(heard.get(name)) for name in ("hours", "excerpt_seconds")
+        ):
+            return False
+        fronts += [heard.get("pareto"), heard.get("pareto_faults")]
     return all(_is_point(item, boards) for item in points) and all(
         isinstance(front, list)
         and front
@@ -138,6 +214,23 @@ def _is_bytes(found: Any) -> bool:
     )
 
 
+def _has_tape(item: Any) -> bool:
+    """What was found on tapes, of a point."""
+    found = item.get("tape") if isinstance(item, dict) else None
+    return (
+        isinstance(found, dict)
+        and all(_is_number(found.get(name)) for name in OF_TAPE)
+        and all(
+            isinstance(found.get(name), list)
+            and len(found[name]) == 2
+            and all(map(_is_number, found[name]))
+            for name in ("miss_rate_ci95", "false_alarms_per_hour_ci95")
+        )
+        and isinstance(found.get("sounds"), dict)
+        and all(map(_is_number, found["sounds"].values()))
+    )
+
+
 def _is_point(item: Any, boards: dict[str, Any]) -> bool:
     return (
         isinstance(item, dict)
@@ -155,10 +248,13 @@ def _is_point(item: Any, boards: dict[str, Any]) -> bool:
         and isinstance(item.get("stage"), str)
         and isinstance(item.get("steps", {}), dict)
         and all(_is_number(value) for value in item.get("steps", {}).values())
-        and isinstance(item.get("instructions", {}), dict)
         and all(
-            board in boards and _is_number(value)
-            for board, value in item.get("instructions", {}).items()
+            isinstance(item.get(name, {}), dict)
+            and all(
+                board in boards and _is_number(value)
+                for board, value in item.get(name, {}).items()
+            )
+            for name in ("instructions", "instructions_per_second")
         )
     )
 
@@ -228,9 +324,20 @@ def body(table: dict[str, Any]) -> str:
         "picked": chosen_index(table),
         "kinds": {kind: names[kind] for kind in kinds},
         "axes": [
-            {"title": a.title, "path": a.path, "share": a.share, "front": a.front}
+            {
+                "title": a.title,
+                "path": a.path,
+                "share": a.share,
+                "fronts": {name: front(points, a, name) for name in measures(table)},
+            }
             for a in every
         ],
+        "measures": {
+            name: dict(
+                zip(("title", "path", "interval", "less"), MEASURES[name], strict=True)
+            )
+            for name in measures(table)
+        },
     }
     parts = {
         "delta": term("delta", "delta threshold"),
@@ -240,7 +347,16 @@ def body(table: dict[str, Any]) -> str:
             f'<option value="{i}">{text(axis.title)}</option>'
             for i, axis in enumerate(every)
         ),
-        "tables": "".join(_front(table, i, axis) for i, axis in enumerate(every)),
+        "measures": "".join(
+            f'<option value="{name}">{text(MEASURES[name][0])}</option>'
+            for name in measures(table)
+        ),
+        "tables": "".join(
+            _front(table, i, axis, name)
+            for i, axis in enumerate(every)
+            for name in measures(table)
+        ),
+        "heard": _heard(table),
         "kinds": text("; ".join(f"{k}: {names[k]}" for k in kinds)),
         "clips": _clips(table),
         "bytes": _bytes(table),
@@ -262,6 +378,23 @@ def _facts(table: dict[str, Any]) -> str:
         ),
         (_millions(dense["macs"]["mean"]), "multiply-accumulates (MACs)"),
     ]
+    if "on_tapes" in table:
+        found = dense["tape"]
+        least, most = (100 * share for share in found["miss_rate_ci95"])
+        few, many = found["false_alarms_per_hour_ci95"]
+        facts += [
+            (
+                f"{100 * found['miss_rate']:.1f} %",
+                f"missed of {found['words']} words on the tapes (95 %: {least:.1f} to "
+                f"{most:.1f})",
+            ),
+            (
+                f"{found['false_alarms_per_hour']:.2f}",
+                f"false alarms an hour, of {found['hours']:.2f} h (95 %: {few:.2f} to "
+                f"{many:.2f})",
+            ),
+            (_millions(found["macs_per_second"]), "MACs a second"),
+        ]
     for board, facts_ in table.get("boards", {}).items():
         facts.append((_millions(facts_["dense"]), f"instructions on {board}"))
     return "".join(
@@ -303,6 +436,13 @@ def _clips(table: dict[str, Any]) -> str:
     boards = table.get("boards", {})
     if not boards:
         return "No instructions were measured."
+    if "on_tapes" in table:
+        seconds = table["on_tapes"]["excerpt_seconds"]
+        return (
+            "Instructions: features and network, counted exactly under QEMU on "
+            f"{seconds:.0f} s of the tapes. A dot without a count is not drawn on that "
+            "axis."
+        )
     return "Instructions: mean of one model run, counted exactly under QEMU. " + (
         " ".join(
             text(
@@ -312,6 +452,24 @@ def _clips(table: dict[str, Any]) -> str:
             for board, facts in boards.items()
         )
         + " A dot without a count is not drawn on that axis."
+    )
+
+
+def _heard(table: dict[str, Any]) -> str:
+    """What the tapes are, and whose detector heard them."""
+    found = table.get("on_tapes")
+    if found is None:
+        return ""
+    kinds = dict.fromkeys(str(tape.get("kind")) for tape in found.get("tapes", []))
+    hours = {
+        kind: sum(t["hours"] for t in found["tapes"] if str(t.get("kind")) == kind)
+        for kind in kinds
+    }
+    told = ", ".join(f"{kind} {hours[kind]:.2f} h" for kind in kinds)
+    return (
+        f"<p>Chosen on {term('tape', 'tapes')}: each choice ran through them as one "
+        f"stream ({text(told)}), with the run's own detector. Few faults on a short "
+        "tape say little: mind the intervals.</p>"
     )
 
 
@@ -334,28 +492,42 @@ def pick_command(table: dict[str, Any], index: int) -> str:
     return f"{_command(table)} --pick point={index}"
 
 
-def _front(table: dict[str, Any], number: int, axis: Axis) -> str:
-    """The table of one axis's front."""
+def _front(table: dict[str, Any], number: int, axis: Axis, measure: str) -> str:
+    """The table of one axis's front, by one measure."""
     points, boards = table["points"], table.get("boards", {})
-    names = ["point", "accuracy", "against dense", "MHSA cut", "model cut"]
-    names += list(boards)
+    on_tapes = "on_tapes" in table
+    key = "instructions_per_second" if on_tapes else "instructions"
+    names = ["point", "accuracy", "against dense"]
+    names += ["missed", "false alarms an hour", "MACs a second"] if on_tapes else []
+    names += ["MHSA cut"] * any(p["mhsa_mac_cut"] for p in points) + ["model cut"]
+    names += [f"{board}, a second" if on_tapes else board for board in boards]
     head = "".join(f"<th>{text(name)}</th>" for name in names)
     dense = points[0]["accuracy"]
     rows = []
-    for index in sorted(axis.front, key=lambda i: -points[i]["accuracy"]):
+    chosen = front(points, axis, measure)
+    for index in sorted(chosen, key=lambda i: -points[i]["accuracy"]):
         item = points[index]
         cells = [
             f"{100 * item['accuracy']:.2f} %",
             f"{100 * (item['accuracy'] - dense):+.2f}",
-            f"{100 * item['mhsa_mac_cut']:.1f} %",
-            f"{100 * item['mac_cut']:.1f} %",
         ]
-        for board, facts in boards.items():
-            count = item.get("instructions", {}).get(board)
+        if on_tapes:
+            found = item["tape"]
+            cells += [
+                f"{found['missed']} = {100 * found['miss_rate']:.1f} %",
+                f"{found['false_alarms']} = {found['false_alarms_per_hour']:.2f}",
+                _millions(found["macs_per_second"]),
+            ]
+        if "MHSA cut" in names:
+            cells.append(f"{100 * item['mhsa_mac_cut']:.1f} %")
+        cells.append(f"{100 * item['mac_cut']:.1f} %")
+        for board in boards:
+            count = item.get(key, {}).get(board)
+            whole = points[0].get(key, {}).get(board)
             cells.append(
                 "-"
-                if count is None
-                else f"{_millions(count)} ({100 * (count / facts['dense'] - 1):+.0f} %)"
+                if count is None or not whole
+                else f"{_millions(count)} ({100 * (count / whole - 1):+.0f} %)"
             )
         body = "".join(f"<td>{text(cell)}</td>" for cell in cells)
         rows.append(
@@ -364,12 +536,13 @@ def _front(table: dict[str, Any], number: int, axis: Axis) -> str:
             f"<code>{text(pick_command(table, index))}</code>"
             f"<span>{text(_thresholds(item))}</span></div></td></tr>"
         )
+    title = axis.title if not on_tapes else f"{MEASURES[measure][0]}: {axis.title}"
     return (
-        f'<div data-axis="{number}"><h3>{text(axis.title)}</h3>'
+        f'<div data-axis="{number}" data-measure="{measure}"><h3>{text(title)}</h3>'
         + shell.wide(
             f"<table><thead><tr>{head}</tr></thead>"
             f"<tbody>{''.join(rows)}</tbody></table>",
-            axis.title,
+            title,
         )
         + "</div>"
     )

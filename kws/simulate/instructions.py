@@ -27,8 +27,10 @@ from kws.deploy.boards import Board
 from kws.emit import SELFTEST, native, selftest
 from kws.errors import CheckFailed, KwsError
 from kws.paths import FIRMWARE
+from kws.recipe import decision_ms
 from kws.simulate.integer import IntegerSimulator
 from kws.simulate.simulator import Run
+from kws.simulate.stream import Judge
 from kws.thresholds import Slots, Thresholds
 
 DEFAULT_BOARDS = ("qemu-m4", "qemu-m55")
@@ -101,20 +103,8 @@ def measure(
         CheckFailed: the firmware's logits are not the simulator's.
     """
     bundle = with_thresholds(simulator, thresholds)
-    target = boards.load(board)
-    texts = dict(native.sources(bundle, target.core).texts)
-    # The app `clips` runs no self-test.
-    placeholder = np.zeros(len(bundle.labels), np.int8)
-    codes = selftest.clip(bundle.recipe.features.clip_samples)
-    texts[SELFTEST] = selftest.source(placeholder, codes)
-    with tempfile.TemporaryDirectory(prefix="kws-sweep-") as name:
-        folder = Path(name)
-        (folder / "model").mkdir()
-        for file, text in texts.items():
-            (folder / "model" / file).write_text(text, encoding="ascii")
-        image = build.build(folder / "model", target, folder, "clips")
-        samples = pcm[:, : bundle.recipe.features.clip_samples]
-        result = run.clips(image.elf, target, samples, len(bundle.labels), jobs=1)
+    samples = pcm[:, : bundle.recipe.features.clip_samples]
+    result = _run(bundle, boards.load(board), samples)
     simulated = simulator.run(features, thresholds)
     if not np.array_equal(simulated.logits, result.logits):
         raise CheckFailed(
@@ -127,6 +117,60 @@ def measure(
         "instructions": result.instructions_per_inference,
         "instructions_max": result.instructions_per_inference_max,
         "layer_sent": layer_sent(simulated),
+    }
+
+
+def _run(bundle: Bundle, board: Board, pcm: np.ndarray) -> run.ClipsResult:
+    """Build the firmware of a bundle, and put clips through it."""
+    texts = dict(native.sources(bundle, board.core).texts)
+    # The app `clips` runs no self-test.
+    placeholder = np.zeros(len(bundle.labels), np.int8)
+    codes = selftest.clip(bundle.recipe.features.clip_samples)
+    texts[SELFTEST] = selftest.source(placeholder, codes)
+    with tempfile.TemporaryDirectory(prefix="kws-sweep-") as name:
+        folder = Path(name)
+        (folder / "model").mkdir()
+        for file, text in texts.items():
+            (folder / "model" / file).write_text(text, encoding="ascii")
+        image = build.build(folder / "model", board, folder, "clips")
+        return run.clips(image.elf, board, pcm, len(bundle.labels), jobs=1)
+
+
+def measure_stream(judge: Judge, steps: Thresholds, board: str) -> dict[str, Any]:
+    """The same of a stream: the excerpt of the tapes that a sweep judges on.
+
+    Args:
+        judge: Of the bundle and the tapes.
+        steps: Thresholds in int8 steps.
+        board: Name of an emulated board.
+
+    Returns:
+        instructions, instructions_max: Of a decision, features not included; mean and
+        the dearest. The first is left out.
+        instructions_per_second: Features and network.
+        layer_sent: As `Judge.excerpt` has it.
+
+    Raises:
+        KwsError: the model does not fit the board, or a tool is missing.
+        CheckFailed: the firmware's logits are not this machine's.
+    """
+    pcm, bundle = judge.heard.excerpt, judge.bundle
+    changed = dataclasses.replace(bundle, thresholds=steps.to_steps())
+    result = _run(changed, boards.load(board), pcm[None, :])
+    if not np.array_equal(result.logits[0], judge.steps(pcm, steps).found.logits[-1]):
+        raise CheckFailed(
+            f"The firmware on {board} and this machine disagree. Expected equal logits "
+            "at the end of the tapes' excerpt. Received: other ones, with thresholds "
+            f"{changed.thresholds}",
+            "Please report it, with the run's folder.",
+        )
+    features, model = result.steps[1:].T
+    rate = 1000 / decision_ms(bundle.recipe)
+    return {
+        "instructions": round(float(model.mean())),
+        "instructions_max": int(model.max()),
+        "instructions_per_second": round(float(rate * (features + model).mean())),
+        "layer_sent": judge.excerpt(steps)["layer_sent"],
     }
 
 

@@ -8,6 +8,13 @@ from typing import Any
 from kws.errors import KwsError
 
 QUANTITIES = ("accuracy", "loss", "mhsa_mac_cut", "mac_cut", "macs", "instructions")
+OF_TAPES = {  # name -> key of what was found on tapes
+    "misses": "miss_rate",
+    "false_alarms": "false_alarms_per_hour",
+    "macs_per_second": "macs_per_second",
+}
+# What is heard, which is paid for with work.
+HEARD = ("accuracy", "loss", "misses", "false_alarms")
 _CONDITION = re.compile(
     r"\s*(\w+)\s*(?:\[\s*([\w-]+)\s*\])?\s*(>=|<=|=)\s*([0-9.eE+-]+)\s*"
 )
@@ -20,7 +27,8 @@ def value(
 
     Args:
         point: Of a sweep.
-        name: One of `QUANTITIES`; `loss` is the dense network's accuracy less its own.
+        name: One of `QUANTITIES` or `OF_TAPES`; `loss` is the dense network's accuracy
+            less its own.
         dense: The dense network's accuracy.
         board: Whose instructions.
     """
@@ -31,19 +39,23 @@ def value(
     if name == "instructions":
         count = point.get("instructions", {}).get(board)
         return None if count is None else float(count)
+    if name in OF_TAPES:
+        found = point.get("tape")
+        return None if found is None else float(found[OF_TAPES[name]])
     return float(point[name])
 
 
 def pick(table: dict[str, Any], condition: str) -> dict[str, Any]:
     """The best point that meets a condition.
 
-    Of the points that meet a condition on accuracy or loss, the one with the fewest
-    MACs; of those that meet one on MACs or instructions, the one whose outputs moved
-    least (which says more than the accuracy on a thousand clips).
+    Of the points that meet a condition on accuracy, loss, misses or false alarms, the
+    one with the fewest MACs; of those that meet one on MACs or instructions, the one
+    whose outputs moved least (which says more than the accuracy on a thousand clips).
 
     Args:
         table: What a sweep returns.
-        condition: `NAME>=NUMBER` or `NAME<=NUMBER`, NAME one of `QUANTITIES`;
+        condition: `NAME>=NUMBER` or `NAME<=NUMBER`, NAME one of `QUANTITIES`, or of
+            `OF_TAPES` where the sweep had tapes;
             `instructions[BOARD]` for another board than the sweep's first;
             `point=NUMBER` for that point.
 
@@ -73,6 +85,12 @@ def pick(table: dict[str, Any], condition: str) -> dict[str, Any]:
         for point in points
         if (x := value(point, name, dense, board)) is not None
     ]
+    if not known:
+        raise KwsError(
+            f"The sweep has no tapes: expected some, for {name}. Received: "
+            f"{condition.strip()}",
+            "kws sweep RUN --tape tapes",
+        )
     meeting = [point for point, x in known if sign * (x - limit) >= -1e-12]
     if not meeting:
         best = max((x for _, x in known), key=lambda x: sign * x)
@@ -82,7 +100,9 @@ def pick(table: dict[str, Any], condition: str) -> dict[str, Any]:
             f"Received: {name}{where} {best:.8g} at best",
             f'--pick "{name}{where}{">=" if sign > 0 else "<="}{_round(best, sign)}"',
         )
-    if name in ("accuracy", "loss"):
+    if name in HEARD:
+        if all("tape" in point for point in points):
+            return max(meeting, key=lambda p: (p["tape"]["mac_cut"], -p["divergence"]))
         # A network for streams may have no MHSA.
         cut = "mhsa_mac_cut" if any(p["mhsa_mac_cut"] for p in points) else "mac_cut"
         return max(meeting, key=lambda p: (p[cut], -p["divergence"]))
@@ -101,7 +121,7 @@ def parse(condition: str, boards: list[str]) -> tuple[str, str | None, float, fl
     """
     match = _CONDITION.fullmatch(condition)
     try:
-        if match is None or match[1] not in (*QUANTITIES, "point"):
+        if match is None or match[1] not in (*QUANTITIES, *OF_TAPES, "point"):
             raise ValueError
         limit = float(match[4])
         if (match[3] == "=") != (match[1] == "point"):
@@ -111,7 +131,8 @@ def parse(condition: str, boards: list[str]) -> tuple[str, str | None, float, fl
     except ValueError:
         raise KwsError(
             f"Bad condition. Expected NAME>=NUMBER or NAME<=NUMBER, NAME one of "
-            f"{', '.join(QUANTITIES)} or instructions[BOARD]; or point=NUMBER. "
+            f"{', '.join((*QUANTITIES, *OF_TAPES))} or instructions[BOARD]; or "
+            "point=NUMBER. "
             f"Received: {condition!r}",
             '--pick "loss<=0.005"',
         ) from None

@@ -36,6 +36,7 @@ from kws.errors import KwsError, MissingExtra, quoted
 from kws.simulate import instructions
 from kws.simulate.measure import Clips, make_simulator, point
 from kws.simulate.simulator import Simulator
+from kws.simulate.stream import Hearing, Judge, divergence
 from kws.thresholds import Thresholds
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class Bench:
         dense_logits: [N, labels] of the dense network on them.
         pcm: int16 [M, samples], the clips to measure on boards; M may be 0.
         measured: int [M], which of `clips` those are.
+        heard: Tapes to judge on, beside the clips' accuracy; None: clips alone.
     """
 
     def __init__(
@@ -152,18 +154,30 @@ class Bench:
         dense_logits: np.ndarray,
         pcm: np.ndarray,
         measured: np.ndarray,
+        heard: Hearing | None = None,
     ) -> None:
         self.simulator = simulator
         self.clips = clips
         self.dense_logits = dense_logits
         self.pcm = pcm
         self.measured = measured
+        self.judge: Judge | None = None
+        if heard is not None:
+            assert not isinstance(simulator, Simulator)
+            self.judge = Judge(simulator.bundle, simulator.slots, heard)
         self._near: np.ndarray | None = None
         self._prefix: Any = None
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        if self.judge is not None:
+            self.judge.close()
 
     def make(self, job: Job) -> dict[str, Any]:
         """The table of a job."""
         thresholds = Thresholds(self.simulator.slots, job.thresholds)
+        if self.judge is not None and (job.board is not None or job.near is not None):
+            return self._on_tapes(self.judge, job, thresholds)
         if job.board is not None:
             features = self.clips.features[self.measured]
             return instructions.measure(
@@ -181,7 +195,22 @@ class Bench:
             divergence(self.dense_logits[: job.clips], run.logits).mean()
         )
         table["layer_sent"] = instructions.layer_sent(run)
+        if self.judge is not None:
+            table |= self.judge.tapes(self._steps(thresholds))
         return table
+
+    def _steps(self, thresholds: Thresholds) -> Thresholds:
+        assert not isinstance(self.simulator, Simulator)
+        return self.simulator.steps(thresholds)
+
+    def _on_tapes(
+        self, judge: Judge, job: Job, thresholds: Thresholds
+    ) -> dict[str, Any]:
+        """A move, or a board's count: both of the excerpt."""
+        steps = self._steps(thresholds)
+        if job.board is None:
+            return judge.excerpt(steps)
+        return instructions.measure_stream(judge, steps, job.board)
 
     def _first(self, count: int | None) -> Clips:
         clips = self.clips
@@ -203,26 +232,12 @@ class Bench:
         return self._prefix
 
 
-def divergence(dense: np.ndarray, pruned: np.ndarray) -> np.ndarray:
-    """Kullback-Leibler divergence of the label shares, in nats, per clip.
-
-    Args:
-        dense: Logits [N, labels] of the dense network.
-        pruned: Logits [N, labels].
-    """
-    p, q = _log_softmax(dense), _log_softmax(pruned)
-    return (np.exp(p) * (p - q)).sum(axis=1)
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
 _bench: Bench | None = None
 
 
-def _start_worker(folder: str, bundle: Any, engine: str, clips: Clips) -> None:
+def _start_worker(
+    folder: str, bundle: Any, engine: str, clips: Clips, heard: Hearing | None
+) -> None:
     """In a new process: load the network once, map the clips."""
     global _bench
     from kws.simulate import integer, simulator
@@ -234,7 +249,27 @@ def _start_worker(folder: str, bundle: Any, engine: str, clips: Clips) -> None:
         for name in ("features", "logits", "pcm", "measured")
     )
     clips = replace(clips, features=features)
-    _bench = Bench(make_simulator(bundle, engine), clips, logits, pcm, measured)
+    if heard is not None:
+        heard = _unpack_tapes(heard, Path(folder))
+    _bench = Bench(make_simulator(bundle, engine), clips, logits, pcm, measured, heard)
+
+
+def _pack_tapes(heard: Hearing, folder: Path) -> Hearing:
+    """Tapes without their sound, which goes into files for all processes to map."""
+    silent = []
+    for number, (name, tape, windows) in enumerate(heard.recordings):
+        np.save(folder / f"tape{number}.npy", tape.pcm)
+        silent.append((name, replace(tape, pcm=np.zeros(0, np.int16)), windows))
+    return replace(heard, recordings=tuple(silent))
+
+
+def _unpack_tapes(heard: Hearing, folder: Path) -> Hearing:
+    """The way back."""
+    loud = [
+        (name, replace(tape, pcm=np.load(folder / f"tape{i}.npy", mmap_mode="r")), said)
+        for i, (name, tape, said) in enumerate(heard.recordings)
+    ]
+    return replace(heard, recordings=tuple(loud))
 
 
 def _work(job: Job) -> dict[str, Any]:
@@ -256,6 +291,7 @@ class Points:
         pcm: int16 [N, samples] of `clips`, to measure on boards.
         measured: -> which clips to measure, int [M]; called when needed first.
         study: What is shared with other machines.
+        heard: Tapes to judge on, too.
     """
 
     def __init__(
@@ -267,6 +303,7 @@ class Points:
         pcm: np.ndarray | None = None,
         measured: Callable[[], np.ndarray] | None = None,
         study: Study | None = None,
+        heard: Hearing | None = None,
     ) -> None:
         self.simulator = simulator
         self.clips = clips
@@ -275,6 +312,7 @@ class Points:
         self.pcm = pcm
         self.measured = measured
         self.study = study
+        self.heard = heard
         self.made = 0
         self._pool: Executor | None = None
         self._bench: Bench | None = None
@@ -306,6 +344,9 @@ class Points:
                     process.terminate()
             self._pool.shutdown()
             self._pool = None
+        if self._bench is not None:
+            self._bench.close()
+            self._bench = None
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -382,7 +423,9 @@ class Points:
         measured = np.zeros(0, int) if self.measured is None else self.measured()
         pcm = np.zeros((0, 0), np.int16) if self.pcm is None else self.pcm[measured]
         if self.jobs == 1:
-            self._bench = Bench(self.simulator, self.clips, logits, pcm, measured)
+            self._bench = Bench(
+                self.simulator, self.clips, logits, pcm, measured, self.heard
+            )
             self._pool = ThreadPoolExecutor(1)
             return
         self._folder = tempfile.TemporaryDirectory(prefix="kws-sweep-")
@@ -392,13 +435,14 @@ class Points:
             np.save(Path(self._folder.name) / f"{name}.npy", array)
         engine = "float" if isinstance(self.simulator, Simulator) else "int8"
         clips = replace(self.clips, features=np.zeros(0))
+        heard = self.heard and _pack_tapes(self.heard, Path(self._folder.name))
         with _environment(dict.fromkeys(ONE_THREAD, "1")):
             # spawn, not fork: TensorFlow's threads don't survive a fork.
             self._pool = ProcessPoolExecutor(
                 self.jobs,
                 multiprocessing.get_context("spawn"),
                 _start_worker,
-                (self._folder.name, self.simulator.bundle, engine, clips),
+                (self._folder.name, self.simulator.bundle, engine, clips, heard),
             )
             for _ in range(self.jobs):  # so that all start with this environment
                 self._pool.submit(os.getpid)
@@ -532,6 +576,8 @@ class Study:
         study, trial = self._mine.pop(job.key)
         if job.board is not None:
             values = [table["instructions"]]
+        elif "accuracy" not in table:  # a move on tapes
+            values = [-table["divergence"], 1 - table["tape"]["mac_cut"]]
         else:
             values = [table["accuracy"], table["macs"]["mean"]]
         # SQLite may let two take the same; the other was quicker then.

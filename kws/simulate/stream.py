@@ -6,7 +6,10 @@ transmits depends on all that was heard before it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import json
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,8 +28,10 @@ from kws.deploy.per_second import Steps
 from kws.emit import native
 from kws.errors import KwsError
 from kws.recipe import decision_ms
+from kws.thresholds import Slots, Thresholds
 
 ALL = "all"
+PIECE_S = 4.0  # of an excerpt
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Followed:
         name: Of the tape.
         kind: Of its sound.
         windows: Words that could be heard.
+        said: All that is known to be said.
         events: (word, seconds) of those that were heard.
         score: Hits, misses, false alarms.
         sounds: str [decisions], what each step heard (kws.data.tape.Tape.sounds).
@@ -47,6 +53,7 @@ class Followed:
     name: str
     kind: str
     windows: list[Window]
+    said: list[Window]
     events: list[tuple[str, float]]
     score: Score
     sounds: np.ndarray
@@ -82,6 +89,7 @@ def judged(
         name,
         tape.kind,
         list(windows),
+        tape.said,
         events,
         tapes.score(events, windows, tape.hours),
         tape.sounds(first, size, len(found.heard)),
@@ -270,3 +278,202 @@ def text(result: dict[str, Any]) -> str:
             for name, cost in sounds.items()
         ]
     return "\n".join(lines)
+
+
+# --- thresholds in a sweep ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """Tapes that thresholds are judged on.
+
+    Args:
+        recordings: Name, tape, and its windows of the network's words.
+        excerpt: int16 [samples], pieces of them that stand for all.
+    """
+
+    recordings: tuple[tuple[str, Tape, list[Window]], ...]
+    excerpt: np.ndarray
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the sound and its truth."""
+        digest = hashlib.sha256(self.excerpt.tobytes())
+        for name, tape, windows in self.recordings:
+            facts = [Path(name).name, tape.kind, tape.bed, tape.said == []]
+            facts += [[w.word, w.start_s, w.end_s] for w in [*windows, *tape.said]]
+            digest.update(json.dumps(facts).encode() + b"\0")
+            digest.update(np.ascontiguousarray(tape.pcm).tobytes())
+        return digest.hexdigest()
+
+
+def hearing(
+    bundle: Bundle, recordings: Iterable[tuple[str, Tape]], excerpt_s: float
+) -> Hearing:
+    """Tapes, and an excerpt of them all.
+
+    Args:
+        bundle: A network for streams.
+        recordings: Name and tape of each.
+        excerpt_s: How long it is, in seconds.
+
+    Raises:
+        KwsError: not a network for streams; no word of it is said on the tapes.
+    """
+    if not bundle.recipe.model.causal:
+        raise KwsError(
+            "Thresholds are chosen on tapes for networks that are made for streams. "
+            f"Expected [model] causal = true. Received: {bundle.recipe.name}",
+            f"kws sweep {bundle.path}   (on clips)",
+        )
+    every = tuple(
+        (name, tape, tapes.asked_for(tape.windows, bundle.labels))
+        for name, tape in recordings
+    )
+    if not any(windows for *_, windows in every):
+        raise KwsError(
+            "No word of the network's is said on the tapes. Expected some, to count "
+            f"misses. Received: {', '.join(name for name, *_ in every) or 'none'}",
+            "kws data tape --out tapes/words.wav",
+        )
+    return Hearing(every, _pieces([tape.pcm for _, tape, _ in every], excerpt_s))
+
+
+def _pieces(sounds: Sequence[np.ndarray], seconds: float) -> np.ndarray:
+    """Pieces of PIECE_S at even distances through all tapes, one after the other."""
+    pcm = np.concatenate([np.asarray(sound) for sound in sounds])
+    size = int(PIECE_S * SAMPLE_RATE)
+    count = max(1, round(seconds / PIECE_S))
+    if len(pcm) <= count * size:
+        return pcm
+    starts = np.linspace(0, len(pcm) - size, count).astype(int)
+    return np.concatenate([pcm[start : start + size] for start in starts])
+
+
+class Judge:
+    """Judges thresholds on tapes by the firmware's C on this machine.
+
+    It is compiled once, with every kind encoded and thresholds that may be moved: at 0
+    an encoded tensor has the dense one's bits, and what is dense counts as whole.
+
+    Args:
+        bundle: A network for streams.
+        slots: Its slots.
+        heard: The tapes.
+    """
+
+    def __init__(self, bundle: Bundle, slots: Slots, heard: Hearing) -> None:
+        self.bundle, self.slots, self.heard = bundle, slots, heard
+        repeats = Thresholds(slots, np.zeros(len(slots))).to_steps()
+        every = dataclasses.replace(bundle, thresholds=repeats)
+        self.network = native.sources(every, "portable", tunable_delta=True).network
+        self.library = host.build(host.sources(every, tunable_delta=True))
+        self._places = [slots.index(product.slot) for product in self.network.products]
+        self._dense: tuple[np.ndarray, list[np.ndarray]] | None = None
+        self._opened = contextlib.ExitStack()
+        self._copy: host.Opened | None = None
+
+    def close(self) -> None:
+        """Let go of the library."""
+        self._opened.close()
+        self._copy = None
+
+    def steps(self, pcm: np.ndarray, thresholds: Thresholds) -> Steps:
+        """A stream with these thresholds.
+
+        Args:
+            pcm: int16 [samples].
+            thresholds: In int8 steps.
+        """
+        if self._copy is None:
+            opened = host.opened(self.library, len(self.bundle.labels))
+            self._copy = self._opened.enter_context(opened)
+        values = thresholds.values[self._places]
+        self._copy.set_thresholds(np.maximum(values, 0).astype(int).tolist())
+        whole = tuple(np.flatnonzero(values < 0).tolist())
+        return per_second.steps(pcm, self._copy, self.network, whole=whole)
+
+    def tapes(self, thresholds: Thresholds) -> dict[str, Any]:
+        """What thresholds do to all tapes.
+
+        Args:
+            thresholds: In int8 steps.
+
+        Returns:
+            `tape`: figures (kws.data.tape.figures), macs_per_second, mac_cut, sounds
+            {sound: macs_per_second}; `divergence`: of the decisions, from the dense
+            network's (mean Kullback-Leibler divergence); `layer_sent`.
+        """
+        _, dense = self._of_dense()
+        done, moved = [], []
+        for (name, tape, windows), plain in zip(
+            self.heard.recordings, dense, strict=True
+        ):
+            steps = self.steps(tape.pcm, thresholds)
+            done.append(judged(self.bundle, name, tape, steps, windows))
+            moved.append(divergence(plain, steps.found.logits))
+        sounds = by_sound(self.bundle, done)
+        rate, whole = 1000 / decision_ms(self.bundle.recipe), done[0].steps.macs_dense
+        spent = sounds[ALL]["macs_per_second"]
+        return {
+            "tape": {
+                **tapes.figures(tapes.total([one.score for one in done])),
+                "at_rest": sounds[ALL]["at_rest"],
+                "macs_per_second": spent,
+                "mac_cut": 1 - spent / (rate * whole),
+                "sounds": {
+                    sound: cost["macs_per_second"] for sound, cost in sounds.items()
+                },
+            },
+            "divergence": float(np.concatenate(moved).mean()),
+            "layer_sent": self._sent([one.steps for one in done]),
+        }
+
+    def excerpt(self, thresholds: Thresholds) -> dict[str, Any]:
+        """The same of the excerpt: mac_cut, divergence and layer_sent."""
+        dense, _ = self._of_dense()
+        steps = self.steps(self.heard.excerpt, thresholds)
+        return {
+            "tape": {"mac_cut": float(1 - steps.macs[1:].mean() / steps.macs_dense)},
+            "divergence": float(divergence(dense, steps.found.logits).mean()),
+            "layer_sent": self._sent([steps]),
+        }
+
+    def _of_dense(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The dense network's logits on the excerpt, and on each tape."""
+        if self._dense is None:
+            nothing = Thresholds.dense(self.slots)
+
+            def logits(pcm: np.ndarray) -> np.ndarray:
+                return self.steps(pcm, nothing).found.logits
+
+            every = [logits(tape.pcm) for _, tape, _ in self.heard.recordings]
+            self._dense = logits(self.heard.excerpt), every
+        return self._dense
+
+    def _sent(self, every: Sequence[Steps]) -> dict[str, list[float | None]]:
+        """Kind -> share of elements transmitted in each layer; None: no such kind."""
+        sent = np.concatenate([steps.found.sent[1:] for steps in every]).mean(axis=0)
+        found: dict[str, list[float | None]] = {
+            kind: [None] * self.slots.layers for kind in self.slots.kinds
+        }
+        for product, count in zip(self.network.products, sent, strict=True):
+            layer, kind = product.slot
+            found[kind][layer] = round(float(count) / product.inputs, 5)
+        return found
+
+
+def divergence(dense: np.ndarray, pruned: np.ndarray) -> np.ndarray:
+    """Kullback-Leibler divergence of the label shares, in nats, per decision.
+
+    Args:
+        dense: Logits [N, labels] of the dense network.
+        pruned: Logits [N, labels].
+    """
+    p, q = _log_softmax(dense), _log_softmax(pruned)
+    return (np.exp(p) * (p - q)).sum(axis=1)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

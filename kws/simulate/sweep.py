@@ -19,26 +19,35 @@ is measured, instructions are guessed from that (kws.simulate.instructions.Guide
 near a target of instructions only those kinds stay encoded, layer by layer, that are
 worth it.
 
+With tapes (kws/simulate/stream.py) thresholds of a network for streams are chosen on
+them: cuts, divergence and what is transmitted are those of streams, moves are tried on
+an excerpt, and every point on all clips is judged on all tapes, too.
+
 Everything is deterministic, so that a sweep that was stopped is resumed by running it
 again, and several that share a study go the same way.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kws.data.audio import SAMPLE_RATE
 from kws.graph.products import MLP_KINDS
+from kws.recipe import decision_ms
 from kws.simulate import instructions
 from kws.simulate.instructions import Guide
 from kws.simulate.points import Job, Points
 from kws.simulate.simulator import Simulator
+from kws.simulate.stream import Hearing
 from kws.thresholds import Slots, Thresholds
 
 if TYPE_CHECKING:
@@ -50,7 +59,10 @@ QUANTILES = tuple(round(1 - 0.75 ** (k + 1), 4) for k in range(15))
 SINGLE_QUANTILES = (3, 7, 11)  # of one kind alone, by index
 LADDER_CLIPS = 64
 MIDDLE = 7  # quantile at which clips differ well in what they send
-VERSION = 3  # of journals
+VERSION = 4  # of journals
+# Thresholds in int8 steps, for what has one row in a clip and never changes there.
+ONE_ROW = (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22, 29, 38, 50)
+FAULTS = "faults"  # misses and false alarms on tapes: the fewer the better
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,7 @@ class Settings:
     board_targets: tuple[float, ...] = (0.5, 0.8, 1.0, 1.1)
 
 
+INSTRUCTIONS = ("instructions", "instructions_max", "instructions_per_second")
 Point = dict[str, Any]
 Asked = list[tuple[str, np.ndarray, "np.ndarray | None"]]
 """(stage, rungs, rungs of the setting that it is a move of)"""
@@ -107,6 +120,7 @@ class Sweep:
         self.slots: Slots = simulator.slots
         # What is searched: a network for streams may have no MHSA.
         self.cut = "mhsa_mac_cut" if simulator.counted.dense_macs() else "mac_cut"
+        self.tapes = points.heard is not None
         self.clips = clips
         self.points = points
         self.settings = settings or Settings()
@@ -118,7 +132,12 @@ class Sweep:
         self.guides: dict[str, Guide] = {}
         if self.settings.boards:
             self.fingerprint = instructions.fingerprint()
-            points.measured = self._clips_to_measure
+            if not self.tapes:
+                points.measured = self._clips_to_measure
+
+    def cut_of(self, point: Point) -> float:
+        """What a point saves of the work that is searched."""
+        return float(point["tape"]["mac_cut"] if self.tapes else point[self.cut])
 
     def _ladder(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Thresholds by rung.
@@ -129,6 +148,8 @@ class Sweep:
             [quantiles, slots].
         """
         changes = self.simulator.changes(self.clips.features[:LADDER_CLIPS], QUANTILES)
+        if self.tapes:
+            changes = self._one_row(changes)
         ladder = np.full((len(QUANTILES) + 1, len(self.slots)), -1.0)
         height = np.zeros(len(self.slots), int)
         places = np.zeros(changes.shape, int)
@@ -140,6 +161,17 @@ class Sweep:
             ladder[1 : len(rungs) + 1, slot] = rungs
             places[:, slot] = [rungs.index(v) + 1 for v in values]
         return ladder, height, places
+
+    def _one_row(self, changes: np.ndarray) -> np.ndarray:
+        """The changes, with thresholds for what only a stream changes."""
+        assert not isinstance(self.simulator, Simulator)
+        rows = {product.slot: product.rows for product in self.simulator.products.every}
+        places = np.linspace(0, len(ONE_ROW) - 1, len(QUANTILES)).round().astype(int)
+        for place, slot in enumerate(self.slots):
+            if rows[slot] == 1:
+                steps = np.array(ONE_ROW)[places]
+                changes[:, place] = steps * self.simulator.scales[place]
+        return changes
 
     def thresholds(self, rungs: np.ndarray) -> Thresholds:
         """The thresholds of a setting, int [slots]."""
@@ -164,9 +196,12 @@ class Sweep:
         few = self.settings.move_clips
         for _, rungs, near in asked:
             clips = None if near is None or few >= len(self.clips) else few
+            name: int | str = clips or "all"
+            if self.tapes and near is not None:
+                name = "excerpt"
             jobs.append(
                 Job(
-                    key=f"{clips or 'all'}:{_hex(rungs)}",
+                    key=f"{name}:{_hex(rungs)}",
                     rungs=tuple(map(int, rungs.flat)),
                     thresholds=self.thresholds(rungs).values,
                     clips=clips,
@@ -175,8 +210,8 @@ class Sweep:
             )
         tables = self._make(stage, jobs)
         out = []
-        for (name, rungs, near), table in zip(asked, tables, strict=True):
-            item = {"stage": name, "rungs": rungs, **table}
+        for (stage_, rungs, near), table in zip(asked, tables, strict=True):
+            item = {"stage": stage_, "rungs": rungs, **table}
             if near is None:
                 item = self.found.setdefault(table["key"], item)
             out.append(item)
@@ -194,7 +229,8 @@ class Sweep:
             for item in points:
                 if board in item.get("instructions", {}):
                     continue
-                name = f"{board}*{self.settings.board_clips}/{self.fingerprint}"
+                what = "excerpt" if self.tapes else self.settings.board_clips
+                name = f"{board}*{what}/{self.fingerprint}"
                 jobs.append(
                     Job(
                         key=f"{name}:{_hex(item['rungs'])}",
@@ -206,8 +242,9 @@ class Sweep:
                 items.append(item)
         tables = self._make(stage, jobs)
         for job, item, table in zip(jobs, items, tables, strict=True):
-            for name in ("instructions", "instructions_max"):
-                item.setdefault(name, {})[job.board] = table[name]
+            for name in INSTRUCTIONS:
+                if name in table:
+                    item.setdefault(name, {})[job.board] = table[name]
             item.setdefault("measured", {})[job.board] = table["layer_sent"]
 
     def _shares(self, layer_sent: dict[str, list[float | None]]) -> np.ndarray:
@@ -235,6 +272,10 @@ class Sweep:
         settings, boards = self.settings, len(self.settings.boards)
         searches = len(settings.targets) + boards * len(settings.board_targets)
         few = min(1.0, settings.move_clips / len(self.clips))
+        if self.points.heard is not None:
+            whole = sum(tape.hours for _, tape, _ in self.points.heard.recordings)
+            excerpt = len(self.points.heard.excerpt) / SAMPLE_RATE / 3600
+            few = min(1.0, excerpt / whole)
         moves = len(self.slots) * few  # half: on shared prefixes
         rounds = [
             ("moves", searches * moves),
@@ -276,9 +317,9 @@ class Sweep:
 
         searches: list[Search] = []
         for target in self.settings.targets:
-            searches.append(
-                self._refine(grid, target, lambda p: p[self.cut], attention)
-            )
+            every = np.ones(len(self.slots), bool)
+            movable = every if self.tapes else attention
+            searches.append(self._refine(grid, target, self.cut_of, movable))
         for board in boards:
             searches += self._instruction_searches(grid, board)
         self._together(searches)
@@ -415,12 +456,14 @@ class Sweep:
         """Points that may be on a front: of MACs, or of instructions as guessed."""
         points = list(self.found.values())
         guesses = {id(p): self._guess(board, p) for p in points}
+        worths = ("accuracy", "divergence", *((FAULTS,) if self.tapes else ()))
         chosen = {
             index
-            for worth in ("accuracy", "divergence")
+            for worth in worths
             for index in pareto(points, lambda p: guesses[id(p)], worth)
         }
-        chosen |= set(pareto(points, lambda p: float(p[self.cut])))
+        for worth in worths[::2]:
+            chosen |= set(pareto(points, self.cut_of, worth))
         chosen |= set(pareto(points, lambda p: float(p["mac_cut"])))
         return [points[index] for index in sorted(chosen)]
 
@@ -446,6 +489,32 @@ class Sweep:
             "pareto": pareto(out, lambda p: float(p[self.cut])),
             "pareto_model": pareto(out, lambda p: float(p["mac_cut"])),
             "boards": {board: self._on_board(board, out) for board in self.guides},
+            **({"on_tapes": self._on_tapes(out)} if self.tapes else {}),
+        }
+
+    def _on_tapes(self, points: list[Point]) -> dict[str, Any]:
+        """What points were judged on, and those that no other beats in what is heard
+        (`faults`: misses and false alarms) or in accuracy, and in MACs a second."""
+        heard = self.points.heard
+        assert heard is not None
+        detector = self.simulator.bundle.recipe.detector
+        return {
+            "tapes": [
+                {
+                    "name": Path(name).name,
+                    "kind": tape.kind,
+                    "hours": tape.hours,
+                    "words": len(windows),
+                }
+                for name, tape, windows in heard.recordings
+            ],
+            "hours": points[0]["tape"]["hours"],
+            "words": points[0]["tape"]["words"],
+            "excerpt_seconds": len(heard.excerpt) / SAMPLE_RATE,
+            "decisions_per_second": 1000 / decision_ms(self.simulator.bundle.recipe),
+            "detector": dataclasses.asdict(detector),
+            "pareto": pareto(points, self.cut_of),
+            "pareto_faults": pareto(points, self.cut_of, FAULTS),
         }
 
     def _on_board(self, board: str, points: list[Point]) -> dict[str, Any]:
@@ -453,8 +522,17 @@ class Sweep:
         front = pareto(
             [points[i] for i in measured], lambda p: -float(p["instructions"][board])
         )
+        on_tapes: dict[str, Any] = {}
+        if self.tapes:
+            faults = pareto(
+                [points[i] for i in measured],
+                lambda p: -float(p["instructions"][board]),
+                FAULTS,
+            )
+            on_tapes = {"pareto_faults": [measured[i] for i in faults]}
         return {
             "clips": min(self.settings.board_clips, len(self.clips)),
+            **on_tapes,
             "dense": points[0]["instructions"][board],
             "measured": len(measured),
             "guide_error": round(self.guides[board].error, 5),
@@ -531,26 +609,29 @@ def pareto(
     Args:
         points: From `Sweep.simulate`.
         cut: What a point saves; the more the better.
-        worth: `accuracy`, or `divergence` (the less the better).
+        worth: `accuracy`; or `divergence` or `faults`, the less the better.
     """
-    sign = -1.0 if worth == "divergence" else 1.0
+
+    def value(point: Point) -> float:
+        if worth == FAULTS:
+            return -float(point["tape"]["missed"] + point["tape"]["false_alarms"])
+        return -float(point[worth]) if worth == "divergence" else float(point[worth])
+
     order = sorted(
         range(len(points)),
-        key=lambda i: (
-            -cut(points[i]),
-            -sign * points[i][worth],
-            points[i]["divergence"],
-        ),
+        key=lambda i: (-cut(points[i]), -value(points[i]), points[i]["divergence"]),
     )
     front, best = [], -np.inf
     for index in order:
-        if sign * points[index][worth] > best:
-            best = sign * points[index][worth]
+        if value(points[index]) > best:
+            best = value(points[index])
             front.append(index)
     return front[::-1]
 
 
-def identity(simulator: AnySimulator, clips: Clips) -> str:
+def identity(
+    simulator: AnySimulator, clips: Clips, heard: Hearing | None = None
+) -> str:
     """Hash of what a point depends on besides its thresholds."""
     path = simulator.bundle.weights_path
     if not isinstance(simulator, Simulator):
@@ -558,8 +639,14 @@ def identity(simulator: AnySimulator, clips: Clips) -> str:
     digest = hashlib.sha256(path.read_bytes())
     facts = [clips.manifest_hash, clips.kind, QUANTILES, LADDER_CLIPS, VERSION]
     facts += [simulator.slots.by_layer]
+    if heard is not None:  # the detector decides what is heard
+        detector = dataclasses.asdict(simulator.bundle.recipe.detector)
+        facts += [heard.fingerprint, detector, ONE_ROW]
     digest.update(json.dumps(facts).encode())
     return digest.hexdigest()
+
+
+TAPE = ("missed", "false_alarms", "macs_per_second")
 
 
 def csv(table: dict[str, Any]) -> str:
@@ -567,7 +654,8 @@ def csv(table: dict[str, Any]) -> str:
     names = ("accuracy", "divergence", "mhsa_mac_cut", "mac_cut", "mhsa_mac_cut_rows")
     boards = list(table["boards"])
     head = ["point", "stage", "pareto", *names, "macs_mean", "macs_p95"]
-    head += [f"instructions_{board}" for board in boards] + ["thresholds"]
+    head += [f"instructions_{board}" for board in boards]
+    head += [*(TAPE if "on_tapes" in table else ()), "thresholds"]
     lines = [",".join(head)]
     front = set(table["pareto"])
     for index, item in enumerate(table["points"]):
@@ -575,6 +663,8 @@ def csv(table: dict[str, Any]) -> str:
         cells += [f"{item[name]:.6g}" for name in names]
         cells += [f"{item['macs'][name]:.0f}" for name in ("mean", "p95")]
         cells += [str(item["instructions"].get(board, "")) for board in boards]
+        if "on_tapes" in table:
+            cells += [f"{item['tape'][name]:.6g}" for name in TAPE]
         cells.append(" ".join(f"{k}={v:g}" for k, v in item["thresholds"].items()))
         lines.append(",".join(cells))
     return "\n".join(lines) + "\n"
