@@ -129,11 +129,12 @@ def test_every_command_on_the_page_works(
     shorter = {
         "data": ["--seconds", "60", "--keywords-per-minute", "20"],
         "sweep": ["--limit", "4", "--targets", "0.5", "--rounds", "0"],
+        "report": ["--fit", "none", "--clips", "0"],
     }
     shorter["sweep"] += ["--boards", "none", "--move-clips", "8", "--jobs", "1"]
     lines = commands(Path(said["report"]).read_text())
     verbs = [shlex.split(line)[1] for line in lines]
-    assert verbs == ["data", "calibrate", "flash", "flash", "sweep"]
+    assert verbs == ["data", "calibrate", "report", "flash", "flash", "sweep"]
     for line, verb in zip(lines, verbs, strict=True):
         name, *words = shlex.split(line)
         assert name == "kws"

@@ -69,6 +69,7 @@ def _parts(table: dict[str, Any]) -> dict[str, str]:
     kinds = ("hop_frames", "smoothing", "rearm", "refractory_ms")
     return {
         "misses": term("missed", "misses"),
+        "interval": term("interval", "95 % intervals"),
         "figures": shell.table(
             (
                 "settings",
