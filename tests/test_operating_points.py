@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import browser as browsers
 import numpy as np
 import pytest
 import reference_detector
@@ -27,11 +28,12 @@ from kws.errors import CheckFailed, KwsError
 from kws.graph import reader
 from kws.operating_points import Aim, Decisions, Listener, Settings
 from kws.recipe import Q15_ONE, Detector
-from kws.report import operating
+from kws.report import operating, shell
 
 HOP_S = 0.16  # of kwt-tiny's decisions
 LABELS = 10
 YES, NO, UP = 2, 3, 4
+END = "\ue010"  # WebDriver's code of the key
 
 
 @pytest.fixture(scope="module")
@@ -402,6 +404,44 @@ def test_the_page_has_the_curve_of_every_word_and_needs_no_other_file(
             p["rate_ci95"][0] <= p["rate"] <= p["rate_ci95"][1] for p in one["points"]
         )
     assert series[0]["after"]["alarms"] <= 8 < series[0]["before"]["alarms"]
+
+
+def test_a_person_moves_the_point_and_gets_the_command(
+    bundle: Bundle, library: host.Opened, tmp_path: Path
+) -> None:
+    made = table(bundle, library)
+    body = operating.body(made)
+    series = json.loads(re.findall(r'operating-data">(.*?)</script>', body, re.S)[0])
+    points = series["series"][0]["points"]  # the most false alarms first
+    page = tmp_path / "page.html"
+    page.write_text(shell.page("r", "", [shell.Section("operating", "Points", body)]))
+    with browsers.opened(tmp_path, tmp_path / "none.wav") as browser:
+        size = {"width": 400, "height": 900, "deviceScaleFactor": 1}
+        browser.command("Emulation.setDeviceMetricsOverride", **size, mobile=False)
+        browser.driver.get(page.as_uri())
+        rings = "return document.querySelectorAll('#operating .ring').length"
+        assert browser.run(rings) == 1 and not browser.part("take").is_displayed()
+        browser.part("move").send_keys(END)
+        told = browser.text("point")
+        misses, alarms = map(int, re.findall(r"(\d+) (?:missed|false alarms)", told))
+        (point,) = (p for p in points if (p["misses"], p["alarms"]) == (misses, alarms))
+        assert alarms < series["series"][0]["after"]["alarms"]
+        low, high = (100 * share for share in point["missed_ci95"])
+        few, many = point["rate_ci95"]
+        assert f"(95 %: {low:.1f} % to {high:.1f} %)" in told
+        assert f"(95 %: {few:.2f} to {many:.2f})" in told
+        line = browser.part("take").find_element("tag name", "code").text
+        most = math.ceil(100 * point["rate"]) / 100
+        assert line == f"{made['command']} --false-alarms {most:g}"
+        assert browser.run(rings) == 1
+        # It stays where it is when the window changes.
+        browser.run("dispatchEvent(new Event('resize'))")
+        assert browser.text("point") == told
+        # A word alone has no command.
+        browser.part("series").find_elements("tag name", "option")[1].click()
+        assert not browser.part("take").is_displayed()
+        assert "All words share" in browser.text("alone")
+        assert browser.complaints() == []
 
 
 def test_nothing_of_a_table_is_taken_as_html(

@@ -100,7 +100,7 @@ def test_instructions_are_shown_where_they_were_measured():
     assert "2 settings on 4 clips each" in text
     data = embedded(text)
     assert data["axes"][0]["path"] == ["instructions", "qemu-m4"]
-    assert data["axes"][0]["front"] == [0, 1]
+    assert data["axes"][0]["fronts"] == {"accuracy": [0, 1]}
     assert text.count("<tr data-point=") == 2 + 2 * 3
 
 

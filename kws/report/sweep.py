@@ -343,6 +343,7 @@ def body(table: dict[str, Any]) -> str:
         "delta": term("delta", "delta threshold"),
         "facts": _facts(table),
         "n": text(f"{table.get('n'):,}"),
+        "orby": ", or by the tapes" if "on_tapes" in table else "",
         "axes": "".join(
             f'<option value="{i}">{text(axis.title)}</option>'
             for i, axis in enumerate(every)
@@ -499,7 +500,8 @@ def _front(table: dict[str, Any], number: int, axis: Axis, measure: str) -> str:
     key = "instructions_per_second" if on_tapes else "instructions"
     names = ["point", "accuracy", "against dense"]
     names += ["missed", "false alarms an hour", "MACs a second"] if on_tapes else []
-    names += ["MHSA cut"] * any(p["mhsa_mac_cut"] for p in points) + ["model cut"]
+    names += ["MHSA cut"] * any(p["mhsa_mac_cut"] for p in points)
+    names.append("cut on clips" if on_tapes else "model cut")
     names += [f"{board}, a second" if on_tapes else board for board in boards]
     head = "".join(f"<th>{text(name)}</th>" for name in names)
     dense = points[0]["accuracy"]
