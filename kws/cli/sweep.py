@@ -154,13 +154,13 @@ def command(
             )
         if shipped and integer:
             raise _shipped(bundle.path)
+    heard = _heard(bundle, tape, excerpt) if tape else None
     folders = check_clips(bundle, task, data, also)
     simulator = measure.make_simulator(bundle, engine)
     kind = measure.feature_kind(simulator, kind)
     clips = measure.load_clips(
         bundle, split, folders.data, limit, task, kind, folders.also
     )
-    heard = _heard(bundle, tape, excerpt) if tape else None
     on_clips = measured_on and heard is None
     pcm = _pcm(bundle, split, folders, limit, task) if on_clips else None
     journal = Journal(out / "journal.jsonl", identity(simulator, clips, heard))
@@ -271,6 +271,7 @@ def _heard(bundle: Any, paths: tuple[Path, ...], excerpt: float) -> Any:
     from kws.data.tape import files, open_tape
     from kws.simulate import stream
 
+    bundle.model_bytes()
     opened = ((str(path), open_tape(path)) for path in files(paths))
     return stream.hearing(bundle, opened, excerpt)
 
