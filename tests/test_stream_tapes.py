@@ -401,7 +401,7 @@ def test_a_sweep_on_tapes_goes_on_and_is_picked_from(
     assert (
         page.count('data-measure="missed"') == page.count('data-measure="alarms"') > 1
     )
-    assert "Words missed on the tapes" in page and "with the run&#x27;s own" in page
+    assert "Words missed on the tapes" in page and "with the run's own" in page
     most = max(point["tape"]["miss_rate"] for point in table["points"])
     told = invoke(*words, "--pick", f"misses<={most}")
     assert "on the tapes: 0.01 h, 2 words" in told and "alarms/h" in told

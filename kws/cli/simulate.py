@@ -110,14 +110,14 @@ def _check(
     """Refuse what would be left unheeded."""
     from click.core import ParameterSource
 
-    from kws.errors import KwsError
+    from kws.errors import KwsError, quoted
 
     if not tape:
         if board is not None:
             raise KwsError(
                 "Instructions are counted on tapes. Expected --tape. "
                 f"Received: --board {board} alone",
-                f"kws simulate {run} --tape tape.wav --board {board}",
+                f"kws simulate {quoted(run)} --tape tape.wav --board {board}",
             )
         return
     typed = [
@@ -132,7 +132,7 @@ def _check(
         raise KwsError(
             "Tapes run through the int8 network's C, and no clips are read. Received: "
             f"--tape with {', '.join(typed)}",
-            f"kws simulate {run} --tape {tape[0]}",
+            f"kws simulate {quoted(run)} --tape {quoted(tape[0])}",
         )
 
 

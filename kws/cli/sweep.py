@@ -126,7 +126,7 @@ def command(
     from kws import bundle as bundles
     from kws.bundle import write_atomic
     from kws.cli._run import check_clips
-    from kws.errors import KwsError
+    from kws.errors import KwsError, quoted
     from kws.report import sweep as pages
     from kws.simulate import measure
     from kws.simulate.pick import OF_TAPES, parse, pick
@@ -137,7 +137,7 @@ def command(
         raise KwsError(
             "Tapes run through the int8 network's C. Received: --tape with --engine "
             "float",
-            f"kws sweep {run} --tape {tape[0]}",
+            f"kws sweep {quoted(run)} --tape {quoted(tape[0])}",
         )
     bundle = bundles.load(run)
     shipped = bundle.shipped
@@ -150,7 +150,7 @@ def command(
             raise KwsError(
                 f"The sweep has no tapes: expected some, for {name}. "
                 f"Received: --pick {condition} without --tape",
-                f'kws sweep {run} --tape tapes --pick "{condition}"',
+                f'kws sweep {quoted(run)} --tape tapes --pick "{condition}"',
             )
         if shipped and integer:
             raise _shipped(bundle.path)

@@ -26,7 +26,7 @@ from kws.deploy import build, emission, host, per_second
 from kws.deploy.boards import Board
 from kws.deploy.per_second import Steps
 from kws.emit import native
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.recipe import decision_ms
 from kws.thresholds import Slots, Thresholds
 
@@ -324,7 +324,7 @@ def hearing(
         raise KwsError(
             "Thresholds are chosen on tapes for networks that are made for streams. "
             f"Expected [model] causal = true. Received: {bundle.recipe.name}",
-            f"kws sweep {bundle.path}   (on clips)",
+            f"kws sweep {quoted(bundle.path)}   (on clips)",
         )
     every = tuple(
         (name, tape, tapes.asked_for(tape.windows, bundle.labels))
