@@ -39,6 +39,7 @@ from kws.features import extract
 from kws.recipe import decision_ms
 from kws.report import facts
 from kws.report import run as pages
+from kws.report import tape as tape_part
 from kws.simulate import instructions, stream
 from kws.simulate import sweep as sweeps
 from kws.thresholds import Thresholds
@@ -518,6 +519,26 @@ def test_the_report_draws_what_every_step_of_a_tape_took(
     pcm, _ = soundfile.read(io.BytesIO(base64.b64decode(sounds[1])), dtype="int16")
     np.testing.assert_array_equal(pcm, tape.pcm)
     _can_be_read(out, tmp_path)
+
+
+def test_an_excerpt_s_steps_are_the_tape_s(
+    bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut anywhere, with what leads to it: a dense network decides as on the tape."""
+    monkeypatch.setattr(tape_part, "EXCERPT_S", 4.0)
+    dense = dataclasses.replace(bundle, thresholds={})
+    tape = tapes.open_tape(folder / "words.wav")
+    (one,) = stream.follow(dense, [("words", tape)])
+    excerpt, cut = tape_part._excerpt(dense, tape, one, stream.step_samples(dense))
+    assert excerpt.start_s > 0  # where words are
+    assert len(excerpt.pcm) == 4 * SAMPLE_RATE and 45 < excerpt.chosen.sum() <= 50
+    assert {window.word for window in cut.said} >= {w.word for w in tape.windows}
+    (again,) = stream.follow(dense, [("cut", cut)])
+    np.testing.assert_array_equal(
+        again.steps.found.logits[-len(excerpt.cost) :],
+        one.steps.found.logits[excerpt.chosen],
+    )
+    np.testing.assert_array_equal(excerpt.cost[:, 1], one.steps.macs[excerpt.chosen])
 
 
 def _can_be_read(page: Path, folder: Path) -> None:
