@@ -360,7 +360,7 @@ def test_each_clip_is_judged_cold_and_after_the_one_before() -> None:
     ("after", "steps"), [("silence", 0), ("word", 0), ("silence", 1), ("word", 3)]
 )
 def test_clips_are_judged_as_a_stream_hears_them(after: str, steps: int) -> None:
-    """kws eval --after, --late: one stream from a reset, judged at the clip's end or some
+    """kws eval --after, --late: a stream from a reset, at the clip's end or some
     steps later, in silence."""
     bundle = sample()
     rng = np.random.default_rng(9)
