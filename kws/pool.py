@@ -190,7 +190,7 @@ def _build(
         pcm = augment.augment_many(all_pcm[part], seed, recipe.augment, noises)
         stored[variant, part] = features.of_clips(pcm, recipe.features)
         if logits is not None and clean is not None:
-            if variant == 0:
+            if variant == 0 and teacher.of_clean:
                 heard = all_pcm[part]
                 frames = features.of_clips(heard, recipe.features)
                 clean[part] = teacher.clean(heard, frames, bar)

@@ -18,7 +18,7 @@ Examples:
   kws simulate kwt-stream-tiny --theta bundle --tape tapes --board qemu-m4
 """
 # What is about clips, and would be left unheeded with tapes.
-OF_CLIPS = ("split", "task", "kind", "limit", "data", "also")
+OF_CLIPS = ("--split", "--task", "--kind", "--limit", "--data", "--also")
 
 
 @click.command(epilog=EPILOG)
@@ -108,8 +108,6 @@ def _check(
     engine: str | None,
 ) -> None:
     """Refuse what would be left unheeded."""
-    from click.core import ParameterSource
-
     from kws.errors import KwsError, quoted
 
     if not tape:
@@ -120,12 +118,7 @@ def _check(
                 f"kws simulate {quoted(run)} --tape tape.wav --board {board}",
             )
         return
-    typed = [
-        param.opts[0]
-        for param in ctx.command.params
-        if param.name in OF_CLIPS
-        and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
-    ]
+    typed = [option for option in _options.given(ctx) if option in OF_CLIPS]
     if engine == "float":
         typed.append("--engine float")
     if typed:

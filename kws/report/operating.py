@@ -71,16 +71,8 @@ def _parts(table: dict[str, Any]) -> dict[str, str]:
         "misses": term("missed", "misses"),
         "interval": term("interval", "95 % intervals"),
         "figures": shell.table(
-            (
-                "settings",
-                "hours",
-                "words",
-                term("missed", "missed"),
-                term("interval", "95 %"),
-                term("alarms", "false alarms an hour"),
-                term("interval", "95 %"),
-            ),
-            [_row(name, figures) for name, figures in settings],
+            ("settings", *shell.fault_heads()),
+            [(text(name), *shell.faults(figures)) for name, figures in settings],
             "In figures",
         ),
         "tapes": shell.table(
@@ -125,26 +117,6 @@ def _parts(table: dict[str, Any]) -> dict[str, str]:
         "common": text(table["why_common"] or "none do"),
         "data": shell.data("operating-data", data),
     }
-
-
-def _row(name: str, figures: dict[str, Any]) -> tuple[str, ...]:
-    """One setting's figures."""
-    low, high = (float(x) for x in figures["false_alarms_per_hour_ci95"])
-    missed = ("", "", "")
-    if figures["words"]:
-        least, most = (100 * float(x) for x in figures["miss_rate_ci95"])
-        missed = (
-            str(int(figures["words"])),
-            f"{int(figures['missed'])} = {100 * float(figures['miss_rate']):.1f} %",
-            f"{least:.1f} to {most:.1f}",
-        )
-    return (
-        text(name),
-        f"{float(figures['hours']):.2f}",
-        *missed,
-        f"{float(figures['false_alarms_per_hour']):.2f}",
-        f"{low:.2f} to {high:.2f}",
-    )
 
 
 def _dots(

@@ -9,7 +9,7 @@ import io
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,38 @@ def is_command(line: object, *first: str) -> bool:
     except ValueError:  # a quote that does not end
         return False
     return tuple(words[: len(first)]) == first and shlex.join(words) == line
+
+
+def fault_heads() -> tuple[str, ...]:
+    """Heads of the columns that `faults` fills."""
+    return (
+        "hours",
+        "words",
+        term("missed", "missed"),
+        term("interval", "95 %"),
+        term("alarms", "false alarms an hour"),
+        term("interval", "95 %"),
+    )
+
+
+def faults(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    """Cells of misses and false alarms on tapes, of kws.data.tape.figures."""
+    low, high = (float(x) for x in figures["false_alarms_per_hour_ci95"])
+    missed = ("", "", "")
+    if figures["words"]:
+        least, most = (100 * float(x) for x in figures["miss_rate_ci95"])
+        missed = (
+            str(int(figures["words"])),
+            f"{int(figures['missed'])} = {100 * float(figures['miss_rate']):.1f} %",
+            f"{least:.1f} to {most:.1f}",
+        )
+    rate = float(figures["false_alarms_per_hour"])
+    return (
+        f"{float(figures['hours']):.2f}",
+        *missed,
+        f"{int(figures['false_alarms'])} = {rate:.2f}",
+        f"{low:.2f} to {high:.2f}",
+    )
 
 
 def copied(line: str) -> str:

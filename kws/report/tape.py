@@ -351,11 +351,11 @@ def _hertz(spec: Features) -> list[tuple[int, float]]:
 
 def _tables(found: OnTapes) -> str:
     every = [
-        _faults(text(one["tape"]), text(one["kind"]), one)
+        (text(one["tape"]), text(one["kind"]), *shell.faults(one))
         for one in found.table["tapes"]
     ]
     if len(every) > 1:
-        every.append(_faults("together", "", found.table))
+        every.append(("together", "", *shell.faults(found.table)))
     sounds = found.table["sounds"]
     kinds = list(sounds[ALL]["sent"])
     rows = [
@@ -382,16 +382,7 @@ def _tables(found: OnTapes) -> str:
     made = (
         "<h3>Tapes</h3>"
         + shell.table(
-            (
-                term("tape", "tape"),
-                "kind",
-                "hours",
-                "words",
-                term("missed", "missed"),
-                term("interval", "95 %"),
-                term("alarms", "false alarms an hour"),
-                term("interval", "95 %"),
-            ),
+            (term("tape", "tape"), "kind", *shell.fault_heads()),
             every,
             "Tapes",
         )
@@ -432,24 +423,4 @@ def _tables(found: OnTapes) -> str:
             counted,
             "Instructions by sound",
         )
-    )
-
-
-def _faults(name: str, kind: str, figures: dict[str, Any]) -> tuple[str, ...]:
-    low, high = figures["false_alarms_per_hour_ci95"]
-    missed = ("", "", "")
-    if figures["words"]:
-        least, most = (100 * share for share in figures["miss_rate_ci95"])
-        missed = (
-            str(figures["words"]),
-            f"{figures['missed']} = {100 * figures['miss_rate']:.1f} %",
-            f"{least:.1f} to {most:.1f}",
-        )
-    return (
-        name,
-        kind,
-        f"{figures['hours']:.2f}",
-        *missed,
-        f"{figures['false_alarms']} = {figures['false_alarms_per_hour']:.2f}",
-        f"{low:.2f} to {high:.2f}",
     )
