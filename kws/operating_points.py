@@ -308,6 +308,40 @@ def listening(
         yield Listener(bundle, copy, done)
 
 
+def calibrate(
+    bundle: Bundle,
+    tapes: Sequence[Path],
+    aim: Aim,
+    command: str,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Search on tapes, and write what was found into the run.
+
+    Args:
+        bundle: A run of one's own, with a model.tflite.
+        tapes: Recordings with their truth beside them.
+        aim: What is wanted.
+        command: What was typed.
+        progress: Called with a line for each step.
+
+    Returns:
+        See `report`.
+
+    Raises:
+        KwsError: a shipped run, or no word of its on the tapes; CheckFailed: no
+            settings reach the aim.
+    """
+    check_own(bundle)
+    say = progress or (lambda line: None)
+    opened = ((str(path), tapes_of.open_tape(path)) for path in tapes)
+    with listening(bundle, opened, lambda name: say(f"Hearing {name}")) as listener:
+        found = search(listener, aim)
+        table = report(listener, aim, found, command)
+        say(f"{listener.tried:,} settings tried")
+    keep(bundle, table)
+    return table
+
+
 @dataclass(frozen=True)
 class Found:
     """What the search found.
@@ -339,16 +373,7 @@ def search(listener: Listener, aim: Aim) -> Found:
     Raises:
         CheckFailed: no settings reach the aim.
     """
-    shape = _shape(listener, aim)
-    curve = sweep(listener, **shape, step=FINE)
-    chosen = aim.best([counts.total for _, counts in curve], listener)
-    if chosen is None:
-        fewest = min(counts.total[0] for _, counts in curve)
-        raise CheckFailed(
-            f"No settings reach the aim: of {int(listener.said.sum())} words at least "
-            f"{fewest} are missed. Received: --max-misses {aim.max_misses}",
-            "Train longer or on more like these tapes; or allow more misses.",
-        )
+    shape, curve, chosen = _common(listener, aim)
     common = _settings(shape, [curve[chosen][0]] * len(listener.words))
     often = [i for i, said in enumerate(listener.said) if said >= FEWEST]
     held_out, own_held_out = _on_the_other_half(listener, aim, often)
@@ -366,6 +391,34 @@ def search(listener: Listener, aim: Aim) -> Found:
     else:
         why = "chosen on half of the tapes, one for each does no better on the rest"
     return Found(common, curve, held_out, (), why)
+
+
+def reached(listener: Listener, aim: Aim) -> tuple[int, int]:
+    """Misses and false alarms of the best one threshold for all words: what `search`
+    begins with, to compare networks by.
+
+    Raises:
+        CheckFailed: no settings reach the aim.
+    """
+    _, curve, chosen = _common(listener, aim)
+    return curve[chosen][1].total
+
+
+def _common(
+    listener: Listener, aim: Aim
+) -> tuple[dict[str, Any], list[tuple[int, Counts]], int]:
+    """The best shape, its curve, and which point of that is the best."""
+    shape = _shape(listener, aim)
+    curve = sweep(listener, **shape, step=FINE)
+    chosen = aim.best([counts.total for _, counts in curve], listener)
+    if chosen is None:
+        fewest = min(counts.total[0] for _, counts in curve)
+        raise CheckFailed(
+            f"No settings reach the aim: of {int(listener.said.sum())} words at least "
+            f"{fewest} are missed. Received: --max-misses {aim.max_misses}",
+            "Train longer or on more like these tapes; or allow more misses.",
+        )
+    return shape, curve, chosen
 
 
 def _shape(listener: Listener, aim: Aim) -> dict[str, Any]:

@@ -26,13 +26,15 @@ from click.testing import CliRunner  # noqa: E402
 from networks_for_tests import small  # noqa: E402
 
 from kws import bundle as bundles  # noqa: E402
-from kws import data, pool, progress, train  # noqa: E402
+from kws import data, operating_points, pool, progress, train  # noqa: E402
 from kws import recipe as recipes  # noqa: E402
 from kws.cli import cli  # noqa: E402
 from kws.cli.data import after_recording  # noqa: E402
 from kws.cli.train import command as train_command  # noqa: E402
 from kws.cli.tune import command as tune_command  # noqa: E402
-from kws.data import augment, record  # noqa: E402
+from kws.data import augment, record, tape  # noqa: E402
+from kws.data.audio import wav_bytes  # noqa: E402
+from kws.data.tape import Window  # noqa: E402
 from kws.errors import KwsError  # noqa: E402
 from kws.layers.keras import tf, tf_keras  # noqa: E402
 from kws.model import network  # noqa: E402
@@ -270,6 +272,7 @@ def test_the_command_trains_tunes_and_converts(tmp_path: Path) -> None:
     assert distilled.std() > 0
     splices_are_labelled_by(run, audio, tmp_path / "spliced")
     another_training_begins_from(run, audio, tmp_path / "grown")
+    tapes_choose_the_epoch(run, audio, tmp_path)
 
 
 def test_what_comes_next_can_be_typed_as_it_is_printed(
@@ -535,6 +538,61 @@ def another_training_begins_from(run: Path, audio: Path, out: Path) -> None:
     assert state["begins_from"]
     with pytest.raises(KwsError, match="another recipe"):
         folder.start(grown, out, restart=False, begins_from="0" * 64)
+
+
+def tapes_choose_the_epoch(run: Path, audio: Path, tmp_path: Path) -> None:
+    """kws tune --tape: what is kept is the epoch that the board's C hears best with."""
+    tapes = tmp_path / "tapes"
+    tapes.mkdir()
+    words = [("yes", 300), ("no", 400), ("cat", 500)] * 6
+    tone = np.concatenate([small_corpus.tone(hertz) for _, hertz in words])
+    (tapes / "words.wav").write_bytes(wav_bytes(tone))
+    said = [Window(word, at, at + 1.0) for at, (word, _) in enumerate(words)]
+    tape.write_windows(tapes / "words.tsv", said)
+    out = tmp_path / "heard"
+    options = [str(run), "--data", str(audio), "--out", str(out), "--json"]
+    options += ["--epochs", "3", "--learning-rate", "0.05", "--tape", str(tapes)]
+    options += ["--false-alarms", "600"]
+    invoke(tune_command, options)
+    made, place = bundles.load(out), out / "checkpoints" / "heard"
+    heard = json.loads((place / "heard.json").read_text())
+    best = min(tuple(counts) for counts in heard.values())
+    assert len(heard) == 3
+    table = json.loads((out / "operating_points.json").read_text())
+    assert table["aim"]["false_alarms"] == 600 and table["words"] == 12
+    # What stayed is one of the best, by the same C on the same tapes.
+    aim = operating_points.Aim(600)
+    recording = ("words", tape.open_tape(tapes / "words.wav"))
+    plain = dataclasses.replace(made, recipe=bundles.load(place).recipe)
+    with operating_points.listening(plain, [recording]) as listener:
+        assert operating_points.reached(listener, aim) == best
+    chosen = made.metrics["train"]["epoch_qat"]
+    with np.load(place / f"epoch-{chosen:03}.npz") as kept:
+        expected = [kept[f"arr_{i}"] for i in range(len(kept.files))]
+    found = network.restore(made, "qat").weights
+    assert all(
+        np.array_equal(a.numpy(), b) for a, b in zip(found, expected, strict=True)
+    )
+    # Again: nothing is heard twice.
+    before = (place / "heard.json").stat().st_mtime_ns
+    invoke(tune_command, options)
+    assert (place / "heard.json").stat().st_mtime_ns == before
+    # Refused before anything is trained, or where the epochs are gone.
+    for more, told in (
+        (["--no-convert"], "Expected --tape or --no-convert"),
+        (["--tape", str(tmp_path / "none.wav")], "No such recording"),
+    ):
+        with pytest.raises(KwsError, match=told):
+            invoke(tune_command, [*options, *more])
+    with pytest.raises(KwsError, match="counted on tapes"):
+        invoke(tune_command, [*options[:10], "--false-alarms", "2"])
+    tape.write_windows(tapes / "words.tsv", [Window("bird", 0.0, 1.0)])
+    with pytest.raises(KwsError, match="No word of the network's"):
+        invoke(tune_command, options)
+    tape.write_windows(tapes / "words.tsv", said)
+    (place / "epoch-002.npz").unlink()
+    with pytest.raises(KwsError, match="Epoch 2 of the tuning was not kept"):
+        invoke(tune_command, options)
 
 
 def invoke(command: Any, options: list[str]) -> dict[str, Any]:

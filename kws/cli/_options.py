@@ -289,6 +289,18 @@ distribute = click.option(
     show_default=True,
     help="Over several GPUs, or machines (docs/training.md).",
 )
+train_tape = click.option(
+    "--tape",
+    type=PATH,
+    multiple=True,
+    help="Validation tape, a recording with its truth beside it, or a folder of them: "
+    "it chooses the tuning's epoch and then the detector, as kws calibrate does.",
+)
+train_false_alarms = click.option(
+    "--false-alarms",
+    type=click.FloatRange(0.0),
+    help="With --tape: the most an hour.  [default: 0.5]",
+)
 restart = click.option("--restart", is_flag=True, help="Forget what --out holds.")
 no_convert = click.option(
     "--no-convert", is_flag=True, help="Stop before model.tflite."
@@ -335,6 +347,8 @@ def run(command: Command) -> Command:
         clean_teacher,
         teacher_labels,
         pool,
+        train_tape,
+        train_false_alarms,
         distribute,
         limit,
         restart,

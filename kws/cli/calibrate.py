@@ -52,7 +52,7 @@ def command(
     from kws import bundle as bundles
     from kws import operating_points
     from kws.cli._run import next_line
-    from kws.data.tape import files, open_tape
+    from kws.data.tape import files
     from kws.errors import KwsError, quoted
 
     if false_alarms is not None and max_misses is not None:
@@ -67,19 +67,17 @@ def command(
     operating_points.check_own(bundle)
     aim = operating_points.Aim(false_alarms, max_misses)
     paths = files(tape)
-    opened = ((str(path), open_tape(path)) for path in paths)
     words = ["kws", "calibrate", run]
     for path in tape:
         words += ["--tape", str(path)]
 
-    def say(name: str) -> None:
-        click.echo(f"Hearing {name}", err=True)
-
-    with operating_points.listening(bundle, opened, say) as listener:
-        found = operating_points.search(listener, aim)
-        table = operating_points.report(listener, aim, found, shlex.join(words))
-        click.echo(f"{listener.tried:,} settings tried", err=True)
-    operating_points.keep(bundle, table)
+    table = operating_points.calibrate(
+        bundle,
+        paths,
+        aim,
+        shlex.join(words),
+        lambda line: click.echo(line, err=True),
+    )
     if as_json:
         shown = {key: value for key, value in table.items() if key != "curve"}
         click.echo(json.dumps(shown))

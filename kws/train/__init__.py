@@ -2,6 +2,7 @@
 
     run.py          what a run does, step by step: `train`, `tune`, `RunOptions`
     loop.py         one phase: batches, optimizer, checkpoints, results
+    choose.py       which epoch of the tuning hears tapes best
     distribute.py   several replicas, several machines
     folder.py       the run's folder: whose it is, one training at a time
 

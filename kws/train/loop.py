@@ -95,6 +95,8 @@ class Loop:
         silence: Index of the label that is not distilled (a teacher's silence is made
             another way than ours), or None.
         no_words: Indices of the labels that are no words: silence and unknown.
+        keep: Called with each epoch's number and averaged weights, to keep them; or
+            None.
         hold: Delta thresholds that the network runs with (kws/model/hold.py), or None.
         mentor: A network of the same labels to distil from, on every batch as it is
             trained on, or None.
@@ -113,10 +115,12 @@ class Loop:
         hold: Any = None,
         mentor: Any = None,
         no_words: tuple[int, ...] = (),
+        keep: Callable[[int, list[np.ndarray]], None] | None = None,
     ) -> None:
         from kws.layers.keras import tf
 
         self.hold, self.mentor, self.no_words = hold, mentor, no_words
+        self.keep = keep
         self.network, self.recipe, self.schedule = network, recipe, schedule
         self.clips, self.validation = clips, validation
         self.folder, self.strategy, self.silence = folder, strategy, silence
@@ -187,6 +191,8 @@ class Loop:
                 with writer.as_default(step=epoch):
                     for key in COLUMNS[2:]:
                         write_scalar(key, row[key])
+            if chief and self.keep is not None:
+                self.keep(epoch + 1, weights)
             self._save(chief)
             if chief:
                 write_results(self.folder, self.name, self.history)

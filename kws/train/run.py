@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -18,15 +19,17 @@ from typing import Any
 import numpy as np
 
 from kws import bundle as bundles
-from kws import data, features, pool
+from kws import data, features, operating_points, pool
 from kws import recipe as recipes
 from kws.bundle import Bundle
 from kws.data import ClipSet, Sources, ambient
+from kws.data import tape as tapes_of
 from kws.data.ambient import Sound
 from kws.errors import KwsError, quoted
+from kws.operating_points import Aim
 from kws.pool import Pool
 from kws.recipe import Recipe
-from kws.train import distribute, folder
+from kws.train import choose, distribute, folder
 from kws.train.loop import (
     FLOAT,
     QAT,
@@ -37,6 +40,8 @@ from kws.train.loop import (
     prepare,
     set_weights,
 )
+
+FALSE_ALARMS = 0.5  # an hour, where nothing else is asked for
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,9 @@ class RunOptions:
         restart: Forget what the run's folder holds.
         convert: Write model.tflite at the end.
         limit: First N clips of each split only (for trying things out).
+        tape: Recordings with their truth beside them, or folders of such, which choose
+            the tuning's epoch and the detector (kws/train/choose.py); () for neither.
+        false_alarms: The most an hour on these; None: 0.5.
     """
 
     data: Path | None = None
@@ -69,6 +77,8 @@ class RunOptions:
     restart: bool = False
     convert: bool = True
     limit: int | None = None
+    tape: tuple[Path, ...] = ()
+    false_alarms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class Run:
         place: Of this worker in its cluster; 0 writes the run.
         began: time.monotonic() at its start.
         begins_from: SHA-256 of the weights that it begins with; empty: none.
+        tapes: The recordings of `options.tape`.
     """
 
     recipe: Recipe
@@ -100,6 +111,7 @@ class Run:
     place: int
     began: float
     begins_from: str
+    tapes: list[Path]
 
 
 @dataclass(frozen=True)
@@ -239,6 +251,7 @@ def _begun(
         for path in taught:
             teacher.read(path)
     data.open_corpus(options.data)
+    tapes = _tapes(options, labels, out)
     with folder.locked(out, place):
         if place == 0:
             folder.start(recipe, out, options.restart, begins_from)
@@ -260,6 +273,7 @@ def _begun(
             place,
             began,
             begins_from,
+            tapes,
         )
         try:
             yield run
@@ -270,6 +284,28 @@ def _begun(
             if lost is None:
                 raise
             raise lost from error
+
+
+def _tapes(options: RunOptions, labels: tuple[str, ...], out: Path) -> list[Path]:
+    """The tapes that choose the epoch and the detector, if any."""
+    most = "" if options.false_alarms is None else f" {options.false_alarms:g}"
+    if not options.tape:
+        if most:
+            raise KwsError(
+                f"False alarms are counted on tapes. Received: --false-alarms{most} "
+                "without --tape",
+                "kws data tape --out tapes/words.wav",
+            )
+        return []
+    if not options.convert:
+        raise KwsError(
+            "The tapes are heard by what was converted. Expected --tape or "
+            "--no-convert. Received: both",
+            f"kws train --out {quoted(out)} --tape {quoted(options.tape[0])}",
+        )
+    tapes = tapes_of.files(options.tape)
+    choose.check(tapes, labels)
+    return tapes
 
 
 def _read(recipe: Recipe, options: RunOptions) -> tuple[ClipSet, ClipSet]:
@@ -383,6 +419,10 @@ def _loop(
     mentor: Any = None,
 ) -> Loop:
     section = run.recipe.train if phase == FLOAT else run.recipe.quantize
+
+    def keep_epoch(epoch: int, weights: list[np.ndarray]) -> None:
+        choose.keep_epoch(run.out, epoch, weights)
+
     silent = recipes.SILENCE in run.labels
     return Loop(
         network,
@@ -396,6 +436,7 @@ def _loop(
         hold,
         mentor,
         no_words(run.labels),
+        keep_epoch if phase == QAT and run.tapes else None,
     )
 
 
@@ -424,6 +465,7 @@ def finish(
     from kws.model import network as networks
 
     recipe, out, count = run.recipe, run.out, len(run.labels)
+    epochs: list[dict[str, Any]] = []
     folded = networks.fold(network, recipe, count) if fold else network
     ranges = 0
     if calibrate:
@@ -453,11 +495,21 @@ def finish(
             set_weights(tuned, result.weights)
             metrics["val_accuracy_qat"] = result.best["val_accuracy"]
             metrics["epoch_qat"] = result.best["epoch"]
+            epochs = result.history
     thresholds = {} if hold is None else hold.thresholds
     metrics["seconds"] = time.monotonic() - run.began
     bundle = Bundle(out, recipe, run.labels, thresholds, {"train": metrics})
+    most = run.options.false_alarms
+    aim = Aim(FALSE_ALARMS if most is None else most)
     try:
         if run.place == 0:
+            if run.tapes and epochs:
+                row = choose.best(
+                    bundle, tuned, epochs, run.tapes, aim, material.calibration
+                )
+                metrics["val_accuracy_qat"] = row["val_accuracy"]
+                metrics["epoch_qat"] = row["epoch"]
+                metrics["seconds"] = time.monotonic() - run.began
             networks.save_weights(tuned, bundle)
             quantize.save_calibration(out, material.calibration)
             bundle.model_path.unlink(missing_ok=True)  # of weights that are no more
@@ -466,8 +518,25 @@ def finish(
                 from kws import convert as conversion
 
                 bundle = conversion.convert(bundle, tuned, material.calibration)
+            if run.tapes:
+                bundle = _calibrate(run, bundle, aim)
     finally:
         distribute.wait_for_chief(run.strategy)
     if run.place:
         print("This worker is done; the chief says how the run ended.", file=sys.stderr)
     return bundle
+
+
+def _calibrate(run: Run, bundle: Bundle, aim: Aim) -> Bundle:
+    """The bundle with the detector that does best on the tapes."""
+    words = ["kws", "calibrate", str(run.out)]
+    for path in run.options.tape:
+        words += ["--tape", str(path)]
+    operating_points.calibrate(
+        bundle,
+        run.tapes,
+        aim,
+        shlex.join(words),
+        lambda line: print(line, file=sys.stderr),
+    )
+    return bundles.load(run.out)
