@@ -301,6 +301,34 @@ void kws_mean_columns_s8(const kws_mean_t *p, const int8_t *x, int32_t rows, int
 void kws_mean_rows_s8(const kws_mean_t *p, const int8_t *x, int32_t columns, int8_t *y,
                       void *scratch);
 
+/* ---- Linear attention on a stream ---- */
+
+/* One head: y = phi(q) S / (1 + phi(q) z), S and z sums over the last tokens of
+ * features times values, and of features. */
+typedef struct {
+  uint16_t width;           /* of keys, values and queries, 1..4095 */
+  kws_batch_matmul_t state; /* S: a = keys, b = values; no sum of a window reaches 2^30
+                             * in magnitude */
+  kws_mean_t mean;          /* z */
+  kws_batch_matmul_t mix;   /* a = queries, b = S */
+  kws_batch_matmul_t weigh; /* a = queries, b = z */
+  const int8_t *inverse;    /* [256] of what `weigh` makes: 1 / (1 + it) */
+  kws_mul_t scale;          /* x1 = mixed, x2 = that inverse */
+} kws_linear_attention_t;
+
+/* Sums of 32 bits: z [width]; S [columns / 4][width][4]. All 0 before the first token. */
+#define KWS_LINEAR_ATTENTION_STATE_BYTES(width) \
+  (4 * (width) * (1 + KWS_ROUND_UP(width, 4)))
+#define KWS_LINEAR_ATTENTION_SCRATCH_BYTES(width) (8 * (width))
+
+/* A token: key and value join the sums, those of the token that leaves the window are
+ * taken away (before the first token: rows of zero points), and query asks.
+ * `sums` is 4-byte aligned. y may be query. */
+void kws_linear_attention_step_s8(const kws_linear_attention_t *p, const int8_t *key,
+                                  const int8_t *oldest_key, const int8_t *value,
+                                  const int8_t *oldest_value, const int8_t *query,
+                                  void *sums, int8_t *y, void *scratch);
+
 /* ---- CONCATENATION and copies ----
  * ------------------------------------------------------------- TFLM's int8
  * CONCATENATION copies (equal scales). A part on the last axis of a row-major tensor is

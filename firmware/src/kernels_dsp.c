@@ -1131,6 +1131,64 @@ void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
   }
 }
 
+/* ---- Linear attention ---- */
+
+/* One element of S: newest and oldest product in one SMLAD. */
+static inline int32_t moved_sum(int32_t sum, uint32_t keys, uint32_t values) {
+  return dual_multiply_add(keys, values, sum);
+}
+
+/* S's element as `mix` reads it but for the zero point, which the caller takes away:
+ * rounding = (2 * zero point + 1) << (right - 1). */
+static inline int32_t asked_sum(int32_t sum, int32_t multiplier, int32_t right,
+                                int32_t rounding) {
+  const int32_t product = kws_multiply_high_add(rounding, 2 * sum, multiplier);
+  return kws_saturate((product + (sum >> 31)) >> right);
+}
+
+void kws_linear_columns(const kws_linear_attention_t *p,
+                        const kws_linear_feature_t *features, int32_t count,
+                        const int16_t (*values)[2], int32_t *columns, int32_t *asked) {
+  const int common = is_common(&p->state);
+  const int32_t multiplier = p->state.multiplier, right = common ? -p->state.shift : 1;
+  const int32_t rounding = (2 * p->state.output_zero_point + 1) * (1 << (right - 1));
+  uint32_t pairs[4];
+  memcpy(pairs, values, sizeof pairs);
+  const uint32_t pair0 = pairs[0], pair1 = pairs[1], pair2 = pairs[2], pair3 = pairs[3];
+  int32_t asked0 = 0, asked1 = 0, asked2 = 0, asked3 = 0, asking = 0;
+  for (const kws_linear_feature_t *end = features + count; features < end; ++features) {
+    int32_t *row = columns + 4 * features->place;
+    int32_t sum0 = row[0], sum1 = row[1], sum2 = row[2], sum3 = row[3];
+    uint32_t keys;
+    memcpy(&keys, features, sizeof keys);
+    if (keys != 0) {
+      row[0] = sum0 = moved_sum(sum0, keys, pair0);
+      row[1] = sum1 = moved_sum(sum1, keys, pair1);
+      row[2] = sum2 = moved_sum(sum2, keys, pair2);
+      row[3] = sum3 = moved_sum(sum3, keys, pair3);
+    }
+    const int32_t query = features->query;
+    if (query == 0) continue;
+    asking += query;
+    if (common) {
+      asked0 += query * asked_sum(sum0, multiplier, right, rounding);
+      asked1 += query * asked_sum(sum1, multiplier, right, rounding);
+      asked2 += query * asked_sum(sum2, multiplier, right, rounding);
+      asked3 += query * asked_sum(sum3, multiplier, right, rounding);
+    } else {
+      asked0 += query * finish_product(&p->state, sum0);
+      asked1 += query * finish_product(&p->state, sum1);
+      asked2 += query * finish_product(&p->state, sum2);
+      asked3 += query * finish_product(&p->state, sum3);
+    }
+  }
+  asking *= p->state.output_zero_point;
+  asked[0] = asked0 - asking;
+  asked[1] = asked1 - asking;
+  asked[2] = asked2 - asking;
+  asked[3] = asked3 - asking;
+}
+
 /* ---- Attention ---- */
 
 void kws_attention_prepare(const kws_attention_t *p, int8_t *k, int8_t *v_transposed,

@@ -126,6 +126,21 @@ void kws_m0_add_changes(int32_t *sums, kws_delta_change_t *list, int32_t columns
 void kws_depthwise_pixel(const kws_fully_connected_t *p, const int8_t *const *taps,
                          int8_t *y);
 
+/* What a feature of linear attention adds to its row of S, and what asks it. */
+typedef struct {
+  int16_t newest, oldest; /* keys less their zero point; the oldest one's negative */
+  int16_t query;          /* less its zero point */
+  uint16_t place;
+} kws_linear_feature_t;
+
+/* Four columns of S: adds what `count` features make of the columns' newest and oldest
+ * values, and sums up in asked what their queries find.
+ *   values  [newest, oldest] of each column, less their zero point
+ *   columns S of four columns, [width][4] */
+void kws_linear_columns(const kws_linear_attention_t *p,
+                        const kws_linear_feature_t *features, int32_t count,
+                        const int16_t (*values)[2], int32_t *columns, int32_t *asked);
+
 /* SOFTMAX's division. `sum` is the row's sum of exponentials, Q12.19, above 0; an
  * element is then round(exponential * reciprocal / 2^31 / 2^exponent) - 128. */
 int32_t kws_softmax_reciprocal(uint32_t sum, int32_t *exponent);

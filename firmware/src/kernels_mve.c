@@ -566,6 +566,36 @@ void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
   }
 }
 
+/* ---- Linear attention ---- */
+
+void kws_linear_columns(const kws_linear_attention_t *p,
+                        const kws_linear_feature_t *features, int32_t count,
+                        const int16_t (*values)[2], int32_t *columns, int32_t *asked) {
+  const int32_t multiplier = p->state.multiplier, shift = p->state.shift;
+  const int32_t zero_point = p->state.output_zero_point;
+  /* S less its zero point, as `mix` reads it, so clamped. */
+  const int32x4_t low = vdupq_n_s32(INT8_MIN - zero_point);
+  const int32x4_t high = vdupq_n_s32(INT8_MAX - zero_point);
+  const uint32x4_t pairs = vidupq_n_u32(0, 4);
+  const int32x4_t newest = vldrhq_gather_offset_s32(values[0], pairs);
+  const int32x4_t oldest = vldrhq_gather_offset_s32(values[0] + 1, pairs);
+  int32x4_t found = vdupq_n_s32(0);
+  for (const kws_linear_feature_t *end = features + count; features < end; ++features) {
+    int32_t *row = columns + 4 * features->place;
+    int32x4_t sum = vld1q_s32(row);
+    if ((features->newest | features->oldest) != 0) {
+      sum = vmlaq_n_s32(sum, newest, features->newest);
+      sum = vmlaq_n_s32(sum, oldest, features->oldest);
+      vst1q_s32(row, sum);
+    }
+    if (features->query == 0) continue;
+    sum = requantize_all(sum, multiplier, shift);
+    sum = vminq_s32(vmaxq_s32(sum, low), high);
+    found = vmlaq_n_s32(found, sum, features->query);
+  }
+  vst1q_s32(asked, found);
+}
+
 /* ---- SOFTMAX ---- */
 
 static inline int32x4_t exponentials(const int32_t *table, int32_t largest,

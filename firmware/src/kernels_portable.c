@@ -505,6 +505,46 @@ void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
 
 #endif
 
+/* ---- Linear attention ---- */
+
+/* `down` promises a shift to the right. */
+static inline __attribute__((always_inline)) void linear_columns(
+    const kws_linear_attention_t *p, int down, const kws_linear_feature_t *features,
+    int32_t count, const int16_t (*values)[2], int32_t *columns, int32_t *asked) {
+  const int32_t multiplier = p->state.multiplier, shift = p->state.shift;
+  const int32_t right = -shift, half = down ? 1 << (right - 1) : 0;
+  /* S less its zero point, as `mix` reads it, so clamped. */
+  const int32_t zero_point = p->state.output_zero_point;
+  const int32_t low = INT8_MIN - zero_point, high = INT8_MAX - zero_point;
+  for (const kws_linear_feature_t *end = features + count; features < end; ++features) {
+    int32_t *row = columns + 4 * features->place;
+    const int32_t newest = features->newest, oldest = features->oldest;
+    if ((newest | oldest) != 0) {
+      for (int32_t c = 0; c < 4; ++c) {
+        row[c] += newest * values[c][0] + oldest * values[c][1];
+      }
+    }
+    const int32_t query = features->query;
+    if (query == 0) continue;
+    for (int32_t c = 0; c < 4; ++c) {
+      const int32_t value = down
+                                ? kws_requantize_small(row[c], multiplier, half, right)
+                                : kws_requantize(row[c], multiplier, shift);
+      asked[c] += query * kws_clamp(value, low, high);
+    }
+  }
+}
+
+void kws_linear_columns(const kws_linear_attention_t *p,
+                        const kws_linear_feature_t *features, int32_t count,
+                        const int16_t (*values)[2], int32_t *columns, int32_t *asked) {
+  if (p->state.shift < 0) {
+    linear_columns(p, 1, features, count, values, columns, asked);
+  } else {
+    linear_columns(p, 0, features, count, values, columns, asked);
+  }
+}
+
 /* ---- Attention ---- */
 
 /* scratch: sums of K's rows [heads, tokens], sums of VT's rows [width], a score row. */

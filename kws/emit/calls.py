@@ -230,6 +230,17 @@ class Model(Constants):
         to = _offset(base, kept.past * kept.width)
         return f"{to} + row * {kept.width}" if self.loop_rows else to
 
+    def ring_row(self, node: Node, index: int, oldest: bool) -> str:
+        """C for the address of a ring's newest or oldest row; see `Emitter`."""
+        tensor = self.program.root(node.input(index))
+        kept = self._histories[id(tensor)]
+        assert kept.ring and kept.rows == 1
+        slots = kept.past + 1
+        slot = f"slot_{slots}"
+        if oldest:
+            slot = f"({slot} + 1 == {slots} ? 0 : {slot} + 1)"
+        return f"{self._address(tensor, 0)} + {slot} * {kept.width}"
+
     def moved(self, hold: Node) -> str:
         """The variable of how much a HOLD has transmitted in this run."""
         return f"moved_{self.program.nodes.index(hold)}"
@@ -885,6 +896,16 @@ def _pad(model: Model, node: Node) -> list[str]:
     ]
 
 
+def _gather(model: Model, node: Node) -> list[str]:
+    """Windows that overlap: each begins a row behind the one before."""
+    width = node.output.shape[-1]
+    return _copy(
+        list(node.output.shape),
+        (model.input(node, 0), [0, width, width, 1]),
+        (model.output(node), _steps(node.output.shape)),
+    )
+
+
 def _concatenation(model: Model, node: Node) -> list[str]:
     axis = node.options["Axis"] % len(node.output.shape)
     y_steps = _steps(node.output.shape)
@@ -937,6 +958,7 @@ CALLS: dict[str, Callable[[Model, Node], list[str]]] = {
     "TRANSPOSE": _transpose,
     "STRIDED_SLICE": _strided_slice,
     "PAD": _pad,
+    "GATHER": _gather,
     "HISTORY": _history,
     "HOLD": _hold,
     "CONCATENATION": _concatenation,

@@ -38,6 +38,7 @@ METHODS = {
     "DEPTHWISE_CONV_2D": "AddDepthwiseConv2D",
     "EXPAND_DIMS": "AddExpandDims",
     "FULLY_CONNECTED": "AddFullyConnected",
+    "GATHER": "AddGather",
     "HARD_SWISH": "AddHardSwish",
     "LOGISTIC": "AddLogistic",
     "MEAN": "AddMean",

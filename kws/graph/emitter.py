@@ -51,6 +51,15 @@ class Emitter(Protocol):
     def input(self, node: Node, index: int) -> str:
         """C for the address of an input."""
 
+    def ring_row(self, node: Node, index: int, oldest: bool) -> str:
+        """C for the address of a ring's row, of the step at hand or the oldest.
+
+        Args:
+            node: Reads it.
+            index: Of its inputs: a HISTORY's output, with one row a step.
+            oldest: Which.
+        """
+
     def output(self, node: Node) -> str:
         """C for the address of the output."""
 

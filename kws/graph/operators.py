@@ -469,6 +469,32 @@ def _transpose(node: Node) -> tuple[int, ...]:
     return tuple(shape[axis] for axis in permutation)
 
 
+def windows_of(node: Node) -> int:
+    """How many rows a GATHER takes for each row of its output: those from there on.
+
+    The only one that the kernels need: [1, rows, n] -> [1, rows - w + 1, w, n].
+
+    Raises:
+        KwsError: another one.
+    """
+    x, places = node.input(0), node.input(1)
+    if len(x.shape) != 3 or node.options["Axis"] != 1 or node.options["BatchDims"]:
+        raise refuse(node, "expected windows of the rows of [1, rows, n]")
+    if places.data is None or places.dtype != "int32" or len(places.shape) != 2:
+        raise refuse(node, f"{places} must be an int32 constant [windows, rows]")
+    count, size = places.shape
+    expected = np.arange(count)[:, None] + np.arange(size)
+    if count + size - 1 != x.shape[1] or not np.array_equal(places.data, expected):
+        raise refuse(node, "expected all windows of as many rows, each a row further")
+    return size
+
+
+def _gather(node: Node) -> tuple[int, ...]:
+    size = windows_of(node)
+    batch, rows, width = node.input(0).shape
+    return (batch, rows - size + 1, size, width)
+
+
 def _concatenation(node: Node) -> tuple[int, ...]:
     if activation(node) != "NONE":
         raise refuse(node, "a fused activation")
@@ -747,6 +773,9 @@ OPERATORS: dict[str, Operator] = {
         rows=_rows_concatenation,
     ),
     "PAD": Operator(_pad, (2, 2), moves=True),
+    "GATHER": Operator(
+        _gather, (2, 2), "GatherOptions", ("Axis", "BatchDims"), moves=True
+    ),
 }
 
 VIEWS = ("RESHAPE", "EXPAND_DIMS", "SQUEEZE")

@@ -9,6 +9,7 @@ clip or the future. Bits don't change: a clip is a stream from a reset.
 
     PAD in time, CONV       rows of the past instead of the padding; before the first
                             frame they hold what the padding holds
+    PAD in time, GATHER     the same of each token's window of tokens
     softmax, mean over all  a ring of the last tokens, in no order: sums and softmax
     tokens (the read-out)   don't ask for one
     a delta encoding        what is held, and sums, live from step to step
@@ -180,6 +181,10 @@ class _Derivation:
             self._fully_connected(node, times[0])
         elif node.kind in CONVOLUTIONS:
             self._convolution(node, times[0])
+        elif node.kind == "GATHER":
+            self._windows(node, times[0])
+        elif self._apart(node, times):
+            self._keep(node, times[0])
         elif node.kind in OVER_TOKENS:
             self._over_tokens(node, times)
         else:
@@ -306,6 +311,40 @@ class _Derivation:
             )
         rows = (time.rows + time.pad - height) // stride + 1
         self._keep(node, Time(1, rows, time.frames * stride))
+
+    def _windows(self, node: Node, time: Time | None) -> None:
+        """Each token's window: of a step it is the rows that are kept, and the new one."""
+        assert time is not None
+        past = operators.windows_of(node) - 1
+        if time.axis != 1:
+            raise self._refuse(node, "doesn't slide over time")
+        if past != time.pad:
+            raise self._refuse(
+                node,
+                f"spans {past + 1} rows: expected {past} rows of padding in front, not "
+                f"{time.pad}",
+            )
+        if self._rows(time) != 1:
+            raise self._refuse(node, "has several windows in a step")
+        x = node.input(0)
+        kept = self._history(x, time, 1, past, time.value, ring=False)
+        node.kind, node.inputs, node.options = "RESHAPE", [kept], {}
+        self._keep(node, replace(time, pad=0, value=0))
+
+    def _apart(self, node: Node, times: list[Time | None]) -> bool:
+        """Whether a node makes something of each token by itself."""
+        time, rank = times[0], len(node.input(0).shape)
+        if time is None or time.pad:
+            return False
+        alike = all(t == time for t in times)
+        if node.kind == "BATCH_MATMUL":
+            return alike and time.axis < rank - 2
+        if node.kind == "CONCATENATION":
+            return alike and time.axis != node.options["Axis"] % rank
+        if node.kind == "MEAN":
+            kept = bool(node.options["KeepDims"])
+            return kept and time.axis not in operators.mean_axes(node)
+        return False
 
     def _over_tokens(self, node: Node, times: list[Time | None]) -> None:
         """The read-out: it takes the last tokens of the clip's length, in a ring."""

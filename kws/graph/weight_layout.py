@@ -239,6 +239,16 @@ def attention_scratch_bytes(tokens: int, heads: int, head_dim: int) -> int:
     )
 
 
+def linear_attention_state_bytes(width: int) -> int:
+    """KWS_LINEAR_ATTENTION_STATE_BYTES: z, and S in blocks of four columns."""
+    return 4 * width * (1 + round_up(width, 4))
+
+
+def linear_attention_scratch_bytes(width: int) -> int:
+    """KWS_LINEAR_ATTENTION_SCRATCH_BYTES."""
+    return 8 * width
+
+
 def mean_rows_scratch_bytes(columns: int) -> int:
     """KWS_MEAN_ROWS_SCRATCH_BYTES."""
     return 4 * columns

@@ -210,9 +210,11 @@ def _check_model(recipe: Recipe) -> None:
             if variant != attention.NONE and not attention.graph(variant).CAUSAL
         ]
         if seeing:
+            able = [n for n in attention.names() if attention.graph(n).CAUSAL]
             refuse(
                 "attention",
-                f"conv or none where causal: {seeing[0]} attention sees the clip",
+                f"{', '.join(able)} or {attention.NONE} where causal: {seeing[0]} "
+                "attention sees the clip",
             )
 
 

@@ -377,6 +377,12 @@ def _pad(node: Node) -> Callable[..., Array]:
     return lambda x: np.pad(x, pads, constant_values=fill)
 
 
+def _gather(node: Node) -> Callable[..., Array]:
+    places = node.input(1).data
+    assert places is not None
+    return lambda x: np.take(x, places, axis=2)
+
+
 def _concatenation(node: Node) -> Callable[..., Array]:
     axis = node.options["Axis"] % len(node.output.shape) + 1
     constants = [tensor.data if tensor else None for tensor in node.inputs]
@@ -412,6 +418,7 @@ OPERATORS: dict[str, Callable[[Node], Callable[..., Array]]] = {
     "STRIDED_SLICE": _strided_slice,
     "TRANSPOSE": _transpose,
     "PAD": _pad,
+    "GATHER": _gather,
     "CONCATENATION": _concatenation,
 } | dict.fromkeys(
     ("TANH", "LOGISTIC", "HARD_SWISH", "RELU", "RELU6", "RSQRT", "QUANTIZE", "TABLE"),

@@ -4,6 +4,13 @@ FULLY_CONNECTED for Q, K and V; BATCH_MATMUL for S, for phi(Q) S and for phi(Q) 
 for z; the divisor's inverse, one table; MUL; FULLY_CONNECTED. On the board K is made
 transposed, and what a row of Q asks is one operator of kernels that there are.
 
+In a causal network each token asks the sums of its own window: PAD and GATHER in front.
+On a stream all of it is one operator, LINEAR_ATTENTION_STEP, and a recurrence: S and z
+are kept as sums of 32 bits, a token's product of features and values is added, and that
+of the token which leaves the window, whose K and V are kept in rings, taken away. Whole
+numbers don't drift: S is the sum that the clip form makes anew, bit for bit, and is
+requantised as that is.
+
 Thresholds are for the dense layers. S has no rows that could be held: each token adds
 its own product, also one that is like the token before it.
 """
@@ -26,13 +33,16 @@ from kws.recipe import Model
 from kws.shape import Shape
 
 KINDS = {"X": "inputs of the block", "O": "outputs of what mixes tokens"}
-CAUSAL = False
+CAUSAL = True
 TAKES: tuple[str, ...] = ()
 GIVES: tuple[str, ...] = ()
+WINDOWS = (2, 255)
 
 
 def misfit(model: Model) -> tuple[str, str] | None:
-    """Any recipe will do."""
+    """The key that it can't be built with, and what is expected of it."""
+    if model.causal and not WINDOWS[0] <= model.window <= WINDOWS[1]:
+        return "window", f"{WINDOWS[0]} to {WINDOWS[1]} tokens"
     return None
 
 
@@ -59,7 +69,7 @@ def find(graph: Graph, shape: Shape) -> list[Found]:
     lasts: dict[int, Node] = {}
     for sums in _sums(graph):
         dense = [
-            products.above(graph, tensor, "FULLY_CONNECTED")
+            _above(graph, tensor)
             for tensor in (sums.mix.input(0), *sums.state.inputs)
             if tensor is not None
         ]
@@ -82,6 +92,15 @@ def find(graph: Graph, shape: Shape) -> list[Found]:
         Found((*parts, Part("O", "out", lasts[source])), lasts[source])
         for source, parts in blocks.items()
     ]
+
+
+def _above(graph: Graph, tensor: Tensor) -> Node:
+    """The dense layer that made a tensor, or of which it is windows."""
+    node = graph.producer(tensor)
+    while node is not None and node.kind in (*operators.VIEWS, "PAD", "GATHER"):
+        tensor = node.input(0)
+        node = graph.producer(tensor)
+    return products.above(graph, tensor, "FULLY_CONNECTED")
 
 
 class _Sums(NamedTuple):
@@ -116,20 +135,41 @@ def _sums(graph: Graph) -> list[_Sums]:
             and mix.input(0) is weigh.input(0)
             and mix.input(1) is state.output
             and weigh.input(1) is mean.output
-            and {id(t) for t in scale.inputs} == {id(mix.output), id(inverse.output)}
+            and len(scale.inputs) == 2
+            and _factor(graph, scale, mix) is not _factor(graph, scale, inverse)
             and operators.activation(scale) == "NONE"
             and operators.mean_axes(mean) == [len(key.shape) - 2]
-            and all(operators.row_count(t) == t.shape[-2] for t in (key, value))
+            and all(_one_sum(graph, t) for t in (key, value))
             and len(graph.consumers(key)) == 2
         ):
             found.append(_Sums(state, mean, mix, weigh, inverse, scale))
     return found
 
 
+def _one_sum(graph: Graph, tensor: Tensor) -> bool:
+    """Whether a tensor is rows of all tokens, or of each token's window."""
+    made = graph.producer(tensor)
+    windows = made is not None and made.kind == "GATHER"
+    return windows or operators.row_count(tensor) == tensor.shape[-2]
+
+
 def _reader(graph: Graph, tensor: Tensor, kind: str) -> Node | None:
-    """The one node that reads a tensor, if it is of a kind."""
+    """The one node that reads a tensor, through views, if it is of a kind."""
     readers = graph.consumers(tensor)
+    while len(readers) == 1 and readers[0].kind in operators.VIEWS:
+        readers = graph.consumers(readers[0].output)
     return readers[0] if len(readers) == 1 and readers[0].kind == kind else None
+
+
+def _factor(graph: Graph, scale: Node, made: Node) -> Tensor | None:
+    """What a MUL reads of what another node has made, through views."""
+    for tensor in scale.variables:
+        node = graph.producer(tensor)
+        while node is not None and node.kind in operators.VIEWS:
+            node = graph.producer(node.input(0))
+        if node is made:
+            return tensor
+    return None
 
 
 # --- fusing ---------------------------------------------------------------------------
@@ -137,11 +177,16 @@ def _reader(graph: Graph, tensor: Tensor, kind: str) -> Node | None:
 
 def fuse(graph: Graph) -> int:
     """Sums over columns that K's dense layer makes; all that a row of Q asks is one
-    operator, on rows like the dense layers around it."""
+    operator, on rows like the dense layers around it. Of a stream all of it is one."""
     found = 0
     for sums in _sums(graph):
         key, axis = sums.state.input(0), sums.mean.input(1)
         made = graph.producer(key)
+        kept = [_history(graph, tensor) for tensor in sums.state.inputs]
+        if None not in kept:
+            _recur(graph, sums, [node for node in kept if node is not None])
+            found += 1
+            continue
         if made is None or made.kind != "FULLY_CONNECTED":
             continue
         tokens, width = key.shape[-2:]
@@ -177,7 +222,61 @@ def fuse(graph: Graph) -> int:
     return found
 
 
-# --- how the fused operator runs, what it costs, its C --------------------------------
+def _history(graph: Graph, tensor: Tensor | None) -> Node | None:
+    """The HISTORY that a window of a stream is, if it is one."""
+    node = None if tensor is None else graph.producer(tensor)
+    while node is not None and node.kind in operators.VIEWS:
+        node = graph.producer(node.input(0))
+    return node if node is not None and node.kind == "HISTORY" else None
+
+
+def _recur(graph: Graph, sums: _Sums, kept: list[Node]) -> None:
+    """Put the recurrence in the place of a step that sums up its window anew.
+
+    K and V are kept a row longer, to be taken away, and in rings. No sum leaves 32
+    bits, nor 30, which the kernels count on: the reader lets no sum be longer than
+    `operators.MAX_MATMUL_DEPTH` products.
+    """
+    window = operators.history(kept[0]).past + 1
+    assert window <= operators.MAX_MATMUL_DEPTH and 255**2 * window < 1 << 30
+    rings = []
+    for node in kept:
+        old = node.output
+        width = operators.history(node).width
+        ring = Tensor(
+            f"ring of {node.input(0).name}"[:200],
+            (1, window + 1, width),
+            "int8",
+            old.quantization,
+            reset=old.reset,
+        )
+        made = Node("HISTORY", [node.input(0)], ring, {"rows": 1, "ring": True})
+        graph.nodes[graph.nodes.index(node)] = made
+        rings.append(ring)
+    width = rings[0].shape[-1]
+    name = f"sums of {sums.state.name}"[:200]
+    size = weight_layout.linear_attention_state_bytes(width)
+    state = Tensor(name, (size,), "int8", reset=0)
+    asked = Node(
+        "LINEAR_ATTENTION_STEP",
+        [*rings, sums.mix.input(0), state],
+        sums.scale.output,
+        {
+            "sums": sums,
+            "fields": {
+                "state": parameters.batch_matmul(sums.state),
+                "mix": parameters.batch_matmul(sums.mix),
+                "weigh": parameters.batch_matmul(sums.weigh),
+            },
+            "factors": [_factor(graph, sums.scale, n) for n in (sums.mix, sums.inverse)],
+        },
+        STEP,
+    )
+    graph.nodes[graph.nodes.index(sums.scale)] = asked
+    passes.drop_unread(graph)
+
+
+# --- how the fused operators run, what they cost, their C -----------------------------
 
 
 def _rows(node: Node, rows: int) -> list[Access] | None:
@@ -279,8 +378,74 @@ def _call(emitter: Emitter, node: Node) -> list[str]:
     ]
 
 
+def _step_scratch(node: Node) -> int:
+    return weight_layout.linear_attention_scratch_bytes(node.output.shape[-1])
+
+
+def _step_count(node: Node, sent: Sent | None) -> Count:
+    """Two products of features and values, the token's and that of the one which leaves;
+    then what it asks. The kernel leaves out features that are 0, which isn't counted."""
+    width = node.output.shape[-1]
+    sums = width * width + width  # S and z
+    return Count(
+        macs=2 * width * width + sums,
+        bytes={
+            cost.READ: width,
+            cost.WRITE: width,
+            cost.STATE_READ: 4 * sums + 4 * width,  # K and V, new and old
+            cost.STATE_WRITE: 4 * sums,
+        },
+    )
+
+
+def _step_call(emitter: Emitter, node: Node) -> list[str]:
+    sums: _Sums = node.options["sums"]
+    count = node.input(0).shape[1] - 1  # of a window, not of its ring
+    mean = qm.mean_parameters(
+        passes.quantization(sums.mean.input(0)),
+        passes.quantization(sums.mean.output),
+        count,
+    )
+    mixed, inverse = node.options["factors"]
+    scale = qm.mul_parameters(
+        passes.quantization(mixed),
+        passes.quantization(inverse),
+        passes.quantization(node.output),
+    )
+    table = np.array(sums.inverse.options["table"], np.int8)
+    struct = emitter.struct(
+        "kws_linear_attention_t",
+        {
+            "width": node.output.shape[-1],
+            **node.options["fields"],
+            "mean": dataclasses.asdict(mean),
+            "inverse": emitter.constant("table", table),
+            "scale": dataclasses.asdict(scale),
+        },
+    )
+    return emitter.call(
+        "kws_linear_attention_step_s8",
+        struct,
+        emitter.ring_row(node, 0, oldest=False),
+        emitter.ring_row(node, 0, oldest=True),
+        emitter.ring_row(node, 1, oldest=False),
+        emitter.ring_row(node, 1, oldest=True),
+        emitter.input(node, 2),
+        emitter.input(node, 3),
+        emitter.output(node),
+        emitter.scratch(node),
+    )
+
+
 # Its rows are K's columns, not tokens: no loop over tokens may take it in.
 WHOLE_MEAN = dataclasses.replace(operators.OPERATORS["MEAN"], rows=lambda *_: None)
 QUERIES = Operator(
     operators.any_shape, (3, 3), rows=_rows, scratch=_scratch, count=_count, call=_call
+)
+STEP = Operator(
+    operators.any_shape,
+    (4, 4),
+    scratch=_step_scratch,
+    count=_step_count,
+    call=_step_call,
 )

@@ -12,6 +12,11 @@ phi(x) = relu(W x), as many features as a head is wide: W is a part of the proje
 front, and the rectifier is fused into it. Means stand for the sums; the number of
 tokens, by which S would still have to be divided, is folded into V.
 
+In a causal network a token's sums are of the last `window` tokens, itself included;
+what lies before the clip is 0, so a stream that begins is a clip. In the clip form each
+token's window is gathered (PAD, GATHER) and summed up for itself; on a stream that is a
+recurrence (graph.py).
+
 On the board: FULLY_CONNECTED for Q, K, V and the output, BATCH_MATMUL three times,
 MEAN, MUL, CONCATENATION where there are several heads, and ADD, RSQRT, MUL for the
 divisor, which become one table.
@@ -27,18 +32,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from kws import recipe
 from kws.layers import Dense, KwsLayer, Norm, Quantizer
 from kws.layers.attention import MultiHead, fold_projection
 from kws.layers.keras import tf
 
 
 class Head(KwsLayer):
-    """One head: `phi(Q) S / (1 + phi(Q) z)`, S and z means over the tokens.
+    """One head: `phi(Q) S / (1 + phi(Q) z)`, S and z means over the tokens, or over
+    each token's window of them.
 
     Args:
         head_dim: Width of Q, K and V.
         use_bias: Q, K and V have a bias: the shift of a norm folded into them.
         alone: The only head: its output is quantized here (kws/layers/attention.py).
+
+    `window` is how many tokens are in one, the last of which asks; 0: all of them are.
 
     Shapes: (B, T, dim) -> (B, T, head_dim).
     """
@@ -47,6 +58,7 @@ class Head(KwsLayer):
         self, mode: str, name: str, head_dim: int, use_bias: bool, alone: bool
     ) -> None:
         super().__init__(mode, name)
+        self.window = 0
         self.query = Dense(mode, "q", head_dim, use_bias)
         self.key = Dense(mode, "k", head_dim, use_bias)
         self.value = Dense(mode, "v", head_dim, use_bias)
@@ -71,19 +83,33 @@ class Head(KwsLayer):
         query = self.query_range(query, training=training)
         key = self.key_range(tf.nn.relu(self.key(inputs)), training=training)
         value = self.value_range(self.value(inputs), training=training)
+        if self.window:
+            query = tf.expand_dims(query, 2)  # one row for each token's own sums
+            key, value = self.windows(key), self.windows(value)
         state = tf.matmul(key, value, transpose_a=True)
         if self.mode == "float":
-            state *= 1.0 / self.tokens
+            state *= 1.0 / (self.window or self.tokens)
         state = self.state_range(state, training=training)
-        normalizer = tf.reduce_mean(key, axis=1, keepdims=True)
+        tokens_axis = 2 if self.window else 1
+        normalizer = tf.reduce_mean(key, axis=tokens_axis, keepdims=True)
         normalizer = self.normalizer_range(normalizer, training=training)
         mixed = self.mixed_range(tf.matmul(query, state), training=training)
         weight = tf.matmul(query, normalizer, transpose_b=True)
         weight = self.weight_range(weight, training=training)
-        outputs = mixed * self.inverse(weight, training)
+        inverse = self.inverse(weight, training)
+        if self.window:
+            mixed, inverse = tf.squeeze(mixed, 2), tf.squeeze(inverse, 2)
+        outputs = mixed * inverse
         if self.outputs_range is None:
             return outputs
         return self.outputs_range(outputs, training=training)
+
+    def windows(self, x: Any) -> Any:
+        """Each token's: (B, T, n) -> (B, T, window, n), 0 before the first token."""
+        past = self.window - 1
+        places = np.arange(x.shape[1])[:, None] + np.arange(self.window)
+        padded = tf.pad(x, ((0, 0), (past, 0), (0, 0)))
+        return tf.gather(padded, tf.constant(places, tf.int32), axis=1)
 
     def inverse(self, weight: Any, training: Any) -> Any:
         """1 / (1 + weight), of operators that TFLM has in int8."""
@@ -92,19 +118,31 @@ class Head(KwsLayer):
         return self.inverse_range(root * root, training=training)
 
     def fold(self, source: Head, norm: Norm | None) -> None:
-        """Load `source`'s weights with the norm in front and 1 / tokens folded in."""
+        """Load `source`'s weights with the norm in front and 1 / tokens folded in,
+        or 1 / window."""
         fold_projection(self.query, source.query, norm)
         fold_projection(self.key, source.key, norm)
-        fold_projection(self.value, source.value, norm, 1.0 / source.tokens)
+        count = source.window or source.tokens
+        fold_projection(self.value, source.value, norm, 1.0 / count)
 
 
 class Attention(MultiHead):
     """Multi-head linear attention.
 
+    Args:
+        mode: float, folded, qat or export.
+        model: The recipe's model section (heads, head_dim, dim, norm_position; causal,
+            window).
+
     Shapes: (B, T, dim) -> (B, T, dim). What it is carried, it hands on.
     """
 
     make_head = Head
+
+    def __init__(self, mode: str, name: str, model: recipe.Model) -> None:
+        super().__init__(mode, name, model)
+        for head in self.heads:
+            head.window = model.window if model.causal else 0
 
     def call(self, inputs: Any, carry: Any, training: Any = False) -> Any:
         inputs = self.hold("X", inputs)
