@@ -67,6 +67,8 @@ def random_cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
         cases.attention(rng, "heads_1_of_98", (98, 1, 64)),
         cases.attention(rng, "heads_3_of_99", (99, 3, 16)),
         cases.attention(rng, "one_token", (1, 1, 4)),
+        cases.linear_attention(rng, "heads_of_32", (40, 24, 32)),
+        cases.linear_attention(rng, "long_window", (40, 36, 9)),
     ]
     path = tmp_path_factory.mktemp("cases") / "cases.c"
     path.write_text(cases.c_source(made, "Made by tests/test_kernels.py."))
@@ -294,6 +296,12 @@ def test_scratch_formulas_equal_the_header(tmp_path: Path) -> None:
                 layout.attention_scratch_bytes(n, 3, 16)
             ),
             f"KWS_MEAN_ROWS_SCRATCH_BYTES({n})": layout.mean_rows_scratch_bytes(n),
+            f"KWS_LINEAR_ATTENTION_STATE_BYTES({n})": (
+                layout.linear_attention_state_bytes(n)
+            ),
+            f"KWS_LINEAR_ATTENTION_SCRATCH_BYTES({n})": (
+                layout.linear_attention_scratch_bytes(n)
+            ),
         }
         lines += [f'_Static_assert({m} == {v}, "{m}");' for m, v in wanted.items()]
     source = tmp_path / "scratch.c"

@@ -7,6 +7,7 @@ compared with TFLM's. Instructions are QEMU's exact counts; they are not cycles.
     python tools/bench_models.py --update    # write the baseline
     python tools/bench_models.py --model kwt-1-relu --board qemu-m4
     python tools/bench_models.py --model kwt-tiny --change head_dim=16 share=blocks
+    python tools/bench_models.py --change layers=2 'attention=["conv", "none"]'
     python tools/bench_models.py --shipped [--update]   # what comes with the package
     python tools/bench_models.py --compare   # ours and other networks, side by side
     python tools/bench_models.py --traffic   # weights behind a cache
@@ -19,6 +20,7 @@ import functools
 import json
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +166,31 @@ def measure_shipped(model: str, board_name: str) -> dict[str, int]:
         }
 
 
+def changed(text: str) -> tuple[str, Any]:
+    """A change of the command line: KEY=VALUE, as a recipe has it; text needs no
+    quotes.
+
+    Raises:
+        ValueError: neither.
+
+    Example:
+        >>> changed("head_dim=16"), changed("share=blocks")
+        (('head_dim', 16), ('share', 'blocks'))
+        >>> changed('attention=["conv", "softmax"]')
+        ('attention', ('conv', 'softmax'))
+    """
+    key, equals, text = text.partition("=")
+    if not equals:
+        raise ValueError(f"--change {key}: expected KEY=VALUE")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if not text.isidentifier():
+            raise ValueError(f"--change {key}={text}: no value of a recipe") from None
+        value = text
+    return key, tuple(value) if isinstance(value, list) else value
+
+
 def regressions(
     model: str, measured: dict[str, dict[str, int]], baseline: dict[str, Any]
 ) -> list[str]:
@@ -260,8 +287,10 @@ def main() -> int:
         chosen_models = [options.model] if options.model else ["kwt-tiny", *COMPARED]
         print("\n".join(comparison(chosen_models)))
         return 0
-    pairs = (change.split("=", 1) for change in options.change)
-    more = {key: int(v) if v.isdigit() else v for key, v in pairs}
+    try:
+        more = dict(changed(change) for change in options.change)
+    except ValueError as error:
+        parser.error(str(error))
     if options.shipped:
         return _shipped(options.model, options.board, options.update)
     if options.model not in (None, *MODELS):

@@ -29,6 +29,7 @@ COUNTS = {
     "concatenation": 1,
     "table": 1,
     "depthwise_conv_2d": 12,
+    "linear_attention": 6,
 }
 
 

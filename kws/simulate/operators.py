@@ -378,9 +378,13 @@ def _pad(node: Node) -> Callable[..., Array]:
 
 
 def _gather(node: Node) -> Callable[..., Array]:
-    places = node.input(1).data
-    assert places is not None
-    return lambda x: np.take(x, places, axis=2)
+    size = graph_operators.windows_of(node)
+
+    def run(x: Array) -> Array:
+        seen = np.lib.stride_tricks.sliding_window_view(x, size, axis=2)
+        return np.moveaxis(seen, -1, 3)
+
+    return run
 
 
 def _concatenation(node: Node) -> Callable[..., Array]:

@@ -248,5 +248,21 @@ int main(void) {
   begin();
   kws_mean_rows_s8(&mean, x, DIM, y, scratch);
   end("mean_rows_98x64", TOKENS * DIM);
+
+  /* A token of one head; half of the features and queries are 0. */
+  enum { WIDTH = 32 };
+  static int32_t sums[KWS_LINEAR_ATTENTION_STATE_BYTES(WIDTH) / 4];
+  const kws_linear_attention_t linear = {.width = WIDTH,
+                                         .state = matmul,
+                                         .mean = mean,
+                                         .mix = matmul,
+                                         .weigh = matmul,
+                                         .inverse = table,
+                                         .scale = mul};
+  for (int i = 0; i < 3 * WIDTH; i += 2) x[i] = (int8_t)matmul.a_zero_point;
+  begin();
+  kws_linear_attention_step_s8(&linear, x, x + WIDTH, x2, x2 + WIDTH, x + 2 * WIDTH,
+                               sums, y, scratch);
+  end("linear_attention_step_32", 3 * WIDTH * WIDTH + WIDTH);
   return 0;
 }

@@ -607,6 +607,108 @@ def attention(
     return Case(name, constants, call)
 
 
+# ---- Linear attention ---------------------------------------------
+
+
+def linear_attention(
+    rng: np.random.Generator, name: str, shape: tuple[int, int, int] | None = None
+) -> Case:
+    """Tokens of a stream, one after the other; shape = tokens, window, width.
+
+    TFLM sums up each token's window anew; the kernel adds and takes away.
+    """
+    tokens, window, width = shape or (
+        int(rng.integers(1, 14)),
+        int(rng.integers(2, 7)),
+        int(rng.integers(1, 22)),
+    )
+    k_q, v_q, q_q = (_quantization(rng) for _ in range(3))
+    k, v, q = (_int8(rng, tokens, width) for _ in range(3))
+    for values, (_, zero) in ((k, k_q), (q, q_q)):  # as a rectifier leaves them
+        values[rng.random(values.shape) < 0.4] = zero
+    if rng.random() < 0.3:
+        v[:], k[:] = v[0], k[0]  # nothing changes once the window is full
+
+    def windows(values: np.ndarray, zero: int) -> np.ndarray:
+        padded = np.pad(values, ((window, 0), (0, 0)), constant_values=zero)
+        return np.stack([padded[t + 1 : t + 1 + window] for t in range(tokens)])
+
+    k_seen, v_seen = windows(k, k_q[1]), windows(v, v_q[1])
+    k_real = (k_seen.astype(np.int64) - k_q[1]) * k_q[0]
+    v_real = (v_seen.astype(np.int64) - v_q[1]) * v_q[0]
+    q_real = ((q.astype(np.int64) - q_q[1]) * q_q[0])[:, None]
+    state, mean = k_real.swapaxes(1, 2) @ v_real, k_real.mean(axis=1, keepdims=True)
+    weighed = q_real @ mean.swapaxes(1, 2)
+    s_q, z_q, m_q, w_q = (
+        (_output_scale(rng, real), _zero_point(rng))
+        for real in (state, mean, q_real @ state, weighed)
+    )
+    model = tflm.Model()
+    inputs = [
+        model.tensor((tokens, window, width), *k_q),
+        model.tensor((tokens, window, width), *v_q),
+        model.tensor((tokens, 1, width), *q_q),
+    ]
+    given = dict(zip(inputs, (k_seen, v_seen, q[:, None]), strict=True))
+
+    def product(a: int, b: int, rows: int, columns: int, to: Quantization) -> int:
+        options = schema.BatchMatMulOptionsT()
+        options.adjX, options.adjY = a == inputs[0], columns == 1 and b != inputs[1]
+        out = model.tensor((tokens, rows, columns), *to)
+        return model.operator("BATCH_MATMUL", [a, b], out, options)
+
+    s = product(inputs[0], inputs[1], width, width, s_q)
+    mixed = product(inputs[2], s, 1, width, m_q)
+    averaging = schema.ReducerOptionsT()
+    averaging.keepDims = True
+    axis = model.tensor((1,), data=np.array([1], np.int32))
+    z = model.tensor((tokens, 1, width), *z_q)
+    model.operator("MEAN", [inputs[0], axis], z, averaging)
+    weight = product(inputs[2], z, 1, 1, w_q)
+    weights = model.run(given, weight).reshape(tokens, 1)
+    mixes = model.run(given, mixed).reshape(tokens, width)
+    table, inverse_q, y_q = _int8(rng, 256), _quantization(rng), _zero_point(rng)
+    inverses = table[weights.astype(int) + 128]
+    real = (mixes - float(m_q[1])) * (inverses - float(inverse_q[1]))
+    y = _output_scale(rng, real * m_q[0] * inverse_q[0]), y_q
+    expected = tflm.operator(
+        "MUL",
+        [(mixes, *m_q), (inverses, *inverse_q)],
+        ((tokens, width), *y),
+        schema.MulOptionsT(),
+    )
+    parts = {
+        "state": _product_parameters(k_q, v_q, s_q),
+        "mean": dataclasses.asdict(qm.mean_parameters(k_q, z_q, window)),
+        "mix": _product_parameters(q_q, s_q, m_q),
+        "weigh": _product_parameters(q_q, z_q, w_q),
+        "scale": dataclasses.asdict(qm.mul_parameters(m_q, inverse_q, y, "none")),
+    }
+    fields = ", ".join(f".{key} = {_fields(part)}" for key, part in parts.items())
+    padded = [
+        np.pad(values, ((window, 0), (0, 0)), constant_values=zero)
+        for values, zero in ((k, k_q[1]), (v, v_q[1]))
+    ]
+    constants = (
+        c_array(f"{name}_k", padded[0])
+        + c_array(f"{name}_v", padded[1])
+        + c_array(f"{name}_q", q)
+        + c_array(f"{name}_table", table)
+        + f"static const kws_linear_attention_t {name} = {{.width = {width}, "
+        f".inverse = {name}_table, {fields}}};\n"
+        + f"static int32_t {name}_sums[KWS_LINEAR_ATTENTION_STATE_BYTES({width}) / 4];\n"
+        + c_output(name, expected, f"KWS_LINEAR_ATTENTION_SCRATCH_BYTES({width})")
+    )
+    call = (
+        f"for (int t = 0; t < {tokens}; ++t) {{\n"
+        f"    const int oldest = t * {width}, newest = oldest + {window * width};\n"
+        f"    kws_linear_attention_step_s8(&{name}, {name}_k + newest, {name}_k + oldest, "
+        f"{name}_v + newest, {name}_v + oldest, {name}_q + oldest, {name}_sums, "
+        f"{name}_out + oldest, {name}_scratch);\n  }}"
+    )
+    return Case(name, constants, call)
+
+
 # ---- The rest ---------------------------------------------
 
 
@@ -827,6 +929,7 @@ MAKERS: dict[str, Callable[[np.random.Generator, str], Case]] = {
     "concatenation": concatenation,
     "table": table,
     "depthwise_conv_2d": depthwise_conv_2d,
+    "linear_attention": linear_attention,
 }
 
 
