@@ -209,39 +209,61 @@ def test_only_blocks_of_one_kind_share_kernels() -> None:
     assert len(kernels) == 1
 
 
+# --- blocks on a stream ---------------------------------------------------------------
+
+STREAMED: dict[str, dict[str, Any]] = {
+    "conv": {"attention": ("conv", "none"), "conv_kernel": 5},
+    # Heads that are no multiple of a vector; a window that isn't the clip's tokens.
+    "performer": {
+        "attention": ("none", "performer"),
+        "heads": 2,
+        "head_dim": 6,
+        "window": 5,
+    },
+}
+
+
 @functools.cache
-def streamed() -> Bundle:
-    spec = test_stream.causal(
-        attention=("conv", "none"), token_kernel=0, conv_kernel=5, share="none"
-    )
-    return sample_models.bundle(folder() / "stream", spec, sample_models.network(spec))
+def streamed(name: str) -> Bundle:
+    spec = test_stream.causal(token_kernel=0, share="none", **STREAMED[name])
+    data = sample_models.network(spec)
+    return sample_models.bundle(folder() / f"{name}-stream", spec, data)
 
 
-@pytest.fixture
-def conv_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests of streams, on a network with a convolution block."""
-    monkeypatch.setattr(test_stream, "sample", streamed)
+@pytest.fixture(params=STREAMED)
+def block_stream(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tests of streams, on a network with a block that mixes tokens."""
+    monkeypatch.setattr(test_stream, "sample", lambda: streamed(request.param))
 
 
-@pytest.mark.usefixtures("conv_stream")
+def test_every_variant_that_is_causal_has_a_stream_here() -> None:
+    causal = [name for name in attention.names() if attention.graph(name).CAUSAL]
+    assert causal == list(STREAMED)
+
+
+@pytest.mark.usefixtures("block_stream")
 def test_a_clip_of_it_is_a_stream_from_a_reset() -> None:
     test_stream.test_a_clip_is_a_stream_from_a_reset()
+    test_stream.test_how_it_is_cut_changes_no_bit(7)
 
 
-@pytest.mark.usefixtures("conv_stream")
+@pytest.mark.usefixtures("block_stream")
 def test_its_stream_goes_on() -> None:
     test_stream.test_a_stream_goes_on()
     test_stream.test_what_has_not_come_makes_no_difference()
+    test_stream.test_the_step_as_a_tflite_gives_the_streams_logits()
 
 
-@pytest.mark.usefixtures("conv_stream")
+@pytest.mark.usefixtures("block_stream")
 @pytest.mark.parametrize("board", ["qemu-m0", "qemu-m4", "qemu-m55"])
 def test_boards_run_its_stream(board: str) -> None:
     test_stream.test_boards_run_the_same_stream(board)
 
 
 def test_a_stream_keeps_the_rows_that_its_kernel_spans() -> None:
-    graph = dense_graph(streamed())
+    graph = dense_graph(streamed("conv"))
     stream.derive(graph)
     kept = [
         node
@@ -252,7 +274,7 @@ def test_a_stream_keeps_the_rows_that_its_kernel_spans() -> None:
     assert [node.output.elements for node in kept] == [5 * 16]
 
 
-@pytest.mark.usefixtures("conv_stream")
+@pytest.mark.usefixtures("block_stream")
 def test_thresholds_of_its_stream_are_what_every_stream_s_are() -> None:
     """Its own dense layers run dense, between others that skip."""
     kinds = test_stream_delta.slots().by_layer
@@ -267,7 +289,7 @@ def test_a_stream_has_whole_tokens() -> None:
     spec = test_stream.causal(attention="conv", token_kernel=0, mlp_fold=2)
     with pytest.raises(KwsError, match="mlp_fold: expected 1 in a causal network"):
         networks.check(spec)
-    for variant in ("softmax", "folded", "performer"):
+    for variant in ("softmax", "folded"):
         with pytest.raises(KwsError, match=f"{variant} attention sees the clip"):
             networks.check(test_stream.causal(attention=variant))
 
@@ -502,6 +524,48 @@ def test_linear_attention_costs_what_its_shape_says() -> None:
     for kind in ("FULLY_CONNECTED_TRANSPOSED", "LINEAR_ATTENTION"):
         assert kinds.count(kind) == shape.layers * shape.heads
     assert not {"TRANSPOSE", "RSQRT", "SOFTMAX"} & set(kinds)
+
+
+def test_windows_of_linear_attention_see_their_tokens_and_no_others() -> None:
+    """A token's sums are those of all tokens, in a clip that ends with it."""
+    model = dataclasses.replace(
+        recipe.Model(), attention="performer", dim=8, head_dim=6, window=5
+    )
+    causal = dataclasses.replace(model, causal=True)
+    layer = attention.layer("performer")("float", "attention", causal)
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(0, 1, (1, 13, 8)).astype(np.float32)
+    found = layer(inputs, {})[0][0]
+    for end in (5, 9, 13):
+        whole = attention.layer("performer")("float", "attention", model)
+        window = inputs[:, end - 5 : end]
+        whole(window, {})
+        whole.set_weights(layer.get_weights())
+        np.testing.assert_allclose(whole(window, {})[0][0, -1], found[end - 1], atol=1e-5)
+    inputs[0, 6] += 1.0
+    moved = layer(inputs, {})[0][0]
+    changed = np.flatnonzero(np.abs(moved - found).max(axis=-1))
+    np.testing.assert_array_equal(changed, np.arange(6, 11))
+
+
+def test_a_step_of_linear_attention_doesn_t_depend_on_its_window() -> None:
+    """A token is added and one taken away; K and V of the window are what is kept."""
+    bundle = streamed("performer")
+    step = native.sources(bundle, "dsp").network
+    (first, second) = [n for n in step.nodes if n.kind == "LINEAR_ATTENTION_STEP"]
+    assert cost.count(first) == cost.count(second)
+    assert cost.count(first).macs == 3 * 6 * 6 + 6
+    rings = [t for t in first.variables if t.name.startswith("ring of ")]
+    assert [ring.shape for ring in rings] == [(1, 5 + 1, 6)] * 2
+    (sums,) = [t for t in first.variables if t.name.startswith("sums of ")]
+    assert sums.bytes == 4 * (6 + 6 * 8)
+
+
+@pytest.mark.parametrize("window", [1, 256])
+def test_other_windows_are_refused(window: int) -> None:
+    spec = test_stream.causal(attention="performer", window=window)
+    with pytest.raises(KwsError, match="window: expected 2 to 255 tokens"):
+        networks.check(spec)
 
 
 # --- thresholds on the float network, and in training ---------------------------------
