@@ -200,12 +200,25 @@ def norm_and_class_token(x: Any) -> Any:
     return tf.matmul(y[:, 4], _weights(24, 5))
 
 
+def windows_of_rows(x: Any) -> Any:
+    """GATHER: each row with the three before it, and products of what it finds."""
+    from kws.layers.keras import tf
+
+    y = tf.matmul(x, _weights(12, 6))
+    padded = tf.pad(y, [[0, 0], [3, 0], [0, 0]])
+    seen = tf.gather(padded, np.arange(11)[:, None] + np.arange(4), axis=1)
+    found = tf.matmul(tf.expand_dims(y, 2), tf.matmul(seen, seen, transpose_a=True))
+    means = tf.reduce_mean(seen, axis=2, keepdims=True)
+    return tf.matmul(tf.reshape(found + means, [1, 66]), _weights(66, 5))
+
+
 FUNCTIONS: tuple[Callable[[Any], Any], ...] = (
     heads_by_transpose,
     attention_that_cannot_be_fused,
     adjoint_products,
     shapes_and_slices,
     norm_and_class_token,
+    windows_of_rows,
 )
 
 
@@ -213,6 +226,18 @@ FUNCTIONS: tuple[Callable[[Any], Any], ...] = (
 def test_other_graphs_equal_tflm(body: Callable[[Any], Any], tmp_path: Path) -> None:
     model = sample_models.function(body, (1, 11, 12))
     assert_equals_tflm(model, (11, 12), tmp_path)
+
+
+def test_other_gathers_are_refused() -> None:
+    def every_second(x: Any) -> Any:
+        from kws.layers.keras import tf
+
+        seen = tf.gather(x, np.arange(4)[:, None] * 2 + np.arange(5), axis=1)
+        return tf.matmul(tf.reshape(seen, [1, 240]), _weights(240, 5))
+
+    model = sample_models.function(every_second, (1, 11, 12))
+    with pytest.raises(KwsError, match=r"GATHER .* each a row further"):
+        reader.read(model)
 
 
 # --- what a network keeps from step to step ---

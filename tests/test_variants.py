@@ -33,8 +33,10 @@ from kws.errors import KwsError
 from kws.graph import cost, memory_plan, passes, reader, schedule, stream
 from kws.graph.products import MLP_ROLES
 from kws.layers import UNIT_RANGE
+from kws.layers.keras import tf
 from kws.model import hold
 from kws.model import network as networks
+from kws.model import stream as trained
 from kws.quantize import calibrate
 from kws.shape import shape_of
 from kws.simulate.counts import summary
@@ -280,6 +282,7 @@ def test_thresholds_of_its_stream_are_what_every_stream_s_are() -> None:
     kinds = test_stream_delta.slots().by_layer
     assert kinds == (("F", "C", "E", "M", "H"), ("M", "H", "R"))
     test_stream_delta.test_repeats_alone_are_dense_for_ever()
+    test_stream_delta.test_a_clip_is_a_stream_from_a_reset(0)
     mixed = test_stream_delta.MIXED
     test_stream_delta.test_a_stream_goes_on_as_held_values_do(mixed)
     test_stream_delta.test_boards_run_the_same_stream("qemu-m4", mixed)
@@ -541,11 +544,27 @@ def test_windows_of_linear_attention_see_their_tokens_and_no_others() -> None:
         window = inputs[:, end - 5 : end]
         whole(window, {})
         whole.set_weights(layer.get_weights())
-        np.testing.assert_allclose(whole(window, {})[0][0, -1], found[end - 1], atol=1e-5)
+        np.testing.assert_allclose(
+            whole(window, {})[0][0, -1], found[end - 1], atol=1e-5
+        )
     inputs[0, 6] += 1.0
     moved = layer(inputs, {})[0][0]
     changed = np.flatnonzero(np.abs(moved - found).max(axis=-1))
     np.testing.assert_array_equal(changed, np.arange(6, 11))
+
+
+def test_linear_attention_trains_on_pairs_of_clips() -> None:
+    """Its window reaches over the seam, and every weight has a gradient."""
+    spec = test_stream.causal(token_kernel=0, share="none", **STREAMED["performer"])
+    net = test_stream.float_network(spec)
+    real = tf.random.stateless_normal((4, test_stream.FRAMES, 40), (1, 2)) - 3
+    ends = trained.paired(net, spec)(real[:2], real[2:])
+    np.testing.assert_allclose(ends[:2], net(real[:2]), atol=1e-5)
+    assert np.abs(ends[2:] - net(real[2:])).max() > 1e-3
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(trained.trained(net, spec)(real, tf.constant(7))[0] ** 2)
+    gradients = tape.gradient(loss, net.trainable_weights)
+    assert all(gradient is not None for gradient in gradients)
 
 
 def test_a_step_of_linear_attention_doesn_t_depend_on_its_window() -> None:

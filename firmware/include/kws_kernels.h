@@ -316,14 +316,16 @@ typedef struct {
   kws_mul_t scale;          /* x1 = mixed, x2 = that inverse */
 } kws_linear_attention_t;
 
-/* Sums of 32 bits: z [width]; S [columns / 4][width][4]. All 0 before the first token. */
+/* Sums of 32 bits: z [width]; S [columns / 4][width][4]. All 0 before the first token.
+ */
 #define KWS_LINEAR_ATTENTION_STATE_BYTES(width) \
   (4 * (width) * (1 + KWS_ROUND_UP(width, 4)))
-#define KWS_LINEAR_ATTENTION_SCRATCH_BYTES(width) (8 * (width))
+#define KWS_LINEAR_ATTENTION_SCRATCH_BYTES(width) \
+  (16 * (width) + 4 * KWS_ROUND_UP(width, 4))
 
 /* A token: key and value join the sums, those of the token that leaves the window are
  * taken away (before the first token: rows of zero points), and query asks.
- * `sums` is 4-byte aligned. y may be query. */
+ * `sums` is 4-byte aligned. */
 void kws_linear_attention_step_s8(const kws_linear_attention_t *p, const int8_t *key,
                                   const int8_t *oldest_key, const int8_t *value,
                                   const int8_t *oldest_value, const int8_t *query,

@@ -491,53 +491,52 @@ void kws_mean_rows_s8(const kws_mean_t *p, const int8_t *x, int32_t columns, int
 
 /* ---- Linear attention on a stream ---- */
 
-static int8_t finish_matmul(const kws_batch_matmul_t *p, int32_t sum) {
-  const int32_t value =
-      kws_requantize(sum, p->multiplier, p->shift) + p->output_zero_point;
-  return (int8_t)kws_clamp(value, p->activation_min, p->activation_max);
-}
-
 void kws_linear_attention_step_s8(const kws_linear_attention_t *p, const int8_t *key,
                                   const int8_t *oldest_key, const int8_t *value,
                                   const int8_t *oldest_value, const int8_t *query,
                                   void *sums, int8_t *y, void *scratch) {
-  const int32_t width = p->width;
-  int32_t *z = sums, *columns = z + width;
-  kws_linear_feature_t *features = scratch;
+  const int32_t width = p->width, padded = KWS_ROUND_UP(width, 4);
+  int32_t *z = sums;
+  uint32_t *values = scratch;
+  kws_linear_term_t *const moving = (kws_linear_term_t *)(values + padded);
+  kws_linear_term_t *const asking = moving + width;
   /* Where values are those of the token that leaves, equal keys change nothing. */
-  int same = 1;
-  for (int32_t c = 0; c < width; ++c) same &= value[c] == oldest_value[c];
-  int32_t count = 0, weight = 0;
+  int32_t differ = 0;
+  const int32_t value_zero_point = p->state.b_zero_point;
+  for (int32_t c = 0; c < width; ++c) {
+    const int32_t newest = value[c], oldest = oldest_value[c];
+    differ |= newest ^ oldest;
+    values[c] = kws_pack_pair(newest - value_zero_point, oldest - value_zero_point);
+  }
+  for (int32_t c = width; c < padded; ++c) values[c] = 0;
+  const int32_t key_zero_point = p->state.a_zero_point;
+  const int32_t query_zero_point = p->mix.a_zero_point;
+  kws_linear_term_t *moves = moving, *asks = asking;
+  int32_t weight = 0;
   for (int32_t i = 0; i < width; ++i) {
-    const int32_t newest = key[i] - p->state.a_zero_point;
-    const int32_t oldest = oldest_key[i] - p->state.a_zero_point;
-    const int32_t asks = query[i] - p->mix.a_zero_point;
-    const int moves = (newest | oldest) != 0 && !(same && newest == oldest);
-    z[i] += newest - oldest;
-    if (asks != 0) {
+    const int32_t newest = key[i] - key_zero_point;
+    const int32_t oldest = oldest_key[i] - key_zero_point;
+    if ((newest | oldest) != 0 && (differ | (newest ^ oldest)) != 0) {
+      z[i] += newest - oldest;
+      moves->value = (int32_t)kws_pack_pair(newest, -oldest);
+      moves->offset = 4 * i;
+      ++moves;
+    }
+    const int32_t asked = query[i] - query_zero_point;
+    if (asked != 0) {
       const int32_t mean = kws_requantize(z[i], p->mean.multiplier, p->mean.shift) +
                            p->mean.output_zero_point;
-      weight += asks * (kws_clamp(mean, INT8_MIN, INT8_MAX) - p->weigh.b_zero_point);
-    }
-    if (moves || asks != 0) {
-      const kws_linear_feature_t feature = {(int16_t)(moves ? newest : 0),
-                                            (int16_t)(moves ? -oldest : 0),
-                                            (int16_t)asks, (uint16_t)i};
-      features[count++] = feature;
+      weight += asked * (kws_clamp(mean, INT8_MIN, INT8_MAX) - p->weigh.b_zero_point);
+      asks->value = asked;
+      asks->offset = 4 * i;
+      ++asks;
     }
   }
-  const int8_t inverse = p->inverse[finish_matmul(&p->weigh, weight) + 128];
-  for (int32_t c = 0; c < width; c += 4, columns += 4 * width) {
-    const int32_t part = kws_min(width - c, 4);
-    int16_t values[4][2] = {{0, 0}, {0, 0}, {0, 0}, {0, 0}};
-    for (int32_t i = 0; i < part; ++i) {
-      values[i][0] = (int16_t)(value[c + i] - p->state.b_zero_point);
-      values[i][1] = (int16_t)(oldest_value[c + i] - p->state.b_zero_point);
-    }
-    int32_t asked[4] = {0, 0, 0, 0};
-    kws_linear_columns(p, features, count, (const int16_t(*)[2])values, columns, asked);
-    for (int32_t i = 0; i < part; ++i) y[c + i] = finish_matmul(&p->mix, asked[i]);
-  }
+  kws_linear_columns(p, moving, moves - moving, asking, asks - asking, values,
+                     z + width, y);
+  weight = kws_requantize(weight, p->weigh.multiplier, p->weigh.shift) +
+           p->weigh.output_zero_point;
+  const int8_t inverse = p->inverse[kws_clamp(weight, INT8_MIN, INT8_MAX) + 128];
   const kws_broadcast_t shape = {1, width, width, 1, 0, 0};
   kws_mul_s8(&p->scale, &shape, y, &inverse, y);
 }

@@ -1133,60 +1133,76 @@ void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
 
 /* ---- Linear attention ---- */
 
-/* One element of S: newest and oldest product in one SMLAD. */
-static inline int32_t moved_sum(int32_t sum, uint32_t keys, uint32_t values) {
-  return dual_multiply_add(keys, values, sum);
+/* Four columns of S: newest and oldest product of an element in one SMLAD. */
+static void move_columns(const kws_linear_term_t *moving, const kws_linear_term_t *end,
+                         const uint32_t *values, int32_t *columns) {
+  const uint32_t value0 = values[0], value1 = values[1];
+  const uint32_t value2 = values[2], value3 = values[3];
+  for (; moving < end; ++moving) {
+    const uint32_t keys = (uint32_t)moving->value;
+    int32_t *row = columns + moving->offset;
+    row[0] = dual_multiply_add(keys, value0, row[0]);
+    row[1] = dual_multiply_add(keys, value1, row[1]);
+    row[2] = dual_multiply_add(keys, value2, row[2]);
+    row[3] = dual_multiply_add(keys, value3, row[3]);
+  }
 }
 
-/* S's element as `mix` reads it but for the zero point, which the caller takes away:
- * rounding = (2 * zero point + 1) << (right - 1). */
-static inline int32_t asked_sum(int32_t sum, int32_t multiplier, int32_t right,
-                                int32_t rounding) {
+/* finish_product where it is common; rounding = (2 * zero point + 1) << (right - 1). */
+static inline int32_t finish_down(int32_t sum, int32_t multiplier, int32_t right,
+                                  int32_t rounding) {
   const int32_t product = kws_multiply_high_add(rounding, 2 * sum, multiplier);
   return kws_saturate((product + (sum >> 31)) >> right);
 }
 
+/* Queries times two columns of S, its zero point not taken away. */
+static void ask_columns(const kws_batch_matmul_t *p, const kws_linear_term_t *asking,
+                        const kws_linear_term_t *end, const int32_t *columns,
+                        int32_t *asked) {
+  const int32_t multiplier = p->multiplier, right = -p->shift;
+  const int32_t rounding = (2 * p->output_zero_point + 1) * (1 << (right - 1));
+  int32_t asked0 = 0, asked1 = 0;
+  for (; asking < end; ++asking) {
+    const int32_t query = asking->value;
+    const int32_t *row = columns + asking->offset;
+    asked0 += query * finish_down(row[0], multiplier, right, rounding);
+    asked1 += query * finish_down(row[1], multiplier, right, rounding);
+  }
+  asked[0] = asked0;
+  asked[1] = asked1;
+}
+
 void kws_linear_columns(const kws_linear_attention_t *p,
-                        const kws_linear_feature_t *features, int32_t count,
-                        const int16_t (*values)[2], int32_t *columns, int32_t *asked) {
+                        const kws_linear_term_t *moving, int32_t moving_count,
+                        const kws_linear_term_t *asking, int32_t asking_count,
+                        const uint32_t *values, int32_t *columns, int8_t *mixed) {
+  const int32_t width = p->width;
   const int common = is_common(&p->state);
-  const int32_t multiplier = p->state.multiplier, right = common ? -p->state.shift : 1;
-  const int32_t rounding = (2 * p->state.output_zero_point + 1) * (1 << (right - 1));
-  uint32_t pairs[4];
-  memcpy(pairs, values, sizeof pairs);
-  const uint32_t pair0 = pairs[0], pair1 = pairs[1], pair2 = pairs[2], pair3 = pairs[3];
-  int32_t asked0 = 0, asked1 = 0, asked2 = 0, asked3 = 0, asking = 0;
-  for (const kws_linear_feature_t *end = features + count; features < end; ++features) {
-    int32_t *row = columns + 4 * features->place;
-    int32_t sum0 = row[0], sum1 = row[1], sum2 = row[2], sum3 = row[3];
-    uint32_t keys;
-    memcpy(&keys, features, sizeof keys);
-    if (keys != 0) {
-      row[0] = sum0 = moved_sum(sum0, keys, pair0);
-      row[1] = sum1 = moved_sum(sum1, keys, pair1);
-      row[2] = sum2 = moved_sum(sum2, keys, pair2);
-      row[3] = sum3 = moved_sum(sum3, keys, pair3);
-    }
-    const int32_t query = features->query;
-    if (query == 0) continue;
-    asking += query;
+  const kws_linear_term_t *end = asking + asking_count;
+  int32_t correction = 0;
+  for (const kws_linear_term_t *term = asking; term < end; ++term) {
+    correction -= term->value;
+  }
+  correction *= p->state.output_zero_point;
+  for (int32_t c = 0; c < width; c += 4, columns += 4 * width) {
+    int32_t asked[4] = {0, 0, 0, 0};
+    move_columns(moving, moving + moving_count, values + c, columns);
     if (common) {
-      asked0 += query * asked_sum(sum0, multiplier, right, rounding);
-      asked1 += query * asked_sum(sum1, multiplier, right, rounding);
-      asked2 += query * asked_sum(sum2, multiplier, right, rounding);
-      asked3 += query * asked_sum(sum3, multiplier, right, rounding);
+      ask_columns(&p->state, asking, end, columns, asked);
+      ask_columns(&p->state, asking, end, columns + 2, asked + 2);
     } else {
-      asked0 += query * finish_product(&p->state, sum0);
-      asked1 += query * finish_product(&p->state, sum1);
-      asked2 += query * finish_product(&p->state, sum2);
-      asked3 += query * finish_product(&p->state, sum3);
+      for (const kws_linear_term_t *term = asking; term < end; ++term) {
+        const int32_t *row = columns + term->offset;
+        for (int32_t i = 0; i < 4; ++i) {
+          asked[i] += term->value * finish_product(&p->state, row[i]);
+        }
+      }
+    }
+    const int32_t part = kws_min(width - c, 4);
+    for (int32_t i = 0; i < part; ++i) {
+      mixed[c + i] = finish_product(&p->mix, asked[i] + correction);
     }
   }
-  asking *= p->state.output_zero_point;
-  asked[0] = asked0 - asking;
-  asked[1] = asked1 - asking;
-  asked[2] = asked2 - asking;
-  asked[3] = asked3 - asking;
 }
 
 /* ---- Attention ---- */

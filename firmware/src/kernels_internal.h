@@ -126,20 +126,26 @@ void kws_m0_add_changes(int32_t *sums, kws_delta_change_t *list, int32_t columns
 void kws_depthwise_pixel(const kws_fully_connected_t *p, const int8_t *const *taps,
                          int8_t *y);
 
-/* What a feature of linear attention adds to its row of S, and what asks it. */
+/* What a feature of linear attention does to its row of S: `moving` adds to it,
+ * `asking` sums it up. */
 typedef struct {
-  int16_t newest, oldest; /* keys less their zero point; the oldest one's negative */
-  int16_t query;          /* less its zero point */
-  uint16_t place;
-} kws_linear_feature_t;
+  int32_t value;  /* moving: its newest key, and in the upper half its oldest one's
+                   * negative, less their zero point; asking: the query less its own */
+  int32_t offset; /* of the row in a block of S, 4 * feature */
+} kws_linear_term_t;
 
-/* Four columns of S: adds what `count` features make of the columns' newest and oldest
- * values, and sums up in asked what their queries find.
- *   values  [newest, oldest] of each column, less their zero point
- *   columns S of four columns, [width][4] */
+/* S moves, and is asked: mixed [width] is what `mix` makes of it.
+ *   values  newest, and in the upper half oldest, less their zero point; up to a
+ * multiple of 4 columns, 0 behind the last columns S */
 void kws_linear_columns(const kws_linear_attention_t *p,
-                        const kws_linear_feature_t *features, int32_t count,
-                        const int16_t (*values)[2], int32_t *columns, int32_t *asked);
+                        const kws_linear_term_t *moving, int32_t moving_count,
+                        const kws_linear_term_t *asking, int32_t asking_count,
+                        const uint32_t *values, int32_t *columns, int8_t *mixed);
+
+/* Two values of 16 bits, the first in the lower half. */
+static inline uint32_t kws_pack_pair(int32_t low, int32_t high) {
+  return ((uint32_t)low & 0xffffu) | ((uint32_t)high << 16);
+}
 
 /* SOFTMAX's division. `sum` is the row's sum of exponentials, Q12.19, above 0; an
  * element is then round(exponential * reciprocal / 2^31 / 2^exponent) - 128. */

@@ -569,31 +569,37 @@ void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
 /* ---- Linear attention ---- */
 
 void kws_linear_columns(const kws_linear_attention_t *p,
-                        const kws_linear_feature_t *features, int32_t count,
-                        const int16_t (*values)[2], int32_t *columns, int32_t *asked) {
+                        const kws_linear_term_t *moving, int32_t moving_count,
+                        const kws_linear_term_t *asking, int32_t asking_count,
+                        const uint32_t *values, int32_t *columns, int8_t *mixed) {
+  const int32_t width = p->width;
   const int32_t multiplier = p->state.multiplier, shift = p->state.shift;
-  const int32_t zero_point = p->state.output_zero_point;
-  /* S less its zero point, as `mix` reads it, so clamped. */
-  const int32x4_t low = vdupq_n_s32(INT8_MIN - zero_point);
-  const int32x4_t high = vdupq_n_s32(INT8_MAX - zero_point);
-  const uint32x4_t pairs = vidupq_n_u32(0, 4);
-  const int32x4_t newest = vldrhq_gather_offset_s32(values[0], pairs);
-  const int32x4_t oldest = vldrhq_gather_offset_s32(values[0] + 1, pairs);
-  int32x4_t found = vdupq_n_s32(0);
-  for (const kws_linear_feature_t *end = features + count; features < end; ++features) {
-    int32_t *row = columns + 4 * features->place;
-    int32x4_t sum = vld1q_s32(row);
-    if ((features->newest | features->oldest) != 0) {
-      sum = vmlaq_n_s32(sum, newest, features->newest);
-      sum = vmlaq_n_s32(sum, oldest, features->oldest);
-      vst1q_s32(row, sum);
+  /* Less the zero point, as `mix` reads it, so clamped. */
+  const int32x4_t low = vdupq_n_s32(INT8_MIN - p->state.output_zero_point);
+  const int32x4_t high = vdupq_n_s32(INT8_MAX - p->state.output_zero_point);
+  for (int32_t c = 0; c < width; c += LANES, columns += LANES * width) {
+    const mve_pred16_t lanes = vctp32q((uint32_t)(width - c));
+    const int32x4_t pairs = vreinterpretq_s32_u32(vld1q_u32(values + c));
+    const int32x4_t newest = vshrq_n_s32(vshlq_n_s32(pairs, 16), 16);
+    const int32x4_t oldest = vshrq_n_s32(pairs, 16);
+    const kws_linear_term_t *end = moving + moving_count;
+    for (const kws_linear_term_t *term = moving; term < end; ++term) {
+      int32_t *row = columns + term->offset;
+      const int32x4_t sum = vmlaq_n_s32(vld1q_s32(row), newest, (int16_t)term->value);
+      vst1q_s32(row, vmlaq_n_s32(sum, oldest, term->value >> 16));
     }
-    if (features->query == 0) continue;
-    sum = requantize_all(sum, multiplier, shift);
-    sum = vminq_s32(vmaxq_s32(sum, low), high);
-    found = vmlaq_n_s32(found, sum, features->query);
+    int32x4_t asked = vdupq_n_s32(0);
+    end = asking + asking_count;
+    for (const kws_linear_term_t *term = asking; term < end; ++term) {
+      int32x4_t sum = vld1q_s32(columns + term->offset);
+      sum = requantize_all(sum, multiplier, shift);
+      sum = vminq_s32(vmaxq_s32(sum, low), high);
+      asked = vmlaq_n_s32(asked, sum, term->value);
+    }
+    asked = requantize_all(asked, p->mix.multiplier, p->mix.shift);
+    asked = clamp(vaddq_n_s32(asked, p->mix.output_zero_point), INT8_MIN, INT8_MAX);
+    vstrbq_p_s32(mixed + c, asked, lanes);
   }
-  vst1q_s32(asked, found);
 }
 
 /* ---- SOFTMAX ---- */

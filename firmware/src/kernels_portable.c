@@ -507,41 +507,51 @@ void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
 
 /* ---- Linear attention ---- */
 
-/* `down` promises a shift to the right. */
-static inline __attribute__((always_inline)) void linear_columns(
-    const kws_linear_attention_t *p, int down, const kws_linear_feature_t *features,
-    int32_t count, const int16_t (*values)[2], int32_t *columns, int32_t *asked) {
-  const int32_t multiplier = p->state.multiplier, shift = p->state.shift;
-  const int32_t right = -shift, half = down ? 1 << (right - 1) : 0;
-  /* S less its zero point, as `mix` reads it, so clamped. */
-  const int32_t zero_point = p->state.output_zero_point;
-  const int32_t low = INT8_MIN - zero_point, high = INT8_MAX - zero_point;
-  for (const kws_linear_feature_t *end = features + count; features < end; ++features) {
-    int32_t *row = columns + 4 * features->place;
-    const int32_t newest = features->newest, oldest = features->oldest;
-    if ((newest | oldest) != 0) {
-      for (int32_t c = 0; c < 4; ++c) {
-        row[c] += newest * values[c][0] + oldest * values[c][1];
-      }
-    }
-    const int32_t query = features->query;
-    if (query == 0) continue;
+/* Rows of four columns of S. `down` promises a shift to the right. */
+static inline __attribute__((always_inline)) void ask_columns(
+    const kws_batch_matmul_t *p, int down, const kws_linear_term_t *asking,
+    const kws_linear_term_t *end, const int32_t *columns, int32_t *asked) {
+  const int32_t multiplier = p->multiplier, shift = p->shift, right = -shift;
+  const int32_t half = down ? 1 << (right - 1) : 0;
+  /* Less the zero point, as `mix` reads it, so clamped. */
+  const int32_t low = INT8_MIN - p->output_zero_point;
+  const int32_t high = INT8_MAX - p->output_zero_point;
+  for (; asking < end; ++asking) {
+    const int32_t *row = columns + asking->offset;
+    const int32_t query = asking->value;
     for (int32_t c = 0; c < 4; ++c) {
-      const int32_t value = down
-                                ? kws_requantize_small(row[c], multiplier, half, right)
-                                : kws_requantize(row[c], multiplier, shift);
+      const int32_t value = down ? kws_requantize_small(row[c], multiplier, half, right)
+                                 : kws_requantize(row[c], multiplier, shift);
       asked[c] += query * kws_clamp(value, low, high);
     }
   }
 }
 
 void kws_linear_columns(const kws_linear_attention_t *p,
-                        const kws_linear_feature_t *features, int32_t count,
-                        const int16_t (*values)[2], int32_t *columns, int32_t *asked) {
-  if (p->state.shift < 0) {
-    linear_columns(p, 1, features, count, values, columns, asked);
-  } else {
-    linear_columns(p, 0, features, count, values, columns, asked);
+                        const kws_linear_term_t *moving, int32_t moving_count,
+                        const kws_linear_term_t *asking, int32_t asking_count,
+                        const uint32_t *values, int32_t *columns, int8_t *mixed) {
+  const int32_t width = p->width;
+  for (int32_t c = 0; c < width; c += 4, columns += 4 * width) {
+    int32_t newest[4], oldest[4], asked[4] = {0, 0, 0, 0};
+    for (int32_t i = 0; i < 4; ++i) {
+      newest[i] = (int16_t)values[c + i];
+      oldest[i] = (int32_t)values[c + i] >> 16;
+    }
+    const kws_linear_term_t *end = moving + moving_count;
+    for (const kws_linear_term_t *term = moving; term < end; ++term) {
+      int32_t *row = columns + term->offset;
+      const int32_t key = (int16_t)term->value, leaving = term->value >> 16;
+      for (int32_t i = 0; i < 4; ++i) row[i] += key * newest[i] + leaving * oldest[i];
+    }
+    end = asking + asking_count;
+    if (p->state.shift < 0) {
+      ask_columns(&p->state, 1, asking, end, columns, asked);
+    } else {
+      ask_columns(&p->state, 0, asking, end, columns, asked);
+    }
+    const int32_t part = kws_min(width - c, 4);
+    for (int32_t i = 0; i < part; ++i) mixed[c + i] = finish_product(&p->mix, asked[i]);
   }
 }
 

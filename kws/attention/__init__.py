@@ -31,8 +31,9 @@ A variant is all that is special about how a block mixes its tokens. Its folder 
         factors           Shape -> factor that a kind's tensor holds beside what
                           thresholds mean by it
         find              Graph, Shape -> its blocks' products (kws.graph.products)
-        fuse              Graph -> how many; puts operators of its own into the graph,
-                          which bring how they run by rows, what they cost and their C
+        fuse              Graph -> how many; puts operators of its own into the graph
+                          (of a clip, or of a stream's step: kws.graph.stream), which
+                          bring how they run by rows, what they cost and their C
                           (kws.graph.operators.Operator)
 
 tests/test_attention.py runs every variant found here through the same contract.

@@ -7,7 +7,7 @@ this list.
 
 Attention variants find their own (kws/attention/<name>/graph.py); the MLP's dense
 layers, which stand between a block's attention and the next, are found here, as is all
-of a causal network, whose blocks have no attention.
+of a causal network, where what mixes tokens runs dense.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def find(
 
 
 def stream_slots(model: Model) -> Slots:
-    """What a causal network without attention has thresholds for.
+    """What a causal network has thresholds for; what mixes its tokens has none.
 
     Example:
         >>> from kws import recipe

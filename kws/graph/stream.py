@@ -313,7 +313,7 @@ class _Derivation:
         self._keep(node, Time(1, rows, time.frames * stride))
 
     def _windows(self, node: Node, time: Time | None) -> None:
-        """Each token's window: of a step it is the rows that are kept, and the new one."""
+        """Each token's window: of a step, the rows that are kept, and the new one."""
         assert time is not None
         past = operators.windows_of(node) - 1
         if time.axis != 1:

@@ -246,7 +246,7 @@ def linear_attention_state_bytes(width: int) -> int:
 
 def linear_attention_scratch_bytes(width: int) -> int:
     """KWS_LINEAR_ATTENTION_SCRATCH_BYTES."""
-    return 8 * width
+    return 16 * width + 4 * round_up(width, 4)
 
 
 def mean_rows_scratch_bytes(columns: int) -> int:

@@ -695,15 +695,16 @@ def linear_attention(
         + c_array(f"{name}_q", q)
         + c_array(f"{name}_table", table)
         + f"static const kws_linear_attention_t {name} = {{.width = {width}, "
-        f".inverse = {name}_table, {fields}}};\n"
-        + f"static int32_t {name}_sums[KWS_LINEAR_ATTENTION_STATE_BYTES({width}) / 4];\n"
+        f".inverse = {name}_table, {fields}}};\n" + f"static int32_t {name}_sums"
+        f"[KWS_LINEAR_ATTENTION_STATE_BYTES({width}) / 4];\n"
         + c_output(name, expected, f"KWS_LINEAR_ATTENTION_SCRATCH_BYTES({width})")
     )
     call = (
         f"for (int t = 0; t < {tokens}; ++t) {{\n"
         f"    const int oldest = t * {width}, newest = oldest + {window * width};\n"
-        f"    kws_linear_attention_step_s8(&{name}, {name}_k + newest, {name}_k + oldest, "
-        f"{name}_v + newest, {name}_v + oldest, {name}_q + oldest, {name}_sums, "
+        f"    kws_linear_attention_step_s8(&{name}, {name}_k + newest, "
+        f"{name}_k + oldest, {name}_v + newest, {name}_v + oldest, {name}_q + oldest, "
+        f"{name}_sums, "
         f"{name}_out + oldest, {name}_scratch);\n  }}"
     )
     return Case(name, constants, call)

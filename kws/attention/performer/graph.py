@@ -268,7 +268,9 @@ def _recur(graph: Graph, sums: _Sums, kept: list[Node]) -> None:
                 "mix": parameters.batch_matmul(sums.mix),
                 "weigh": parameters.batch_matmul(sums.weigh),
             },
-            "factors": [_factor(graph, sums.scale, n) for n in (sums.mix, sums.inverse)],
+            "factors": [
+                _factor(graph, sums.scale, n) for n in (sums.mix, sums.inverse)
+            ],
         },
         STEP,
     )
@@ -383,8 +385,8 @@ def _step_scratch(node: Node) -> int:
 
 
 def _step_count(node: Node, sent: Sent | None) -> Count:
-    """Two products of features and values, the token's and that of the one which leaves;
-    then what it asks. The kernel leaves out features that are 0, which isn't counted."""
+    """Two products of features and values, of the token that comes and of the one that
+    leaves; then what it asks. Features of 0, which the kernel leaves out, count."""
     width = node.output.shape[-1]
     sums = width * width + width  # S and z
     return Count(
