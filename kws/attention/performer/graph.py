@@ -37,6 +37,7 @@ CAUSAL = True
 TAKES: tuple[str, ...] = ()
 GIVES: tuple[str, ...] = ()
 WINDOWS = (2, 255)
+MAX_WIDTH = 4095  # of a head: see kws_linear_attention_t
 
 
 def misfit(model: Model) -> tuple[str, str] | None:
@@ -172,6 +173,11 @@ def _factor(graph: Graph, scale: Node, made: Node) -> Tensor | None:
     return None
 
 
+def _factors(graph: Graph, sums: _Sums) -> list[Tensor | None]:
+    """What the last MUL reads: what was mixed, and its divisor's inverse."""
+    return [_factor(graph, sums.scale, made) for made in (sums.mix, sums.inverse)]
+
+
 # --- fusing ---------------------------------------------------------------------------
 
 
@@ -182,10 +188,9 @@ def fuse(graph: Graph) -> int:
     for sums in _sums(graph):
         key, axis = sums.state.input(0), sums.mean.input(1)
         made = graph.producer(key)
-        kept = [_history(graph, tensor) for tensor in sums.state.inputs]
-        if None not in kept:
-            _recur(graph, sums, [node for node in kept if node is not None])
-            found += 1
+        kept = [_history(graph, tensor) for tensor in (key, sums.state.input(1))]
+        if kept[0] is not None and kept[1] is not None:
+            found += _recur(graph, sums, kept[0], kept[1])
             continue
         if made is None or made.kind != "FULLY_CONNECTED":
             continue
@@ -208,6 +213,7 @@ def fuse(graph: Graph) -> int:
             sums.scale.output,
             {
                 "sums": sums,
+                "factors": _factors(graph, sums),
                 "fields": [parameters.batch_matmul(n) for n in (sums.mix, sums.weigh)],
                 "products": (
                     *sums.mix.options.get("products", ()),
@@ -230,14 +236,27 @@ def _history(graph: Graph, tensor: Tensor | None) -> Node | None:
     return node if node is not None and node.kind == "HISTORY" else None
 
 
-def _recur(graph: Graph, sums: _Sums, kept: list[Node]) -> None:
+def _recur(graph: Graph, sums: _Sums, keys: Node, values: Node) -> bool:
     """Put the recurrence in the place of a step that sums up its window anew.
 
     K and V are kept a row longer, to be taken away, and in rings. No sum leaves 32
     bits, nor 30, which the kernels count on: the reader lets no sum be longer than
     `operators.MAX_MATMUL_DEPTH` products.
+
+    Returns:
+        Whether; not where the sums of what lies before the stream aren't 0, or K and V
+        are no windows of one width: that runs operator by operator.
     """
-    window = operators.history(kept[0]).past + 1
+    kept = [keys, values]
+    past, *others = [operators.history(node) for node in kept]
+    window = past.past + 1
+    if (
+        [past] != others
+        or past.rows != 1
+        or past.width > MAX_WIDTH
+        or keys.output.reset != keys.output.zero_point
+    ):
+        return False
     assert window <= operators.MAX_MATMUL_DEPTH and 255**2 * window < 1 << 30
     rings = []
     for node in kept:
@@ -268,14 +287,13 @@ def _recur(graph: Graph, sums: _Sums, kept: list[Node]) -> None:
                 "mix": parameters.batch_matmul(sums.mix),
                 "weigh": parameters.batch_matmul(sums.weigh),
             },
-            "factors": [
-                _factor(graph, sums.scale, n) for n in (sums.mix, sums.inverse)
-            ],
+            "factors": _factors(graph, sums),
         },
         STEP,
     )
     graph.nodes[graph.nodes.index(sums.scale)] = asked
     passes.drop_unread(graph)
+    return True
 
 
 # --- how the fused operators run, what they cost, their C -----------------------------
@@ -332,8 +350,8 @@ def _call(emitter: Emitter, node: Node) -> list[str]:
     table = np.array(sums.inverse.options["table"], np.int8)
     # Either side of the product may come first.
     sides = {
-        id(sums.mix.output): (out, columns, 1),
-        id(sums.inverse.output): (divisors, 1, 0),
+        id(node.options["factors"][0]): (out, columns, 1),
+        id(node.options["factors"][1]): (divisors, 1, 0),
     }
     (x1, *step1), (x2, *step2) = sides[id(first)], sides[id(second)]
     shape = ", ".join(str(n) for n in (rows, columns, *step1, *step2))
