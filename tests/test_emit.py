@@ -204,10 +204,13 @@ def windows_of_rows(x: Any) -> Any:
     """GATHER: each row with the three before it, and products of what it finds."""
     from kws.layers.keras import tf
 
+    def windows(rows: Any) -> Any:
+        places = (np.arange(11)[:, None] + np.arange(4)).astype(np.int32)
+        return tf.gather(tf.pad(rows, [[0, 0], [3, 0], [0, 0]]), places, axis=1)
+
     y = tf.matmul(x, _weights(12, 6))
-    padded = tf.pad(y, [[0, 0], [3, 0], [0, 0]])
-    seen = tf.gather(padded, np.arange(11)[:, None] + np.arange(4), axis=1)
-    found = tf.matmul(tf.expand_dims(y, 2), tf.matmul(seen, seen, transpose_a=True))
+    seen, other = windows(y), windows(tf.matmul(x, _weights(12, 6) * 1.5))
+    found = tf.matmul(tf.expand_dims(y, 2), tf.matmul(seen, other, transpose_a=True))
     means = tf.reduce_mean(seen, axis=2, keepdims=True)
     return tf.matmul(tf.reshape(found + means, [1, 66]), _weights(66, 5))
 
@@ -232,7 +235,8 @@ def test_other_gathers_are_refused() -> None:
     def every_second(x: Any) -> Any:
         from kws.layers.keras import tf
 
-        seen = tf.gather(x, np.arange(4)[:, None] * 2 + np.arange(5), axis=1)
+        places = (np.arange(4)[:, None] * 2 + np.arange(5)).astype(np.int32)
+        seen = tf.gather(x, places, axis=1)
         return tf.matmul(tf.reshape(seen, [1, 240]), _weights(240, 5))
 
     model = sample_models.function(every_second, (1, 11, 12))
