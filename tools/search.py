@@ -1,9 +1,10 @@
-"""Search a recipe with Optuna: accuracy against instructions, on a budget.
+"""Search a recipe with Optuna: loss against instructions and bytes, on a budget.
 
 Every trial is a short `kws train` on one shared pool. What its network would cost is
-measured first, with random weights, under QEMU; a network beyond the budget is not
-trained. The study lies in a journal file: type the same command again to go on, on
-several machines at once if they share the file.
+measured first, with random weights, under QEMU: a second of noise as one stream, with a
+decision at every hop of the detector. A network beyond the budget is not trained. The
+study lies in a journal file: type the same command again to go on, in several processes
+at once, or on several machines if they share the file.
 
     python tools/search.py SPACE.toml --study runs/study.log --trials 20 --epochs 8
     python tools/search.py SPACE.toml --study runs/study.log --trials 0   # the table
@@ -15,6 +16,7 @@ the recipe and its values:
     [space]
     "model.dim" = [32, 40, 48]
     "model.layers" = [3, 4]
+    "model.attention" = [["conv", "conv", "softmax"], ["conv", "performer", "reuse"]]
     "train.learning_rate" = [2e-3, 4e-3]
 
 With --one-at-a-time every list's first value is the rule, and each of the others is
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 import tempfile
 import tomllib
@@ -40,6 +43,7 @@ from kws.errors import KwsError  # noqa: E402
 from kws.recipe import Recipe  # noqa: E402
 
 BOARD = "qemu-m4"
+SECONDS = 3  # of noise that is counted
 
 
 def variant(base: Recipe, choice: dict[str, Any]) -> Recipe:
@@ -47,8 +51,22 @@ def variant(base: Recipe, choice: dict[str, Any]) -> Recipe:
     table: dict[str, dict[str, Any]] = {}
     for name, value in choice.items():
         section, key = name.split(".")
-        table.setdefault(section, {})[key] = value
+        table.setdefault(section, {})[key] = _plain(value)
     return recipes.from_dict(table, base)
+
+
+def storable(space: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """The same, with lists (an entry for each block) as texts, which Optuna keeps."""
+    return {
+        key: [json.dumps(v) if isinstance(v, list) else v for v in values]
+        for key, values in space.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    """What `storable` made a text of."""
+    listed = isinstance(value, str) and value.startswith("[")
+    return json.loads(value) if listed else value
 
 
 def alone(space: dict[str, list[Any]]) -> list[dict[str, Any]]:
@@ -59,23 +77,29 @@ def alone(space: dict[str, list[Any]]) -> list[dict[str, Any]]:
 
 
 def cost(spec: Recipe) -> dict[str, int]:
-    """Instructions on BOARD and bytes of weights of a network with random weights."""
+    """What a network with random weights costs BOARD.
+
+    Returns:
+        "instructions" of a decision; "a_second": instructions of a second of noise,
+        features included; "weights_bytes".
+    """
     import numpy as np
     import sample_models
 
-    from kws.deploy import boards, build, emission, run
+    from kws.deploy import boards, emission, per_second
 
     board = boards.load(BOARD)
-    shape = (1, spec.features.clip_samples)
-    clips = np.random.default_rng(0).integers(-3000, 3000, shape, dtype=np.int16)
+    noise = np.random.default_rng(0).normal(0, 1000, SECONDS * 16000)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         bundle = sample_models.bundle(out / "run", spec, sample_models.network(spec))
         emitted = emission.emit_bundle(bundle, out / "model", board.core)
-        image = build.build(out / "model", board, out, "clips")
-        result = run.clips(image.elf, board, clips, len(bundle.labels))
+        counted = per_second.on_board(
+            bundle, board, out / "model", out, noise.astype(np.int16)
+        )
     return {
-        "instructions": result.instructions_per_inference,
+        "instructions": counted.decision,
+        "a_second": counted.total,
         "weights_bytes": emitted.weights_bytes,
     }
 
@@ -91,6 +115,7 @@ def table(study: Any) -> str:
         "trial",
         *keys,
         "M4 instructions",
+        "a second",
         "weights, bytes",
         "loss on validation",
         f"accuracy on validation ({clips} clips)",
@@ -102,8 +127,9 @@ def table(study: Any) -> str:
         trained = "val_loss" in known
         row = [
             str(trial.number),
-            *(str(trial.params.get(key, "")) for key in keys),
+            *(str(trial.params.get(key, "")).replace('"', "") for key in keys),
             f"{known.get('instructions', 0):,}",
+            f"{known.get('a_second', 0):,}",
             f"{known.get('weights_bytes', 0):,}",
             f"{known['val_loss']:.3f}" if trained else known.get("why", "stopped"),
             _accuracy(known["val_accuracy"], clips) if trained else "",
@@ -127,12 +153,16 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--one-at-a-time", action="store_true", help="An ablation.")
-    parser.add_argument("--instructions", type=float, default=1e12, help="Budget.")
+    parser.add_argument(
+        "--instructions", type=float, default=1e12, help="Budget, a second."
+    )
     parser.add_argument("--weights", type=float, default=1e12, help="Budget, bytes.")
     parser.add_argument("--pool", type=Path, help="As kws train's.")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--also", type=Path, action="append", default=[])
+    parser.add_argument("--ambient", type=Path, action="append", default=[])
     parser.add_argument("--teacher", type=Path, action="append", default=[])
+    parser.add_argument("--clean-teacher", type=Path, action="append", default=[])
     parser.add_argument("--out", type=Path, help="Runs; default: beside the study.")
     options = parser.parse_args()
 
@@ -142,7 +172,7 @@ def main() -> int:
     from optuna.trial import TrialState
 
     content = tomllib.loads(options.space.read_text("utf-8"))
-    space = content.pop("space")
+    space = storable(content.pop("space"))
     base = recipes.load(content.pop("base", "kwt-tiny"))
     base = recipes.from_dict(content, base)
     base = dataclasses.replace(
@@ -152,7 +182,7 @@ def main() -> int:
     )
     out = options.out or options.study.with_suffix("")
 
-    def objective(trial: Any) -> tuple[float, float]:
+    def objective(trial: Any) -> tuple[float, ...]:
         from kws import train
 
         choice = {k: trial.suggest_categorical(k, v) for k, v in space.items()}
@@ -169,7 +199,7 @@ def main() -> int:
         for key, figure in price.items():
             trial.set_user_attr(key, figure)
         if (
-            price["instructions"] > options.instructions
+            price["a_second"] > options.instructions
             or price["weights_bytes"] > options.weights
         ):
             trial.set_user_attr("why", "over budget")
@@ -181,7 +211,9 @@ def main() -> int:
             train.RunOptions(
                 data=options.data,
                 also=tuple(options.also),
+                ambient=tuple(options.ambient),
                 teacher=tuple(options.teacher),
+                clean_teacher=tuple(options.clean_teacher),
                 pool=options.pool or out / "pool",
                 convert=False,
             ),
@@ -192,13 +224,13 @@ def main() -> int:
             trial.set_user_attr(key, float(last[key]))
         facts = bundles.read_json(run / "metrics.json")["train"]
         trial.set_user_attr("val_clips", facts["validation_clips"])
-        return float(last["val_loss"]), float(price["instructions"])
+        return float(last["val_loss"]), price["a_second"], price["weights_bytes"]
 
     options.study.parent.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(options.study))),
         study_name="search",
-        directions=["minimize", "minimize"],
+        directions=["minimize"] * 3,
         sampler=optuna.samplers.TPESampler(seed=base.train.seed, n_startup_trials=6),
         load_if_exists=True,
     )
