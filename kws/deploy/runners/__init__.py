@@ -15,7 +15,8 @@ An emulator also has
 and a tool for real boards
 
     def program(image: Path, board: Board, job: Job) -> Programmed
-        Write the image, verify it, call job.before_start, start it.
+        Write the image, verify it, call job.before_start, start it. Where what takes
+        the image starts it as well, before_start is called before that.
 
 A board names its runner in board.toml; this folder's listing is the registry.
 """
@@ -69,12 +70,13 @@ class Job:
 
     Args:
         run: The run's name, for hints.
-        probe: Its id, or a part of it; None: the only one.
+        probe: Its id, or a part of it (of a drive or port: its name); None: the only
+            one.
         ask: Asks which one of several; None: nobody is there to ask.
         unlock: Erase a locked chip to unlock it.
         everything: Don't trust what is in flash: write all of it.
         progress: Called with 0..1 while writing.
-        before_start: Called when the image is verified, before it runs.
+        before_start: Called before the image runs.
     """
 
     run: str
