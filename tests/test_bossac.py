@@ -118,8 +118,8 @@ def test_the_image_is_behind_the_bootloader_and_starts(
     ("options", "key", "cause"),
     [
         ({"silent": True}, "no-bootloader", "No device found on"),
-        ({"deaf_to": "Y"}, "bossac", "SAM-BA operation failed"),
-        ({"unplugged_after": 1}, "bossac", "disappeared"),
+        ({"deaf_to": "Y"}, "bossac-failed", "SAM-BA operation failed"),
+        ({"unplugged_after": 1}, "bossac-failed", "disappeared"),
     ],
 )
 def test_what_goes_wrong_at_the_board(

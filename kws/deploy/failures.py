@@ -58,7 +58,7 @@ FAILURES = {
         "kws flash {run} --board {board} --tool pyocd",
         2,
     ),
-    "bossac": Failure(
+    "bossac-failed": Failure(
         "bossac failed: flash may hold an incomplete image",
         "Press the board's button twice, quickly, until its orange LED pulses; then: "
         "kws flash {run} --board {board} --tool bossac",

@@ -94,7 +94,7 @@ def program(image: Path, board: Board, job: Job) -> Programmed:
     device = re.search(r"^Device\s*: (.*?)\s*$", said, re.MULTILINE)
     if device is None or device[1] != options["device"]:
         cause = f"it wrote to another chip: {device[1] if device else said[-200:]}"
-        raise BoardError("bossac", cause, **names)
+        raise BoardError("bossac-failed", cause, **names)
     job.progress(1.0)
     return Programmed("everything", len(data), f"{EXECUTABLE} {port}")
 
@@ -191,7 +191,7 @@ def _run(line: list[str], port: str, names: dict[str, str]) -> str:
                     continue
             running.kill()
             cause = f"{port} disappeared" if gone else f"no end in {TIMEOUT_S} s"
-            raise BoardError("bossac", cause, **names)
+            raise BoardError("bossac-failed", cause, **names)
     if running.returncode != 0:
         raise explain(error or said[-200:], names)
     return said
@@ -201,4 +201,4 @@ def explain(said: str, names: dict[str, str]) -> BoardError:
     """The failure that bossac's last words stand for."""
     cause = " ".join(said.split())
     found = (key for text, key in MESSAGES.items() if text in cause)
-    return BoardError(next(found, "bossac"), cause, **names)
+    return BoardError(next(found, "bossac-failed"), cause, **names)
