@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from kws.deploy.boards import Board
+from kws.deploy.choice import Ask, Found
 from kws.deploy.failures import BoardError
-from kws.deploy.runners import Ask, Found
 from kws.errors import KwsError
 
 READ_S = 0.2

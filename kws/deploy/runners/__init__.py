@@ -24,11 +24,13 @@ A board names its runner in board.toml; this folder's listing is the registry.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
 from kws.deploy.boards import runner_names
+from kws.deploy.choice import Ask as Ask
+from kws.deploy.choice import Found as Found
 from kws.errors import KwsError
 
 
@@ -45,23 +47,6 @@ class Outcome:
     exit_code: int | None
     text: str
     wall_s: float
-
-
-@dataclass(frozen=True)
-class Found:
-    """A probe, port or drive to choose from.
-
-    Args:
-        id: What the user types.
-        title: What it is.
-    """
-
-    id: str
-    title: str
-
-
-# Lets a person choose one of several; returns its index.
-Ask = Callable[[str, Sequence[Found]], int]
 
 
 @dataclass(frozen=True)
