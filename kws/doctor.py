@@ -76,6 +76,7 @@ def checks() -> list[Check]:
         _cross_compiler(),
         _qemu(),
         _tool("openocd", "programming boards that pyOCD has no target for"),
+        _bossac(),
         _tool("ffmpeg", "M4A, AAC and WMA recordings"),
         _tool("openssl", "recording with a phone (kws data record --phone)"),
         _tool("node", "the Pico's image in rp2040js (tests)", "nodejs"),
@@ -171,6 +172,18 @@ def _tool(name: str, purpose: str, package: str = "") -> Check:
         shutil.which(name) or "",
         purpose,
         f"apt-get install {package or name}   (macOS: brew install {name})",
+    )
+
+
+def _bossac() -> Check:
+    from kws.deploy.failures import FAILURES
+    from kws.deploy.runners import bossac
+
+    return _optional(
+        bossac.EXECUTABLE,
+        "; ".join(map(str, bossac.programs())),
+        "a Nano 33 BLE without a debug probe (kws flash --tool bossac)",
+        FAILURES["no-bossac"].hint,
     )
 
 

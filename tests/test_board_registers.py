@@ -214,19 +214,44 @@ def test_stm32_lost_audio_is_counted_and_the_dma_starts_again(
     assert monitor.parse(text).beats[-1].overruns == (1 + 2 + 2) * HALF
 
 
-def test_pico2_lost_audio_is_counted(images: dict[str, Path]) -> None:
-    """Its DMA goes round whether or not an interrupt is served."""
+@pytest.mark.parametrize("late", [1, 2, 3, 20])
+def test_pico2_lost_audio_is_counted(late: int, images: dict[str, Path]) -> None:
+    """Its DMA goes round whether or not an interrupt is served; after two half-buffers
+    it is where it was."""
     rng = np.random.default_rng(1)
     chip = pico2(images, rng.integers(1500, 2500, 200 * 4 * HALF).astype(np.uint16))
     heard = handed_over(chip)
     chip.run(100)
     before = len(heard)
-    chip.half()  # and the one before waits for its interrupt still
+    for _ in range(late):  # and the one before waits for its interrupt still
+        chip.half()
     chip.run(30)
     assert len(heard) > before + 10
     text = until_asleep(chip)
-    assert len(heard) == 199
-    assert monitor.parse(text).beats[-1].overruns == HALF
+    assert len(heard) == 200 - late
+    assert monitor.parse(text).beats[-1].overruns == late * HALF
+
+
+@pytest.mark.parametrize("late", [1, 2, 5])
+def test_nrf_lost_audio_is_counted(late: int, images: dict[str, Path]) -> None:
+    """EasyDMA fills the same half-buffer again; the one before it is whole."""
+    rng = np.random.default_rng(1)
+    audio = rng.integers(-3000, 3000, 200 * HALF).astype(np.int16)
+    chip = nrf("nrf52840dk", images, audio)
+    heard = handed_over(chip)
+    chip.run(100)
+    before = len(heard)
+    for _ in range(late):  # and the one before waits for its interrupt still
+        chip.half()
+    chip.run(30)
+    text = until_asleep(chip)
+    assert len(heard) == 200 - late
+    assert monitor.parse(text).beats[-1].overruns == late * HALF
+    # What was lost is what came after the one that was handed over next.
+    gone = slice((before + 1) * HALF, (before + 1 + late) * HALF)
+    kept = np.delete(audio, np.r_[gone])
+    whole = levelled(kept, 10, NRF_GAIN, 1).reshape(-1, HALF)
+    assert all(np.array_equal(a, b) for a, b in zip(heard, whole, strict=True))
 
 
 # --- sleep ----------------------------------------------------------------------------

@@ -34,13 +34,14 @@ from kws import bundle as bundles
 from kws.cli import _ask
 from kws.deploy import boards, build, elf, flash, frame, monitor, serial_port, uf2
 from kws.deploy.failures import FAILURES, BoardError
-from kws.deploy.runners import Found, Job, openocd, qemu
+from kws.deploy.runners import Found, Job, bossac, openocd, qemu
 from kws.deploy.runners import pyocd as runner
 from kws.deploy.runners import uf2 as uf2_runner
 from kws.errors import KwsError
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "flashing.md"
 DK = boards.load("nrf52840dk")
+NANO = boards.load("nano33ble")
 PICO = boards.load("pico")
 JOB = Job(run="runs/tiny")
 CODE, MODEL = bytes(range(256)) * 8, b"weights!" * 64
@@ -101,6 +102,36 @@ class Provoke:
     def no_openocd(self) -> Any:
         self.patch.setenv("PATH", str(self.folder))
         return openocd.missing()
+
+    def no_bossac(self) -> Any:
+        self.patch.setenv("PATH", str(self.folder))
+        self.patch.setenv("HOME", str(self.folder))
+        return bossac.missing()
+
+    def bootloader(self, board: boards.Board, tool: str = "") -> Any:
+        """A Nano's bootloader at a port, and a bossac that says no more than this."""
+        program = self.folder / "bossac"
+        program.write_text(f"#!/bin/sh\n# nRF52840-QIAA\n{tool}\nexit 1\n")
+        program.chmod(0o755)
+        self.patch.setattr(bossac, "programs", lambda: [program])
+        ports = [(Found("/dev/ttyACM0", "Nano"), "2341:005a")] if tool else []
+        self.patch.setattr(serial_port, "ports", lambda: ports)
+        with pytest.raises(KwsError) as caught:
+            bossac.program(self.image, board, JOB)
+        return caught.value
+
+    def no_bootloader(self) -> Any:
+        said = "echo No device found on /dev/ttyACM0 >&2"
+        assert self.bootloader(NANO, said).key == "no-bootloader"
+        return self.bootloader(NANO)
+
+    def not_linked(self) -> Any:
+        table = NANO.options_of("bossac") | {"start": 0x26000}
+        tools = {**NANO.tools, "bossac": table}
+        return self.bootloader(dataclasses.replace(NANO, tools=tools))
+
+    def bossac_failed(self) -> Any:
+        return self.bootloader(NANO, "echo SAM-BA operation failed >&2")
 
     def no_probe(self) -> Any:
         return self.program(probes=[])
@@ -388,9 +419,6 @@ def test_a_locked_chip_is_unlocked_only_when_asked(
     with pytest.raises(KwsError, match="Only pyOCD unlocks") as refused:
         flash.program(bundles.load("kwt-tiny"), discovery, image.parent, job, "openocd")
     assert "--tool pyocd --unlock" in refused.value.hint
-
-
-NANO = boards.load("nano33ble")
 
 
 @pytest.mark.parametrize("answer", [0, 1, None])
@@ -759,7 +787,7 @@ def test_a_port_that_is_missing_does_not_undo_the_programming(
     built = SimpleNamespace(elf=image)
     monkeypatch.setattr(flash, "emit_and_build", lambda *_, **__: built)
     monkeypatch.setattr(serial_port, "ports", lambda: [])
-    with pytest.raises(KwsError, match="programmed and verified.*\n?.*No serial port"):
+    with pytest.raises(KwsError, match="programmed; .*\n?.*No serial port"):
         flash.program(bundles.load("kwt-tiny"), DK, tmp_path, JOB)
     assert not flash.interrupted(tmp_path)
 

@@ -28,6 +28,8 @@ from fuzzing import c_targets, readers  # noqa: E402
 from fuzzing.c_targets import TARGETS  # noqa: E402
 from fuzzing.readers import READERS  # noqa: E402
 
+from kws.bundle import write_atomic  # noqa: E402
+
 NAMES = [*TARGETS, *READERS]
 Counts = dict[str, tuple[int, float]]  # name -> executions, seconds
 
@@ -50,10 +52,10 @@ def main() -> int:
         for _ in range(given.rounds if given.seconds else 0):
             for name in in_c:
                 crash += run_target(name, given.work / name, given.seconds, done)
-                counts.write_text(json.dumps(done))
+                write_atomic(counts, json.dumps(done).encode())
             if in_python:
                 crash += run_readers(in_python, given.seconds, done)
-                counts.write_text(json.dumps(done))
+                write_atomic(counts, json.dumps(done).encode())
             if crash:
                 print(crash, file=sys.stderr)
                 break

@@ -8,9 +8,9 @@
 #
 # KWS_SETUP_ZIG=1 installs zig beside gcc (the tests build every board with both), what
 # tests read and speak audio with (ffmpeg, espeak-ng, and Pico, which is built from C in
-# seconds), openssl, which makes a page's certificate, PortAudio, the browser that they
-# open pages in (chromium with chromium-driver, about 120 MB), and the compiler that they
-# fuzz with (clang with its runtime, about 50 MB).
+# seconds), openssl, which makes a page's certificate, bossac, PortAudio, the browser
+# that they open pages in (chromium with chromium-driver, about 120 MB), and the compiler
+# that they fuzz with (clang with its runtime, about 50 MB).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -101,6 +101,8 @@ if [ "${KWS_SETUP_ZIG:-}" = 1 ]; then
     command -v "$tool" >/dev/null || apt_install "$tool" ||
       say "$tool can't be had here; its test will be skipped"
   done
+  command -v bossac >/dev/null || apt_install bossa-cli ||
+    say "bossac can't be had here; its tests will be skipped, or fail"
   .venv/bin/python -c 'import sounddevice' 2>/dev/null || apt_install libportaudio2 ||
     say "PortAudio can't be had here; its test will be skipped"
   .venv/bin/python -c 'import ttspico' 2>/dev/null ||

@@ -6,6 +6,8 @@ them: Python, HDF5, TensorFlow; each subprocess; each step of a debug probe; the
 port. The n-th fails (no room, input/output error; a subprocess does not start), or,
 with --kill, is the last that the process does.
 
+Each n is told as it is done, for a run that is ended before its last.
+
 What has to hold, each time: the command says in one message that it failed, or has done
 all of it; nothing half is taken for whole afterwards; and the same command again ends
 as if nothing had been.
@@ -496,6 +498,8 @@ def torture(
             tail = ended.text.strip()[-700:]
             problems.append(f"{verb}, {n} ({ended.name}): {wrong}\n{tail}")
             print(f"FAILED: {problems[-1]}", flush=True)
+        else:
+            print(f"{verb}, {n} ({ended.name}): {ended.code}, then whole", flush=True)
     return len(only or numbers), problems
 
 

@@ -40,6 +40,29 @@ FAILURES = {
         "apt-get install openocd   (macOS: brew install openocd)",
         2,
     ),
+    "no-bossac": Failure(
+        "No bossac was found that knows this board's chip",
+        "arduino-cli core install arduino:mbed_nano   (or, in Arduino's IDE, the board "
+        "package Arduino Mbed OS Nano Boards)",
+        2,
+    ),
+    "no-bootloader": Failure(
+        "Arduino's bootloader was not found",
+        "Press the board's button twice, quickly, until its orange LED pulses; then: "
+        "kws flash {run} --board {board} --tool bossac",
+        2,
+    ),
+    "not-linked": Failure(
+        "The image is not linked to where Arduino's bootloader starts it",
+        "Mend flash_origin in {board}'s board.toml; or, with a debug probe: "
+        "kws flash {run} --board {board} --tool pyocd",
+        2,
+    ),
+    "bossac-failed": Failure(
+        "bossac failed: flash may hold an incomplete image",
+        "Press the board's button twice, quickly, until its orange LED pulses; then: "
+        "kws flash {run} --board {board} --tool bossac",
+    ),
     "no-probe": Failure(
         "No debug probe was found for {board}",
         "Plug it in, with a cable that carries data; then: kws doctor",

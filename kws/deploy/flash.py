@@ -294,10 +294,9 @@ def program(
     with contextlib.ExitStack() as stack:
         opened: list[serial_port.Port] = []
 
-        def verified() -> None:
-            """Flash is whole. Listen before the board starts: it says hello once."""
+        def starts() -> None:
+            """Listen before the board starts: it says hello once."""
             nonlocal problem
-            (out / MARKER).unlink(missing_ok=True)
             try:
                 name = serial_port.find(board, job.run, port, job.ask)
                 opened.append(
@@ -309,16 +308,17 @@ def program(
         write_atomic(out / MARKER, json.dumps(marker).encode())
         try:
             programmed = runner.program(
-                image.elf, board, dataclasses.replace(job, before_start=verified)
+                image.elf, board, dataclasses.replace(job, before_start=starts)
             )
         except BoardError as failure:
             if failure.exit_code == 2 and not before:  # nothing was begun
                 (out / MARKER).unlink(missing_ok=True)
             raise
+        (out / MARKER).unlink(missing_ok=True)  # flash is whole
         if problem is not None:
             raise KwsError(
-                "The board was programmed and verified; what it says at boot could not "
-                f"be read. {problem.message}",
+                "The board was programmed; what it says at boot could not be read. "
+                f"{problem.message}",
                 problem.hint,
                 exit_code=1,
             )

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from kws.deploy.boards import Board
+from kws.deploy.choice import Ask, Found
 from kws.deploy.failures import BoardError
-from kws.deploy.runners import Ask, Found
 from kws.errors import KwsError
 
 READ_S = 0.2
@@ -51,7 +51,9 @@ def find(board: Board, run: str, wanted: str | None, ask: Ask | None) -> str:
         raise error
     if wanted is not None:
         return wanted
-    found = ports()
+    # A bootloader's own port goes when the firmware starts, which has none.
+    silent = board.options_of("bossac").get("bootloader", ())
+    found = [(port, ids) for port, ids in ports() if ids not in silent]
     ours = [port for port, ids in found if ids in board.usb.ids]
     if not ours:
         ours = [port for port, _ in found]
@@ -65,6 +67,17 @@ def find(board: Board, run: str, wanted: str | None, ask: Ask | None) -> str:
         listed = "; ".join(f"{port.id} ({port.title})" for port in ours)
         raise BoardError("several-ports", f"found {listed}", **names)
     return ours[ask("Which serial port?", ours)].id
+
+
+def not_opened(error: Exception, **names: str) -> BoardError:
+    """The failure that a port which can't be opened stands for."""
+    number = getattr(error, "errno", None)
+    key = "port-busy"
+    if number in (errno.EACCES, errno.EPERM):
+        key = "port-permission"
+    elif number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        key = "no-port"
+    return BoardError(key, str(error), **names)
 
 
 class Port:
@@ -89,13 +102,7 @@ class Port:
                 name, board.usb.baud, timeout=READ_S, exclusive=True
             )
         except (serial.SerialException, OSError, ValueError) as error:
-            number = getattr(error, "errno", None)
-            key = "port-busy"
-            if number in (errno.EACCES, errno.EPERM):
-                key = "port-permission"
-            elif number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-                key = "no-port"
-            raise BoardError(key, str(error), **self._names) from error
+            raise not_opened(error, **self._names) from error
 
     def __enter__(self) -> Port:
         return self

@@ -51,6 +51,11 @@ class Nrf52840(Machine):
             self.values[f"UARTE0_PSEL_{line}"] = 0xFFFFFFFF
         self.on_read["CLOCK_HFCLKSTAT"] = lambda: 0x10001 if crystal else 0x10000
         self.on_write["PDM_TASKS_START"] = self._start
+        self.count, self.counting = 7, True  # of TIMER1, as a bootloader left it
+        self.on_write["TIMER1_TASKS_CLEAR"] = self._clear
+        self.on_write["TIMER1_TASKS_START"] = lambda value: self._timer(True)
+        self.on_write["TIMER1_TASKS_STOP"] = lambda value: self._timer(False)
+        self.on_write["TIMER1_TASKS_CAPTURE0"] = self._capture
         self.on_write["UARTE0_TASKS_STARTTX"] = self._send
         self.on_read[ENDTX] = self._waited_for
 
@@ -116,10 +121,32 @@ class Nrf52840(Machine):
             self.values["PDM_SAMPLE_MAXCNT"],
         )
 
+    def _clear(self, value: int) -> None:
+        self.count = 0
+
+    def _timer(self, counting: bool) -> None:
+        self.counting = counting
+
+    def _capture(self, value: int) -> None:
+        self.values["TIMER1_CC0"] = self.count
+
+    def _counts(self, name: str) -> bool:
+        """Whether the PPI sends this event to TIMER1, and that counts."""
+        task = self.addresses.get("TIMER1_TASKS_COUNT")
+        return (
+            self.counting
+            and self.values.get("PPI_CHENSET", 0) & 1 == 1
+            and self.values["PPI_CH_EEP"] == self.addresses.get(name)
+            and self.values["PPI_CH_TEP"] == task
+            and self.values["TIMER1_MODE"] == 2
+            and self.values["TIMER1_BITMODE"] == 3
+        )
+
     def _raise_events(self, names: tuple[str, ...]) -> None:
         wanted = {STARTED: 1, END: 4}
         for name in names:
             self.values[name] = 1
+            self.count += self._counts(name)
             if self.values.get("PDM_INTENSET", 0) & wanted[name]:
                 self.pending.add(PDM_IRQ)
 
@@ -130,9 +157,18 @@ class Nrf52840(Machine):
             address, count = self.buffer
             if len(self.audio) < count or count == 0:
                 raise Asleep
-            assert address % 4 == 0, "EasyDMA takes words"
-            self.core.mem_write(address, self.audio[:count].astype("<i2").tobytes())
-            self.audio = self.audio[count:]
-            self._take_over()
+            self._fill()
             self.coming = list(self.events)
         self._raise_events(self.coming.pop(0))
+
+    def _fill(self) -> None:
+        address, count = self.buffer
+        assert address % 4 == 0, "EasyDMA takes words"
+        self.core.mem_write(address, self.audio[:count].astype("<i2").tobytes())
+        self.audio = self.audio[count:]
+        self._take_over()
+
+    def half(self) -> None:
+        """A half-buffer is filled, and the next one begun."""
+        self._fill()
+        self._raise_events((END, STARTED))

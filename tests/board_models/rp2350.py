@@ -213,13 +213,12 @@ class Rp2350(Machine):
         assert source == self.addresses["ADC_FIFO"]
 
     def _chain(self) -> None:
-        """Channel 1 sends channel 0 to the next address of a ring of two."""
+        """Channel 1 sends channel 0 to the next address of a ring."""
         control = self.values["DMA_CH1_AL1_CTRL"]
         assert control & 1
         assert control >> 2 & 3 == 2  # words
         assert control >> 13 & 0xF == 1  # to itself: to none
         assert control >> 17 & 0x3F == 63
-        assert control & 1 << 23  # without an interrupt
         assert self.values["DMA_CH1_TRANS_COUNT"] == 1
         target = self.values["DMA_CH1_WRITE_ADDR"]
         assert target == self.addresses["DMA_CH0_AL2_WRITE_ADDR_TRIG"]
@@ -247,8 +246,10 @@ class Rp2350(Machine):
         at = self.values["DMA_CH0_WRITE_ADDR"]
         self.core.mem_write(at, data.astype("<u2").tobytes())
         self._chain()
-        self.interrupts |= 1
-        if self.values["DMA_INTE0"] & 1:
+        quiet = self.values["DMA_CH1_AL1_CTRL"] & 1 << 23
+        ended = 1 if quiet else 3  # channels that tell of their end
+        self.interrupts |= ended & self.values["DMA_INTE0"]
+        if self.interrupts:
             self.pending.add(DMA_IRQ)
 
     # --- time -------------------------------------------------------------------------

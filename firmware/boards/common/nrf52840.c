@@ -3,7 +3,8 @@
  * Their board_config.h gives the pins (32 * port + pin), the gain, and whether there is
  * a coil for the DC/DC regulator. The PDM block makes 16 kHz samples by itself (1.28
  * MHz / 80) and its EasyDMA writes them into one of two half-buffers while the other is
- * handed over.
+ * handed over. A timer counts the half-buffers that EasyDMA begins, for an interrupt
+ * only says that it has begun some.
  */
 #include "nrf52840.h"
 
@@ -13,7 +14,8 @@
 
 /* EasyDMA writes words. */
 static _Alignas(4) int16_t halves[2][LIVE_HALF_BUFFER];
-static uint32_t started; /* half-buffers that EasyDMA has begun */
+static uint32_t started; /* half-buffers that EasyDMA has begun, in time or not */
+static uint32_t turns;   /* how often an interrupt was in time for one of them */
 static _Alignas(4) volatile uint8_t incoming[4]; /* a byte that EasyDMA has taken in */
 static uint32_t sending; /* bytes of text that EasyDMA is sending */
 
@@ -171,6 +173,14 @@ int kws_board_audio_start(void) {
   PDM_SAMPLE_PTR = (uint32_t)(uintptr_t)halves[0];
   PDM_SAMPLE_MAXCNT = LIVE_HALF_BUFFER;
   PDM_EVENTS_STARTED = 0;
+  TIMER1_TASKS_STOP = 1;
+  TIMER1_TASKS_CLEAR = 1;
+  TIMER1_MODE = TIMER1_MODE_MODE_LOWPOWERCOUNTER;
+  TIMER1_BITMODE = TIMER1_BITMODE_BITMODE_32BIT;
+  TIMER1_TASKS_START = 1;
+  PPI_CH_EEP = (uint32_t)(uintptr_t)&PDM_EVENTS_STARTED;
+  PPI_CH_TEP = (uint32_t)(uintptr_t)&TIMER1_TASKS_COUNT;
+  PPI_CHENSET = PPI_CHENSET_CH0_SET;
   PDM_INTENSET = PDM_INTENSET_STARTED_SET;
   PDM_ENABLE = PDM_ENABLE_ENABLE_ENABLED;
   NVIC_ISER0 = 1u << PDM_IRQ;
@@ -181,14 +191,24 @@ int kws_board_audio_start(void) {
 /* STARTED: EasyDMA has taken over the address of the next half-buffer and fills it, so
  * the one before is complete, and its address may be set for the time after. END says
  * the same of the one before; whether it comes earlier or later is not specified, so
- * nothing depends on it. (The last sample is read long after this starts.) */
+ * nothing depends on it. (The last sample is read long after this starts.)
+ *
+ * Too late, EasyDMA has begun the same half-buffer again, and written over what it had;
+ * the other one is older and whole. */
 void board_microphone(void) {
   if (PDM_EVENTS_STARTED == 0) return;
   PDM_EVENTS_STARTED = 0;
   (void)PDM_EVENTS_STARTED; /* the cleared event reaches the interrupt controller */
-  int16_t *const other = halves[(started + 1) % 2];
+  TIMER1_TASKS_CAPTURE(0) = 1;
+  const uint32_t now = TIMER1_CC(0);
+  const uint32_t begun = now - started;
+  started = now;
+  if (begun == 0) return; /* it came while the last one was looked for */
+  int16_t *const other = halves[(turns + 1) % 2];
   PDM_SAMPLE_PTR = (uint32_t)(uintptr_t)other;
-  if (started++ == 0) return;
-  for (int i = 0; i < LIVE_HALF_BUFFER; i++) other[i] = live_sample(other[i]);
-  live_half_buffer(other);
+  if (turns++ > 0) {
+    for (int i = 0; i < LIVE_HALF_BUFFER; i++) other[i] = live_sample(other[i]);
+    live_half_buffer(other);
+  }
+  if (begun > 1) live_lost(begun - 1);
 }

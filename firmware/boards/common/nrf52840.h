@@ -105,5 +105,19 @@
 #define PDM_SAMPLE_PTR                       REGISTER(0x4001d560u)
 #define PDM_SAMPLE_MAXCNT                    REGISTER(0x4001d564u)
 #define PDM_IRQ                              29
+#define PPI_CHENSET                          REGISTER(0x4001f504u)
+#define PPI_CHENSET_CH0_SET                  (1u << 0)
+#define PPI_CH_EEP                           REGISTER(0x4001f510u)
+#define PPI_CH_TEP                           REGISTER(0x4001f514u)
+#define TIMER1_TASKS_START                   REGISTER(0x40009000u)
+#define TIMER1_TASKS_STOP                    REGISTER(0x40009004u)
+#define TIMER1_TASKS_COUNT                   REGISTER(0x40009008u)
+#define TIMER1_TASKS_CLEAR                   REGISTER(0x4000900cu)
+#define TIMER1_TASKS_CAPTURE(n)              REGISTER(0x40009040u + 0x4u * (n))
+#define TIMER1_MODE                          REGISTER(0x40009504u)
+#define TIMER1_MODE_MODE_LOWPOWERCOUNTER     (2u << 0)
+#define TIMER1_BITMODE                       REGISTER(0x40009508u)
+#define TIMER1_BITMODE_BITMODE_32BIT         (3u << 0)
+#define TIMER1_CC(n)                         REGISTER(0x40009540u + 0x4u * (n))
 
 #endif

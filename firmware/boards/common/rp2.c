@@ -7,7 +7,8 @@
  * program for the PIO. It samples at 64 kHz, paced by its own divider; decimate.c makes
  * 16 kHz of it. One DMA channel fills the half-buffers; when one is full, a second
  * channel sends it to the other, and round again: the DMA stays in these two even where
- * no interrupt is ever served (a debugger has stopped the core).
+ * no interrupt is ever served (a debugger has stopped the core). How far the second
+ * channel has come says how many were filled: an interrupt only says that some were.
  */
 #include "rp2.h"
 
@@ -24,13 +25,17 @@ enum {
   UART_FIFO = 32,
   UART_DIVIDER = 6 * 64 + 33, /* 12 MHz / (16 * 115200) = 6.51, in 64ths */
   SLEEP_DIVIDER = 8,          /* the UART wants clk_sys faster than 3/5 of its clock */
-  CHANNEL_0 = 1,              /* bit of DMA_INTS0 */
+  CHANNEL_1 = 1 << 1,         /* bit of DMA_INTS0 */
+  TURNS = 32,                 /* of half-buffers, until their count begins anew */
+  TURNS_BITS = 7,             /* ... in bytes, of addresses of four */
 };
 
 static volatile uint16_t raw[2][HALF_RAW];
 /* Where channel 0 goes on. Channel 1 reads them in turn: its address wraps at their
  * size, so they are aligned to it. */
-static _Alignas(8) volatile uint16_t *const go_on[2] = {raw[1], raw[0]};
+#define FOUR raw[1], raw[0], raw[1], raw[0]
+static _Alignas(1 << TURNS_BITS) volatile uint16_t *const go_on[TURNS] = {
+    FOUR, FOUR, FOUR, FOUR, FOUR, FOUR, FOUR, FOUR};
 static uint32_t completed; /* half-buffers, those that were lost included */
 static int16_t wide[HALF_RAW];
 static decimate_t decimator;
@@ -177,15 +182,16 @@ int kws_board_audio_start(void) {
   DMA_CH1_WRITE_ADDR = (uint32_t)(uintptr_t)&DMA_CH0_AL2_WRITE_ADDR_TRIG;
   DMA_CH1_TRANS_COUNT = 1;
   /* Chained to itself: to none. Not started yet. */
-  DMA_CH1_AL1_CTRL = DMA_CH0_CTRL_TRIG_EN | DMA_CH0_CTRL_TRIG_DATA_SIZE_SIZE_WORD |
-                     DMA_CH0_CTRL_TRIG_INCR_READ | DMA_CH0_CTRL_TRIG_RING_SIZE(3) |
-                     DMA_CH0_CTRL_TRIG_CHAIN_TO(1) |
-                     DMA_CH0_CTRL_TRIG_TREQ_SEL_PERMANENT | DMA_CH0_CTRL_TRIG_IRQ_QUIET;
+  DMA_CH1_AL1_CTRL =
+      DMA_CH0_CTRL_TRIG_EN | DMA_CH0_CTRL_TRIG_DATA_SIZE_SIZE_WORD |
+      DMA_CH0_CTRL_TRIG_INCR_READ | DMA_CH0_CTRL_TRIG_RING_SIZE(TURNS_BITS) |
+      DMA_CH0_CTRL_TRIG_CHAIN_TO(1) | DMA_CH0_CTRL_TRIG_TREQ_SEL_PERMANENT;
   DMA_CH0_READ_ADDR = (uint32_t)(uintptr_t)&ADC_FIFO;
   DMA_CH0_WRITE_ADDR = (uint32_t)(uintptr_t)raw[0];
   DMA_CH0_TRANS_COUNT = HALF_RAW;
-  DMA_INTS0 = CHANNEL_0;
-  DMA_INTE0 = CHANNEL_0;
+  /* Channel 1's interrupt: its address is then past the half-buffer that is full. */
+  DMA_INTS0 = CHANNEL_1;
+  DMA_INTE0 = CHANNEL_1;
   let_in(DMA_IRQ_0_IRQ);
   DMA_CH0_CTRL_TRIG = DMA_CH0_CTRL_TRIG_EN | DMA_CH0_CTRL_TRIG_DATA_SIZE_SIZE_HALFWORD |
                       DMA_CH0_CTRL_TRIG_INCR_WRITE | DMA_CH0_CTRL_TRIG_CHAIN_TO(1) |
@@ -200,19 +206,18 @@ static void half_complete(const volatile uint16_t *half) {
   live_half_buffer(wide);
 }
 
-/* The half in which channel 0 is. At the end of one it is on its way to the other. */
-static uint32_t filling(void) {
-  const uint32_t at = DMA_CH0_WRITE_ADDR - (uint32_t)(uintptr_t)raw;
-  return at >= sizeof raw[0] && at < sizeof raw;
+/* Half-buffers that were filled since the last one that was handed over. */
+static uint32_t filled(void) {
+  const uint32_t at = DMA_CH1_READ_ADDR - (uint32_t)(uintptr_t)go_on;
+  return (at / sizeof go_on[0] - completed) % TURNS;
 }
 
 void board_microphone(void) {
   if (DMA_INTS0 == 0) return;
-  DMA_INTS0 = CHANNEL_0;
-  if (filling() == completed % 2) { /* so late that it is written over already */
-    live_lost(1);
-    completed++;
-  }
-  half_complete(raw[completed % 2]);
-  completed++;
+  DMA_INTS0 = CHANNEL_1;
+  const uint32_t n = filled();
+  if (n == 0) return;          /* it came while the last one was looked for */
+  if (n > 1) live_lost(n - 1); /* so late that they are written over already */
+  completed += n;
+  half_complete(raw[(completed - 1) % 2]);
 }

@@ -15,7 +15,8 @@ An emulator also has
 and a tool for real boards
 
     def program(image: Path, board: Board, job: Job) -> Programmed
-        Write the image, verify it, call job.before_start, start it.
+        Write the image, verify it, call job.before_start, start it. Where what takes
+        the image starts it as well, before_start is called before that.
 
 A board names its runner in board.toml; this folder's listing is the registry.
 """
@@ -23,11 +24,13 @@ A board names its runner in board.toml; this folder's listing is the registry.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
 from kws.deploy.boards import runner_names
+from kws.deploy.choice import Ask as Ask
+from kws.deploy.choice import Found as Found
 from kws.errors import KwsError
 
 
@@ -47,34 +50,18 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A probe, port or drive to choose from.
-
-    Args:
-        id: What the user types.
-        title: What it is.
-    """
-
-    id: str
-    title: str
-
-
-# Lets a person choose one of several; returns its index.
-Ask = Callable[[str, Sequence[Found]], int]
-
-
-@dataclass(frozen=True)
 class Job:
     """What a real board's runner needs to know besides image and board.
 
     Args:
         run: The run's name, for hints.
-        probe: Its id, or a part of it; None: the only one.
+        probe: Its id, or a part of it (of a drive or port: its name); None: the only
+            one.
         ask: Asks which one of several; None: nobody is there to ask.
         unlock: Erase a locked chip to unlock it.
         everything: Don't trust what is in flash: write all of it.
         progress: Called with 0..1 while writing.
-        before_start: Called when the image is verified, before it runs.
+        before_start: Called before the image runs.
     """
 
     run: str
