@@ -336,7 +336,7 @@ def _boot(
     following = monitor.Monitor(float, expected, image, board=board.name, run=name)
     said = bytearray()
     end = time.monotonic() + BOOT_S  # whatever chatters there
-    for data in port.read(BOOT_S):
+    for data in port.read(lambda: BOOT_S):
         said += data
         following.feed(data)
         if following.known and following.passed:
