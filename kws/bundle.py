@@ -80,7 +80,7 @@ class Bundle:
             raise KwsError(
                 f"model.tflite is larger than {MAX_MODEL_BYTES} bytes. "
                 f"Received: {self.model_path}",
-                "Use a smaller network (kws train --preset kwt-tiny).",
+                "Use a smaller network: kws train --preset kwt-tiny --out runs/tiny",
             )
         return self.model_path.read_bytes()
 
@@ -245,7 +245,7 @@ def read_json(path: Path) -> Any:
     if path.stat().st_size > MAX_JSON_BYTES:
         raise KwsError(
             f"{path.name} is larger than {MAX_JSON_BYTES} bytes. Received: {path}",
-            "This is not a file that kws wrote.",
+            "Copy the run again: something else has written this file.",
         )
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 import kws as kws_package
 from kws import cli as cli_package
 from kws.cli import _options, cli
+from kws.cli._hints import as_typed
 from kws.deploy import boards
 
 VERBS = cli.list_commands(None)  # type: ignore[arg-type]
@@ -297,6 +298,51 @@ def test_a_path_in_a_hint_is_quoted() -> None:
                 ]
     assert found > 50
     assert bare == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint", "filled"),
+    [
+        (
+            "train --out 'my run' --preset x --words 'hey robot,no' --also a --also b",
+            "kws train --preset kwt-tiny ...",
+            "kws train --preset kwt-tiny --words 'hey robot,no' --out 'my run' "
+            "--also a --also b",
+        ),
+        (
+            "monitor kwt-tiny --board pico",
+            'kws monitor RUN --board BOARD --send "query"',
+            'kws monitor kwt-tiny --board pico --send "query"',
+        ),
+        (
+            "flash kwt-tiny --board qemu-m4 --keep --no-pace",
+            "cp -r kwt-tiny runs/ && kws flash runs/kwt-tiny ...   (a copy)",
+            "cp -r kwt-tiny runs/ && kws flash runs/kwt-tiny --board qemu-m4 --no-pace "
+            "--keep   (a copy)",
+        ),
+        (
+            "data import anna ben --out x",
+            "kws data import ... --out x-new",
+            "kws data import anna ben --out x-new",
+        ),
+        ("eval", "kws eval RUN --engine host", "kws eval RUN --engine host"),
+        ("--debug eval runs/a --engine x", "kws convert RUN", "kws convert runs/a"),
+        ("nonsense", "kws sweep RUN ...", "kws sweep RUN ..."),
+    ],
+)
+def test_a_hint_is_filled_in_with_what_was_typed(
+    typed: str, hint: str, filled: str
+) -> None:
+    """No RUN, BOARD or ... is left for the reader where the command line had it."""
+    assert as_typed(hint, cli, shlex.split(typed)) == filled
+
+
+def test_hints_are_shown_filled_in() -> None:
+    done = kws("monitor", "kwt-tiny", "--board", "nrf52840dk", "--send", "shout")
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        'Hint:  kws monitor kwt-tiny --board nrf52840dk --send "query"\n'
+    )
 
 
 def test_a_training_that_is_stopped_tells_how_to_go_on() -> None:

@@ -301,7 +301,7 @@ def test_a_board_of_another_kind_that_never_ends_its_line_is_no_endless_wait(
     result = wire.monitor(board)
     assert isinstance(result.exception, BoardError)
     assert result.exception.key == "silent"
-    assert "no line of kws" in result.exception.message
+    assert "no line that kws knows" in result.exception.message
 
 
 def test_a_port_that_takes_nothing_is_no_endless_wait(

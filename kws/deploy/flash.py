@@ -129,7 +129,7 @@ def with_hop(bundle: Bundle, hop_frames: int) -> Bundle:
         raise KwsError(
             f"The model runs every 1 to {frames} feature frames (its window). "
             f"Received: {hop_frames}",
-            f"kws flash {quoted(bundle.path)} --hop {frames} ...",
+            f"--hop {frames}",
         )
     detector = dataclasses.replace(bundle.recipe.detector, hop_frames=hop_frames)
     recipe = dataclasses.replace(bundle.recipe, detector=detector)

@@ -106,7 +106,7 @@ def serial(
                 if any(message["kind"] not in FOREIGN for message in messages):
                     understood = now
                 elif now - understood > sending.patience():
-                    cause = f"{found}: no line of kws in {SILENT_S:g} s"
+                    cause = f"{found}: in {SILENT_S:g} s no line that kws knows"
                     raise BoardError("silent", cause, **names)
                 if following.known and (line := sending.line(messages)) is not None:
                     opened.write(line)
@@ -147,7 +147,8 @@ class _Sending:
         """Enter replies. Returns a message for each reply that won't come any more."""
         for message in messages:
             number = message.get("to")
-            if message["kind"] == "reply" and self.asked.pop(number, None) is not None:
+            if message["kind"] == "reply" and number in self.asked:
+                del self.asked[number]
                 verb, *rest = self.send[number].split()
                 if verb == "verbosity" and message.get("status") == "ok":
                     self.quiet = rest == ["level=0"]
@@ -218,7 +219,8 @@ def emulated(
         if listened.problems:
             raise CheckFailed(
                 "The run is not a success: " + "; ".join(listened.problems),
-                f"kws flash {quoted(name)} --board {board.name} tells what to change",
+                f"kws flash {quoted(name)} --board {board.name}   (tells what to "
+                "change)",
             )
 
 
@@ -302,7 +304,7 @@ def _next(arrived: queue.Queue[np.ndarray], hint: str) -> np.ndarray:
         raise KwsError(
             f"The microphone gives no sound any more: nothing in {SILENT_S:g} s. "
             "It may be unplugged, or another program took it.",
-            f"Plug it in again; or, without one: {hint}",
+            f"{hint}   (or plug the microphone in again)",
         ) from None
 
 

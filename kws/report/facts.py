@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -292,7 +293,12 @@ def curves(bundle: Bundle) -> tuple[dict[str, Any], ...]:
         KwsError: there is none, or it is no table of epochs.
     """
     path = bundle.path / "results.csv"
-    hint = "kws train writes it, a line for each epoch"
+    # A training writes it, a line for each epoch.
+    new = f"runs/{bundle.path.name}" if bundle.shipped else f"{bundle.path}-new"
+    hint = shlex.join(
+        ["kws", "train", "--recipe", str(bundle.path / "recipe.toml"), "--out", new]
+        + datasets.remembered(bundle)
+    )
     if not path.is_file():
         raise KwsError(f"There are no training curves: no {path.name} in the run", hint)
     if path.stat().st_size > MAX_RESULTS_BYTES:
