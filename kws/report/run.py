@@ -120,8 +120,11 @@ def _missing(facts: Facts, part: str) -> str:
     """Why a part is not there, and what makes it."""
     reason = facts.missing.get(part, "Not known.")
     message, _, hint = reason.partition("\nHint: ")
-    told = f"<p>{text(message)}</p>"
-    return f'<div class="missing">{told}<p><code>{text(hint)}</code></p></div>'
+    line, _, remark = hint.partition("   (")
+    way = f"<p><code>{text(hint)}</code></p>"
+    if shell.is_command(line, "kws"):
+        way = shell.copied(line) + (f"<p>({text(remark)}</p>" if remark else "")
+    return f'<div class="missing"><p>{text(message)}</p>{way}</div>'
 
 
 def _training(facts: Facts) -> str:
