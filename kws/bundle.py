@@ -236,6 +236,24 @@ def _no_bundle(path: Path) -> KwsError:
     )
 
 
+def check_page(path: Path) -> Path:
+    """The file of a page, which nothing else is replaced by.
+
+    Raises:
+        KwsError: its name is not that of a page.
+
+    Example:
+        >>> check_page(Path("page.html")).name
+        'page.html'
+    """
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise KwsError(
+            f"A page is a .html. Received: --out {str(path)!r}",
+            f"--out {quoted(path.with_suffix('.html'))}",
+        )
+    return path
+
+
 def read_json(path: Path) -> Any:
     """Parse a small JSON file.
 
