@@ -196,6 +196,13 @@ def test_curves_that_are_not_there_come_with_the_training_that_makes_them(
         assert [options["data"]] == (clips or [None])
 
 
+def test_what_a_shipped_run_lacks_is_made_in_a_copy() -> None:
+    """kws calibrate refuses a shipped run, so no hint may send anybody there."""
+    found = facts.gather("kwt-tiny", facts.Asked(limit=1, boards=()))
+    assert "cp -r" in found.missing["operating"]
+    assert "kws calibrate runs/kwt-tiny " in found.missing["operating"]
+
+
 def test_names_are_text_whatever_they_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
