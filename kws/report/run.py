@@ -81,7 +81,7 @@ def _intro(facts: Facts) -> str:
                 f"{100 * after['miss_rate']:.1f} %",
                 f"of the words {term('missed', 'missed')} at "
                 f"{after['false_alarms_per_hour']:.1f} "
-                f"{term('alarms', 'false alarms an hour')}, on {after['hours']:.2f} h "
+                f"{term('alarms', 'false alarms')} an hour, on {after['hours']:.2f} h "
                 "of tapes that the thresholds were chosen on",
             )
         )
@@ -173,7 +173,7 @@ def _training(facts: Facts) -> str:
         parts.append(
             f'<p class="soft">{int(told.get("training_clips", 0)):,} training clips, '
             f"{int(told.get('parameters', 0)):,} parameters. Tuned: "
-            f"{term('qat', 'with the rounding to int8 in the loop')}.</p>"
+            f"with {term('qat', 'the rounding to int8')} in the loop.</p>"
         )
     logs = str(bundle.path / "tensorboard")
     if Path(logs).is_dir():
