@@ -80,7 +80,7 @@ class Bundle:
             raise KwsError(
                 f"model.tflite is larger than {MAX_MODEL_BYTES} bytes. "
                 f"Received: {self.model_path}",
-                "Use a smaller network (kws train --preset kwt-tiny).",
+                "Use a smaller network: kws train --preset kwt-tiny --out runs/tiny",
             )
         return self.model_path.read_bytes()
 
@@ -236,6 +236,24 @@ def _no_bundle(path: Path) -> KwsError:
     )
 
 
+def check_page(path: Path) -> Path:
+    """The file of a page, which nothing else is replaced by.
+
+    Raises:
+        KwsError: its name is not that of a page.
+
+    Example:
+        >>> check_page(Path("page.html")).name
+        'page.html'
+    """
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise KwsError(
+            f"A page is a .html. Received: --out {str(path)!r}",
+            f"--out {quoted(path.with_suffix('.html'))}",
+        )
+    return path
+
+
 def read_json(path: Path) -> Any:
     """Parse a small JSON file.
 
@@ -245,7 +263,7 @@ def read_json(path: Path) -> Any:
     if path.stat().st_size > MAX_JSON_BYTES:
         raise KwsError(
             f"{path.name} is larger than {MAX_JSON_BYTES} bytes. Received: {path}",
-            "This is not a file that kws wrote.",
+            "Copy the run again: something else has written this file.",
         )
     try:
         return json.loads(path.read_text(encoding="utf-8"))

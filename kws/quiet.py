@@ -53,7 +53,12 @@ def _without_notices() -> Iterator[None]:
     sys.stderr.flush()
     kept = os.dup(2)
     command = [sys.executable, "-I", "-S", "-c", FILTER, pattern]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=kept) as process:
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stderr=kept,
+        process_group=0,  # Ctrl-C is for this process: that one ends with its input
+    ) as process:
         assert process.stdin is not None
         os.dup2(process.stdin.fileno(), 2)
         process.stdin.close()

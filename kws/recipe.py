@@ -379,7 +379,7 @@ def load(name_or_path: str | Path, name: str | None = None) -> Recipe:
         raise KwsError(
             f"No such recipe.{maybe} Expected a preset ({', '.join(presets())}) or a "
             f".toml file. Received: {text!r}",
-            f"kws train --preset {close[0] if close else 'kwt-tiny'}",
+            f"kws train --preset {close[0] if close else 'kwt-tiny'} ...",
         )
     if path.stat().st_size > MAX_BYTES:
         raise KwsError(

@@ -142,5 +142,5 @@ def check_clip_seconds(seconds: float) -> None:
         raise KwsError(
             f"Bad [task] clip_seconds. Expected {SHORTEST_CLIP_S:g} to "
             f"{LONGEST_CLIP_S:g}. Received: {seconds:g}",
-            "kws train --clip-seconds 1.5",
+            "--clip-seconds 1.5",
         )

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,9 +20,13 @@ import small_corpus
 from click.testing import CliRunner
 
 import kws as kws_package
+from kws import bundle as bundles
 from kws import cli as cli_package
 from kws.cli import _options, cli
+from kws.cli._hints import as_typed
+from kws.data.audio import wav_bytes
 from kws.deploy import boards
+from kws.errors import KwsError
 
 VERBS = cli.list_commands(None)  # type: ignore[arg-type]
 
@@ -299,6 +304,51 @@ def test_a_path_in_a_hint_is_quoted() -> None:
     assert bare == []
 
 
+@pytest.mark.parametrize(
+    ("typed", "hint", "filled"),
+    [
+        (
+            "train --out 'my run' --preset x --words 'hey robot,no' --also a --also b",
+            "kws train --preset kwt-tiny ...",
+            "kws train --preset kwt-tiny --words 'hey robot,no' --out 'my run' "
+            "--also a --also b",
+        ),
+        (
+            "monitor kwt-tiny --board pico",
+            'kws monitor RUN --board BOARD --send "query"',
+            'kws monitor kwt-tiny --board pico --send "query"',
+        ),
+        (
+            "flash kwt-tiny --board qemu-m4 --keep --no-pace",
+            "cp -r kwt-tiny runs/ && kws flash runs/kwt-tiny ...   (a copy)",
+            "cp -r kwt-tiny runs/ && kws flash runs/kwt-tiny --board qemu-m4 --no-pace "
+            "--keep   (a copy)",
+        ),
+        (
+            "data import anna ben --out x",
+            "kws data import ... --out x-new",
+            "kws data import anna ben --out x-new",
+        ),
+        ("eval", "kws eval RUN --engine host", "kws eval RUN --engine host"),
+        ("--debug eval runs/a --engine x", "kws convert RUN", "kws convert runs/a"),
+        ("nonsense", "kws sweep RUN ...", "kws sweep RUN ..."),
+    ],
+)
+def test_a_hint_is_filled_in_with_what_was_typed(
+    typed: str, hint: str, filled: str
+) -> None:
+    """No RUN, BOARD or ... is left for the reader where the command line had it."""
+    assert as_typed(hint, cli, shlex.split(typed)) == filled
+
+
+def test_hints_are_shown_filled_in() -> None:
+    done = kws("monitor", "kwt-tiny", "--board", "nrf52840dk", "--send", "shout")
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        'Hint:  kws monitor kwt-tiny --board nrf52840dk --send "query"\n'
+    )
+
+
 def test_a_training_that_is_stopped_tells_how_to_go_on() -> None:
     @click.command()
     @_options.run
@@ -320,6 +370,37 @@ def test_what_the_system_refuses_is_one_message(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     assert str(tmp_path / "file") in done.stderr
     assert done.stderr.count("Hint:") == 1
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "emit run --out run",
+        "emit run --format web --out run/model.tflite",
+        "report run --fit none --clips 0 --out run/recipe.toml",
+        "tune run --out run",
+        "eval run --tape tape.wav --events tape.tsv",
+        "eval run --tape . --events tape.wav",
+        "eval run --tape tape.wav --truth said.txt --events said.txt",
+        "data import words --out words",
+    ],
+)
+def test_nothing_is_written_over_what_is_read(
+    typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`kws emit run --out run` once took the run's network away."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bundles.PRETRAINED / "kwt-tiny", "run")
+    Path("words/yes").mkdir(parents=True)
+    for name in ("tape.wav", "words/yes/anna_nohash_0.wav"):
+        Path(name).write_bytes(wav_bytes(small_corpus.tone(440, 16000, 4000)))
+    for name in ("tape.tsv", "said.txt"):
+        Path(name).write_text("start_s\tend_s\tword\n0.1\t0.9\tyes\n")
+    there = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    done = CliRunner().invoke(cli, shlex.split(typed))
+    assert isinstance(done.exception, KwsError), done.output
+    now = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert now == there
 
 
 def test_json_mistakes_are_json() -> None:

@@ -149,6 +149,100 @@ def _options(words: str) -> set[str] | None:
     return known
 
 
+# Whose argument is a hint, and which; names of values that hold some.
+HINTS = {"KwsError": 1, "CheckFailed": 1, "Failure": 1, "no_such": 3}
+HINTS |= {"NotUsable": 3, "_not_usable": 3}
+HOLDS_HINTS = re.compile(r"(?i)hint|mend$|ways_out|_convert$|^again$")
+ENDS = re.compile(
+    r"   \(|\n|\)|; |, |(?<!\.)\. |(?<!\.)\.$|$"
+)  # of a command in a sentence
+
+
+def test_a_command_in_a_hint_works_when_it_is_typed() -> None:
+    """Each `kws ...` in a hint is a verb with what it needs, and no more. Prose stands
+    in a remark behind it, ` ...` for what else was typed (kws/cli/_hints.py)."""
+    found, wrong = 0, []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for hint in _hints(ast.parse(path.read_text("utf-8"))):
+            for start in re.finditer(r"(?<![\w/.-])kws (?=[a-z-])", hint):
+                rest = hint[start.start() :]
+                end = ENDS.search(rest)
+                assert end is not None
+                found += 1
+                if problem := _untypable(rest[: end.start()]):
+                    wrong.append(f"{path.name}: {problem}: {hint}")
+    assert found > 150
+    assert wrong == []
+
+
+def _hints(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            place = HINTS.get(_name(node.func), len(node.args))
+            for value in node.args[place : place + 1]:
+                yield from _strings(value)
+            for keyword in node.keywords:
+                if keyword.arg == "hint":
+                    yield from _strings(keyword.value)
+        elif isinstance(node, ast.Assign) and any(
+            HOLDS_HINTS.search(_name(target)) for target in node.targets
+        ):
+            yield from _strings(node.value)
+
+
+def _strings(node: ast.expr) -> list[str]:
+    """What an expression may give; X for what is filled in."""
+    if isinstance(node, ast.Constant):
+        return [node.value] if isinstance(node.value, str) else []
+    if isinstance(node, ast.JoinedStr):
+        parts = [getattr(part, "value", None) for part in node.values]
+        return ["".join(p if isinstance(p, str) else "X" for p in parts)]
+    if isinstance(node, ast.IfExp):
+        return _strings(node.body) + _strings(node.orelse)
+    if isinstance(node, ast.BinOp):
+        ends = _strings(node.right) or ["X"]
+        return [a + b for a in _strings(node.left) or ["X"] for b in ends]
+    if isinstance(node, ast.Dict):
+        return [text for value in node.values for text in _strings(value)]
+    if isinstance(node, ast.Tuple):
+        return [text for value in node.elts for text in _strings(value)]
+    return []
+
+
+def _untypable(typed: str) -> str | None:
+    """What is wrong with a command, None if it can be typed."""
+    command: click.Command = cli
+    words = shlex.split(typed)[1:]
+    while isinstance(command, click.Group):
+        if words[:1] == ["--help"]:
+            return None
+        within = click.Context(command)
+        found = command.get_command(within, words.pop(0)) if words else None
+        if found is None:
+            return "no verb"
+        command = found
+    if "--help" in words:
+        return None
+    context = click.Context(command)
+    given = [word for word in words if word != "..."]
+    try:
+        values, more, _ = command.make_parser(context).parse_args(given)
+    except click.ClickException as error:
+        return error.format_message()
+    missing = [p.name for p in command.params if p.required and not values.get(p.name)]
+    if more or (missing and "..." not in words):
+        return f"too much: {more}" if more else f"missing: {missing}"
+    return None
+
+
+def test_prose_behind_a_command_is_found() -> None:
+    assert _untypable("kws train writes it") == "too much: ['writes', 'it']"
+    assert _untypable("kws train --preset kwt-tiny") == "missing: ['out']"
+    assert _untypable("kws convret RUN") == "no verb"
+    assert _untypable("kws train --preset kwt-tiny ...") is None
+    assert _untypable("kws eval RUN --engine host") is None
+
+
 def _named(word: str, tests: str) -> bool:
     return re.search(rf"def test_\w*{word}", tests) is not None
 

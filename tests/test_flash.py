@@ -259,7 +259,7 @@ class Provoke:
 
     def read(self, port: serial_port.Port) -> Any:
         with pytest.raises(KwsError) as caught, port:
-            list(port.read(0.3))
+            list(port.read(lambda: 0.3))
         return caught.value
 
     def port_lost(self) -> Any:

@@ -247,13 +247,13 @@ def test_recordings_of_other_kinds_are_heard_too(
 def test_the_resampler_keeps_what_fits_and_lets_nothing_fold_back(
     browser: Browser, page: str, tmp_path: Path, hertz: int, passes: bool
 ) -> None:
-    time = np.arange(12 * 48000) / 48000
+    time = np.arange(40 * 48000) / 48000  # stopped long before, however busy it is
     tone = 0.5 * np.sin(2 * np.pi * hertz * time) * np.minimum(1, time)  # no click
     soundfile.write(tmp_path / "tone.wav", tone, 48000, subtype="FLOAT")
     browser.open(page)
     browser.speed("4")
     browser.part("file").send_keys(str(tmp_path / "tone.wav"))
-    clock = lambda text: 2 < float(text.removesuffix(" s")) < 11  # noqa: E731
+    clock = lambda text: 2 < float(text.removesuffix(" s")) < 39  # noqa: E731
     browser.wait_for("clock", clock)
     assert browser.text("level-text") == ("-6 dB" if passes else "-60 dB")
     browser.part("stop").click()

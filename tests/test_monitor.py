@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import queue
 import random
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,141 @@ def test_a_board_on_a_serial_port(monkeypatch: pytest.MonkeyPatch) -> None:
     os.close(theirs)
 
 
+class Wire:
+    """A pty, and a board at its other end that a test plays."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("serial", reason="pyserial is not installed")
+        self.ours, self.theirs = os.openpty()
+        self.bundle = bundles.load("kwt-tiny")
+        self.beat = BEAT.replace(HASH, self.bundle.hash[:16]).encode()
+        self.over = threading.Event()
+        self.monkeypatch = monkeypatch
+
+    def monitor(self, says: Callable[[], None], *options: str) -> Any:
+        """What `kws monitor` makes of a board; its port is open when it begins."""
+
+        class Port(serial_port.Port):
+            def __init__(port, *arguments: Any) -> None:
+                super().__init__(*arguments)
+                threading.Thread(target=says, daemon=True).start()
+
+        self.monkeypatch.setattr(serial_port, "Port", Port)
+        name = os.ttyname(self.theirs)
+        arguments = ["kwt-tiny", "--board", "nrf52840dk", "--port", name, "--json"]
+        try:
+            return CliRunner().invoke(monitor_command, [*arguments, *options])
+        finally:
+            self.over.set()
+
+
+@pytest.mark.parametrize("replies", [True, False])
+def test_a_board_that_was_told_to_be_quiet_is_waited_for_once_it_has_agreed(
+    replies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost reply would else be waited for until somebody presses Ctrl-C."""
+    monkeypatch.setattr(live, "SILENT_S", 0.5)
+    wire = Wire(monkeypatch)
+
+    def board() -> None:
+        os.write(wire.ours, wire.beat)
+        os.read(wire.ours, 100)  # the command
+        if replies:
+            os.write(wire.ours, b"kws reply to=0 status=ok\n")
+            time.sleep(1.5)  # longer than is borne else
+            last = wire.beat.replace(b"time_ms=2000", b"time_ms=9000")
+            os.write(wire.ours, EVENT.encode() + last)
+
+    result = wire.monitor(board, "--send", "verbosity level=0", "--seconds", "9")
+    kinds = [json.loads(line)["kind"] for line in result.stdout.splitlines()]
+    if replies:
+        assert result.exit_code == 0, result.output
+        assert kinds == ["beat", "reply", "event", "beat"]
+    else:
+        assert kinds == ["beat"]
+        assert isinstance(result.exception, BoardError)
+        assert result.exception.key == "silent"
+        assert "no reply to 'verbosity level=0'" in result.exception.message
+
+
+def test_a_lost_reply_is_told_and_the_next_command_goes_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "REPLY_S", 0.2)
+    wire = Wire(monkeypatch)
+    got: list[bytes] = []
+
+    def board() -> None:
+        for _ in range(2):
+            os.write(wire.ours, wire.beat)
+            got.append(os.read(wire.ours, 100))
+        os.write(wire.ours, b"kws reply to=1 status=ok\n")
+        time.sleep(0.4)
+        os.write(wire.ours, wire.beat.replace(b"time_ms=2000", b"time_ms=9000"))
+
+    options = ("--send", "query", "--send", "gain value=10", "--seconds", "9")
+    result = wire.monitor(board, *options)
+    assert result.exit_code == 0, result.output
+    assert [b"query" in got[0], b"gain" in got[1]] == [True, True]
+    messages = [json.loads(line) for line in result.stdout.splitlines()]
+    (lost,) = [m for m in messages if m["kind"] == "unanswered"]
+    assert lost["command"] == "query" and "send it again" in monitor.text(lost)
+
+
+def test_a_board_of_another_kind_that_never_ends_its_line_is_no_endless_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "SILENT_S", 0.5)
+    wire = Wire(monkeypatch)
+
+    def board() -> None:
+        while not wire.over.wait(0.05):
+            os.write(wire.ours, b"x" * 100)
+
+    result = wire.monitor(board)
+    assert isinstance(result.exception, BoardError)
+    assert result.exception.key == "silent"
+    assert "no line that kws knows" in result.exception.message
+
+
+def test_a_port_that_takes_nothing_is_no_endless_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serial_port, "WRITE_S", 0.3)
+    wire = Wire(monkeypatch)
+    board = boards.load("nrf52840dk")
+    with (
+        serial_port.Port(os.ttyname(wire.theirs), board, "r") as port,
+        pytest.raises(BoardError, match="it took nothing in 0.3 s"),
+    ):
+        for _ in range(100):  # nobody reads at the other end
+            port.write("x" * 4096)
+
+
+def test_an_emulated_board_without_a_recording_says_what_it_hears() -> None:
+    """No wire is to blame for silence that nobody asked for."""
+    need_compiler()
+    need_qemu()
+    arguments = ["kwt-tiny", "--board", "qemu-m4"]
+    done = CliRunner().invoke(monitor_command, arguments)
+    assert done.exit_code == 0, done.output
+    assert "MICROPHONE" not in done.output and "-90.3 dB" in done.stdout
+    told, way_out = done.stderr.split("kws monitor")
+    assert "1 s of silence" in told
+    assert way_out == " kwt-tiny --board qemu-m4 --audio tape.wav\n"
+
+
+def test_no_wire_is_blamed_for_a_recording() -> None:
+    (beat,) = follow().feed(
+        BEAT.replace("macs_dense=1000", "macs_dense=0 mic=zeros").encode()
+    )
+    assert "data line" in monitor.text(beat)
+    assert "zeros" not in monitor.text(beat, recording=True)
+    beat["microphone"] = "clipping"
+    assert "BOARD_GAIN" in monitor.text(beat)
+    assert monitor.text(beat, recording=True).endswith("the recording is too loud here")
+
+
 def test_options_that_don_t_fit_the_board() -> None:
     for arguments in (
         ["--board", "qemu-m4", "--port", "/dev/null"],
@@ -368,6 +505,15 @@ def test_the_microphone_gives_what_it_hears(
         timeout=120,
     )
     assert done.stdout == heard and told in done.stderr
+
+
+def test_a_microphone_that_was_unplugged_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "SILENT_S", 0.05)
+    with pytest.raises(KwsError, match="no sound any more") as caught:
+        live._next(queue.Queue(), "kws listen RUN --audio recording.wav")
+    assert "kws listen RUN --audio" in caught.value.hint
 
 
 def test_listening_needs_a_microphone(monkeypatch: pytest.MonkeyPatch) -> None:

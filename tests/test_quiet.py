@@ -48,6 +48,19 @@ def test_the_last_words_of_a_crash_come_through() -> None:
     assert said[0] == "E0000 00:00:1.2 3 file.cc:1] a real error"
 
 
+def test_ctrl_c_while_it_starts_is_no_traceback_of_the_filter() -> None:
+    """A terminal sends it to the whole group of processes."""
+    code = (
+        "import os, signal, time\nos.setsid()\nfrom kws import quiet\n"
+        "with quiet._without_notices():\n"
+        "    try:\n"
+        "        time.sleep(1)\n        os.killpg(0, signal.SIGINT)\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n        os.write(2, b'Stopped\\n')\n"
+    )
+    assert stderr_of(code) == ["Stopped"]
+
+
 def test_tensorflow_starts_in_silence() -> None:
     if importlib.util.find_spec("tensorflow") is None:
         toolbox.skip_or_fail("TensorFlow is not installed")

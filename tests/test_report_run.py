@@ -24,7 +24,7 @@ from browser import Browser
 from click.testing import CliRunner
 
 from kws import bundle as bundles
-from kws import data
+from kws import data, recipe
 from kws.cli import cli
 from kws.data import Sources, sheet
 from kws.deploy.boards import load as board
@@ -169,6 +169,38 @@ def test_what_is_not_there_is_said(own: Path, tmp_path: Path) -> None:
     assert "<audio" not in text and "has no epochs in it" in text
     done = CliRunner().invoke(cli, ["report", str(copy), "--data", str(gone)])
     assert isinstance(done.exception, KwsError)  # it was asked for by name
+
+
+def test_curves_that_are_not_there_come_with_the_training_that_makes_them(
+    own: Path, tmp_path: Path
+) -> None:
+    """A whole command to copy, with the recipe and the clips of the run."""
+    copy = Path(shutil.copytree(own, tmp_path / "my copy"))
+    (copy / "results.csv").unlink()
+    for name in (str(copy), "kwt-tiny"):
+        bundle = bundles.load(name)
+        with pytest.raises(KwsError, match="no training curves") as none:
+            facts.curves(bundle)
+        missing = {"curves": f"{none.value.message}\nHint: {none.value.hint}"}
+        text = run.page(facts.Facts(name, bundle, facts.Asked(), missing=missing))
+        (line,) = [c for c in commands(text) if c.startswith("kws train")]
+        with (
+            cli.get_command(None, "train").make_context(  # type: ignore[union-attr]
+                "train", shlex.split(line)[2:]
+            ) as typed
+        ):
+            options = typed.params
+        assert recipe.load(options["recipe_file"]).model == bundle.recipe.model
+        assert not options["out"].exists()
+        clips = [] if bundle.shipped else [data.of_run(bundle).data]
+        assert [options["data"]] == (clips or [None])
+
+
+def test_what_a_shipped_run_lacks_is_made_in_a_copy() -> None:
+    """kws calibrate refuses a shipped run, so no hint may send anybody there."""
+    found = facts.gather("kwt-tiny", facts.Asked(limit=1, boards=()))
+    assert "cp -r" in found.missing["operating"]
+    assert "kws calibrate runs/kwt-tiny " in found.missing["operating"]
 
 
 def test_names_are_text_whatever_they_hold(

@@ -128,7 +128,10 @@ def main() -> None:
     except KwsError as error:
         if debug:
             traceback.print_exc()
-        _report(error.message, error.hint, wants_json)
+        from kws.cli._hints import as_typed
+
+        hint = as_typed(error.hint, cli, sys.argv[1:])
+        _report(error.message, hint, wants_json)
         sys.exit(error.exit_code)
     except OSError as error:  # no room, no permission, a folder in a file's place
         if debug:

@@ -136,10 +136,12 @@ def out(what: str, **settings: Any) -> Decorator:
     return click.option("--out", type=PATH, help=what, **settings)
 
 
-def given(ctx: click.Context) -> list[str]:
+def given(ctx: click.Context, without: Sequence[str] = ()) -> list[str]:
     """The options that were typed, for a command that is to be typed again."""
     typed = []
     for param in ctx.command.params:
+        if {*param.opts, *param.secondary_opts} & {*without}:
+            continue
         source = ctx.get_parameter_source(str(param.name))
         if isinstance(param, click.Option) and source is ParameterSource.COMMANDLINE:
             value = ctx.params[str(param.name)]

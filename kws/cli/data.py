@@ -730,11 +730,11 @@ def _check_tape(
 ) -> None:
     """Refuse options that would be left unheeded, before anything is read."""
     if (no_words or kind is not None) and not ambient:
-        given = "--no-words" if no_words else f"--kind {kind}"
+        given = "--no-words" if no_words else f"--kind {quoted(kind)}"
         raise KwsError(
             f"{given} is about ambient recordings. Expected --ambient DIR. "
             f"Received: {given} alone",
-            f"kws data tape --out {quoted(out)} --ambient DIR {given}",
+            f"{given} --ambient DIR",
         )
     if out.suffix.lower() != ".wav":
         raise KwsError(

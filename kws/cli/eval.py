@@ -109,6 +109,11 @@ def command(
 
     names = [engines.canonical(name) for name in engine_names]
     _check(names, board_name, tape, truth, events or cut)
+    if events is not None and (heard := _overwritten(events, tape, truth)):
+        raise KwsError(
+            f"--events would be written over what is read. Received: {heard}",
+            f"--events {quoted(events.with_name('events.tsv'))}",
+        )
     if tape and (unheeded := [o for o in _options.given(ctx) if o in OF_CLIPS]):
         raise KwsError(
             f"A tape is heard as a whole. Expected no {' or '.join(OF_CLIPS)} with "
@@ -189,6 +194,20 @@ def _check(
             f"A tape runs through one engine. Received: --engine {','.join(names)}",
             f"kws eval RUN --tape {quoted(tape[0])} --engine {names[0]}",
         )
+
+
+def _overwritten(
+    events: Path, tape: tuple[Path, ...], truth: Path | None
+) -> Path | None:
+    """A tape, or what is said on it, that --events names."""
+    from kws.data import tape as tapes
+
+    read = [] if truth is None else [truth]
+    for path in tapes.files(tape):
+        read.append(path)
+        read += [path.with_suffix(end) for end in (*tapes.TRUTHS, tapes.SIDE)]
+    names = {path.resolve(): path for path in read}
+    return names.get(events.resolve())
 
 
 def _print(result: Evaluation) -> None:

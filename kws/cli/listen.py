@@ -35,7 +35,9 @@ def command(
         bundle = flash.with_hop(bundle, hop)
 
     def show(message: dict[str, Any]) -> None:
-        click.echo(json.dumps(message) if as_json else monitor.text(message))
+        click.echo(
+            json.dumps(message) if as_json else monitor.text(message, audio is not None)
+        )
 
     printer = live.Printer(show, seconds)
     if audio is not None:

@@ -45,17 +45,32 @@ def command(
     speaks another version of the protocol is refused, and so is one that falls silent.
     """
     from kws import bundle as bundles
-    from kws.deploy import boards, flash, live
+    from kws.deploy import boards, flash, live, monitor
+    from kws.errors import quoted
 
     board = boards.load(board_name)
     bundle = bundles.load(run)
     if hop is not None:
         bundle = flash.with_hop(bundle, hop)
-    emit = live.Printer(_print_json if as_json else _print, seconds)
-    if flash.is_emulated(board):
+    emulated = flash.is_emulated(board)
+
+    def show(message: dict[str, Any]) -> None:
+        click.echo(json.dumps(message) if as_json else monitor.text(message, emulated))
+
+    emit = live.Printer(show, seconds)
+    if emulated:
         if port is not None:
             raise click.UsageError("--port: real boards only.")
-        pcm = None if audio is None else flash.read_stream(audio)
+        pcm = None
+        if audio is None:
+            click.echo(
+                f"No recording was given: it hears {live.PAD_S:g} s of silence. To let "
+                f"it hear one: kws monitor {quoted(run)} --board {board.name} "
+                "--audio tape.wav",
+                err=True,
+            )
+        else:
+            pcm = flash.read_stream(audio)
         live.emulated(bundle, board, run, pcm, emit, send)
         return
     if audio is not None:
@@ -63,13 +78,3 @@ def command(
     from kws.cli._ask import ask
 
     live.serial(bundle, board, run, port, ask(), emit, send)
-
-
-def _print_json(message: dict[str, Any]) -> None:
-    click.echo(json.dumps(message))
-
-
-def _print(message: dict[str, Any]) -> None:
-    from kws.deploy import monitor
-
-    click.echo(monitor.text(message))

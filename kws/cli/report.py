@@ -60,10 +60,13 @@ def command(
     command that makes it. Beside a sweep.json, its plots (PNG), where matplotlib is
     installed.
     """
+    from kws import bundle as bundles
+
+    if out is not None:
+        bundles.check_page(out)
     if (Path(run) / "sweep.json").is_file() or Path(run).name == "sweep.json":
         _sweep(Path(run), out, as_json)
         return
-    from kws import bundle as bundles
     from kws.report import facts as known
     from kws.report import run as pages
 

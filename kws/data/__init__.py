@@ -1,6 +1,6 @@
 """Audio: Speech Commands, corpora in its layout, splits, augmentation, long tapes."""
 
-from kws.data.sources import Sources, of_run, remember
+from kws.data.sources import Sources, of_run, remember, remembered
 from kws.data.speech_commands import (
     ClipSet,
     Corpus,
@@ -24,4 +24,5 @@ __all__ = [
     "open_corpus",
     "overview",
     "remember",
+    "remembered",
 ]

@@ -73,7 +73,7 @@ def recordings(folder: Path, split: str, words: Sequence[str] = ()) -> list[Soun
     if split not in SPLITS:
         raise KwsError(
             f"No such split. Expected train, val or test. Received: {split!r}",
-            "kws train --ambient FOLDER",
+            "--split val",
         )
     if not folder.is_dir():
         raise KwsError(

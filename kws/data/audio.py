@@ -38,6 +38,7 @@ _ALL_SUFFIXES = frozenset(SUFFIXES + FFMPEG_SUFFIXES)
 RATES = (1000, 768_000)  # Hz: what lies outside is a broken header
 MAX_CHANNELS = 64
 BLOCK = 1 << 18  # frames decoded at a time
+FFMPEG_S = 1800  # two days of sound take it some minutes
 # Float samples beyond full scale are cut where they are few and small (an overshoot of
 # a resampler); else the file is in other units, or was written too loud.
 OVERSHOOT, OVERSHOOT_SHARE = 2.0, 0.001
@@ -475,7 +476,14 @@ def _ffmpeg(path: Path, demuxer: str, out: Path, max_seconds: float) -> None:
     arguments = [command, "-nostdin", "-v", "error", "-protocol_whitelist", "file"]
     arguments += ["-f", demuxer, "-i", f"file:{path}", "-map", "0:a:0"]
     arguments += ["-t", str(max_seconds + 1), "-c:a", "pcm_s16le", str(out)]
-    run = subprocess.run(arguments, capture_output=True, check=False)
+    try:
+        run = subprocess.run(
+            arguments, capture_output=True, check=False, timeout=FFMPEG_S
+        )
+    except subprocess.TimeoutExpired:
+        raise _not_usable(
+            "not_audio", f"ffmpeg did not end in {FFMPEG_S} s", path
+        ) from None
     if run.returncode != 0 or not out.is_file():
         reason = run.stderr.decode(errors="replace").strip().splitlines()
         raise _not_usable(

@@ -205,8 +205,8 @@ class Session:
                 f"folder, or one of recordings. Received: {str(out)!r}"
                 + (f" with {made[0]}" if made else ""),
                 f'kws data record "{asked[0].text}" '
-                f"--out {quoted(f'{out}-recorded')}   (and later: "
-                f"kws train --data {quoted(f'{out}-recorded')} --also {quoted(out)})",
+                f"--out {quoted(f'{out}-recorded')}   (then "
+                f"train with --data {quoted(f'{out}-recorded')} --also {quoted(out)})",
             )
         if self.out.is_dir() and (clips := clips_in(self.out)):
             raise KwsError(

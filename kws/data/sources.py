@@ -15,6 +15,7 @@ from kws.bundle import Bundle, read_json, write_atomic
 from kws.errors import KwsError
 
 FILE = "audio.json"
+HINT = "Say where the clips are now: --data DIR"
 
 
 @dataclass(frozen=True)
@@ -68,24 +69,53 @@ def of_run(
     path = bundle.path / FILE
     if data is not None or bundle.shipped or not path.is_file():
         return Sources(data, also, ambient)
-    table = read_json(path)
-    hint = "Say where the clips are now: --data DIR"
-    try:
-        kept = None if table["data"] is None else Path(table["data"])
-        more = tuple(Path(folder) for folder in table["also"])
-        around = ambient or tuple(Path(folder) for folder in table.get("ambient", ()))
-    except (KeyError, TypeError):
-        raise KwsError(
-            f"{FILE} is not where a training's clips are. Received: {path}", hint
-        ) from None
-    folders = [folder for folder in (kept, *more, *around) if folder is not None]
+    kept = _read(path)
+    around = ambient or kept.ambient
+    folders = _folders(Sources(kept.data, kept.also, around))
     for folder in folders:
         if not folder.exists():
             raise KwsError(
                 "The clips that this run was trained on are not there any more. "
                 f"Expected the folder that {path} names. Received: {str(folder)!r}",
-                hint,
+                HINT,
             )
     text = ", ".join(str(folder) for folder in folders)
     print(f"Clips as in its training: {text}", file=sys.stderr)
-    return Sources(kept, more + also, around)
+    return Sources(kept.data, kept.also + also, around)
+
+
+def remembered(bundle: Bundle) -> list[str]:
+    """Where a run's clips were, as options of `kws train`; [] if nothing was said."""
+    path = bundle.path / FILE
+    if bundle.shipped or not path.is_file():
+        return []
+    kept = _read(path)
+    options = [] if kept.data is None else ["--data", str(kept.data)]
+    for name, folders in (("--also", kept.also), ("--ambient", kept.ambient)):
+        options += [word for folder in folders for word in (name, str(folder))]
+    return options
+
+
+def _folders(sources: Sources) -> list[Path]:
+    """All of them."""
+    first = () if sources.data is None else (sources.data,)
+    return [*first, *sources.also, *sources.ambient]
+
+
+def _read(path: Path) -> Sources:
+    """What was remembered.
+
+    Raises:
+        KwsError: the file is not ours.
+    """
+    table = read_json(path)
+    try:
+        return Sources(
+            None if table["data"] is None else Path(table["data"]),
+            tuple(Path(folder) for folder in table["also"]),
+            tuple(Path(folder) for folder in table.get("ambient", ())),
+        )
+    except (KeyError, TypeError):
+        raise KwsError(
+            f"{FILE} is not where a training's clips are. Received: {path}", HINT
+        ) from None

@@ -130,7 +130,7 @@ def labels(task: Task) -> tuple[str, ...]:
     raise KwsError(
         f"No such task. Expected gsc12, gsc10, gsc35 or custom. Received: "
         f"{task.name!r}",
-        "kws train --task gsc10",
+        "--task gsc10",
     )
 
 
@@ -179,7 +179,8 @@ def find_data(explicit: Path | None = None) -> Path:
             raise KwsError(
                 f"There is no audio where {source} points. Expected a folder in the "
                 f"Speech Commands layout. Received: {str(path)!r}",
-                "kws data fetch --out DIR   (or make your own: kws data synth)",
+                "kws data fetch --out DIR   (or make your own: "
+                'kws data synth --words "yes,no" --out corpus)',
             )
         return path
     places = [user_cache() / "speech_commands_v0.02"]

@@ -121,7 +121,7 @@ def make(
             "The folder to write to is in use. Expected a new or empty folder, or a "
             "corpus of the same words, numbers of clips, seed and voices. "
             f"Received: {str(out)!r}",
-            f"kws data synth --words ... --out {quoted(f'{out}-new')}",
+            f"kws data synth ... --out {quoted(f'{out}-new')}",
         )
     _, others = _language(plan.words, plan.language)
     if plan.unknown and not others:
@@ -331,7 +331,7 @@ def _utterance(
         raise KwsError(
             "The word is too long: expected something that can be said within "
             f"{size / SAMPLE_RATE:g} s. Received: {text!r}",
-            "Make longer clips (--clip-seconds 1.5), here and in kws train; or choose "
+            "Make longer clips, here and in training: --clip-seconds 1.5; or choose "
             "a shorter word.",
         )
     power = float(np.sqrt(np.mean(said**2))) if len(said) else 0.0

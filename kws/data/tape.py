@@ -26,6 +26,7 @@ WORDS, RECORDING = "words", "recording"  # kinds of tapes: with keywords, and wi
 TOLERANCE_S = 1.0  # how late after its end a word may be heard
 REPEAT_S = 1.0  # how close two events of one word count as one
 SIDE = ".tape.json"  # what is known of a tape besides its truth
+TRUTHS = (".tsv", ".csv", ".txt", ".json")
 MAX_TSV_BYTES = 16 * 1024 * 1024
 QUIET, NOISE, OTHER = "silence", "noise", "other"  # what sounds at a moment
 QUIET_DBFS = -55.0  # below it a moment is silence: a quiet room's noise is near -60
@@ -611,7 +612,7 @@ def open_tape(path: Path, truth: Path | None = None) -> Tape:
             'kws data synth --words "yes,no,yes" --stream tape.wav',
         )
     if truth is None:
-        beside = [path.with_suffix(s) for s in (".tsv", ".csv", ".txt", ".json")]
+        beside = [path.with_suffix(suffix) for suffix in TRUTHS]
         there = [file for file in beside if file.is_file()] or beside[:1]
         truth = there[0]
         if len(there) > 1:

@@ -32,10 +32,9 @@ TIMEOUT_S = 300
 CACHE_DAYS = 30
 BOOT_BYTES = 256  # vectors: 48 words, see boards/common/cortex_m.c
 _COMPILE_HINTS = (
-    "If you changed the file, mend it; if not, emit the model again: "
-    "kws emit RUN --core ",
+    "If you changed the file, mend it; if not, look at the compiler: kws doctor",
     "Is C++'s library installed (apt-get install libstdc++-arm-none-eabi-newlib), and "
-    f"are {tflm_library.VARIABLE}'s headers those of its library? Core: ",
+    f"are {tflm_library.VARIABLE}'s headers those of its library?",
 )
 TFLM_ENGINE = FIRMWARE / "engines" / "tflm"
 APPS = {
@@ -232,7 +231,7 @@ def _compile(
             raise KwsError(
                 f"{source.name} does not compile for {board.name} with "
                 f"{tools.version}:\n{_first_lines(result.stderr)}",
-                _COMPILE_HINTS[source.suffix == ".cc"] + board.core,
+                _COMPILE_HINTS[source.suffix == ".cc"],
             )
         temporary.replace(target)
     return target
@@ -314,8 +313,8 @@ def _link_failed(stderr: str, board: Board, tools: Toolchain) -> NoReturn:
     raise KwsError(
         f"The firmware does not link for {board.name} with {tools.version}:\n"
         f"{_first_lines(stderr)}",
-        "Emit the model again (kws emit RUN --core "
-        f"{board.core}), or see firmware/boards/README.md for a board of your own.",
+        "Look at the compiler (kws doctor) or, for a board of your own, at "
+        "firmware/boards/README.md.",
     )
 
 

@@ -97,7 +97,7 @@ FAILURES = {
     ),
     "wrong-target": Failure(
         "The chip behind the probe is not the {part} of {board}",
-        "kws boards   lists the boards; is the right one connected?",
+        "kws boards   (lists them; is the right one connected?)",
         2,
     ),
     "unplugged": Failure(
@@ -173,7 +173,7 @@ FAILURES = {
     ),
     "protocol": Failure(
         "The board's firmware speaks another version of the protocol than this kws",
-        "kws flash {run} --board {board}   (or the kws version that built it)",
+        "kws flash {run} --board {board}   (or install the version that built it)",
     ),
     "selftest": Failure(
         "The board's self-test failed: it computes other logits than this machine",

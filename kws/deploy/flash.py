@@ -129,7 +129,7 @@ def with_hop(bundle: Bundle, hop_frames: int) -> Bundle:
         raise KwsError(
             f"The model runs every 1 to {frames} feature frames (its window). "
             f"Received: {hop_frames}",
-            f"kws flash {quoted(bundle.path)} --hop {frames} ...",
+            f"--hop {frames}",
         )
     detector = dataclasses.replace(bundle.recipe.detector, hop_frames=hop_frames)
     recipe = dataclasses.replace(bundle.recipe, detector=detector)
@@ -336,7 +336,7 @@ def _boot(
     following = monitor.Monitor(float, expected, image, board=board.name, run=name)
     said = bytearray()
     end = time.monotonic() + BOOT_S  # whatever chatters there
-    for data in port.read(BOOT_S):
+    for data in port.read(lambda: BOOT_S):
         said += data
         following.feed(data)
         if following.known and following.passed:

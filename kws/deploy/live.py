@@ -11,6 +11,7 @@ import itertools
 import math
 import queue
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ from kws.errors import CheckFailed, KwsError, MissingExtra, quoted
 from kws.paths import FIRMWARE
 
 SILENT_S = 6.0  # a heartbeat comes every second
+REPLY_S = 6.0  # a command is answered between two model runs
+FOREIGN = ("other", "broken", "gap")  # messages of what is no line of kws
 PAD_S = 1.0
 BLOCK = 1600  # 0.1 s from the microphone
 MAX_BLOCKS = 50
@@ -83,29 +86,36 @@ def serial(
     Raises:
         KwsError: no port; the board is silent, or not the one that is meant.
     """
-    waiting = commands(bundle, send)
+    sending = _Sending(commands(bundle, send), send)
+    names = {"board": board.name, "run": name}
     found = serial_port.find(board, name, port, ask)
+    folder = flash.output_folder(bundle, board)
     following = Monitor(
         lambda cycles: 1000 * cycles / board.clock_hz,
         bundle.hash[: flash.HASH_DIGITS],
-        flash.output_folder(bundle, board) / "main.elf",
-        board=board.name,
-        run=name,
+        folder / "main.elf",
+        **names,
     )
+    understood = time.monotonic()
     with serial_port.Port(found, board, name) as opened, contextlib.suppress(Done):
         try:
-            for data in opened.read(_patience(send)):
+            for data in opened.read(sending.patience):
                 messages = following.feed(data)
-                show(messages)
-                # One at a time: a board has room for one. A lost reply stops nothing.
-                free = any(m["kind"] in ("reply", "boot", "beat") for m in messages)
-                if following.known and waiting and free:
-                    opened.write(waiting.pop(0))
+                show(messages + sending.take(messages))
+                now = time.monotonic()
+                if any(message["kind"] not in FOREIGN for message in messages):
+                    understood = now
+                elif now - understood > sending.patience():
+                    cause = f"{found}: in {SILENT_S:g} s no line that kws knows"
+                    raise BoardError("silent", cause, **names)
+                if following.known and (line := sending.line(messages)) is not None:
+                    opened.write(line)
         except BoardError as error:
-            folder = flash.output_folder(bundle, board)
+            if error.key == "silent" and sending.asked:
+                cause = f"{found}: no reply to {sending.owed}"
+                raise BoardError("silent", cause, **names) from error
             if error.key == "silent" and flash.interrupted(folder):
                 cause = f"it is silent, and {folder / flash.MARKER} is still there"
-                names = {"board": board.name, "run": name}
                 raise BoardError("interrupted", cause, **names) from error
             raise
 
@@ -119,10 +129,55 @@ def commands(bundle: Bundle, send: Sequence[str]) -> list[str]:
     return [command.line(text, i, bundle.labels) for i, text in enumerate(send)]
 
 
-def _patience(send: Sequence[str]) -> float:
-    """Seconds without a sign: for ever where the board was told to say words alone."""
-    levels = [text.split() for text in send if text.startswith("verbosity")]
-    return math.inf if levels and levels[-1][-1] == "level=0" else SILENT_S
+class _Sending:
+    """Commands on their way to a board, and how long its silence is to be borne.
+
+    Args:
+        lines: As it reads them; the place of each is its sequence number.
+        send: As they were typed.
+    """
+
+    def __init__(self, lines: Sequence[str], send: Sequence[str]) -> None:
+        self.waiting = list(enumerate(lines))
+        self.send = send
+        self.asked: dict[int, float] = {}  # sequence -> when it was sent
+        self.quiet = False  # it said that it says words alone from now on
+
+    def take(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Enter replies. Returns a message for each reply that won't come any more."""
+        for message in messages:
+            number = message.get("to")
+            if message["kind"] == "reply" and number in self.asked:
+                del self.asked[number]
+                verb, *rest = self.send[number].split()
+                if verb == "verbosity" and message.get("status") == "ok":
+                    self.quiet = rest == ["level=0"]
+        now = time.monotonic()
+        lost = [i for i, sent in self.asked.items() if now - sent > REPLY_S]
+        for number in lost:
+            del self.asked[number]
+        return [{"kind": "unanswered", "command": self.send[i]} for i in lost]
+
+    def line(self, messages: list[dict[str, Any]]) -> str | None:
+        """What to send now. One at a time, as a board has room for one; a lost reply
+        stops nothing."""
+        free = any(m["kind"] in ("reply", "boot", "beat") for m in messages)
+        if not (self.waiting and free):
+            return None
+        number, line = self.waiting.pop(0)
+        self.asked[number] = time.monotonic()
+        return line
+
+    def patience(self) -> float:
+        """Seconds without a sign: for ever only where the board said that it would say
+        words alone, and owes no reply."""
+        done = self.quiet and not self.waiting and not self.asked
+        return math.inf if done else SILENT_S
+
+    @property
+    def owed(self) -> str:
+        """The commands without a reply."""
+        return ", ".join(repr(self.send[i]) for i in self.asked)
 
 
 def emulated(
@@ -164,7 +219,8 @@ def emulated(
         if listened.problems:
             raise CheckFailed(
                 "The run is not a success: " + "; ".join(listened.problems),
-                f"kws flash {quoted(name)} --board {board.name} tells what to change",
+                f"kws flash {quoted(name)} --board {board.name}   (tells what to "
+                "change)",
             )
 
 
@@ -240,6 +296,18 @@ def portaudio(hint: str) -> Any:
     return sounddevice
 
 
+def _next(arrived: queue.Queue[np.ndarray], hint: str) -> np.ndarray:
+    """The next block. One that was unplugged sends none, and says nothing of it."""
+    try:
+        return arrived.get(timeout=SILENT_S)
+    except queue.Empty:
+        raise KwsError(
+            f"The microphone gives no sound any more: nothing in {SILENT_S:g} s. "
+            "It may be unplugged, or another program took it.",
+            f"{hint}   (or plug the microphone in again)",
+        ) from None
+
+
 @contextlib.contextmanager
 def microphone(
     hint: str = "kws listen RUN --audio recording.wav",
@@ -281,7 +349,7 @@ def microphone(
         ) from None
     try:
         with stream:
-            yield (arrived.get() for _ in itertools.count())
+            yield (_next(arrived, hint) for _ in itertools.count())
     finally:  # Ctrl-C ends it too
         if lost:
             seconds = lost / run.SAMPLE_RATE

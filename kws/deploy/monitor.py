@@ -432,11 +432,20 @@ MICROPHONE = {
     "quiet": "less than its own noise: supply, or raise the gain (BOARD_GAIN)",
     "clipping": "too loud: lower the gain (BOARD_GAIN), or go further away",
 }
+# Of a recording there are no wires to look at, and silence is as good as any sound.
+RECORDING = {
+    "stuck": "the recording has one value only here",
+    "offset": "the recording has a constant offset here",
+    "clipping": "the recording is too loud here",
+}
 
 
-def _microphone(message: dict[str, Any]) -> str:
-    """What is wrong with the microphone, and what to do."""
+def _microphone(message: dict[str, Any], recording: bool) -> str:
+    """What is wrong with the sound, and what to do."""
     found = message.get("microphone") or "ok"
+    if recording:
+        told = RECORDING.get(found)
+        return f"  {found.upper()}: {told}" if told else ""
     told = MICROPHONE.get(found, found)
     return f"  MICROPHONE {found}: {told}" if told else ""
 
@@ -477,8 +486,13 @@ def _started(message: dict[str, Any]) -> str:
     return "".join(f", {part}" for part in parts)
 
 
-def text(message: dict[str, Any]) -> str:
-    """A message for people, one line."""
+def text(message: dict[str, Any], recording: bool = False) -> str:
+    """A message for people, one line.
+
+    Args:
+        message: From `Monitor.feed`.
+        recording: What is heard comes from a file: no microphone is to blame.
+    """
     kind = message["kind"]
     if kind == "event":
         return (
@@ -492,7 +506,7 @@ def text(message: dict[str, Any]) -> str:
             f"{message['time_s']:9.2f} s  {meter(message['level_db'])} "
             f"{message['level_db']:6.1f} dB  inference "
             f"{message['inference_ms']:.1f} ms{work}  lost {message['overruns']:,}"
-            f"{_stack(message)}{_microphone(message)}"
+            f"{_stack(message)}{_microphone(message, recording)}"
         )
     if kind == "boot":
         return f"model {message.get('name')}, hash {message.get('hash')}" + _started(
@@ -506,5 +520,7 @@ def text(message: dict[str, Any]) -> str:
         return f"broken on its way, dropped: {message['text']}"
     if kind == "gap":
         return f"{message['lines']} line(s) missing here"
+    if kind == "unanswered":
+        return f"no reply to {message['command']!r}: lost on its way; send it again"
     pairs = (f"{key}={value}" for key, value in message.items() if key != "kind")
     return f"{kind} {' '.join(pairs)}".rstrip()

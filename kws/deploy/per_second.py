@@ -178,7 +178,7 @@ def steps(
         raise KwsError(
             "The recording is too short for the model to decide twice. Received: "
             f"{len(pcm) / run.SAMPLE_RATE:.1f} s",
-            "kws data tape   (makes a longer one)",
+            "kws data tape --out tape.wav   (makes a longer one)",
         )
     for place in whole:
         found.sent[:, place] = here.products[place].inputs

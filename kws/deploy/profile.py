@@ -9,6 +9,7 @@ transmitted. Energy is an estimate, from the figures in board.toml.
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -305,7 +306,7 @@ def on_board(
         raise KwsError(
             f"The network has too many operators for the profiling firmware. Expected "
             f"at most {MAX_OPERATORS}. Received: {len(network.operators)}",
-            "kws eval RUN --engine qemu gives the total.",
+            "kws eval RUN --engine qemu   (gives the total)",
         )
     codes = selftest.clip(bundle.recipe.features.clip_samples)[None, :]
     if audio is not None:
@@ -426,10 +427,13 @@ def _on_real(image: Path, board: Board, job: Job, port: str | None) -> Transcrip
         runners.get(board.runner).program(image, board, job)
         following = Monitor(float, board=board.name, run=job.run)
         said = bytearray()
-        for data in opened.read(PROFILE_S):
+        end = time.monotonic() + PROFILE_S  # whatever chatters there
+        for data in opened.read(lambda: PROFILE_S):
             said += data
             following.feed(data)
             if following.ended or len(said) > run.MAX_BOOT_BYTES:
+                break
+            if time.monotonic() > end:
                 break
     return monitor.parse(said.decode("utf-8", "replace"))
 

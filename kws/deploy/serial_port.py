@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kws.deploy.boards import Board
@@ -14,6 +14,7 @@ from kws.deploy.failures import BoardError
 from kws.errors import KwsError
 
 READ_S = 0.2
+WRITE_S = 5.0
 
 
 def missing() -> KwsError | None:
@@ -99,7 +100,11 @@ class Port:
         self._names = {"board": board.name, "run": run}
         try:
             self._serial: Any = serial.Serial(
-                name, board.usb.baud, timeout=READ_S, exclusive=True
+                name,
+                board.usb.baud,
+                timeout=READ_S,
+                write_timeout=WRITE_S,
+                exclusive=True,
             )
         except (serial.SerialException, OSError, ValueError) as error:
             raise not_opened(error, **self._names) from error
@@ -114,20 +119,26 @@ class Port:
         """Send a line.
 
         Raises:
-            BoardError: the port is gone.
+            BoardError: the port is gone, or takes nothing.
         """
         import serial
 
         try:
             self._serial.write(line.encode() + b"\n")
+        except serial.SerialTimeoutException as error:
+            cause = f"{self.name}: it took nothing in {WRITE_S:g} s"
+            raise BoardError("silent", cause, **self._names) from error
         except (serial.SerialException, OSError) as error:
             raise BoardError("port-lost", str(error), **self._names) from error
 
-    def read(self, silent_s: float) -> Iterator[bytes]:
+    def read(self, silent_s: Callable[[], float]) -> Iterator[bytes]:
         """What arrives, as it arrives.
 
+        Args:
+            silent_s: Asked how many seconds without a byte are to be borne.
+
         Raises:
-            BoardError: nothing for `silent_s` seconds, or the port is gone.
+            BoardError: nothing for that long, or the port is gone.
         """
         import serial
 
@@ -140,6 +151,6 @@ class Port:
             if data:
                 last = time.monotonic()
                 yield data
-            elif time.monotonic() - last > silent_s:
-                cause = f"{self.name}: nothing in {silent_s:g} s"
+            elif time.monotonic() - last > (limit := silent_s()):
+                cause = f"{self.name}: nothing in {limit:g} s"
                 raise BoardError("silent", cause, **self._names)

@@ -42,7 +42,7 @@ def measure(model: bytes) -> int:
         raise KwsError(
             "TensorFlow Lite Micro does not run the model. Received: "
             f"{told[-1] if told else f'exit status {run.returncode}'}",
-            "kws emit RUN --engine native",
+            "--engine native",
         )
     size = int(total[1])
     # Planning the arena takes memory too, which is given back: a little more, then.

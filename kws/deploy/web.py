@@ -115,8 +115,9 @@ def emit(bundle: Bundle, out: Path) -> Path:
     """Write the page into a file of its own, to open or to send.
 
     Raises:
-        KwsError: see `module`; or the file can't be written.
+        KwsError: see `module`; or the file is no .html or can't be written.
     """
+    bundles.check_page(out)
     text = web.page(bundle, module(bundle))
     try:
         bundles.write_atomic(out, text.encode())

@@ -23,7 +23,7 @@ import numpy as np
 from kws.bundle import Bundle
 from kws.emit import common, native, selftest, step_model, tflm
 from kws.emit.common import FEATURES, MODEL, SELFTEST, Sources
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.graph.cost import Count
 
 ENGINES = ("native", "tflm")
@@ -69,8 +69,15 @@ def emit(
 
     Raises:
         KwsError: the model has operators or shapes that the engine doesn't run, it
-            doesn't fit the recipe's features or labels, or core or engine is unknown.
+            doesn't fit the recipe's features or labels, core or engine is unknown, or
+            the folder is a run's.
     """
+    if (out_dir / "bundle.json").is_file():
+        raise KwsError(
+            "The folder is a run's: emitted files would replace its model.tflite. "
+            f"Expected another folder. Received: {str(out_dir)!r}",
+            f"--out {quoted(out_dir / 'model')}",
+        )
     sources = engine_sources(bundle, core, engine, arena_bytes, stream)
     clip = selftest.clip(bundle.recipe.features.clip_samples)
     texts = {**sources.texts, SELFTEST: selftest.source(logits, clip)}

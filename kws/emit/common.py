@@ -124,7 +124,7 @@ def check_core(core: str) -> None:
         raise KwsError(
             f"No such core. Expected one of {', '.join(weight_layout.CORES)}. "
             f"Received: {core!r}",
-            "kws emit RUN --core dsp",
+            "--core dsp",
         )
 
 

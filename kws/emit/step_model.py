@@ -175,7 +175,7 @@ class _Writer:
                 "A resource variable starts as its zero point. Expected "
                 f"{kept.zero_point} before the first frame. Received: {kept.reset} in "
                 f"{kept}",
-                "kws emit RUN --engine native",
+                "--engine native",
             )
         handle = self._add((), schema.TensorType.RESOURCE)
         handle_options = schema.VarHandleOptionsT()

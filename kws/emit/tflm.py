@@ -192,7 +192,7 @@ def _check_held(graph: Graph) -> None:
             raise KwsError(
                 "The engine tflm holds what dense layers and attention read. Received: "
                 f"a threshold of {kinds[0]}, which {node.kind} reads",
-                "kws emit RUN --engine native   (it skips what the first layers read)",
+                "--engine native   (it skips what the first layers read)",
             )
 
 
@@ -291,7 +291,7 @@ def operators_source(kinds: Sequence[str], skips: set[str]) -> str:
         raise KwsError(
             f"The engine tflm doesn't know {', '.join(unknown)}. Expected some of "
             f"{', '.join(METHODS)}",
-            "kws emit RUN --engine native",
+            "--engine native",
         )
     adds = []
     for kind in used:

@@ -104,7 +104,7 @@ def check_length(samples: int, spec: Features) -> None:
             f"[features] frames = {spec.frames} are {spec.clip_samples} samples. "
             f"Received: clips of {samples} samples",
             f"[features] frames of {(samples - spec.window) // spec.hop + 1} at most; "
-            "or longer clips: kws train --clip-seconds 1.5",
+            "or longer clips: --clip-seconds 1.5",
         )
 
 

@@ -95,8 +95,8 @@ def check(spec: Features) -> None:
             raise KwsError(
                 f"The features cannot be computed: {key} must be {expected}. "
                 f"Received: {key}={getattr(spec, key)!r}",
-                "Change [features] in the recipe, or start from a preset "
-                "(kws train --preset kwt-tiny).",
+                "Change [features] in the recipe, or start from a preset: "
+                "kws train --preset kwt-tiny --out runs/tiny",
             )
 
     require(spec.sample_rate == 16000, "sample_rate", "16000")

@@ -115,7 +115,7 @@ def refuse(node: Node, why: str) -> KwsError:
     return KwsError(
         f"{node.kind} at {node.name!r} does not fit the native engine: {why}. "
         f"Inputs: {inputs}; output: {node.output}.",
-        "Convert again with kws convert, which makes what the engine runs.",
+        "kws convert RUN   (makes what the engine runs)",
     )
 
 

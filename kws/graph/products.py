@@ -441,5 +441,5 @@ def unknown(node: Node | None) -> KwsError:
     return KwsError(
         "The model's attention can't be told from its graph: expected dense layers, "
         f"Q.K^T, softmax, P.V, a dense layer. Received: {where}",
-        "Convert again with kws convert.",
+        "kws convert RUN",
     )

@@ -27,7 +27,7 @@ MAX_RANK = 6
 MAX_ELEMENTS = 1 << 24
 MAX_NAME = 200
 
-_CONVERT = "Convert again with kws convert, which keeps to the supported operators."
+_CONVERT = "kws convert RUN   (keeps to the supported operators)"
 
 
 # The flatbuffers runtime has no verifier: a wrong offset shows as any of these.
@@ -71,13 +71,13 @@ def read(data: bytes, source: str = "model.tflite") -> Graph:
         raise KwsError(
             f"The model is larger than {MAX_FILE_BYTES} bytes. "
             f"Received: {len(data)} bytes in {source}",
-            "Train a smaller network: kws train --preset kwt-tiny",
+            "Train a smaller network: kws train --preset kwt-tiny --out runs/tiny",
         )
     if len(data) < 16 or data[4:8] != b"TFL3":
         raise KwsError(
             "Not a TensorFlow Lite model: expected a flatbuffer with the identifier "
             f"TFL3. Received: {len(data)} bytes in {source}",
-            "Name a bundle that kws convert has made.",
+            "kws convert RUN   (makes one of a run)",
         )
     try:
         return _Reader(data).graph()
@@ -274,8 +274,8 @@ class _Reader:
                 f"{len(unsupported)} operators can't be run by the native engine: "
                 f"{'; '.join(unsupported[:50])}. Expected int8 and only: "
                 f"{', '.join(sorted(operators.OPERATORS))}.",
-                "Convert with kws convert (int8; GELU as x * sigmoid(1.702 x)), or "
-                "replace those layers.",
+                "kws convert RUN   (int8; GELU as x * sigmoid(1.702 x); or replace "
+                "those layers)",
             )
         return nodes
 

@@ -193,7 +193,8 @@ class _Derivation:
     def _refuse(self, node: Node, why: str) -> KwsError:
         return KwsError(
             f"The network can't run on a stream: {node.kind} at {node.name!r} {why}.",
-            "Train a causal network: kws train --preset kwt-stream-tiny",
+            "Train a causal network: "
+            "kws train --preset kwt-stream-tiny --out runs/stream",
         )
 
     def _rows(self, time: Time) -> int:

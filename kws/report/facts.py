@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -253,7 +254,7 @@ def gather(run: str, asked: Asked) -> Facts:
             missing[part] = f"{error.message}\nHint: {hint}"
 
     take("curves", lambda: curves(bundle))
-    take("operating", lambda: operating_points.load(bundle.path))
+    take("operating", lambda: _operating(bundle))
     take("sweep", lambda: sweeps.load_sweep(sweeps.folder_of(bundle)))
     given = asked.data is not None or bool(asked.also)
     take("sources", lambda: datasets.of_run(bundle, asked.data, asked.also), given)
@@ -274,6 +275,21 @@ def gather(run: str, asked: Asked) -> Facts:
     return Facts(run, bundle, asked, missing=missing, **found)
 
 
+def _operating(bundle: Bundle) -> dict[str, Any]:
+    """Its operating points; a shipped run is copied first to get some."""
+    try:
+        return operating_points.load(bundle.path)
+    except KwsError as error:
+        if not bundle.shipped:
+            raise
+        own = f"runs/{bundle.path.name}"
+        raise KwsError(
+            error.message,
+            f"mkdir -p runs && cp -r {quoted(bundle.path)} runs/ && "
+            f"kws calibrate {quoted(own)} --tape tapes",
+        ) from None
+
+
 def _figures(table: Any) -> dict[str, float]:
     """Of a table that anybody may have written, the numbers."""
     if not isinstance(table, dict):
@@ -292,7 +308,12 @@ def curves(bundle: Bundle) -> tuple[dict[str, Any], ...]:
         KwsError: there is none, or it is no table of epochs.
     """
     path = bundle.path / "results.csv"
-    hint = "kws train writes it, a line for each epoch"
+    # A training writes it, a line for each epoch.
+    new = f"runs/{bundle.path.name}" if bundle.shipped else f"{bundle.path}-new"
+    hint = shlex.join(
+        ["kws", "train", "--recipe", str(bundle.path / "recipe.toml"), "--out", new]
+        + datasets.remembered(bundle)
+    )
     if not path.is_file():
         raise KwsError(f"There are no training curves: no {path.name} in the run", hint)
     if path.stat().st_size > MAX_RESULTS_BYTES:

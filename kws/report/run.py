@@ -81,7 +81,7 @@ def _intro(facts: Facts) -> str:
                 f"{100 * after['miss_rate']:.1f} %",
                 f"of the words {term('missed', 'missed')} at "
                 f"{after['false_alarms_per_hour']:.1f} "
-                f"{term('alarms', 'false alarms an hour')}, on {after['hours']:.2f} h "
+                f"{term('alarms', 'false alarms')} an hour, on {after['hours']:.2f} h "
                 "of tapes that the thresholds were chosen on",
             )
         )
@@ -120,8 +120,11 @@ def _missing(facts: Facts, part: str) -> str:
     """Why a part is not there, and what makes it."""
     reason = facts.missing.get(part, "Not known.")
     message, _, hint = reason.partition("\nHint: ")
-    told = f"<p>{text(message)}</p>"
-    return f'<div class="missing">{told}<p><code>{text(hint)}</code></p></div>'
+    line, _, remark = hint.partition("   (")
+    way = f"<p><code>{text(hint)}</code></p>"
+    if shell.is_command(line, "kws"):
+        way = shell.copied(line) + (f"<p>({text(remark)}</p>" if remark else "")
+    return f'<div class="missing"><p>{text(message)}</p>{way}</div>'
 
 
 def _training(facts: Facts) -> str:
@@ -170,7 +173,7 @@ def _training(facts: Facts) -> str:
         parts.append(
             f'<p class="soft">{int(told.get("training_clips", 0)):,} training clips, '
             f"{int(told.get('parameters', 0)):,} parameters. Tuned: "
-            f"{term('qat', 'with the rounding to int8 in the loop')}.</p>"
+            f"with {term('qat', 'the rounding to int8')} in the loop.</p>"
         )
     logs = str(bundle.path / "tensorboard")
     if Path(logs).is_dir():

@@ -40,7 +40,7 @@ def check(name: str) -> int:
     if name not in STRATEGIES:
         raise KwsError(
             f"No such strategy. Expected {', '.join(STRATEGIES)}. Received: {name!r}",
-            "kws train --distribute mirrored",
+            "--distribute mirrored",
         )
     if name != "multiworker":
         return 0
