@@ -19,6 +19,7 @@ from kws.evaluate import evaluate_clips
 NAMES = sorted(path.name for path in PRETRAINED.iterdir() if path.is_dir())
 # Accuracy on the official test files that README states, less a tenth of a point.
 LEAST = {
+    "kwt-nano": 0.963,
     "kwt-small": 0.973,
     "kwt-small-gsc12": 0.954,
     "kwt-stream-small": 0.954,
