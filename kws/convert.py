@@ -94,6 +94,8 @@ def convert(bundle: Bundle, tuned: Any, clips: np.ndarray) -> Bundle:
     from kws.model import network as networks
 
     recipe, labels = bundle.recipe, len(bundle.labels)
+    for quantizer in networks.activation_quantizers(tuned):
+        quantizer.widen()
     exported = networks.build(recipe, labels, "export")
     networks.copy_weights(tuned, exported)
     model = to_tflite(exported, recipe.features)

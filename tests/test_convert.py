@@ -87,6 +87,19 @@ def test_a_graph_that_is_not_the_network_fails_and_writes_nothing(
     assert bundles.load(tmp_path / "run").hash == good.hash
 
 
+def test_a_layer_that_has_died_converts(tmp_path: Path) -> None:
+    """Its outputs are all 0, and tuning has shrunk their range to next to nothing."""
+    spec = small("tiny")
+    clips = features(spec, 32)[0]
+    net = tuned(spec, clips)
+    block = net.get_layer("block0")
+    block.expand.bias.assign(-50.0 * np.ones_like(block.expand.bias))
+    dead = block.activation.outputs_range
+    dead._range["max_var"].assign(3e-7)
+    made = convert.convert(Bundle(tmp_path / "run", spec, LABELS), net, clips)
+    assert made.metrics["conversion"]["holds"]
+
+
 def one_weight(net: Any) -> str:
     """A single weight of the last block's MLP has the wrong sign."""
     kernel = net.get_layer("block1").contract.kernel

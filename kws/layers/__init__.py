@@ -24,6 +24,9 @@ MODES = ("float", "folded", "qat", "export")
 # Ranges that TFLite's kernels fix: one step is exactly 1/128 or 1/256.
 TANH_RANGE = (-1.0, 127.0 / 128.0)
 UNIT_RANGE = (0.0, 255.0 / 256.0)
+# TFLite's converter takes extremes up to 1e-6 for 0, and puts a range of its own there;
+# and what is far below a range that narrow overflows as it is requantised.
+NARROWEST = 1e-4
 # Steps from 0 to the largest variance.
 VARIANCE_STEPS = 255.0
 
@@ -164,13 +167,21 @@ class Quantizer(KwsLayer):
     def set_limits(self, low: float, high: float) -> None:
         """Set the range; 0 is always inside, and symmetric ranges have zero point 0."""
         low, high = min(low, 0.0), max(high, 0.0)
-        if high - low < 1e-6:
-            high = low + 1e-6
+        if high - low < NARROWEST:
+            high = low + NARROWEST
         if self.symmetric:
             high = max(high, -low * 127.0 / 128.0)
             low = -high * 128.0 / 127.0
         self._range["min_var"].assign(low)
         self._range["max_var"].assign(high)
+
+    def widen(self) -> None:
+        """Give a range that has shrunk to nothing (a layer whose outputs are all 0) the
+        least width that TensorFlow Lite keeps."""
+        if self.fixed is None:
+            low, high = self.limits()
+            if high - low < NARROWEST:
+                self.set_limits(low, high)
 
     def limits(self) -> tuple[float, float]:
         """(minimum, maximum) of the range."""
