@@ -24,7 +24,7 @@ FILE = ROOT / "docs" / "results.json"
 BOARDS = ("qemu-m4", "qemu-m55", "qemu-m0")
 CLIPS = 100  # that instructions are averaged over: what is skipped depends on them
 LIMITS = {
-    "instructions": (4e5, 2e10),
+    "instructions": (2e5, 2e10),
     "flash_bytes": (4e3, 2e7),
     "ram_bytes": (8e3, 4e6),
 }
