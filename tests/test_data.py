@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import small_corpus
 import soundfile
+import toolbox
 
 from kws import data, features, recipe
 from kws.data import archives, splits
@@ -639,3 +640,27 @@ def test_every_preset_takes_longer_clips(name: str) -> None:
     assert again == made
     with pytest.raises(KwsError, match="clip_seconds"):
         with_clip_seconds(made, 0.5)
+
+
+def test_own_recordings_and_those_held_out_are_others(tmp_path: Path) -> None:
+    """tools/own_voice.py: by person and number; of other words a few are to train on."""
+    for word in ("yes", "cat"):
+        (tmp_path / "people" / word).mkdir(parents=True)
+        for name in ("anna", "ben"):
+            for number in range(12):
+                path = tmp_path / "people" / word / f"{name}_nohash_{number}.wav"
+                path.write_bytes(f"{word} {name} {number}".encode())
+    toolbox.tool("own_voice").divide(
+        tmp_path / "people", ["yes"], own=10, near=3, out=tmp_path / "out"
+    )
+    for name in ("anna", "ben"):
+        for word, own in (("yes", 10), ("cat", 3)):
+            found = {
+                part: [
+                    int(path.read_text().split()[-1])
+                    for path in (tmp_path / "out" / name / part / word).iterdir()
+                ]
+                for part in ("own", "held")
+            }
+            assert sorted(found["own"]) == list(range(own))
+            assert sorted(found["held"]) == [10, 11]
