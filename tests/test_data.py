@@ -643,7 +643,7 @@ def test_every_preset_takes_longer_clips(name: str) -> None:
 
 
 def test_own_recordings_and_those_held_out_are_others(tmp_path: Path) -> None:
-    """tools/own_voice.py: by person and number; of other words a few are to train on."""
+    """tools/own_voice.py: by person and number; of other words a few are kept."""
     for word in ("yes", "cat"):
         (tmp_path / "people" / word).mkdir(parents=True)
         for name in ("anna", "ben"):
