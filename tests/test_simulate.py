@@ -421,7 +421,12 @@ def test_every_layer_of_a_preset_has_its_variants_kinds():
         if model.causal:
             assert attention.slots(model) == products.stream_slots(model)
             continue
-        assert attention.slots(model) == Slots((KINDS,) * model.layers)
+        kinds = tuple(
+            (*attention.graph(variant).KINDS, "M", "H") for variant in model.variants
+        )
+        assert attention.slots(model) == Slots(kinds)
+        if set(model.variants) == {"softmax"}:
+            assert kinds == (KINDS,) * model.layers
 
 
 @pytest.mark.parametrize(

@@ -291,17 +291,10 @@ distribute = click.option(
     show_default=True,
     help="Over several GPUs, or machines (docs/training.md).",
 )
-train_tape = click.option(
-    "--tape",
-    type=PATH,
-    multiple=True,
-    help="Validation tape, a recording with its truth beside it, or a folder of them: "
-    "it chooses the tuning's epoch and then the detector, as kws calibrate does.",
-)
-train_false_alarms = click.option(
+false_alarms = click.option(
     "--false-alarms",
     type=click.FloatRange(0.0),
-    help="With --tape: the most an hour.  [default: 0.5]",
+    help="The most an hour, over all tapes together.  [default: 0.5]",
 )
 restart = click.option("--restart", is_flag=True, help="Forget what --out holds.")
 no_convert = click.option(
@@ -341,7 +334,7 @@ def run(command: Command) -> Command:
             )
             raise click.exceptions.Exit(STOPPED) from None
 
-    shared = (
+    shared: tuple[Decorator, ...] = (
         data,
         also,
         ambient,
@@ -349,16 +342,17 @@ def run(command: Command) -> Command:
         clean_teacher,
         teacher_labels,
         pool,
-        train_tape,
-        train_false_alarms,
+        tape(),
+        false_alarms,
         distribute,
         limit,
         restart,
         no_convert,
     )
-    return functools.reduce(
-        lambda done, option: option(done), reversed(shared), collected
-    )
+    command_with: Command = collected
+    for option in reversed(shared):
+        command_with = option(command_with)
+    return command_with
 
 
 # Pages that are served.

@@ -21,11 +21,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @_options.bundle
 @_options.tape(required=True)
-@click.option(
-    "--false-alarms",
-    type=click.FloatRange(0.0),
-    help="The most an hour, over all tapes together.  [default: 0.5]",
-)
+@_options.false_alarms
 @click.option(
     "--max-misses",
     type=click.FloatRange(0.0, 1.0),

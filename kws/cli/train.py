@@ -64,6 +64,9 @@ def command(
     A run that was stopped goes on where it was: type the same command again. It is
     called what its folder is called, unless the recipe has a name.
 
+    With --tape, validation tapes choose the epoch of the tuning and then the detector:
+    the fewest misses at --false-alarms, as kws calibrate counts them.
+
     With --from, a network that is trained already learns other words, voices or rooms;
     it keeps what it knows of words that stay. With --recipe or --preset, epochs and
     learning rate are that recipe's.

@@ -68,7 +68,8 @@ def command(
 ) -> None:
     """Tune RUN's weights with quantization in the loop, into --out.
 
-    A tuning that was stopped goes on where it was: type the same command again.
+    A tuning that was stopped goes on where it was: type the same command again. With
+    --tape, validation tapes choose its epoch and then the detector, as in kws train.
 
     With --delta or --theta the network is tuned as it will run with those thresholds,
     and the tuned run keeps them (docs/delta.md). With --head-dim, --mlp-rank, --share

@@ -165,14 +165,16 @@ def _handler(server: PageServer) -> type[http.server.BaseHTTPRequestHandler]:
             if path not in server.takes:
                 return self._say(NOT_HERE)
             kind, most = server.takes[path]
-            if self.headers.get("Content-Type") != kind or self.headers.get(
+            foreign = self.headers.get("Content-Type") != kind or self.headers.get(
                 "Origin"
-            ) not in (None, server.origin):
-                return self._say(NOT_HERE)
+            ) not in (None, server.origin)
             length = self.headers.get("Content-Length", "")
             if not re.fullmatch("[0-9]{1,12}", length) or int(length) > most:
-                return self._say(TOO_MUCH)
+                return self._say(NOT_HERE if foreign else TOO_MUCH)
+            # Read even where it is refused: who is still sending hears no answer.
             body = self.rfile.read(int(length))
+            if foreign:
+                return self._say(NOT_HERE)
             if len(body) < int(length):
                 return self._say(CUT_SHORT)
             return self._say(server.post(path, query, body) or NOT_HERE)
