@@ -45,6 +45,7 @@ from kws.recipe import (
 
 FILE = "operating_points.json"
 SCHEMA = 1
+FALSE_ALARMS = 0.5  # an hour, where nothing else is asked for
 FEWEST = 20  # times that a word is said: fewer say nothing of a threshold of its own
 SMOOTHINGS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, MAX_SMOOTHING)
 # A longer one would count well on tapes where words are seldom said twice, and be deaf
@@ -308,6 +309,11 @@ def listening(
         yield Listener(bundle, copy, done)
 
 
+def opened(tapes: Sequence[Path]) -> Iterator[tuple[str, Tape]]:
+    """Name and tape of each recording with its truth beside it, one at a time."""
+    return ((str(path), tapes_of.open_tape(path)) for path in tapes)
+
+
 def calibrate(
     bundle: Bundle,
     tapes: Sequence[Path],
@@ -333,8 +339,9 @@ def calibrate(
     """
     check_own(bundle)
     say = progress or (lambda line: None)
-    opened = ((str(path), tapes_of.open_tape(path)) for path in tapes)
-    with listening(bundle, opened, lambda name: say(f"Hearing {name}")) as listener:
+    with listening(
+        bundle, opened(tapes), lambda name: say(f"Hearing {name}")
+    ) as listener:
         found = search(listener, aim)
         table = report(listener, aim, found, command)
         say(f"{listener.tried:,} settings tried")

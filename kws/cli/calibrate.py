@@ -58,7 +58,7 @@ def command(
             f"{false_alarms:g}",
         )
     if max_misses is None and false_alarms is None:
-        false_alarms = 0.5
+        false_alarms = operating_points.FALSE_ALARMS
     bundle = bundles.load(run)
     operating_points.check_own(bundle)
     aim = operating_points.Aim(false_alarms, max_misses)

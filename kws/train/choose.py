@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from kws import bundle as bundles
 from kws import operating_points
 from kws.bundle import Bundle
 from kws.data import tape as tapes_of
-from kws.data.tape import Tape
 from kws.errors import KwsError, quoted
 from kws.operating_points import Aim
 from kws.train.loop import set_weights
@@ -48,7 +47,7 @@ def check(tapes: Sequence[Path], labels: Sequence[str]) -> None:
     """Raises KwsError for tapes that can't be read, or have no word of `labels`."""
     words = [
         window
-        for _, tape in _opened(tapes)
+        for _, tape in operating_points.opened(tapes)
         for window in tapes_of.asked_for(tape.windows, labels)
     ]
     if not words:
@@ -137,12 +136,10 @@ def _hear(
     candidate = dataclasses.replace(bundle, path=place)
     quantize.save_calibration(place, clips)
     candidate = conversion.convert(candidate, tuned, clips)
-    with operating_points.listening(candidate, _opened(tapes)) as listener:
+    with operating_points.listening(
+        candidate, operating_points.opened(tapes)
+    ) as listener:
         return operating_points.reached(listener, aim)
-
-
-def _opened(tapes: Sequence[Path]) -> Iterator[tuple[str, Tape]]:
-    return ((str(path), tapes_of.open_tape(path)) for path in tapes)
 
 
 def _weights(folder: Path, epoch: int) -> Path:
@@ -152,7 +149,7 @@ def _weights(folder: Path, epoch: int) -> Path:
 def _asked(bundle: Bundle, tapes: Sequence[Path], aim: Aim) -> bytes:
     """Differs where other tapes, another aim or other thresholds were given."""
     digest = hashlib.sha256(repr((aim, bundle.thresholds)).encode())
-    for name, tape in _opened(tapes):
+    for name, tape in operating_points.opened(tapes):
         digest.update(f"{name} {tape.windows}".encode())
         digest.update(np.ascontiguousarray(tape.pcm).tobytes())
     return digest.digest()

@@ -41,8 +41,6 @@ from kws.train.loop import (
     set_weights,
 )
 
-FALSE_ALARMS = 0.5  # an hour, where nothing else is asked for
-
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -251,7 +249,7 @@ def _begun(
         for path in taught:
             teacher.read(path)
     data.open_corpus(options.data)
-    tapes = _tapes(options, labels, out)
+    tapes = _tapes(options, labels)
     with folder.locked(out, place):
         if place == 0:
             folder.start(recipe, out, options.restart, begins_from)
@@ -286,7 +284,7 @@ def _begun(
             raise lost from error
 
 
-def _tapes(options: RunOptions, labels: tuple[str, ...], out: Path) -> list[Path]:
+def _tapes(options: RunOptions, labels: tuple[str, ...]) -> list[Path]:
     """The tapes that choose the epoch and the detector, if any."""
     most = "" if options.false_alarms is None else f" {options.false_alarms:g}"
     if not options.tape:
@@ -301,7 +299,7 @@ def _tapes(options: RunOptions, labels: tuple[str, ...], out: Path) -> list[Path
         raise KwsError(
             "The tapes are heard by what was converted. Expected --tape or "
             "--no-convert. Received: both",
-            f"kws train --out {quoted(out)} --tape {quoted(options.tape[0])}",
+            "Leave --no-convert out.",
         )
     tapes = tapes_of.files(options.tape)
     choose.check(tapes, labels)
@@ -500,7 +498,7 @@ def finish(
     metrics["seconds"] = time.monotonic() - run.began
     bundle = Bundle(out, recipe, run.labels, thresholds, {"train": metrics})
     most = run.options.false_alarms
-    aim = Aim(FALSE_ALARMS if most is None else most)
+    aim = Aim(operating_points.FALSE_ALARMS if most is None else most)
     try:
         if run.place == 0:
             if run.tapes and epochs:
