@@ -149,6 +149,7 @@ def to_tflite(exported: Any, features: Features) -> bytes:
     shape = (1, features.frames, features.mel_bins)
     function = tf.function(
         lambda x: exported(x, training=False),
+        autograph=False,
         input_signature=[tf.TensorSpec(shape, tf.float32, name="features")],
     )
     converter = tf.lite.TFLiteConverter.from_concrete_functions(

@@ -10,7 +10,8 @@ Each n is told as it is done, for a run that is ended before its last.
 
 What has to hold, each time: the command says in one message that it failed, or has done
 all of it; nothing half is taken for whole afterwards; and the same command again ends
-as if nothing had been.
+as if nothing had been. It is not typed again where what is left is, byte for byte, what
+an earlier n left (most failures while reading): that would be the same attempt.
 
     python tools/torture.py emit build flash convert     # every n
     python tools/torture.py train --sample 12 --kill
@@ -116,6 +117,17 @@ def hashes(folder: Path, *patterns: str) -> dict[str, str]:
         for path in sorted(folder.glob(pattern))
         if path.is_file()
     }
+
+
+def contents(folder: Path) -> str:
+    """Of all that a folder and its chip hold, names and bytes: one hash."""
+    whole = hashlib.sha256()
+    for path in [_chip_file(folder), *sorted(folder.rglob("*"))]:
+        kind = "file" if path.is_file() else "folder" if path.is_dir() else "other"
+        whole.update(f"{path}\0{kind}\0".encode())
+        if kind == "file":
+            whole.update(hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
 
 
 # --- the verbs ------------------------------------------------------------------------
@@ -483,6 +495,7 @@ def torture(
     of = whole.operations
     print(f"{verb}: {len(only or numbers)} of {of} operations", flush=True)
     problems = []
+    went_on: dict[str, int] = {}  # what was left -> the first n that left it
     for n in only or numbers:
         place = fresh("try")
         ended = attempt(scenario, shim, place, n, kill)
@@ -491,15 +504,21 @@ def torture(
         if not wrong and ended.code == 0 and left != done:
             wrong = "it says that all is well, and it isn't"
         wrong = wrong or scenario.whole(was, left, done)
-        again = attempt(scenario, shim, place, 0)
-        if not wrong and (again.code != 0 or scenario.state(place) != done):
-            wrong = f"a rerun does not go on: {again.text[-300:]}"
+        what, then = contents(place), "then whole"
+        if what in went_on:
+            then = f"then as {went_on[what]}"
+        elif not wrong:
+            again = attempt(scenario, shim, place, 0)
+            if again.code != 0 or scenario.state(place) != done:
+                wrong = f"a rerun does not go on: {again.text[-300:]}"
+            else:
+                went_on[what] = n
         if wrong:
             tail = ended.text.strip()[-700:]
             problems.append(f"{verb}, {n} ({ended.name}): {wrong}\n{tail}")
             print(f"FAILED: {problems[-1]}", flush=True)
         else:
-            print(f"{verb}, {n} ({ended.name}): {ended.code}, then whole", flush=True)
+            print(f"{verb}, {n} ({ended.name}): {ended.code}, {then}", flush=True)
     return len(only or numbers), problems
 
 

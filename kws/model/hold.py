@@ -31,7 +31,7 @@ def _scan(dense_rows: int) -> Any:
     """The encoding as one compiled loop over rows."""
 
     # Compiled: row by row, TensorFlow's own loop takes several times as long.
-    @tf.function(jit_compile=True, reduce_retracing=False)
+    @tf.function(jit_compile=True, reduce_retracing=False, autograph=False)
     def scan(values: Any, limit: Any) -> Any:
         rows = tf.transpose(values, (1, 0, 2))
         held = tf.scan(

@@ -662,7 +662,7 @@ def predictor(network: Any, recipe: Recipe) -> Callable[[np.ndarray], np.ndarray
     """
     spec = recipe.features
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(part: Any) -> Any:
         real = (tf.cast(part, tf.float32) - spec.zero_point) * spec.scale
         return network(real, training=False)

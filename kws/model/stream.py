@@ -127,7 +127,7 @@ def predictor(network: Any, recipe: Recipe) -> Callable[[np.ndarray], np.ndarray
     """
     spec, run = recipe.features, paired(network, recipe)
 
-    @tf.function
+    @tf.function(autograph=False)
     def part(first: Any, second: Any) -> Any:
         real = [
             (tf.cast(clips, tf.float32) - spec.zero_point) * spec.scale

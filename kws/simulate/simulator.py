@@ -303,13 +303,13 @@ class Simulator:
                 (None, self.shape.tokens, self.shape.dim), tf.float32
             )
             limits = tf.TensorSpec((len(kinds),), tf.float64)
-            return tf.function(run, input_signature=[tokens, carry, limits])
+            return tf.function(run, [tokens, carry, limits], autograph=False)
 
         spec = self.bundle.recipe.features
         features = tf.TensorSpec((None, spec.frames, spec.mel_bins), tf.float32)
         tokens = tf.TensorSpec((None, self.shape.tokens, self.shape.dim), tf.float32)
         head = self.network.get_layer("head")
-        self._start = tf.function(start, input_signature=[features])
+        self._start = tf.function(start, [features], autograph=False)
         self._blocks = [
             block(layer, kinds, carry)
             for layer, kinds, carry in zip(
@@ -317,7 +317,7 @@ class Simulator:
             )
         ]
         self._end = tf.function(
-            lambda x: head(x, training=False), input_signature=[tokens]
+            lambda x: head(x, training=False), [tokens], autograph=False
         )
 
     def _carried(self) -> list[dict[str, Any]]:

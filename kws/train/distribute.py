@@ -143,7 +143,7 @@ def _first(strategy: Any, values: np.ndarray) -> np.ndarray:
 
     given = tf.constant(values)
 
-    @tf.function
+    @tf.function(autograph=False)
     def total() -> Any:
         def part() -> Any:
             number = tf.distribute.get_replica_context().replica_id_in_sync_group

@@ -496,7 +496,7 @@ def _train_step(loop: Loop) -> Callable[[Any], Any]:
         losses = strategy.run(replica_step, args=(batch,))
         return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
-    return tf.function(step)
+    return tf.function(step, autograph=False)
 
 
 def write_scalar(tag: str, number: float) -> None:
