@@ -535,6 +535,7 @@ def check_clips(bundle: Bundle, sources: Sources | None = None) -> np.ndarray:
         recipe.train.seed,
         recipe.quantize.calibration_clips,
         folders.also,
+        repeat=True,
     )
     return features.of_clips(clips.pcm, recipe.features)
 

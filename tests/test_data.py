@@ -17,6 +17,7 @@ import toolbox
 from kws import data, features, recipe
 from kws.data import archives, splits
 from kws.data.audio import say, wav_bytes
+from kws.data.sources import counted
 from kws.data.verify import verify
 from kws.errors import KwsError
 from kws.model.check import check
@@ -508,6 +509,64 @@ def test_the_table_counts_what_was_taken(folder, tmp_path):
     (folder / "validation_list.txt").write_text("yes/00000001_nohash_0.wav\n")
     table = data.overview(*loaded, WORDS, folder).splitlines()
     assert "No test clips: No clips of yes, no in the test split" in table[-1]
+
+
+def test_few_recordings_are_taken_as_often_as_is_said(folder, tmp_path):
+    """mine:3 are the clips of mine, which a training takes three times."""
+    spoken = small_corpus.make(tmp_path / "spoken", ("yes", "no", "dog"))
+    weighed = Path(f"{folder}:3")
+    for split in ("train", "val", "test"):  # elsewhere it is the folder
+        once = data.load(split, WORDS, folder, also=(spoken,))
+        again = data.load(split, WORDS, weighed, also=(spoken,))
+        assert again.manifest_hash == once.manifest_hash
+    once = data.load("train", WORDS, folder, also=(spoken,))
+    for named in (weighed, Path(f"{folder}/:3")):  # as a shell completes it
+        clips = data.load("train", WORDS, named, also=(spoken,), repeat=True)
+        said = [key for key in once.taken if key[1] in WORDS.words]
+        assert len(said) == 4
+        for place, word in said:
+            often = 3 if place == str(folder) else 1
+            assert clips.taken[place, word] == often * once.taken[place, word]
+        words = sum(clips.taken[key] for key in said)
+        for label in (SILENCE, UNKNOWN):  # is drawn for every hundred words
+            drawn = sum(n for (_, of), n in clips.taken.items() if of == label)
+            assert drawn == words * 50 // 100
+        sounds = {
+            clips.pcm[row].tobytes()
+            for row, name in enumerate(clips.names)
+            if name == once.names[0]
+        }
+        assert once.pcm[0].tobytes() in sounds and len(sounds) <= 2  # of both folders
+    validation = data.load("val", WORDS, weighed, also=(spoken,))
+    table = data.overview(clips, validation, WORDS, weighed, (spoken,)).splitlines()
+    assert f"{folder}  (each training clip 3 times)" in table and str(spoken) in table
+    yes = [line.split() for line in table if line.startswith("  yes")]
+    assert yes == [["yes", "12", "2", "2"], ["yes", "4", "2", "2"]]
+
+
+@pytest.mark.parametrize(
+    ("named", "also", "hint"),
+    [
+        ("corpus:0", (), "corpus:8"),
+        ("corpus:101", (), "corpus:8"),
+        ("corpus", ("corpus",), "corpus:2"),
+        ("corpus:3", ("spoken", "./corpus"), "corpus:4"),
+    ],
+)
+def test_a_folder_is_named_once_and_taken_a_hundred_times_at_most(
+    folder, tmp_path, monkeypatch, named, also, hint
+):
+    small_corpus.make(tmp_path / "spoken")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KwsError) as caught:
+        data.load("train", WORDS, Path(named), also=tuple(map(Path, also)))
+    assert caught.value.hint.endswith(hint)
+
+
+def test_a_folder_whose_name_ends_in_a_number_is_itself(tmp_path):
+    corpus = small_corpus.make(tmp_path / "take:2")
+    assert data.open_corpus(corpus).path == corpus
+    assert counted(Path(f"{corpus}:4")) == (corpus, 4)
 
 
 def test_a_suffix_in_capitals_is_a_clip(folder):

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import re
-import shlex
 import stat
 import tarfile
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_corpus
+import toolbox
 from click.testing import CliRunner
 
 from kws import data
@@ -25,6 +25,7 @@ from kws.cli import data as verb
 from kws.data import ambient, download
 from kws.data.audio import wav_bytes
 from kws.data.download import Source
+from kws.data.speech_commands import COMMANDS
 from kws.errors import KwsError
 from kws.recipe import Task
 
@@ -282,7 +283,7 @@ def test_the_verb_fetches_from_another_address(server, tmp_path):
     assert report["sha256"] in result.stderr
 
 
-def test_the_verb_takes_an_archive_at_hand(corpus_bytes, tmp_path):
+def test_the_verb_takes_an_archive_at_hand(corpus_bytes, tmp_path, monkeypatch):
     archive = tmp_path / "mine.tar.gz"
     archive.write_bytes(corpus_bytes)
     base = ["fetch", "--archive", str(archive), "--out", str(tmp_path / "out")]
@@ -293,9 +294,16 @@ def test_the_verb_takes_an_archive_at_hand(corpus_bytes, tmp_path):
         verb.command, [*base, "--sha256", sha256(corpus_bytes)], catch_exceptions=False
     )
     assert accepted.exit_code == 0 and (tmp_path / "out" / "yes").is_dir()
-    line = shlex.split(accepted.stdout.rpartition("Next: ")[2])
-    assert line[:2] == ["kws", "train"] and str(tmp_path / "out") in line
     assert archive.is_file()
+    # What comes next needs all words of its task.
+    monkeypatch.chdir(tmp_path)
+    whole = small_corpus.make(tmp_path / "whole", (*COMMANDS, "cat"))
+    archive.write_bytes(packed(whole))
+    digest = sha256(archive.read_bytes())
+    base = ["fetch", "--archive", str(archive), "--sha256", digest, "--out", "all"]
+    accepted = CliRunner().invoke(verb.command, base, catch_exceptions=False)
+    said = toolbox.begins_to_train(accepted.stdout.rpartition("Next: ")[2])
+    assert "\nall\n" in said
 
 
 # Ambient sound: several archives, of which parts are kept.

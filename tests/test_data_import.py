@@ -23,8 +23,8 @@ import toolbox
 from click.testing import CliRunner
 
 from kws import data
+from kws.cli import cli
 from kws.cli import data as verb
-from kws.cli import train
 from kws.data import audio, synth, takes
 from kws.data.verify import verify
 from kws.data.voices import espeak
@@ -415,21 +415,27 @@ def test_the_page_fits_a_phone(imported, tmp_path):
     assert int(found[1]) <= int(found[2]) <= 500
 
 
-def test_the_verb_tells_words_speakers_and_what_is_missing(speaker, tmp_path):
+def test_the_verb_tells_words_speakers_and_what_is_missing(
+    speaker, tmp_path, monkeypatch
+):
     root, out = tmp_path / "anna", tmp_path / "out"
-    write(
-        root / "stop" / "1.wav", resampled(take(said(speaker, "stop"))[0], 48000), 48000
-    )
+    words = [said(speaker, "stop", pitch) for pitch in (30, 45, 55, 70)]
+    write(root / "stop" / "1.wav", resampled(take(*words)[0], 48000), 48000)
     arguments = ["import", str(root), "--out", str(out)]
     audio.say.cache_clear()
     result = CliRunner().invoke(verb.command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert "speaker anna, from the folder that holds the words'" in result.stderr
     assert "converted 48,000 Hz mono 16-bit to 16 kHz mono: 1" in result.stderr
-    line = shlex.split(result.stdout.rpartition("Next: ")[2])
-    with train.command.make_context("kws train", line[2:]) as typed:
-        assert line[:2] == ["kws", "train"]
-        assert typed.params["words"] == ("stop",) and typed.params["data"] == out
+    # Four are few: spoken ones are put beside them, and they are taken eight times.
+    monkeypatch.chdir(tmp_path)
+    speaks, trains = result.stdout.rpartition("Next: ")[2].strip().split(" && ")
+    shorter = ["--clips-per-word", "10", "--unknown", "10", "--voices", "espeak"]
+    spoken = CliRunner().invoke(cli, [*shlex.split(speaks)[1:], *shorter])
+    assert spoken.exit_code == 0, spoken.output
+    table = toolbox.begins_to_train(trains).splitlines()
+    own = table.index(f"{out}  (each training clip 8 times)")
+    assert table[own + 1].split() == ["stop", "16", "1", "1"]
     result = CliRunner().invoke(verb.command, arguments, catch_exceptions=False)
     assert result.exit_code == 0 and "already in" in result.stdout
     (root / "stop" / "2.wav").write_bytes(b"not audio")
@@ -437,8 +443,8 @@ def test_the_verb_tells_words_speakers_and_what_is_missing(speaker, tmp_path):
         verb.command, [*arguments, "--json"], catch_exceptions=False
     )
     report = json.loads(result.stdout)
-    assert result.exit_code == 1 and report["made"] == 1
-    assert report["words"] == {"stop": {"recordings": 1, "clips": 1, "left_out": 0}}
+    assert result.exit_code == 1 and report["made"] == 4
+    assert report["words"] == {"stop": {"recordings": 1, "clips": 4, "left_out": 0}}
     assert list(report["unreadable"]) == [str(root / "stop" / "2.wav")]
     run = subprocess.run(
         [sys.executable, "-c", "from kws.cli import main; main()", "data", "import"],

@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small_corpus
+import toolbox
 from click.testing import CliRunner
 
 from kws import bundle as bundles
 from kws import data, mining
 from kws.bundle import Bundle, write_atomic
 from kws.cli import data as verb
-from kws.cli import train
 from kws.data import audio
 from kws.deploy import host as listening
 from kws.engines import host
@@ -190,15 +189,16 @@ def test_a_training_takes_them_all_as_unknown_words(mined, tmp_path):
         assert not any(name.startswith("false_alarm/") for name in names)
 
 
-def test_the_verb_reports_rounds(bundle, ambient, mined):
+def test_the_verb_reports_rounds(bundle, ambient, mined, tmp_path, monkeypatch):
     out, done = mined
     arguments = ["mine", "kwt-tiny", "--ambient", str(ambient), "--out", str(out)]
     result = CliRunner().invoke(verb.command, arguments, catch_exceptions=False)
     assert f"{done.false_alarms}" in result.stdout
-    line = shlex.split(result.stdout.rpartition("Next: kws train ")[2])
-    with train.command.make_context("kws train", line) as typed:
-        assert typed.params["recipe_file"].is_file()
-        assert typed.params["also"] == (out,)
+    monkeypatch.chdir(tmp_path)
+    words = data.labels(bundle.recipe.task)[2:]
+    monkeypatch.setenv("KWS_DATA", str(small_corpus.make(tmp_path / "a", words)))
+    said = toolbox.begins_to_train(result.stdout.rpartition("Next: ")[2])
+    assert f"\n{out}\n" in said
     result = CliRunner().invoke(
         verb.command, [*arguments, "--json"], catch_exceptions=False
     )

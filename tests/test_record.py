@@ -993,8 +993,9 @@ def test_the_verb_serves_until_the_page_is_finished(tmp_path: Path) -> None:
     line = rest.splitlines()[-1].removeprefix("Next: ")
     assert line == said["next"]
     assert line == (
-        "kws data synth --words go,stop --out mine-spoken && kws train --words go,stop "
-        "--data mine --also mine-spoken --out runs/mine"
+        "kws data synth --words go,stop --out mine-spoken && kws train --from "
+        "kwt-stream-tiny --words go,stop --data mine:8 --also mine-spoken --epochs 12 "
+        "--qat-epochs 2 --variants 4 --out runs/mine"
     )
 
 

@@ -186,7 +186,7 @@ def test_the_verb_writes_a_stream_and_its_truth(tmp_path):
     assert [w["word"] for w in report["windows"]] == ["yes", "no"]
 
 
-def test_the_verb_makes_a_corpus(tmp_path):
+def test_the_verb_makes_a_corpus(tmp_path, monkeypatch):
     out = tmp_path / "c"
     base = ["synth", "--words", "up, down", "--clips-per-word", "10", "--unknown", "4"]
     result = CliRunner().invoke(
@@ -194,6 +194,10 @@ def test_the_verb_makes_a_corpus(tmp_path):
     )
     assert json.loads(result.stdout)["made"] == 24
     assert len(list((out / "down").glob("*.wav"))) == 10
+    monkeypatch.chdir(tmp_path)
+    again = CliRunner().invoke(verb.command, [*base, "--out", str(out)])
+    said = toolbox.begins_to_train(again.stdout.rpartition("Next: ")[2])
+    assert f"\n{out}\n" in said
 
 
 def test_the_verb_wants_one_of_out_and_stream(tmp_path):

@@ -371,6 +371,13 @@ def test_folders_that_are_remembered_and_gone(
     assert f"Clips as in its training: {here}, {there}" in capsys.readouterr().err
     assert data.of_run(bundle, there) == data.Sources(there)  # said: nothing is guessed
     assert data.of_run(bundle, also=(run,)) == data.Sources(here, (there, run))
+    # What is known already is not added again, and how often it counts is kept.
+    assert data.of_run(bundle, also=(there,)) == data.Sources(here, (there,))
+    data.remember(run, data.Sources(Path(f"{here}:8"), (there,)))
+    assert data.of_run(bundle).data == Path(f"{here}:8")
+    assert data.of_run(bundle, also=(here,)).also == (there,)
+    assert data.remembered(bundle)[:2] == ["--data", f"{here}:8"]
+    data.remember(run, data.Sources(here, (there,)))
     there.rmdir()
     with pytest.raises(KwsError, match="not there any more") as caught:
         data.of_run(bundle)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,12 +16,15 @@ from types import ModuleType
 from typing import NoReturn
 
 import pytest
+from click.testing import CliRunner
 
+from kws.cli import cli
 from kws.data.voices import espeak
 from kws.deploy import toolchain
 from kws.deploy.runners import qemu
 from kws.errors import KwsError
 from kws.paths import FIRMWARE
+from kws.train import distribute
 
 HOST_FLAGS = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -30,6 +34,31 @@ def skip_or_fail(reason: str) -> NoReturn:
     if os.environ.get("KWS_REQUIRE_TOOLS") == "1":
         pytest.fail(f"{reason} (KWS_REQUIRE_TOOLS=1)")
     pytest.skip(reason, allow_module_level=True)
+
+
+class _Begins(Exception):
+    """All that a training needs was found."""
+
+
+def begins_to_train(line: str) -> str:
+    """Type a printed `kws train`, up to where TensorFlow would be loaded: its options,
+    recipe, network, folders, and clips in every split are right then.
+
+    Returns:
+        What it said.
+    """
+
+    def begin(_: str) -> NoReturn:
+        raise _Begins
+
+    name, *words = shlex.split(line)
+    assert (name, words[0]) == ("kws", "train")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(distribute, "strategy_of", begin)
+        done = CliRunner().invoke(cli, words)
+    assert isinstance(done.exception, _Begins), (line, done.output, done.exception)
+    assert "No test clips" not in done.stderr
+    return done.stderr
 
 
 def tool(name: str) -> ModuleType:

@@ -1,12 +1,14 @@
-"""Does a network hear the person whose recordings it was trained with?
+r"""Does a network hear the person whose recordings it was trained with?
 
 Of each person some recordings a word are for training, the others are held out:
 
     python tools/own_voice.py divide PEOPLE --words zero,one --own 20 --out people
     kws data import people/anna/own --out corpus/anna/own
     kws data import people/anna/held --out corpus/anna/held
-    kws train --words zero,one --data spoken --out runs/before
-    kws train --words zero,one --data corpus/anna/own --also spoken --out runs/anna
+    kws data synth --words zero,one --out spoken
+    kws train --from kwt-stream-tiny --words zero,one --data spoken --out runs/before
+    kws train --from kwt-stream-tiny --words zero,one --data corpus/anna/own:8 \
+        --also spoken --epochs 12 --qat-epochs 2 --variants 4 --out runs/anna
     python tools/own_voice.py hear corpus/anna/held runs/before runs/anna
 
 PEOPLE has WORD/NAME_nohash_N.wav. Of words that --words doesn't name, --near

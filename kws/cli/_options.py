@@ -158,14 +158,16 @@ def given(ctx: click.Context, without: Sequence[str] = ()) -> list[str]:
 data = click.option(
     "--data",
     type=PATH,
-    help="Folder or .tar.gz of clips.  [default: those RUN was trained on, else "
-    "KWS_DATA, else the usual places (docs/data.md)]",
+    help="Folder or .tar.gz of clips; a training takes those of FOLDER:8 eight times.  "
+    "[default: those RUN was trained on, else KWS_DATA, else the usual places "
+    "(docs/data.md)]",
 )
 also = click.option(
     "--also",
     type=PATH,
     multiple=True,
-    help="Another folder of clips, from `kws data synth` say; may be repeated.",
+    help="Another folder of clips, or FOLDER:8, from `kws data synth` say; may be "
+    "repeated.",
 )
 ambient = click.option(
     "--ambient",

@@ -17,11 +17,16 @@ from kws.cli import Verbs, _options
 from kws.errors import KwsError, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from kws.data.record import Session
 
 SHIPPED = {"gsc10": "kwt-tiny", "gsc12": "kwt-small-gsc12"}  # to try a tape with
+# How own recordings are trained with: measured with 20 a word (docs/results.md).
+BEGINNING = "kwt-stream-tiny"
+SHORTLY = ("--epochs", "12", "--qat-epochs", "2", "--variants", "4")
+SPOKEN_CLIPS = 300  # of a word, by kws data synth
+MOST_TIMES = 8
 
 
 @click.group(cls=Verbs)
@@ -157,7 +162,7 @@ def _fetch_ambient(
 @_options.clip_seconds(default=1.0, show_default=True)
 @click.option(
     "--clips-per-word",
-    default=300,
+    default=SPOKEN_CLIPS,
     show_default=True,
     help="Clips of each word, of all voices and splits: 10 to 20000.",
 )
@@ -217,6 +222,7 @@ def synth(
 
     Example: kws data synth --words "licht,stopp" --language de --out corpus
     """
+    from kws.cli._run import next_line
     from kws.data import synth as speech
     from kws.data import voices as engines
     from kws.progress import counting
@@ -272,7 +278,10 @@ def synth(
     else:
         click.echo(f"The corpus is already in {out}")
     if not as_json:
-        click.echo(_train_next(words, out, clip_seconds))
+        given: list[object] = ["--words", ",".join(words), "--data", out]
+        if clip_seconds != 1:
+            given += ["--clip-seconds", f"{clip_seconds:g}"]
+        click.echo(next_line("kws", "train", *given, "--out", "runs/mine"))
 
 
 def _here(
@@ -385,22 +394,58 @@ def import_(
         if not done.made:
             click.echo(f"The corpus is already in {out}")
         click.echo(f"Look and listen: {page}")
-        words = tuple(word for word in done.words if not word.startswith("_"))
-        if len(words) > 1:
+        own = {
+            word: row["clips"]
+            for word, row in done.words.items()
+            if row["clips"] and not word.startswith("_")
+        }
+        if len(own) > 1:
             click.echo("A folder that --words doesn't name becomes unknown words.")
-        if words:
-            click.echo(_train_next(words, out, clip_seconds))
+        if following := train_with_own(out, own, clip_seconds):
+            click.echo(f"Next: {following}")
+        elif own:
+            click.echo("To train, a word needs 3 clips: one for each split.")
     ctx.exit(1 if empty or done.unreadable else 0)
 
 
-def _train_next(words: Sequence[str], corpus: Path, clip_seconds: float) -> str:
-    """The command that trains on a corpus that was just made."""
-    from kws.cli._run import next_line
+def train_with_own(
+    corpus: Path, counts: Mapping[str, int], clip_seconds: float = 1.0
+) -> str:
+    """The commands that train on people's own recordings; '' where they are too few.
 
-    given = ["--words", ",".join(words), "--data", corpus, "--out", "runs/mine"]
-    if clip_seconds != 1:
-        given += ["--clip-seconds", f"{clip_seconds:g}"]
-    return next_line("kws", "train", *given)
+    Few are put beside spoken ones, weighed, and a shipped network learns them, as was
+    measured (docs/results.md, "Your own voice").
+
+    Args:
+        corpus: The folder of the recordings.
+        counts: Word -> its clips there.
+        clip_seconds: Length of a clip.
+    """
+    from kws.data import synth as speech
+    from kws.data.splits import SPLITS
+
+    # By itself a word needs a clip for every split; spoken ones are in all of them.
+    enough = [word for word, count in counts.items() if count >= len(SPLITS)]
+    few = min(counts.values(), default=0) < SPOKEN_CLIPS
+    spoken = few and speech.can_say(tuple(counts))
+    if not (words := list(counts) if spoken else enough):
+        return ""
+    longer = [] if clip_seconds == 1 else ["--clip-seconds", f"{clip_seconds:g}"]
+    named = ["--words", ",".join(words)]
+    end = [*longer, "--out", f"runs/{corpus.resolve().name}"]
+    train = ["kws", "train"]
+    if not few:
+        return shlex.join([*train, *named, "--data", str(corpus), *end])
+    train += ["--from", BEGINNING, *named, "--data"]
+    if not spoken:
+        return shlex.join([*train, str(corpus), *SHORTLY, *end])
+    beside = f"{corpus}-spoken"
+    synth = ["kws", "data", "synth", *named, *longer, "--out", beside]
+    # As many as half of the spoken ones, and no more often than was measured.
+    times = min(MOST_TIMES, round(SPOKEN_CLIPS / 2 / min(counts.values())))
+    own = str(corpus) if times <= 1 else f"{corpus}:{times}"
+    train += [own, "--also", beside, *SHORTLY, *end]
+    return f"{shlex.join(synth)} && {shlex.join(train)}"
 
 
 @command.command()
@@ -561,21 +606,10 @@ def after_recording(session: Session, again: str) -> str:
 
     words = [prompt for prompt in session.asked if prompt.kind == WORD]
     counts = dict(zip(session.asked, session.counts(), strict=True))
-    texts = [prompt.text for prompt in words]
-    out = str(session.out)
-    seconds = session.clip_seconds
-    longer = [] if seconds == 1 else ["--clip-seconds", f"{seconds:g}"]
     if any(counts[prompt] < len(SPLITS) for prompt in words):
         return again
-    named = ["--words", ",".join(texts)]
-    train = ["kws", "train", *named, "--data", out]
-    end = [*longer, "--out", "runs/" + session.out.resolve().name]
-    # An English voice can't say other letters, and speaks for a second alone.
-    if longer or not all(text.isascii() for text in texts):
-        return shlex.join([*train, *end])
-    spoken = out.rstrip("/") + "-spoken"
-    synth = shlex.join(["kws", "data", "synth", *named, "--out", spoken])
-    return f"{synth} && {shlex.join([*train, '--also', spoken, *end])}"
+    own = {prompt.text: counts[prompt] for prompt in words}
+    return train_with_own(session.out, own, session.clip_seconds)
 
 
 @command.command()

@@ -30,6 +30,7 @@ from kws.bundle import write_atomic
 from kws.data import archives, audio, names
 from kws.data.archives import Recording
 from kws.data.audio import SAMPLE_RATE
+from kws.data.sources import check_once, counted
 from kws.data.splits import SPLITS, Lists, read_lists, shared_out, some
 from kws.errors import KwsError, quoted
 from kws.paths import CHECKOUT, user_cache
@@ -173,7 +174,8 @@ def find_data(explicit: Path | None = None) -> Path:
         KwsError: nothing there.
     """
     if explicit is not None or os.environ.get("KWS_DATA"):
-        path = Path(explicit if explicit is not None else os.environ["KWS_DATA"])
+        usual = os.environ.get("KWS_DATA", "")
+        path = Path(usual) if explicit is None else counted(explicit)[0]
         if not path.exists():
             source = "--data" if explicit is not None else "KWS_DATA"
             raise KwsError(
@@ -414,6 +416,7 @@ def load(
     seed: int = 1,
     limit: int | None = None,
     also: tuple[Path, ...] = (),
+    repeat: bool = False,
 ) -> ClipSet:
     """Load one split of a task.
 
@@ -433,6 +436,8 @@ def load(
             any split but an official test set: the task's words, and other words as
             unknown ones, drawn but for those that were mistaken for words, which are
             all taken. Silence comes from `data` alone.
+        repeat: Take the clips of a folder that is named `mine:8` eight times, as a
+            training does; else each once (kws.data.sources.counted).
 
     Returns:
         The clips, each `task.clip_seconds`: shorter ones end in zeros; of longer ones,
@@ -453,9 +458,9 @@ def load(
             f"No such split. Expected train, val or test. Received: {split!r}",
             "kws eval RUN --split test",
         )
-    corpus = open_corpus(data)
-    more = [open_corpus(folder) for folder in also]
-    clips = _draw(corpus, more, split, task, seed)
+    corpus, *more = _opened(data, also)
+    times = [counted(folder)[1] if folder and repeat else 1 for folder in (data, *also)]
+    clips = _draw(corpus, more, split, task, seed, times)
     if limit is not None:
         if limit < 1:
             raise KwsError(
@@ -470,9 +475,11 @@ def load(
     size = task.clip_samples
     pcm = np.zeros((len(clips), size), dtype=np.int16)
     recordings = [r for c in clips if (r := c.recording) is not None]
-    read = archives.read_clips(recordings, size)
-    pcm[spoken] = read.pcm
-    _check_cut([clips[row] for row in spoken], read, labels(task), split)
+    once = {item: row for row, item in enumerate(dict.fromkeys(recordings))}
+    read = archives.read_clips(list(once), size)
+    pcm[spoken] = read.pcm[[once[item] for item in recordings]]
+    of_each = {clip.recording: clip for clip in clips}
+    _check_cut([of_each[item] for item in once], read, labels(task), split)
     noises = corpus.noises(split, size) if len(spoken) < len(clips) else {}
     if len(spoken) < len(clips) and not noises:
         audio.say(
@@ -558,8 +565,12 @@ def overview(
         data: As for `load`.
         also: As for `load`.
     """
-    corpus = open_corpus(data)
-    more = [open_corpus(folder) for folder in also]
+    corpus, *more = _opened(data, also)
+    times = {
+        str(opened.path): counted(folder)[1]
+        for opened, folder in zip((corpus, *more), (data, *also), strict=True)
+        if folder is not None
+    }
     problem = ""
     try:
         test = _taken(_draw(corpus, more, "test", task, 1), training.labels)
@@ -572,7 +583,9 @@ def overview(
     for folder in dict.fromkeys(folder for folder, _ in keys):
         rows = sorted((place[label], label) for f, label in keys if f == folder)
         if folder:
-            lines.append(folder)
+            often = times.get(folder, 1)
+            each = f"  (each training clip {often} times)" if often > 1 else ""
+            lines.append(folder + each)
         for _, label in rows:
             counts = [column.get((folder, label), 0) for column in columns]
             cells = "".join(f"{n or '-':>8}" for n in counts)
@@ -608,10 +621,25 @@ class _Clip:
         return record
 
 
+def _opened(data: Path | None, also: tuple[Path, ...]) -> list[Corpus]:
+    """The folders, each opened; one that is named twice is refused."""
+    check_once([find_data() if data is None else data, *also])
+    return [open_corpus(folder) for folder in (data, *also)]
+
+
 def _draw(
-    corpus: Corpus, more: list[Corpus], split: str, task: Task, seed: int
+    corpus: Corpus,
+    more: list[Corpus],
+    split: str,
+    task: Task,
+    seed: int,
+    times: Sequence[int] | None = None,
 ) -> list[_Clip]:
-    """Choose the clips of a split: words, then unknown, then silence."""
+    """Choose the clips of a split: words, then unknown, then silence.
+
+    Each folder's as often as `times` says.
+    """
+    often = times or [1] * (1 + len(more))
     rng = np.random.Generator(np.random.PCG64([seed, SPLITS.index(split)]))
     label_names = labels(task)
     index = {names.key(name): label for label, name in enumerate(label_names)}
@@ -620,7 +648,8 @@ def _draw(
     unknown: list[tuple[str, Recording]] = []
     mistaken: list[tuple[str, Recording]] = []
     silence: list[Recording] = []
-    recordings = [(str(corpus.path), item) for item in corpus.recordings(split)]
+    own = [(str(corpus.path), item) for item in corpus.recordings(split)]
+    recordings = own + (often[0] - 1) * [r for r in own if r[1].word != SILENCE]
     official = split == "test" and corpus.test_set is not None
     if official and task.name == "custom" and corpus.layout == "folder":
         # The official test files don't have words of one's own; their folders do.
@@ -630,8 +659,8 @@ def _draw(
             for item in corpus._own(split)
             if names.key(item.word) in index.keys() - tested
         ]
-    for other in more if not official else []:
-        recordings += [
+    for other, count in zip(more, often[1:], strict=True) if not official else []:
+        recordings += count * [
             (str(other.path), item)
             for item in other.recordings(split)
             if item.word != SILENCE

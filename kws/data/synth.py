@@ -171,6 +171,21 @@ def _check_voices(plan: Plan) -> None:
             )
 
 
+def can_say(words: tuple[str, ...], language: str = ENGLISH) -> bool:
+    """Whether eSpeak NG is here and says the words as people do, not letter by letter.
+
+    Example:
+        >>> can_say(("hey robot",)), can_say(("tv",))
+        (True, False)
+    """
+    try:
+        linguist = espeak.start()
+        voice = espeak.accents(linguist, language)[0]
+        return not any(espeak.cannot_say(linguist, word, voice) for word in words)
+    except (KwsError, OSError):
+        return False
+
+
 def spoken_stream(
     words: list[str],
     seed: int = 1,

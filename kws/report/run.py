@@ -343,6 +343,8 @@ def _operating(facts: Facts) -> Section:
     tape += [] if kept.data is None else ["--data", kept.data]
     for folder in kept.also:
         tape += ["--also", folder]
+    if bundle.recipe.task.clip_seconds != 1:
+        tape += ["--clip-seconds", f"{bundle.recipe.task.clip_seconds:g}"]
     body = (
         f"<p>Not measured: how many words it {term('missed', 'misses')}, and how often "
         f"it hears one where none was said. It takes {term('tape', 'tapes')}: an hour "

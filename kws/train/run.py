@@ -317,6 +317,7 @@ def _read(recipe: Recipe, options: RunOptions) -> tuple[ClipSet, ClipSet]:
             recipe.train.seed,
             options.limit,
             options.also,
+            repeat=split == "train",
         )
         for split in ("train", "val")
     )
