@@ -17,11 +17,14 @@ from typing import Any
 import pytest
 import samba_board
 import small_elf
+import wire as wires
+from click.testing import CliRunner
 from samba_board import SAMD21, ZERO
-from toolbox import skip_or_fail
+from toolbox import need_compiler, skip_or_fail
 
 from kws import bundle as bundles
-from kws.deploy import boards, elf, flash, serial_port
+from kws.cli import cli
+from kws.deploy import boards, elf, flash, pace, serial_port
 from kws.deploy.failures import BoardError
 from kws.deploy.runners import Found, Job, bossac
 
@@ -282,6 +285,27 @@ def test_from_the_touch_to_the_selftest_with_an_interruption(
     assert (model.faults, model.told[0]) == ([], "touch")
     os.close(ours)
     os.close(theirs)
+
+
+def test_what_comes_next_follows_the_board(
+    ways: Any, plugged: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_compiler()
+    board, options = ways
+    monkeypatch.setattr(boards, "load", lambda _: board)
+    monkeypatch.setattr(pace, "measure", lambda *_: None)
+    with wires.opened(bundles.load("kwt-tiny")) as wire, plugged(**options) as model:
+        model.on_start = wire.boots
+        line = ["flash", "kwt-tiny", "--board", board.name, "--tool", "bossac"]
+        line += ["--out", str(tmp_path), "--port", wire.port]
+        done = CliRunner().invoke(cli, line, catch_exceptions=False)
+        assert done.exit_code == 0 and "self-test ok" in done.stdout
+        following = done.stderr.rpartition("Next: ")[2].strip()
+        assert following == f"kws monitor kwt-tiny --board {board.name} --port " + (
+            wire.port
+        )
+        assert "skipped 75 %" in wire.follow(following)
+    assert model.faults == []
 
 
 def test_the_text_is_not_looked_for_at_the_bootloader(

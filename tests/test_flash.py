@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import struct
 import zlib
@@ -27,12 +28,23 @@ if importlib.util.find_spec("pyocd") is None:  # pragma: no cover
 
 import fake_probe
 import serial
+import wire as wires
 from fake_probe import Chip, probe
 from pyocd.core import exceptions
 
 from kws import bundle as bundles
-from kws.cli import _ask
-from kws.deploy import boards, build, elf, flash, frame, monitor, serial_port, uf2
+from kws.cli import _ask, cli
+from kws.deploy import (
+    boards,
+    build,
+    elf,
+    flash,
+    frame,
+    monitor,
+    pace,
+    serial_port,
+    uf2,
+)
 from kws.deploy.failures import FAILURES, BoardError
 from kws.deploy.runners import Found, Job, bossac, openocd, qemu
 from kws.deploy.runners import pyocd as runner
@@ -733,6 +745,47 @@ def test_from_run_to_selftest_with_an_interruption(
     assert again.programmed.what == "nothing"
     os.close(ours)
     os.close(theirs)
+
+
+@pytest.mark.parametrize("way", ["probe", "drive"])
+def test_what_comes_next_follows_the_board(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is printed: with the port and the hop where they were given."""
+    need_compiler()
+    monkeypatch.setattr(pace, "measure", lambda *_: None)
+    run = Path(shutil.copytree(bundles.PRETRAINED / "kwt-tiny", tmp_path / "my run"))
+    bundle = bundles.load(str(run))
+    if way == "probe":
+        bundle = flash.with_hop(bundle, 24)
+    with wires.opened(bundle) as wire:
+        if way == "probe":
+            chip = Chip()
+            chip.reset = wire.boots  # type: ignore[method-assign]
+            fake_probe.connect(monkeypatch, chip)
+            typed = [DK.name, "--port", wire.port, "--hop", "24"]
+        else:
+            drive = tmp_path / "media" / "RPI-RP2"
+            drive.mkdir(parents=True)
+            (drive / uf2_runner.INFO).write_text("UF2 Bootloader v3.0\n")
+            monkeypatch.setattr(uf2_runner, "roots", lambda: [drive.parent])
+
+            def starts(_: int) -> None:
+                """The last block has arrived: the drive goes, and the board boots."""
+                (drive / uf2_runner.INFO).unlink()
+                wire.boots()
+
+            monkeypatch.setattr(uf2_runner.os, "fsync", starts)
+            found = [(Found(wire.port, "UART"), PICO.usb.ids[0])]
+            monkeypatch.setattr(serial_port, "ports", lambda: found)
+            typed = [PICO.name]
+        line = ["flash", str(run), "--board", *typed]
+        done = CliRunner().invoke(cli, line, catch_exceptions=False)
+        assert done.exit_code == 0 and "self-test ok" in done.stdout
+        following = done.stderr.rpartition("Next: ")[2].strip()
+        assert following == shlex.join(["kws", "monitor", *line[1:]])
+        shown = wire.follow(following)
+    assert "skipped 75 %" in shown and "yes" in shown
 
 
 @pytest.mark.parametrize(
