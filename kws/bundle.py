@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from kws.recipe import Features, Recipe
 SCHEMA_VERSION = 1
 MAX_MODEL_BYTES = 64 * 1024 * 1024
 MAX_JSON_BYTES = 4 * 1024 * 1024
+PAGE_MARK = b'<meta name="generator" content="kws">'
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -237,10 +239,10 @@ def _no_bundle(path: Path) -> KwsError:
 
 
 def check_page(path: Path) -> Path:
-    """The file of a page, which nothing else is replaced by.
+    """The file of a page, which replaces nothing but another page of ours.
 
     Raises:
-        KwsError: its name is not that of a page.
+        KwsError: its name is not that of a page, or something else is there.
 
     Example:
         >>> check_page(Path("page.html")).name
@@ -251,7 +253,18 @@ def check_page(path: Path) -> Path:
             f"A page is a .html. Received: --out {str(path)!r}",
             f"--out {quoted(path.with_suffix('.html'))}",
         )
+    if path.exists() and not (path.is_file() and PAGE_MARK in _head(path)):
+        raise KwsError(
+            "There is something else already. Expected a new name, or a page of kws "
+            f"to replace. Received: --out {str(path)!r}",
+            f"--out {quoted(path.with_stem(f'{path.stem}-new'))}",
+        )
     return path
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4096)
 
 
 def read_json(path: Path) -> Any:
@@ -286,6 +299,31 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_all(files: Mapping[Path, bytes], again: str = "") -> None:
+    """Write files that belong together.
+
+    Args:
+        files: Path -> what it is to hold.
+        again: What to type where something else is there; empty: it is written over.
+
+    Raises:
+        KwsError: one holds something else; then none is written.
+    """
+    for path in files if again else ():
+        if path.exists() and not (
+            path.is_file()
+            and path.stat().st_size == len(files[path])
+            and path.read_bytes() == files[path]
+        ):
+            raise KwsError(
+                "There is something else already. Expected a new name, or what the "
+                f"same command made. Received: {str(path)!r}",
+                again,
+            )
+    for path, held in files.items():
+        write_atomic(path, held)
 
 
 def _json_bytes(table: Any, sort_keys: bool = False) -> bytes:

@@ -94,16 +94,26 @@ def need(package: str, purpose: str) -> None:
         raise MissingExtra(package.replace("_", "-"), "train", purpose)
 
 
-def pip_install(extra: str = "") -> str:
+def pip_install(extra: str = "", otherwise: str = "") -> str:
     """The command that installs kws again, or adds what an extra brings.
+
+    Args:
+        extra: Its name; empty: kws itself.
+        otherwise: What could be done instead.
 
     Example:
         >>> pip_install("flash")
         "pip install -e '.[flash]'   (in the repository)"
+        >>> pip_install("voices", "or: --voices espeak")
+        "pip install -e '.[voices]'   (in the repository; or: --voices espeak)"
     """
     if CHECKOUT is not None:
         what = f"'.[{extra}]'" if extra else "."
-        return f"pip install -e {what}   (in the repository)"
-    if extra:
-        return f"pip install 'kws[{extra}]'"
-    return "pip install --force-reinstall kws-*.whl   (the wheel that it came from)"
+        line, remark = f"pip install -e {what}", "in the repository"
+    elif extra:
+        line, remark = f"pip install 'kws[{extra}]'", ""
+    else:
+        line = "pip install --force-reinstall kws-*.whl"
+        remark = "the wheel that it came from"
+    remarks = "; ".join(part for part in (remark, otherwise) if part)
+    return f"{line}   ({remarks})" if remarks else line

@@ -21,7 +21,7 @@ from kws.data.speech_commands import MISTAKEN
 from kws.data.tape import Score, Tape, Window
 from kws.deploy import host
 from kws.engines.host import Event
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.intervals import poisson_interval
 from kws.recipe import Q15_ONE, decision_ms
 
@@ -269,6 +269,17 @@ def _misses(
             )
         )
     return found
+
+
+def check_findings(path: Path) -> None:
+    """Raises KwsError where something else is there than findings: a truth, say."""
+    head, other = "\t".join(COLUMNS).encode() + b"\n", f"{path.stem}-events"
+    if path.is_dir() or (path.exists() and path.read_bytes()[: len(head)] != head):
+        raise KwsError(
+            "There is something else already. Expected a new name, or what --events "
+            f"wrote before. Received: --events {str(path)!r}",
+            f"kws eval RUN ... --events {quoted(path.with_stem(other))}",
+        )
 
 
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:

@@ -147,3 +147,15 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
         bundle.write_atomic(path, "not bytes")  # type: ignore[arg-type]
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_page_replaces_pages_alone(tmp_path: Path) -> None:
+    page, other = tmp_path / "page.html", tmp_path / "index.html"
+    assert bundle.check_page(page) == page
+    other.write_text("<!doctype html><title>mine</title>")
+    with pytest.raises(KwsError, match="something else already") as caught:
+        bundle.check_page(other)
+    assert caught.value.hint == f"--out {tmp_path / 'index-new.html'}"
+    for name in ("report/shell.html", "emit/web/page.html"):
+        page.write_bytes((Path(bundle.__file__).parent / name).read_bytes())
+        assert bundle.check_page(page) == page

@@ -516,11 +516,12 @@ def test_what_comes_next_is_said_by_one_hand_and_run_by_a_test() -> None:
     for path in sorted(Path(cli_package.__file__).parent.glob("*.py")):
         if path.name != "_run.py":
             said = re.findall(r"Next: .*", path.read_text("utf-8"))
-            # kws data record's is several commands; test_train runs them.
+            # data record's and import's are several commands.
             assert set(said) <= {'Next: {following}")'}, path
-    # Run by test_train (train, convert), test_report_run (calibrate), below (tape),
-    # test_live (demo's); read by test_data_* and test_mining (data). Flash's needs
-    # hardware, and import-kwt's the published file.
+    # Run by test_train (train, convert, data record), test_report_run (calibrate),
+    # below (data tape), test_live (demo), test_flash and test_bossac (flash) and
+    # test_import_kwt; up to where TensorFlow begins by test_data_download,
+    # test_data_import, test_synth and test_mining (data).
     assert collections.Counter(name for name, _ in nexts()) == {
         "_run.py": 3,
         "calibrate.py": 1,

@@ -200,6 +200,14 @@ def test_the_command_makes_equal_files_of_equal_options(tmp_path):
         small_corpus.SPEAKERS["val"]
     )
     assert read.made["reverberation_s"] == [0.2, 0.5]
+    options = ["--words", "yes,no", "--seconds", 60, "--data", corpus]
+    (tmp_path / "kitchen.tsv").write_text("1\t2\tan evening's work\n")
+    before = [(p, p.stat().st_mtime_ns) for p in sorted(tmp_path.iterdir())]
+    for name in ("a", "kitchen"):  # of other options; with a truth by hand
+        with pytest.raises(KwsError, match="something else already") as caught:
+            kws_data("tape", "--out", tmp_path / f"{name}.wav", *options)
+        assert f"--out {tmp_path / name}-new.wav" in caught.value.hint
+    assert [(p, p.stat().st_mtime_ns) for p in sorted(tmp_path.iterdir())] == before
 
 
 def test_the_command_lays_words_on_ambient_sound_or_takes_it_alone(tmp_path):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import small_corpus
 from click.testing import CliRunner
 
 from kws import bundle as bundles
+from kws.cli import cli
 from kws.errors import CheckFailed, KwsError
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -205,6 +210,32 @@ def test_weights_that_are_no_numbers_are_refused(data):
     bad[0, 0] = np.nan
     with pytest.raises(KwsError, match="finite"):
         read_weights(changed(data, kernel, bad))
+
+
+def test_what_comes_next_works(monkeypatch, tmp_path):
+    """On a run that has no .tflite either; the published file's is the same line."""
+    pytest.importorskip("tf_keras")
+    from kws.model import import_kwt
+
+    def imported(file: Path, out: Path) -> bundles.Bundle:
+        source = bundles.load("kwt-tiny")
+        out.mkdir()
+        shutil.copy(source.weights_path, out)
+        facts = {"logit_difference": 1e-6, "clips": 8, "sha256": "0" * 64}
+        made = dataclasses.replace(source, path=out, metrics={"import": facts})
+        bundles.save(made)
+        return made
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(import_kwt, "import_kwt", imported)
+    words = ("yes", "no", "up", "down", "left", "right", "stop", "go", "cat")
+    monkeypatch.setenv("KWS_DATA", str(small_corpus.make(tmp_path / "tones", words)))
+    done = CliRunner().invoke(cli, ["import-kwt", "x.tflite", "--out", "my run"])
+    assert done.exit_code == 0, done.output
+    following = shlex.split(done.stdout.rpartition("Next: kws ")[2])
+    simulated = CliRunner().invoke(cli, following, catch_exceptions=False)
+    assert simulated.exit_code == 0, simulated.output
+    assert "clips right" in simulated.stdout
 
 
 def test_command_prints_json(monkeypatch, tmp_path):

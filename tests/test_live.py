@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -31,7 +32,7 @@ from click.testing import CliRunner
 from kws import bundle as bundles
 from kws import recipe as recipes
 from kws.bundle import Bundle
-from kws.cli import cli
+from kws.cli import cli, demo
 from kws.data import synth, tape
 from kws.deploy import boards, emission, flash, host, profile, run, serve, web
 from kws.emit import web as emitted
@@ -654,10 +655,15 @@ def test_who_wants_no_motion_gets_none(
     assert browser.run(style) == "none"
 
 
-def test_the_verb_serves_until_it_is_stopped(own: Path) -> None:
+def test_the_verb_serves_until_it_is_stopped(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     toolbox.need_compiler("zig")
     code = "import sys; from kws.cli import main; sys.argv[0] = 'kws'; main()"
-    command = [sys.executable, "-c", code, "live", str(own), "--no-browser", "--json"]
+    # As the demo says it, which offers the page at its end.
+    demo._offer(own)
+    line = shlex.split(capsys.readouterr().err.rpartition("Next: kws ")[2])
+    command = [sys.executable, "-c", code, *line, "--no-browser", "--json"]
 
     def listen_to_interrupts() -> None:  # a shell's background job doesn't
         signal.signal(signal.SIGINT, signal.SIG_DFL)

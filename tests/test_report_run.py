@@ -121,7 +121,11 @@ def test_the_page_asks_nothing_of_a_network(said: dict) -> None:
 
 
 def test_every_command_on_the_page_works(
-    own: Path, said: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: Path,
+    said: dict,
+    browser: Browser,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As it stands; what takes hours is only made shorter."""
     monkeypatch.chdir(tmp_path)
@@ -149,9 +153,30 @@ def test_every_command_on_the_page_works(
     invoke(*shlex.split(again)[1:], "--fit", "none", "--clips", "0")
     text = (own / "report.html").read_text()
     assert 'id="operating-data"' in text and 'id="sweep-data"' in text
-    (table,) = re.findall(r'id="sweep-data">(.*?)</script>', text)
-    take = json.loads(table)["command"] + " --pick point=1"
-    invoke(*shlex.split(take)[1:])
+    # Those that the page makes of what is chosen there.
+    open_page(browser, said)
+    shown = (
+        'return [...document.querySelectorAll("#%s code")].map((c) => c.textContent)'
+    )
+    browser.run(
+        'const move = document.getElementById("move"); move.value = 0;'
+        'move.dispatchEvent(new Event("input"))'
+    )
+    (calibrate,) = browser.run(shown % "take")
+    row = 'const row = [...document.querySelectorAll("tr[data-point]")].at(-1);'
+    point = browser.run(
+        f'{row} row.querySelector("button").click(); return row.dataset.point'
+    )
+    chosen = [calibrate, *browser.run(shown % "detail")]
+    assert [shlex.split(line)[1] for line in chosen] == [
+        "calibrate",
+        "sweep",
+        "simulate",
+        "flash",
+    ]
+    assert chosen[1].endswith(f" --pick point={point}")
+    for line in [line for line in chosen if line not in lines]:
+        invoke(*shlex.split(line)[1:])
 
 
 def _tape(own: Path) -> tuple[object, ...]:

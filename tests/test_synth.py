@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from kws import data
 from kws.cli import data as verb
-from kws.data import audio, near, rooms, splits, synth, tape
+from kws.data import audio, near, rooms, splits, synth, tape, voices
 from kws.data.verify import verify
 from kws.data.voices import common, espeak, flite
 from kws.errors import KwsError
@@ -184,6 +184,30 @@ def test_the_verb_writes_a_stream_and_its_truth(tmp_path):
     read = tape.open_tape(out)
     assert [w.word for w in read.windows] == ["yes", "no"]
     assert [w["word"] for w in report["windows"]] == ["yes", "no"]
+    # The same again is the same; nothing else is written over.
+    before = tree(tmp_path)
+    assert CliRunner().invoke(verb.command, arguments).exit_code == 0
+    mine = tmp_path / "mine.tsv"
+    mine.write_text("start_s\tend_s\tword\n1\t2\tmy work of an evening\n")
+    before |= tree(tmp_path)
+    for file, words in ((out, "no"), (mine.with_suffix(".wav"), "yes,no")):
+        other = ["synth", "--words", words, "--stream", str(file)]
+        refused = CliRunner().invoke(verb.command, other)
+        assert isinstance(refused.exception, KwsError), refused.output
+        assert f"--stream {file.with_stem(file.stem + '-new')}" in (
+            refused.exception.hint
+        )
+    refused = CliRunner().invoke(verb.command, [*arguments[:-2], str(mine)])
+    assert "A tape is a .wav" in str(refused.exception)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("engine", ["flite", "kokoro", "pico", "piper"])
+def test_what_gets_a_voice_engine_is_said_in_one_pair_of_brackets(engine):
+    hint = voices.get(engine).MEND
+    line, bracket, remark = hint.partition("   (")
+    assert line.split()[:2] in (["pip", "install"], ["apt-get", "install"])
+    assert bracket and "(" not in remark and remark.endswith(")")
 
 
 def test_the_verb_makes_a_corpus(tmp_path, monkeypatch):

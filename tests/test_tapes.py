@@ -108,6 +108,12 @@ def test_every_fault_is_told_and_every_false_alarm_cut_out(
     arguments += [str(tmp_path / "events.tsv"), "--cut", str(tmp_path / "cut")]
     done = CliRunner().invoke(command, arguments)
     assert done.exit_code == 0, done.output
+    mine = tmp_path / "truth.tsv"
+    mine.write_text("start_s\tend_s\tword\n")
+    over = [*arguments[:4], str(mine), *arguments[5:]]
+    with pytest.raises(KwsError, match="something else already"):
+        CliRunner().invoke(command, over, catch_exceptions=False)
+    assert mine.read_text() == "start_s\tend_s\tword\n"
     head, *lines = (tmp_path / "events.tsv").read_text().splitlines()
     rows = [dict(zip(head.split("\t"), x.split("\t"), strict=True)) for x in lines]
     events = {round(e.time_s, 2): e for e in engine.detect(bundle, sound)}

@@ -396,6 +396,12 @@ def test_a_run_has_its_folders_name_unless_it_has_one(tmp_path: Path) -> None:
     plain.write_text("")
     for text, name in (("kwt-tiny", "mine"), (plain, "mine"), (named, "Kitchen")):
         assert recipes.load(text, "mine").name == name
+    # A run that was made elsewhere, or whose checkpoints are gone, is not written over.
+    (tmp_path / "bundle.json").write_text("{}")
+    with pytest.raises(KwsError, match="nothing to go on with") as caught:
+        folder.start(small("tiny"), tmp_path, restart=False)
+    assert "--restart" in caught.value.hint
+    folder.start(small("tiny"), tmp_path, restart=True)
     # A run that is moved while it is made goes on: its name is not what it computes.
     spec = small("tiny")
     folder.claim(spec, tmp_path)

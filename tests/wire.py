@@ -1,4 +1,4 @@
-"""A board's serial port, by a pseudo-terminal: what it says at boot, and from then on."""
+"""A board's serial port, by a pseudo-terminal: what it says at boot, and then."""
 
 from __future__ import annotations
 

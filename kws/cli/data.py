@@ -242,7 +242,12 @@ def synth(
             f"{quoted(stream)}",
         )
     if stream is not None:
-        windows = speech.write_stream(stream, list(words), seed, language=language)
+        _check_wav(stream, "--stream", "kws data synth")
+        other = stream.with_stem(f"{stream.stem}-new")
+        again = f"kws data synth ... --stream {quoted(other)}"
+        windows = speech.write_stream(
+            stream, list(words), seed, language=language, again=again
+        )
         if as_json:
             rows = [vars(window) for window in windows]
             click.echo(json.dumps({"out": str(stream), "windows": rows}))
@@ -734,7 +739,8 @@ def tape(
         )
         made.made.update(bed=bed)
     made.made.update(split=split, task=wanted.name, words=list(keywords), **options)
-    tapes.save(made, out)
+    other = quoted(out.with_stem(f"{out.stem}-new"))
+    tapes.save(made, out, f"kws data tape ... --out {other}")
     facts = {
         "out": str(out),
         "kind": made.kind,
@@ -770,10 +776,14 @@ def _check_tape(
             f"Received: {given} alone",
             f"{given} --ambient DIR",
         )
-    if out.suffix.lower() != ".wav":
+    _check_wav(out, "--out", "kws data tape")
+
+
+def _check_wav(path: Path, option: str, verb: str) -> None:
+    if path.suffix.lower() != ".wav":
         raise KwsError(
-            f"A tape is a .wav. Received: --out {out}",
-            f"kws data tape --out {quoted(out.with_suffix('.wav'))}",
+            f"A tape is a .wav. Received: {option} {path}",
+            f"{verb} ... {option} {quoted(path.with_suffix('.wav'))}",
         )
 
 

@@ -244,6 +244,8 @@ def _tapes(
     from kws import tapes
     from kws.data.tape import describe, files, open_tape
 
+    if events is not None:
+        tapes.check_findings(events)
     found = files(paths)
     opened = ((str(path), open_tape(path, truth)) for path in found)
     result = tapes.evaluate(bundle, opened, engine, events is not None, cut)

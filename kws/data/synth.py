@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kws.bundle import write_atomic
+from kws.bundle import write_all
 from kws.data import audio, names, near, rooms, voices
 from kws.data.audio import SAMPLE_RATE, wav_bytes
 from kws.data.speech_commands import NOISE_SHARE, check_words, folder_of
-from kws.data.tape import Window, write_windows
+from kws.data.tape import Window, truth
 from kws.data.voices import BASE, ENGLISH, Speaker, Voice, espeak
 from kws.errors import KwsError, quoted
 
@@ -244,11 +244,21 @@ def write_stream(
     seed: int = 1,
     split: str = "test",
     language: str = ENGLISH,
+    again: str = "",
 ) -> list[Window]:
-    """`spoken_stream` to a .wav, its truth windows to a .tsv beside it."""
+    """`spoken_stream` to a .wav, its truth windows to a .tsv beside it.
+
+    Args:
+        path: The .wav.
+        words, seed, split, language: See `spoken_stream`.
+        again: What to type instead where another recording or truth is there; empty:
+            they are written over.
+
+    Raises:
+        KwsError: as `spoken_stream`; or something else is there.
+    """
     pcm, windows = spoken_stream(words, seed, split, language=language)
-    write_atomic(path, wav_bytes(pcm))
-    write_windows(path.with_suffix(".tsv"), windows)
+    write_all({path: wav_bytes(pcm), path.with_suffix(".tsv"): truth(windows)}, again)
     return windows
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kws.bundle import write_atomic
+from kws.bundle import write_all, write_atomic
 from kws.data import audio, names
 from kws.data.ambient import Sound
 from kws.data.audio import SAMPLE_RATE, wav_bytes
@@ -437,11 +437,16 @@ def describe_figures(table: dict[str, Any]) -> str:
     )
 
 
-def write_windows(path: Path, windows: Sequence[Window]) -> None:
+def truth(windows: Sequence[Window]) -> bytes:
     """Truth as TSV: start and end in seconds, word."""
     lines = ["start_s\tend_s\tword"]
     lines += [f"{w.start_s:.4f}\t{w.end_s:.4f}\t{w.word}" for w in windows]
-    write_atomic(path, ("\n".join(lines) + "\n").encode())
+    return ("\n".join(lines) + "\n").encode()
+
+
+def write_windows(path: Path, windows: Sequence[Window]) -> None:
+    """`truth` into a file."""
+    write_atomic(path, truth(windows))
 
 
 def read_windows(path: Path) -> list[Window]:
@@ -563,11 +568,15 @@ def _close(word: str, labels: Sequence[str]) -> str:
     return f", did you mean {near[0]!r}?" if near else ""
 
 
-def save(tape: Tape, path: Path) -> None:
+def save(tape: Tape, path: Path, again: str = "") -> None:
     """Write the tape as .wav, its truth as .tsv beside it, and into .tape.json what
-    else is known of it: its kind, how it was made, and all that is said."""
-    write_atomic(path, wav_bytes(tape.pcm))
-    write_windows(path.with_suffix(".tsv"), tape.windows)
+    else is known of it: its kind, how it was made, and all that is said.
+
+    Args:
+        tape: The tape.
+        path: The .wav.
+        again: What to type where other files are there; empty: they are written over.
+    """
     table = {
         "kind": tape.kind,
         "made": tape.made,
@@ -576,7 +585,9 @@ def save(tape: Tape, path: Path) -> None:
             [round(w.start_s, 4), round(w.end_s, 4), w.word, w.clip] for w in tape.said
         ],
     }
-    write_atomic(path.with_suffix(SIDE), (json.dumps(table) + "\n").encode())
+    files = {path: wav_bytes(tape.pcm), path.with_suffix(".tsv"): truth(tape.windows)}
+    about = (json.dumps(table) + "\n").encode()
+    write_all({**files, path.with_suffix(SIDE): about}, again)
 
 
 def files(paths: Sequence[Path]) -> list[Path]:

@@ -74,6 +74,13 @@ def start(recipe: Recipe, out: Path, restart: bool, begins_from: str = "") -> No
                 path.unlink(missing_ok=True)
         shutil.rmtree(out / "tensorboard", ignore_errors=True)
         (out / "results.csv").unlink(missing_ok=True)
+    if not (restart or state.is_file()) and (out / "bundle.json").is_file():
+        raise KwsError(
+            "This folder holds a run, and nothing to go on with. Expected a new one, "
+            f"or one of a training that was stopped. Received: {out}",
+            f"Another folder (--out {quoted(f'{out}-2')}), or --restart to train it "
+            "anew.",
+        )
     if state.is_file() and bundles.read_json(state) != _state(recipe, begins_from):
         raise KwsError(
             f"This folder holds a run of another recipe. Expected the same one to go "

