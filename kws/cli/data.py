@@ -286,7 +286,8 @@ def synth(
         given: list[object] = ["--words", ",".join(words), "--data", out]
         if clip_seconds != 1:
             given += ["--clip-seconds", f"{clip_seconds:g}"]
-        click.echo(next_line("kws", "train", *given, "--out", "runs/mine"))
+        run = f"runs/{out.resolve().name}"
+        click.echo(next_line("kws", "train", *given, "--out", run))
 
 
 def _here(
@@ -739,8 +740,8 @@ def tape(
         )
         made.made.update(bed=bed)
     made.made.update(split=split, task=wanted.name, words=list(keywords), **options)
-    other = quoted(out.with_stem(f"{out.stem}-new"))
-    tapes.save(made, out, f"kws data tape ... --out {other}")
+    other = out.with_stem(f"{out.stem}-new")
+    tapes.save(made, out, f"kws data tape ... --out {quoted(other)}")
     facts = {
         "out": str(out),
         "kind": made.kind,
