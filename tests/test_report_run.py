@@ -31,6 +31,7 @@ from kws.deploy.boards import load as board
 from kws.deploy.runners import qemu
 from kws.errors import KwsError
 from kws.report import compare, facts, run, shell
+from kws.shape import with_clip_seconds
 from kws.train.loop import COLUMNS, write_results
 
 WORDS = ("yes", "no", "up", "down", "left", "right", "stop", "go")
@@ -226,6 +227,14 @@ def test_what_a_shipped_run_lacks_is_made_in_a_copy() -> None:
     found = facts.gather("kwt-tiny", facts.Asked(limit=1, boards=()))
     assert "cp -r" in found.missing["operating"]
     assert "kws calibrate runs/kwt-tiny " in found.missing["operating"]
+
+
+def test_the_tape_has_clips_as_long_as_the_runs(own: Path) -> None:
+    bundle = bundles.load(own)
+    longer = dataclasses.replace(bundle, recipe=with_clip_seconds(bundle.recipe, 1.5))
+    found = facts.Facts(str(own), longer, facts.Asked(), sources=data.of_run(bundle))
+    (line,) = [c for c in commands(run.page(found)) if c.startswith("kws data tape")]
+    assert line.endswith("--clip-seconds 1.5")
 
 
 def test_names_are_text_whatever_they_hold(
