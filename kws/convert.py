@@ -125,8 +125,8 @@ def _refusal(report: dict[str, Any], path: Path) -> CheckFailed:
         hint += "a fault of the converter or of kws: please report it."
     else:
         hint += (
-            "more calibration clips ([quantize] calibration_clips) or more QAT epochs "
-            "usually help."
+            "a longer training (--epochs, --qat-epochs) or more calibration clips "
+            "([quantize] calibration_clips) usually help."
         )
     return CheckFailed(
         "The converted model is not the trained network. Expected every operator at "
