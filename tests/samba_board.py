@@ -41,6 +41,7 @@ class Board:
         silent: It answers nothing.
         unplugged_after: Pages after which its cable is pulled.
         deaf_to: Commands that it does not answer.
+        late_to: Commands whose first answer comes too late: not at all.
     """
 
     version: str = NANO
@@ -50,6 +51,7 @@ class Board:
     silent: bool = False
     unplugged_after: int | None = None
     deaf_to: str = ""
+    late_to: str = ""
 
     def __post_init__(self) -> None:
         self.master, self.slave = os.openpty()
@@ -89,6 +91,9 @@ class Board:
             self.master = -1
 
     def _run(self) -> None:
+        # bossac waits 0.1 s for an answer, on a machine that may have much to do.
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -20)
         waiting = b""
         while not self._stop.is_set() and self.state not in ("started", "unplugged"):
             if self.state == "application":
@@ -130,7 +135,9 @@ class Board:
         data = waiting[end + 1 : end + 1 + size]
         if len(data) < size:
             return 0
-        if name not in self.deaf_to:
+        if name in self.late_to:
+            self.late_to = self.late_to.replace(name, "")
+        elif name not in self.deaf_to:
             self._obey(name, first, second, data)
         return end + 1 + size
 

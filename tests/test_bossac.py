@@ -117,6 +117,22 @@ def test_the_image_is_behind_the_bootloader_and_starts(
     assert len(writes) == len(set(writes))
 
 
+@pytest.mark.parametrize("late", ["V", "wI"])  # for the chip they ask by w or by I
+def test_an_answer_that_came_too_late_is_asked_for_again(
+    late: str, ways: Any, plugged: Any, image: Path
+) -> None:
+    """bossac waits a tenth of a second: little, where either side is busy."""
+    board, options = ways
+    with plugged(**options, late_to=late) as model:
+        model.state = "bootloader"
+        done = bossac.program(image, board, JOB)
+        model._thread.join(10)
+    assert model.late_to != late
+    assert done.what == "everything"
+    assert (model.told[0], model.told[-1], model.faults) == ("erase 0x0", "start", [])
+    assert len(set(model.told)) == len(model.told)
+
+
 @pytest.mark.parametrize(
     ("options", "key", "cause"),
     [
@@ -135,6 +151,7 @@ def test_what_goes_wrong_at_the_board(
     assert (error.key, model.faults) == (key, [])
     assert cause in error.message
     assert "start" not in model.told
+    assert model.told.count("erase 0x0") == (0 if model.silent else 1)
 
 
 def test_another_chip_is_not_written(ways: Any, plugged: Any, image: Path) -> None:

@@ -15,6 +15,7 @@ board.toml:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -31,6 +32,10 @@ from kws.errors import KwsError
 
 EXECUTABLE = "bossac"
 TIMEOUT_S = 180
+TRIES = 3
+# What SAM-BA takes no notice of (it begins bossac's greeting), longer than what is
+# transferred before the erase.
+FILLER = b"\x80" * 256 + b"#"
 LOOK_S, GONE_LOOKS = 0.5, 4  # how often, and how long the port may be away
 STARTS_S = 10.0  # from a touch until the bootloader's port is there
 TOUCH_BAUD = 1200
@@ -41,6 +46,7 @@ MESSAGES = {
     "No device found on": "no-bootloader",
     "Device unsupported": "wrong-target",
 }
+BEGINS = "Erase flash"  # and what it says when that is over
 
 
 def missing() -> KwsError | None:
@@ -90,7 +96,7 @@ def program(image: Path, board: Board, job: Job) -> Programmed:
     flat = image.with_suffix(".bin")
     write_atomic(flat, data)
     job.before_start()  # bossac starts it as soon as it is whole
-    said = _run(command(tool, port, flat), port, names)
+    said = _write(command(tool, port, flat), port, names)
     device = re.search(r"^Device\s*: (.*?)\s*$", said, re.MULTILINE)
     if device is None or device[1] != options["device"]:
         cause = f"it wrote to another chip: {device[1] if device else said[-200:]}"
@@ -174,8 +180,37 @@ def _touch(port: str, names: dict[str, str]) -> None:
         raise serial_port.not_opened(error, **names) from error
 
 
-def _run(line: list[str], port: str, names: dict[str, str]) -> str:
-    """What bossac says. It waits for ever where its port goes, so that is watched."""
+def _write(line: list[str], port: str, names: dict[str, str]) -> str:
+    """What bossac says. It waits a tenth of a second for most answers, which a busy PC
+    may miss: where it got none, and has written nothing, it is run again."""
+    for tries in reversed(range(TRIES)):
+        code, said, error = _run(line, port, names)
+        if code == 0:
+            break
+        failure = explain(error or said[-200:], names)
+        if tries == 0 or BEGINS in said or failure.key == "wrong-target":
+            raise failure
+        time.sleep(LOOK_S)
+        _complete(port)
+    return said
+
+
+def _complete(port: str) -> None:
+    """Give a bootloader what it may be waiting for: one whose first answer was late is
+    spoken to as if it were at a UART, and left in the middle of a transfer."""
+    import serial
+
+    with (
+        contextlib.suppress(serial.SerialException, OSError),
+        serial.Serial(port, write_timeout=1) as opened,
+    ):
+        opened.write(FILLER)
+        opened.flush()
+
+
+def _run(line: list[str], port: str, names: dict[str, str]) -> tuple[int, str, str]:
+    """bossac's exit code and what it says. It waits for ever where its port goes, so
+    that is watched."""
     end, gone = time.monotonic() + TIMEOUT_S, 0
     with subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, errors="replace"
@@ -192,9 +227,7 @@ def _run(line: list[str], port: str, names: dict[str, str]) -> str:
             running.kill()
             cause = f"{port} disappeared" if gone else f"no end in {TIMEOUT_S} s"
             raise BoardError("bossac-failed", cause, **names)
-    if running.returncode != 0:
-        raise explain(error or said[-200:], names)
-    return said
+    return running.returncode, said, error
 
 
 def explain(said: str, names: dict[str, str]) -> BoardError:
