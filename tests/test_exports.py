@@ -353,6 +353,45 @@ def test_a_core_that_lacks_the_instructions_gets_kernels_without_them(
     assert kernels_in(objects) == {WITHOUT[part][0]}
 
 
+BIG = "-mbig-endian"
+
+
+@pytest.mark.parametrize(
+    ("flags", "core"),
+    [
+        (["-mcpu=cortex-m4", "-mthumb"], "DSP"),
+        (["-mcpu=cortex-r5"], "DSP"),
+        # They have __ARM_FEATURE_DSP, but not all that it means from Armv7 on.
+        (["-mcpu=arm926ej-s"], "PORTABLE"),
+        (["-mcpu=arm1176jzf-s"], "PORTABLE"),
+        # The others' words are little-endian.
+        (["-mcpu=cortex-r5", BIG], "PORTABLE"),
+        (["-mcpu=cortex-m7", "-mthumb", BIG, "-DKWS_CORE_DSP=1"], None),
+        (["-mcpu=cortex-m0plus", "-mthumb", BIG], None),
+        (["-mcpu=cortex-m0", "-U__SIZEOF_INT__", "-D__SIZEOF_INT__=2"], None),
+    ],
+)
+def test_cores_that_are_none_of_ours(
+    flags: list[str], core: str | None, tmp_path: Path
+) -> None:
+    """What would not assemble, or run with other logits, isn't taken."""
+    toolbox.need_compiler("gcc")
+    source = tmp_path / "core.c"
+    source.write_text('#include "kws_core.h"\n')
+    command = ["arm-none-eabi-gcc", *flags, f"-I{FIRMWARE / 'include'}", "-dM", "-E"]
+    done = subprocess.run([*command, source], capture_output=True, text=True)
+    assert (done.returncode == 0) == (core is not None), done.stderr
+    assert re.findall(r"#define KWS_CORE_(?!H)(\w+)", done.stdout) == [core] or not core
+
+
+def test_sources_pass_a_project_s_own_warnings(exported: Path, tmp_path: Path) -> None:
+    """Of a project that compiles what it is given as strictly as its own."""
+    strict = ["-Wpedantic", "-Wconversion", "-Wshadow", "-Wundef", "-Wcast-qual"]
+    strict += ["-Wcast-align", "-Wmissing-prototypes", "-Wstrict-prototypes"]
+    command = [host_compiler("cc"), *STRICT, *strict, "-std=c11", "-fsyntax-only"]
+    compiles(*command, *sorted((exported / "src").glob("*.c")))
+
+
 @pytest.mark.parametrize("compiler", toolchain.NAMES)
 @pytest.mark.parametrize(
     ("board", "part"),
@@ -375,8 +414,11 @@ def test_the_library_passes_its_self_test_on_emulated_cores(
         "void kws_board_exit(int code) { semihosting_exit(code); }\n"
         "void kws_board_write(const char *text);\n"
         "void kws_board_write(const char *text) { semihosting_write0(text); }\n"
+        "uint32_t kws_board_stack_used(void);\n"
         "int main(void) {\n"
         '  if (kws_selftest() == KWS_OK) semihosting_write0("passed");\n'
+        "  const int deep = kws_board_stack_used() > KWS_STACK_BYTES;\n"
+        '  if (deep) semihosting_write0(", too deep");\n'
         "  return 0;\n}\n"
     )
     objects = objects_of(exported, part, compiler, "-Os", tmp_path)

@@ -59,10 +59,15 @@ typedef struct {
   uint64_t model_ticks_max; /* counter ticks of the longest of those */
 } kws_stats_t;
 
+/* Stack, in bytes, of kws_poll and kws_selftest, which compute features and network on
+ * their caller's; a thread's own start and interrupts that run on it come on top. */
+#define KWS_STACK_BYTES 3072
+
 /* A free-running counter (cycles, instructions, timer ticks). */
 typedef uint64_t (*kws_counter_t)(void);
 
-/* Check the model's shapes, clear all state and counters. Not while audio arrives. */
+/* Check the model's shapes, clear all state and counters. Not while audio arrives.
+ * Comes before everything but kws_push; where it fails, nothing else may be called. */
 kws_status_t kws_init(void);
 
 /* Measure features and model with this counter from now on; NULL (the default) = don't.
@@ -74,7 +79,8 @@ void kws_set_counter(kws_counter_t counter);
  * frames are complete (kws_model.h). */
 void kws_reset(void);
 
-/* Hand over n mono samples, 16 kHz. Returns the number kept. Interrupt-safe. */
+/* Hand over n mono samples, 16 kHz. Returns the number kept. Interrupt-safe. Of no
+ * samples pcm may be NULL. */
 size_t kws_push(const int16_t *pcm, size_t n);
 
 /* Count n samples that were lost before they could be handed over: a DMA that went over

@@ -532,8 +532,8 @@ void kws_linear_attention_step_s8(const kws_linear_attention_t *p, const int8_t 
       ++asks;
     }
   }
-  kws_linear_columns(p, moving, moves - moving, asking, asks - asking, values,
-                     z + width, y);
+  kws_linear_columns(p, moving, (int32_t)(moves - moving), asking,
+                     (int32_t)(asks - asking), values, z + width, y);
   weight = kws_requantize(weight, p->weigh.multiplier, p->weigh.shift) +
            p->weigh.output_zero_point;
   const int8_t inverse = p->inverse[kws_clamp(weight, INT8_MIN, INT8_MAX) + 128];

@@ -550,7 +550,8 @@ void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
       int32_t sum = 0;
       for (int32_t k = 0; k < inner; k += 8) {
         const mve_pred16_t rest = vctp16q((uint32_t)(inner - k));
-        const int16x8_t wide = vsubq_n_s16(vldrbq_z_s16(from + k, rest), a_zero_point);
+        const int16x8_t wide =
+            vsubq_n_s16(vldrbq_z_s16(from + k, rest), (int16_t)a_zero_point);
         vst1q_s16(panel + 4 * k + 8 * r, wide);
         sum = vaddvaq_p_s16(sum, wide, rest);
       }

@@ -134,6 +134,7 @@ int kws_set_threshold(int label, uint16_t threshold) {
 }
 
 size_t kws_push(const int16_t *pcm, size_t n) {
+  if (n == 0) return 0; /* of a NULL, which memcpy may not get */
   int16_t *const ring = kws_model_info.ring;
   const uint32_t ring_samples = kws_model_info.ring_samples;
   const uint32_t head = ring_head;

@@ -111,6 +111,7 @@ int main(int argc, char **argv) {
     return 2;
   fclose(file);
   if (kws_init() != KWS_OK) return 3;
+  if (kws_push(NULL, 0) != 0) return 6;
 
   if (strcmp(argv[2], "chunk") == 0) {
     for (size_t done = 0; done < count;) {

@@ -46,6 +46,12 @@ static uint64_t read_ticks(void) {
   return ticks_total;
 }
 
+/* What is in a ring is there before its head moves, and read before its tail does: the
+ * compiler keeps only volatile accesses in order. */
+static inline void in_order(void) {
+  __asm volatile("" ::: "memory");
+}
+
 static uint32_t interrupts_off(void) {
   uint32_t before;
   __asm volatile("mrs %0, primask\n cpsid i" : "=r"(before)::"memory");
@@ -150,13 +156,16 @@ void live_sent(uint32_t n) {
 void live_received(uint8_t byte) {
   if (received_head - received_tail == RECEIVED_BYTES) return;
   received[received_head % RECEIVED_BYTES] = byte;
+  in_order();
   received_head++;
 }
 
 size_t kws_board_read(char *to, size_t n) {
   size_t taken = 0;
   for (; taken < n && received_tail != received_head; taken++) {
+    in_order();
     to[taken] = (char)received[received_tail % RECEIVED_BYTES];
+    in_order();
     received_tail++;
   }
   return taken;
@@ -172,6 +181,7 @@ static void send(void) {
 static void put(char byte) {
   while (text_head - text_tail == TEXT_BYTES) send();
   text[text_head % TEXT_BYTES] = byte;
+  in_order();
   text_head++;
 }
 
