@@ -66,6 +66,23 @@ def test_three_machines_agree(variant: str) -> None:
     assert "TRANSPOSE" not in report["operators"]
 
 
+@pytest.mark.parametrize(
+    "blocks",
+    [("softmax", "reuse", "softmax", "reuse"), ("conv", "folded"), ("performer",)],
+    ids="-".join,
+)
+def test_every_operator_of_a_variant_is_its_tensor(blocks: tuple[str, ...]) -> None:
+    """A map that is reused was looked for a second time, and another's was found."""
+    spec = small("tiny", attention=blocks, layers=len(blocks), readout="pool")
+    clips = features(spec, 32)[0]
+    net = tuned(spec, clips)
+    report = convert.three_way(net, to_tflite(spec, net), spec, clips[:8])
+    assert report["worst_layer"]["most_steps"] <= convert.OPERATOR_STEPS
+    for row in report["layers"]:  # of the block that it stands for
+        block = row["layer"].split("/")[0]
+        assert block in row["tensor"] or not block.startswith("block"), row
+
+
 def test_a_graph_that_is_not_the_network_fails_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

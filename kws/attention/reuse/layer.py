@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kws.layers import UNIT_RANGE, Dense, Hold, KwsLayer, Norm, Quantizer, pass_on
+from kws.layers import Dense, Hold, KwsLayer, Norm, Quantizer, pass_on
 from kws.layers.attention import MultiHead, fold_projection
 from kws.layers.keras import tf
 
@@ -29,7 +29,7 @@ class Head(KwsLayer):
         use_bias: V has a bias: the shift of a norm folded into it.
         alone: The only head: its output is quantized here (kws/attention/softmax).
 
-    Shapes: (B, T, dim) and a map (B, T, T) -> (B, T, head_dim).
+    Shapes: (B, T, dim) and a map (B, T, T), on its grid already -> (B, T, head_dim).
     """
 
     def __init__(
@@ -38,15 +38,12 @@ class Head(KwsLayer):
         super().__init__(mode, name)
         self.value = Dense(mode, "v", head_dim, use_bias)
         self.value_range = Quantizer(mode, "v_range")
-        self.shares_range = Quantizer(mode, "shares", fixed=UNIT_RANGE)
         self.outputs_range = Quantizer(mode, "outputs") if alone else None
 
     def call(
         self, inputs: Any, shares: Any, training: Any = False, hold: Hold = pass_on
     ) -> Any:
         value = self.value_range(self.value(inputs), training=training)
-        if self.mode != "export":  # it is on its int8 grid already
-            shares = self.shares_range(shares, training=training)
         outputs = tf.matmul(hold("P", shares), value)
         if self.outputs_range is None:
             return outputs
