@@ -91,7 +91,7 @@ def build(
     # The floor comes last, in `batches`: what varies the loudness comes before it.
     spec = dataclasses.replace(recipe.features, floor=NO_FLOOR)
     recipe = dataclasses.replace(recipe, features=spec)
-    key = _key(clips, recipe, teacher, sounds)
+    key = _key(clips, noises, recipe, teacher, sounds)
     folder = folder / key[:16]
     shortest = max(ambient.SHORTEST_BED_S, recipe.task.clip_seconds)
     noises = [*noises, *ambient.beds(sounds, shortest)]
@@ -292,10 +292,17 @@ def _allocate(path: Path, written: int) -> None:
             file.write(bytes(min(1 << 20, size - file.tell())))
 
 
-def _key(clips: ClipSet, recipe: Recipe, teacher: Any, sounds: Sequence[Sound]) -> str:
+def _key(
+    clips: ClipSet,
+    noises: Sequence[np.ndarray],
+    recipe: Recipe,
+    teacher: Any,
+    sounds: Sequence[Sound],
+) -> str:
     """Equal keys, equal pools: of the clips, the settings, the teacher and the sounds.
 
-    What acts on the batch, not on the pool, is left out.
+    Of recordings their samples count: two corpora may have the same names. What acts on
+    the batch, not on the pool, is left out.
     """
     settings = {
         name: value
@@ -306,17 +313,17 @@ def _key(clips: ClipSet, recipe: Recipe, teacher: Any, sounds: Sequence[Sound]) 
     del extracted["floor"]
     spec: dict[str, Any] = {
         "clips": clips.manifest_hash,
+        "audio": clips.audio_hash,
+        "noises": ambient.fingerprint(noises),
         "augment": settings,
         "features": extracted,
         "seed": recipe.train.seed,
         "teacher": None if teacher is None else teacher.key,
     }
     if sounds:
-        digest = hashlib.sha256()
-        for sound in sounds:
-            digest.update(f"{sound.kind} {sound.file} {len(sound.pcm)} ".encode())
-            digest.update(np.ascontiguousarray(sound.pcm).tobytes())
-        spec["ambient"] = digest.hexdigest()
+        spec["ambient"] = ambient.fingerprint(
+            [sound.pcm for sound in sounds], [sound.kind for sound in sounds]
+        )
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
 
 

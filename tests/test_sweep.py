@@ -12,16 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_corpus
 from click.testing import CliRunner
 from test_simulate import small_bundle, some_features
 from toolbox import need_compiler, need_qemu
 
 from kws import bundle as bundles
+from kws.data.audio import wav_bytes
 from kws.errors import CheckFailed, KwsError, MissingExtra
 from kws.simulate import instructions, points
 from kws.simulate import sweep as sweeps
 from kws.simulate.counts import Counts
-from kws.simulate.measure import Clips, make_simulator
+from kws.simulate.measure import Clips, load_clips, make_simulator
 from kws.simulate.pick import pick
 from kws.simulate.points import Journal, Points, Study
 from kws.simulate.simulator import Run
@@ -188,6 +190,20 @@ def test_an_empty_journal_is_a_new_one(tmp_path):
     path.write_text("[" * 200_000 + "\n")
     with pytest.raises(KwsError, match="a broken line 1"):
         Journal(path, "a")
+
+
+def test_a_sweep_does_not_go_on_with_other_sound_of_the_same_names(tmp_path, tiny):
+    """Before: points of another corpus, of recordings made anew, were taken for its."""
+    words = ("yes", "no", "up", "down", "left", "right", "stop", "go", "cat")
+    audio = small_corpus.make(tmp_path / "audio", words)
+    before, again = (load_clips(tiny.bundle, "val", audio, kind="int8") for _ in "ab")
+    assert identity(tiny, before) == identity(tiny, again)
+    Journal(tmp_path / "journal.jsonl", identity(tiny, before))
+    clip = audio / "yes" / f"{small_corpus.SPEAKERS['val'][0]}_nohash_0.wav"
+    clip.write_bytes(wav_bytes(small_corpus.tone(2000)))
+    after = load_clips(tiny.bundle, "val", audio, kind="int8")
+    with pytest.raises(KwsError, match="another run, clips or settings"):
+        Journal(tmp_path / "journal.jsonl", identity(tiny, after))
 
 
 def test_sweep_is_resumed_and_its_front_is_one(tmp_path):

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,6 +224,13 @@ def test_the_pool_is_made_once_and_goes_on_where_it_stopped(
     assert np.array_equal(resumed.features, whole.features)
     pool.build(clips, noises, spec, tmp_path / "pool")
     assert len(calls) == 6  # found made
+    # Another corpus may have the same names: before, its training took this pool.
+    other = dataclasses.replace(clips, pcm=clips.pcm[:, ::-1].copy())
+    theirs = pool.build(other, noises, spec, tmp_path / "pool")
+    assert len(calls) == 9 and not np.array_equal(theirs.features, whole.features)
+    louder = [np.full_like(noise, 3000) for noise in noises]
+    pool.build(clips, louder, spec, tmp_path / "pool")
+    assert len(calls) == 12
 
 
 RECIPE = (
@@ -261,6 +269,7 @@ def test_the_command_trains_tunes_and_converts(tmp_path: Path) -> None:
     # Another recipe in the same folder is refused.
     with pytest.raises(KwsError, match="another recipe"):
         invoke(train_command, [*options, "--epochs", "9"])
+    nothing_goes_on_with_what_it_never_heard(tmp_path, run, audio, options)
     # Its int8 model is a teacher; without QAT epochs, calibration alone (PTQ).
     options = [str(run), "--data", str(audio), "--out", str(tmp_path / "student")]
     options += ["--teacher", str(run / "model.tflite"), "--epochs", "0", "--json"]
@@ -519,6 +528,46 @@ def splices_are_labelled_by(run: Path, audio: Path, folder: Path) -> None:
     assert np.array_equal(heard[0], heard[1])
     assert np.array_equal(heard[0, len(clips) :], clean.label[len(clips) :])
     assert not np.array_equal(clean.features[0], clean.features[1])
+
+
+def nothing_goes_on_with_what_it_never_heard(
+    tmp_path: Path, run: Path, audio: Path, options: list[str]
+) -> None:
+    """Before: recordings that were added, or another teacher, changed nothing, and the
+    old accuracy was told of the new clips."""
+    anew = shutil.copytree(audio, tmp_path / "anew")
+    clip = anew / "yes" / f"{small_corpus.SPEAKERS['train'][0]}_nohash_0.wav"
+    clip.write_bytes(wav_bytes(small_corpus.tone(900)))
+    weights = (run / "weights.h5").read_bytes()
+    for more, what in (
+        (["--data", str(anew)], "other clips"),
+        (["--also", str(anew)], "other clips"),
+        (["--limit", "9"], "other clips"),
+        (["--ambient", str(audio / "_background_noise_")], "other ambient sound"),
+        (["--teacher", str(run / "model.tflite")], "other teachers"),
+    ):
+        with pytest.raises(KwsError, match=f"trained with {what}") as caught:
+            invoke(train_command, [*options, *more])
+        assert "--restart" in caught.value.hint
+    assert (run / "weights.h5").read_bytes() == weights
+    for file in (anew / "_background_noise_").iterdir():
+        file.write_bytes(wav_bytes(small_corpus.tone(90, 30 * 16000)))
+    with pytest.raises(KwsError, match="other clips and background noise"):
+        invoke(train_command, [*options, "--data", str(anew)])
+    # A run of an earlier version did not note it; nor does one without a checkpoint.
+    state = run / "checkpoints" / "run.json"
+    noted = json.loads(state.read_text())
+    folder.check_material(run, noted["material"])
+    material = noted.pop("material") | {"weights": "another run's"}
+    with pytest.raises(KwsError, match="other weights"):
+        folder.check_material(run, material)
+    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
+    shutil.copy(state, tmp_path / "begun" / "checkpoints")
+    folder.check_material(tmp_path / "begun", material)
+    before = state.read_bytes()
+    state.write_text(json.dumps(noted))
+    folder.check_material(run, material)
+    state.write_bytes(before)
 
 
 def another_training_begins_from(run: Path, audio: Path, out: Path) -> None:

@@ -18,6 +18,7 @@ LibriSpeech: those go, all of a speaker's, to where the rule puts the speaker.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -176,6 +177,25 @@ def windows(
         start = int(at * (len(kinds[kind]) - samples + 1))
         row[:] = kinds[kind][start : start + samples]
     return out
+
+
+def fingerprint(recordings: Sequence[np.ndarray], kinds: Sequence[str] = ()) -> str:
+    """SHA-256 of recordings in their order, and of what each is.
+
+    Args:
+        recordings: int16 [samples] each.
+        kinds: Of each: noise, speech ...; () for none.
+
+    Example:
+        >>> quiet, loud = np.zeros(2, np.int16), np.ones(2, np.int16)
+        >>> fingerprint([quiet, loud]) == fingerprint([loud, quiet])
+        False
+    """
+    digest = hashlib.sha256(" ".join(kinds).encode())
+    for pcm in recordings:
+        digest.update(f" {len(pcm)} ".encode())
+        digest.update(np.ascontiguousarray(pcm).data)
+    return digest.hexdigest()
 
 
 def overview(sounds: Sequence[Sound]) -> str:

@@ -36,7 +36,7 @@ class Clips:
         features: float32 or int8 [N, frames, mel_bins].
         label: int [N], index into the bundle's labels.
         spoken: bool [N], everything but silence.
-        manifest_hash: Of the clips.
+        fingerprint: Equal for equal clips: their names, labels and samples.
         kind: One of `FEATURES`.
     """
 
@@ -45,7 +45,7 @@ class Clips:
     features: np.ndarray
     label: np.ndarray
     spoken: np.ndarray
-    manifest_hash: str
+    fingerprint: str
     kind: str
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ def load_clips(
         features=features_of(bundle, clips.pcm, kind),
         label=label,
         spoken=label != silence,
-        manifest_hash=clips.manifest_hash,
+        fingerprint=f"{clips.manifest_hash} {clips.audio_hash}",
         kind=kind,
     )
 

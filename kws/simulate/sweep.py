@@ -637,7 +637,7 @@ def identity(
     if not isinstance(simulator, Simulator):
         path = simulator.bundle.model_path
     digest = hashlib.sha256(path.read_bytes())
-    facts = [clips.manifest_hash, clips.kind, QUANTILES, LADDER_CLIPS, VERSION]
+    facts = [clips.fingerprint, clips.kind, QUANTILES, LADDER_CLIPS, VERSION]
     facts += [simulator.slots.by_layer]
     if heard is not None:  # the detector decides what is heard
         detector = dataclasses.asdict(simulator.bundle.recipe.detector)

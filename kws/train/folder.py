@@ -3,7 +3,7 @@
 results.csv            one line per epoch
 tensorboard/           the same as curves (pip install tensorboard to see them)
 checkpoints/           the pool and the loops' state; may be deleted after training
-checkpoints/run.json   which recipe the state is of
+checkpoints/run.json   which recipe the state is of, and what it was trained on
 checkpoints/lock       there while a process trains here
 """
 
@@ -14,8 +14,9 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from kws import bundle as bundles
 from kws import lock
@@ -23,7 +24,8 @@ from kws import recipe as recipes
 from kws.errors import KwsError, quoted
 from kws.recipe import Recipe
 
-LOCK = "lock"
+LOCK, STATE = "lock", "run.json"
+MATERIAL = "material"
 
 
 @contextlib.contextmanager
@@ -63,7 +65,6 @@ def start(recipe: Recipe, out: Path, restart: bool, begins_from: str = "") -> No
     Raises:
         KwsError: it holds something else.
     """
-    state = out / "checkpoints" / "run.json"
     if restart:
         for path in (out / "checkpoints").glob("*"):
             if path.name.startswith(LOCK):
@@ -74,26 +75,71 @@ def start(recipe: Recipe, out: Path, restart: bool, begins_from: str = "") -> No
                 path.unlink(missing_ok=True)
         shutil.rmtree(out / "tensorboard", ignore_errors=True)
         (out / "results.csv").unlink(missing_ok=True)
-    if not (restart or state.is_file()) and (out / "bundle.json").is_file():
+    kept = _kept(out)
+    kept.pop(MATERIAL, None)
+    if not (restart or kept) and (out / "bundle.json").is_file():
         raise KwsError(
             "This folder holds a run, and nothing to go on with. Expected a new one, "
             f"or one of a training that was stopped. Received: {out}",
             f"Another folder (--out {quoted(f'{out}-2')}), or --restart to train it "
             "anew.",
         )
-    if state.is_file() and bundles.read_json(state) != _state(recipe, begins_from):
-        raise KwsError(
-            f"This folder holds a run of another recipe. Expected the same one to go "
-            f"on with it. Received: {out}",
-            f"Another folder (--out {quoted(f'{out}-2')}), or --restart to train it "
-            "anew.",
-        )
+    if kept and kept != _state(recipe, begins_from):
+        raise _another(out, "of another recipe")
 
 
-def claim(recipe: Recipe, out: Path, begins_from: str = "") -> None:
-    """Mark `out` as this recipe's, once its clips could be read."""
-    text = json.dumps(_state(recipe, begins_from))
-    bundles.write_atomic(out / "checkpoints" / "run.json", text.encode())
+def check_material(out: Path, material: Mapping[str, str]) -> None:
+    """Refuse checkpoints that were trained on something else: a run would go on, or
+    end, as if it had heard what it never did.
+
+    Args:
+        out: Folder of the run.
+        material: What it is to be trained on now: what -> its hash.
+
+    Raises:
+        KwsError: `out` holds checkpoints of other material.
+    """
+    known = _kept(out).get(MATERIAL)
+    # Without a checkpoint nothing was learned yet; older runs did not note it.
+    begun = any((out / "checkpoints").glob("*.npz"))
+    if not begun or not isinstance(known, dict) or known == material:
+        return
+    every = dict.fromkeys([*material, *known])
+    other = [what for what in every if known.get(what) != material.get(what)]
+    raise _another(out, f"that was trained with other {' and '.join(other)}")
+
+
+def claim(
+    recipe: Recipe,
+    out: Path,
+    begins_from: str = "",
+    material: Mapping[str, str] | None = None,
+) -> None:
+    """Mark `out` as this recipe's and this material's, once its clips could be read."""
+    state = _state(recipe, begins_from) | {MATERIAL: dict(material or {})}
+    path = out / "checkpoints" / STATE
+    bundles.write_atomic(path, json.dumps(state).encode())
+
+
+def _kept(out: Path) -> dict[str, Any]:
+    """What the folder's state is of; empty where there is none.
+
+    Raises:
+        KwsError: it can't be read.
+    """
+    path = out / "checkpoints" / STATE
+    found = bundles.read_json(path) if path.is_file() else {}
+    if not isinstance(found, dict):
+        raise _another(out, f"whose {STATE} can't be read")
+    return found
+
+
+def _another(out: Path, what: str) -> KwsError:
+    return KwsError(
+        f"This folder holds a run {what}. Expected the same to go on with it. "
+        f"Received: {out}",
+        f"Another folder (--out {quoted(f'{out}-2')}), or --restart to train it anew.",
+    )
 
 
 def _state(recipe: Recipe, begins_from: str) -> dict[str, str]:

@@ -95,6 +95,8 @@ class Run:
         place: Of this worker in its cluster; 0 writes the run.
         began: time.monotonic() at its start.
         begins_from: SHA-256 of the weights that it begins with; empty: none.
+        noises: Background noise to mix in.
+        material: What it is trained on: what -> its hash.
         tapes: The recordings of `options.tape`.
     """
 
@@ -109,6 +111,8 @@ class Run:
     place: int
     began: float
     begins_from: str
+    noises: list[np.ndarray]
+    material: dict[str, str]
     tapes: list[Path]
 
 
@@ -206,7 +210,10 @@ def tune(
             f"Received: {', '.join(source.labels)}",
             f"Set [task] in a recipe: kws train --recipe my.toml --out {quoted(out)}",
         )
-    with _begun(recipe, out, options or RunOptions()) as run:
+    tuned = {"weights": _digest(source.weights_path)}
+    if self_distill:
+        tuned["teachers"] = tuned["weights"]
+    with _begun(recipe, out, options or RunOptions(), tuned=tuned) as run:
         from kws.model import lowrank
         from kws.model import network as networks
 
@@ -232,9 +239,16 @@ def tune(
 
 @contextlib.contextmanager
 def _begun(
-    recipe: Recipe, out: Path, options: RunOptions, source: Bundle | None = None
+    recipe: Recipe,
+    out: Path,
+    options: RunOptions,
+    source: Bundle | None = None,
+    tuned: dict[str, str] | None = None,
 ) -> Iterator[Run]:
-    """Check everything, lock the folder, read the clips, and only then TensorFlow."""
+    """Check everything, lock the folder, read the clips, and only then TensorFlow.
+
+    `tuned`: of a tuning, what it begins with and is taught by: what -> its hash.
+    """
     from kws.model.check import check
 
     began = time.monotonic()
@@ -243,11 +257,7 @@ def _begun(
     features.check_length(recipe.task.clip_samples, recipe.features)
     labels = data.labels(recipe.task)
     place = distribute.check(options.distribute)
-    if taught := (*options.teacher, *options.clean_teacher):
-        from kws import teacher
-
-        for path in taught:
-            teacher.read(path)
+    material = _taught(options) | (tuned or {})
     data.open_corpus(options.data)
     tapes = _tapes(options, labels)
     with folder.locked(out, place):
@@ -255,6 +265,10 @@ def _begun(
             folder.start(recipe, out, options.restart, begins_from)
         sounds = _ambient(recipe, options, labels)
         training, validation = _read(recipe, options)
+        noises = data.noise_bank(options.data, shortest=recipe.task.clip_samples)
+        material |= _heard(training, validation, noises, sounds)
+        if place == 0:
+            folder.check_material(out, material)
         if options.distribute == "multiworker":
             print("Waiting for the cluster's other workers", file=sys.stderr)
         strategy = distribute.strategy_of(options.distribute)
@@ -271,6 +285,8 @@ def _begun(
             place,
             began,
             begins_from,
+            noises,
+            material,
             tapes,
         )
         try:
@@ -359,6 +375,40 @@ def _ambient(
     return sounds
 
 
+def _taught(options: RunOptions) -> dict[str, str]:
+    """What teaches a run, as of `Run.material`; a teacher that is none is refused."""
+    if not (options.teacher or options.clean_teacher):
+        return {}
+    from kws import teacher
+
+    digest = hashlib.sha256(",".join(options.teacher_labels).encode())
+    for paths in (options.teacher, options.clean_teacher):
+        for path in paths:
+            digest.update(hashlib.sha256(teacher.read(path)[0]).digest())
+        digest.update(b"|")
+    return {"teachers": digest.hexdigest()}
+
+
+def _heard(
+    training: ClipSet,
+    validation: ClipSet,
+    noises: list[np.ndarray],
+    sounds: list[Sound],
+) -> dict[str, str]:
+    """What a run hears, as of `Run.material`: the samples themselves, for a clip that
+    was recorded anew, or another corpus, may have the same name."""
+    clips = (training, validation)
+    found = {
+        "clips": " ".join(f"{c.manifest_hash} {c.audio_hash}" for c in clips),
+        "background noise": ambient.fingerprint(noises),
+    }
+    if sounds:
+        found["ambient sound"] = ambient.fingerprint(
+            [sound.pcm for sound in sounds], [sound.kind for sound in sounds]
+        )
+    return found
+
+
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
@@ -387,13 +437,13 @@ def gather(run: Run) -> Material:
         mentor = Teachers(of_copies, of_clean)
     inside = run.out / "checkpoints"
     if run.place == 0:
-        folder.claim(run.recipe, run.out, run.begins_from)
+        folder.claim(run.recipe, run.out, run.begins_from, run.material)
         data.remember(run.out, Sources(options.data, options.also, options.ambient))
         run.training.save(inside / "train.json")
         run.validation.save(inside / "val.json")
     clips = pool.build(
         run.training,
-        data.noise_bank(options.data, shortest=run.recipe.task.clip_samples),
+        run.noises,
         run.recipe,
         distribute.own_pool(options.pool or inside / "pool", run.place),
         mentor,
