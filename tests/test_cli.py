@@ -76,6 +76,18 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
     assert any(f"kws {verb}" in text for text in texts), f"{verb}: no example"
 
 
+def test_a_number_is_neither_nan_nor_infinite() -> None:
+    """Before: a stack trace, or NaN in what is printed as JSON."""
+    every = [option for _, command in commands() for option in command.params]
+    ranges = [o for o in every if isinstance(o.type, click.FloatRange)]
+    assert len(ranges) > 10
+    assert [o.name for o in ranges if not isinstance(o.type, _options.Number)] == []
+    for text in ("nan", "inf", "-inf"):
+        with pytest.raises(click.BadParameter):
+            _options.Number(0).convert(text, None, None)
+    assert _options.Number(0).convert("2.5", None, None) == 2.5
+
+
 def test_a_shared_option_is_one_option() -> None:
     """One name, one type, one help: a word of the command line means one thing."""
     found: dict[str, dict[str, list[str]]] = collections.defaultdict(dict)

@@ -146,12 +146,15 @@ def test_ambient_recordings_are_a_tape_without_words(tmp_path):
         tape.of_sounds([*sounds, Sound(b, "music", "g", "3")])
 
 
-def test_a_folder_is_all_of_its_tapes_and_an_empty_truth_says_no_word(tmp_path):
+def test_a_folder_is_all_of_its_tapes_and_an_empty_truth_says_no_word(tmp_path, capsys):
     made = tape.Tape(np.zeros(16000, np.int16), [])
     for name in ("b.wav", "a.wav"):
         tape.save(made, tmp_path / name)
     found = tape.files([tmp_path, tmp_path / "b.wav"])
-    assert [path.name for path in found] == ["a.wav", "b.wav", "b.wav"]
+    # Each once: before, its hours and words counted twice, and intervals came out too
+    # narrow.
+    assert [path.name for path in found] == ["a.wav", "b.wav"]
+    assert "b.wav: named twice, heard once" in capsys.readouterr().err
     (tmp_path / "a.tsv").write_text("")
     (tmp_path / "a.tape.json").unlink()
     assert tape.open_tape(tmp_path / "a.wav").kind == "recording"
@@ -242,6 +245,17 @@ def test_the_command_lays_words_on_ambient_sound_or_takes_it_alone(tmp_path):
         (("--ambient", "AMBIENT", "--no-words"), "one kind of sound"),
         (("--snr-db", "25,5"), "expected LOW,HIGH"),
         (("--snr-db", "quiet"), "expected LOW,HIGH"),
+        (("--snr-db", "-inf,3"), "expected LOW,HIGH"),
+        (("--reverberation", "-1,2"), "expected LOW,HIGH within 0.01 to 10"),
+        (("--seconds", "nan"), "expected a number"),
+        (("--keywords-per-minute", "-3"), "not in the range"),
+        (("--keywords-per-minute", "inf"), "expected a number"),
+        (("--bed-dbfs", "40"), "not in the range"),
+        (("--words", "yes", "--task", "gsc12"), "a task of its own"),
+        (
+            ("--ambient", "AMBIENT", "--no-words", "--seed", "3", "--snr-db", "1,2"),
+            "Received: --seed, --snr-db",
+        ),
         (("--out", "tape.mp3"), "A tape is a .wav"),
     ],
 )
@@ -266,6 +280,19 @@ def test_a_tape_of_the_shared_speech_knows_what_is_said(tmp_path):
     )
     assert facts["hours"] == pytest.approx(1 / 60)
     assert len(tape.open_tape(tmp_path / "speech.wav").said) > 3
+
+
+def test_the_loudness_of_a_word_is_the_one_that_it_was_laid_with():
+    """On a loud bed a word can't be 25 dB over it: before, that was told all the same,
+    and misses were counted as those of loud words."""
+    pcm, label = clips()
+    made = tape.build(pcm, label, LABELS, [], 60, snr_db=(20.0, 25.0), noise_dbfs=-20.0)
+    bed = 32768 * 10 ** (-20 / 20)
+    for window in made.windows:
+        start, end = int(window.start_s * 16000), int(window.end_s * 16000)
+        heard = np.mean(made.pcm[start:end].astype(float) ** 2)
+        over_db = 10 * np.log10(heard / bed**2 - 1)
+        assert window.snr_db == pytest.approx(over_db, abs=0.6)
 
 
 def test_saving_and_opening_gives_the_same_tape(tmp_path):

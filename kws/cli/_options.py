@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,25 @@ class Option(click.Option):
             self.opts = shown
 
 
+class Number(click.FloatRange):
+    """A number within bounds: `nan` and `inf` are none."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"expected a number, not {value!r}", param, ctx)
+        return number
+
+
 class Range(click.ParamType):
-    """LOW,HIGH as two numbers in order."""
+    """LOW,HIGH as two numbers in order, of `least` at least and `most` at most."""
 
     name = "low,high"
+
+    def __init__(self, least: float = -1000.0, most: float = 1000.0) -> None:
+        self.least, self.most = least, most
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, float]:
         if not isinstance(value, str):
@@ -53,8 +69,9 @@ class Range(click.ParamType):
             low, high = (float(part) for part in value.split(","))
         except ValueError:
             low, high = 1.0, 0.0
-        if not low <= high < float("inf"):
-            self.fail(f"expected LOW,HIGH, not {value!r}", param, ctx)
+        if not self.least <= low <= high <= self.most:
+            bounds = f"{self.least:g} to {self.most:g}"
+            self.fail(f"expected LOW,HIGH within {bounds}, not {value!r}", param, ctx)
         return low, high
 
 
@@ -189,7 +206,7 @@ audio = click.option(
     help="Recording to hear instead of a microphone, of any format and rate.",
 )
 seconds = click.option(
-    "--seconds", type=click.FloatRange(0.1), help="Stop after SECONDS of audio."
+    "--seconds", type=Number(0.1), help="Stop after SECONDS of audio."
 )
 
 
@@ -204,7 +221,7 @@ def clip_seconds(**settings: Any) -> Decorator:
     """`--clip-seconds`, with `default` where nothing else says it."""
     return click.option(
         "--clip-seconds",
-        type=click.FloatRange(1.0, 3.0),
+        type=Number(1.0, 3.0),
         help="Length of a clip: more than 1 for words that take longer.",
         **settings,
     )
@@ -295,7 +312,7 @@ distribute = click.option(
 )
 false_alarms = click.option(
     "--false-alarms",
-    type=click.FloatRange(0.0),
+    type=Number(0.0),
     help="The most an hour, over all tapes together.  [default: 0.5]",
 )
 restart = click.option("--restart", is_flag=True, help="Forget what --out holds.")
@@ -393,7 +410,7 @@ fit = click.option(
 )
 battery = click.option(
     "--battery",
-    type=click.FloatRange(min=1, max=1_000_000),
+    type=Number(min=1, max=1_000_000),
     metavar="mAh",
     help="A cell, for how long it lasts.",
 )

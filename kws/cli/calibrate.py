@@ -24,7 +24,7 @@ Examples:
 @_options.false_alarms
 @click.option(
     "--max-misses",
-    type=click.FloatRange(0.0, 1.0),
+    type=_options.Number(0.0, 1.0),
     help="Instead: the largest share of words missed, 0.05 say; then the fewest false "
     "alarms are taken.",
 )

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
     from kws.data.record import Session
 
+# What is about clips that are laid on a tape.
+OF_LAID_WORDS = (
+    *("--data", "--also", "--clip-seconds", "--seed", "--keywords-per-minute"),
+    *("--unknown-per-minute", "--snr-db", "--bed-dbfs", "--reverberation"),
+)
 SHIPPED = {"gsc10": "kwt-tiny", "gsc12": "kwt-small-gsc12"}  # to try a tape with
 # How own recordings are trained with: measured with 20 a word (docs/results.md).
 BEGINNING = "kwt-stream-tiny"
@@ -628,8 +633,12 @@ def after_recording(session: Session, again: str) -> str:
 @_options.clip_seconds(default=1.0, show_default=True)
 @_options.seconds
 @_options.seed(default=1)
-@click.option("--keywords-per-minute", default=4.0, show_default=True)
-@click.option("--unknown-per-minute", default=12.0, show_default=True)
+@click.option(
+    "--keywords-per-minute", type=_options.Number(0), default=4.0, show_default=True
+)
+@click.option(
+    "--unknown-per-minute", type=_options.Number(0), default=12.0, show_default=True
+)
 @click.option(
     "--snr-db",
     type=_options.Range(),
@@ -638,11 +647,15 @@ def after_recording(session: Session, again: str) -> str:
     help="How much louder than the bed a word is, at least and at most.",
 )
 @click.option(
-    "--bed-dbfs", default=-45.0, show_default=True, help="Loudness of the bed."
+    "--bed-dbfs",
+    type=_options.Number(-100, 0),
+    default=-45.0,
+    show_default=True,
+    help="Loudness of the bed, in dB of full scale.",
 )
 @click.option(
     "--reverberation",
-    type=_options.Range(),
+    type=_options.Range(0.01, 10.0),
     help="Say each word in a room whose sound dies away, by 60 dB, within LOW,HIGH "
     "seconds, say 0.2,0.8.  [default: as it was recorded]",
 )
@@ -659,7 +672,9 @@ def after_recording(session: Session, again: str) -> str:
     "on such a tape is a false alarm.",
 )
 @_options.json
+@click.pass_context
 def tape(
+    ctx: click.Context,
     out: Path,
     data: Path | None,
     also: tuple[Path, ...],
@@ -696,7 +711,13 @@ def tape(
     from kws.data import tape as tapes
     from kws.recipe import SILENCE, UNKNOWN, Task
 
-    _check_tape(ambient, kind, no_words, out)
+    _check_tape(ctx, ambient, kind, no_words, out)
+    if words and task not in (None, "custom"):
+        raise KwsError(
+            f"--words makes a task of its own. Received: --task {task} --words "
+            f"{','.join(words)}",
+            f"kws data tape --words {quoted(','.join(words))} --out {quoted(out)}",
+        )
     name = "custom" if words else task or Task().name
     wanted = Task(name, words or (), clip_seconds=clip_seconds)
     keywords = [w for w in datasets.labels(wanted) if w not in (SILENCE, UNKNOWN)]
@@ -767,9 +788,21 @@ def tape(
 
 
 def _check_tape(
-    ambient: tuple[Path, ...], kind: str | None, no_words: bool, out: Path
+    ctx: click.Context,
+    ambient: tuple[Path, ...],
+    kind: str | None,
+    no_words: bool,
+    out: Path,
 ) -> None:
     """Refuse options that would be left unheeded, before anything is read."""
+    typed = [option for option in _options.given(ctx) if option in OF_LAID_WORDS]
+    if no_words and typed:
+        raise KwsError(
+            "A tape without words is its recordings as they are. Expected no "
+            f"{' or '.join(OF_LAID_WORDS)} with --no-words. Received: "
+            f"{', '.join(typed)}",
+            f"Leave {' and '.join(typed)} out, or --no-words.",
+        )
     if (no_words or kind is not None) and not ambient:
         given = "--no-words" if no_words else f"--kind {quoted(kind)}"
         raise KwsError(

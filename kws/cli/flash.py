@@ -44,14 +44,14 @@ OF_EMULATED = ("--pace", "--no-pace", "--pad", "--timeout")
 @click.option(
     "--pad",
     "pad_s",
-    type=click.FloatRange(0, 60),
+    type=_options.Number(0, 60),
     default=1.0,
     show_default=True,
     help="Seconds of silence appended, so that the last word is heard.",
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(1),
+    type=_options.Number(1),
     help="Seconds of processor time the run may take.",
 )
 @_options.json

@@ -68,7 +68,7 @@ ON_TAPES = (0.5, 0.6, 0.7, 0.8)
 @_options.tape()
 @click.option(
     "--excerpt",
-    type=click.FloatRange(4.0),
+    type=_options.Number(4.0),
     default=24.0,
     show_default=True,
     help="Seconds of the tapes that stand for them: for the many points that move one "

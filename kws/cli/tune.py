@@ -32,7 +32,7 @@ Examples:
 @_options.theta
 @click.option(
     "--delta-penalty",
-    type=click.FloatRange(0.0),
+    type=_options.Number(0.0),
     help="Weight in the loss of what is still transmitted, e.g. 1.",
 )
 @click.option(

@@ -25,6 +25,7 @@ from kws.recipe import SILENCE, UNKNOWN
 WORDS, RECORDING = "words", "recording"  # kinds of tapes: with keywords, and without
 TOLERANCE_S = 1.0  # how late after its end a word may be heard
 REPEAT_S = 1.0  # how close two events of one word count as one
+LOUDEST = 9000.0  # root mean square of a word that is laid
 SIDE = ".tape.json"  # what is known of a tape besides its truth
 TRUTHS = (".tsv", ".csv", ".txt", ".json")
 MAX_TSV_BYTES = 16 * 1024 * 1024
@@ -231,7 +232,11 @@ def build(
         loudness = math.sqrt(float(np.mean(clip[first:last] ** 2))) if last else 0.0
         if loudness == 0:
             continue
-        gain = min(bed_rms * 10 ** (over_db / 20), 9000.0) / loudness
+        level = bed_rms * 10 ** (over_db / 20)
+        if level > LOUDEST:  # on a loud bed: it would be clipped
+            level = LOUDEST
+            over_db = 20 * math.log10(level / bed_rms)
+        gain = level / loudness
         end = min(size, start + len(clip))
         tape[start:end] += clip[: end - start] * np.float32(gain)
         name = clip_names[which] if clip_names is not None else ""
@@ -591,7 +596,8 @@ def save(tape: Tape, path: Path, again: str = "") -> None:
 
 
 def files(paths: Sequence[Path]) -> list[Path]:
-    """The recordings meant: files as they are, of a folder all that are in it.
+    """The recordings meant: files as they are, of a folder all that are in it; each
+    once, however often it is named.
 
     Raises:
         KwsError: a folder without recordings.
@@ -606,7 +612,11 @@ def files(paths: Sequence[Path]) -> list[Path]:
                 f"kws data tape --out {quoted(path / 'tape.wav')}",
             )
         found += inside
-    return found
+    once: dict[Path, Path] = {}
+    for path in found:
+        if once.setdefault(path.resolve(), path) is not path:
+            audio.say(f"{path}: named twice, heard once")
+    return list(once.values())
 
 
 def open_tape(path: Path, truth: Path | None = None) -> Tape:
