@@ -695,12 +695,24 @@ def keep(bundle: Bundle, table: dict[str, Any]) -> Bundle:
         }
         for name in ("before", "after", "held_out")
     }
+    changed = dataclasses.replace(bundle, recipe=recipe)
     summary = {"aim": table["aim"], "tapes": table["tapes"], **kept}
+    summary["hash"] = changed.hash
     metrics = {**bundle.metrics, "operating_point": summary}
-    changed = dataclasses.replace(bundle, recipe=recipe, metrics=metrics)
+    changed = dataclasses.replace(changed, metrics=metrics)
     bundles.save(changed)
+    table = {**table, "network": network_hash(changed)}
     write_atomic(bundle.path / FILE, (json.dumps(table) + "\n").encode())
     return changed
+
+
+def network_hash(bundle: Bundle) -> str:
+    """SHA-256 of what decides, whatever the detector makes of it: model, features, hop
+    and delta thresholds."""
+    hop = Detector(hop_frames=bundle.recipe.detector.hop_frames)
+    recipe = dataclasses.replace(bundle.recipe, detector=hop)
+    model = bundle.model_bytes()
+    return bundles.board_hash(model, recipe, bundle.labels, bundle.thresholds)
 
 
 def check_own(bundle: Bundle) -> None:
@@ -714,6 +726,26 @@ def check_own(bundle: Bundle) -> None:
             f"runs/{name} "
             "...",
         )
+
+
+def of_run(bundle: Bundle) -> dict[str, Any]:
+    """A run's operating_points.json.
+
+    Raises:
+        KwsError: none, one that kws calibrate did not write, or one of another network.
+    """
+    table = load(bundle.path)
+    # Older ones do not say.
+    if bundle.model_path.is_file() and table.get("network") not in (
+        None,
+        network_hash(bundle),
+    ):
+        raise KwsError(
+            f"{FILE} is of another network: it was trained, converted or given another "
+            f"hop or other delta thresholds since. Received: {bundle.path}",
+            "kws calibrate RUN --tape tapes",
+        )
+    return table
 
 
 def load(path: Path) -> dict[str, Any]:

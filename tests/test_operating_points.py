@@ -28,7 +28,7 @@ from kws.errors import CheckFailed, KwsError
 from kws.graph import reader
 from kws.operating_points import Aim, Decisions, Listener, Settings
 from kws.recipe import Q15_ONE, Detector
-from kws.report import operating, shell
+from kws.report import facts, operating, shell
 
 HOP_S = 0.16  # of kwt-tiny's decisions
 LABELS = 10
@@ -345,6 +345,35 @@ def test_a_run_is_calibrated_evaluated_and_reported(
     options = ["--limit", "1", "--clips", "0", "--fit", "none"]
     done = CliRunner().invoke(cli, ["report", str(run), *options])
     assert done.exit_code == 0 and shown in (run / "report.html").read_text()
+    what_was_found_is_of_the_network_that_it_was_found_for(after)
+
+
+def what_was_found_is_of_the_network_that_it_was_found_for(run: Bundle) -> None:
+    """Before: misses and false alarms of another network were shown as the run's."""
+    known = facts.Facts("run", run, facts.Asked())
+    assert known.point["hours"] > 0 and operating_points.of_run(run)
+    # Moved thresholds of the detector are another point on the same curve.
+    detector = dataclasses.replace(run.recipe.detector, threshold=0.9)
+    moved = dataclasses.replace(
+        run, recipe=dataclasses.replace(run.recipe, detector=detector)
+    )
+    assert facts.Facts("run", moved, facts.Asked()).point == {}
+    assert operating_points.of_run(moved)
+    slower = dataclasses.replace(detector, hop_frames=detector.hop_frames + 1)
+    for changed in (
+        dataclasses.replace(run, thresholds={"0.X": 3}),
+        dataclasses.replace(
+            run, recipe=dataclasses.replace(run.recipe, detector=slower)
+        ),
+    ):
+        gone = facts.Facts("run", changed, facts.Asked())
+        assert gone.point == {} and gone.as_dict()["operating_point"] is None
+        with pytest.raises(KwsError, match="of another network"):
+            operating_points.of_run(changed)
+    # Those of earlier versions do not say whose they are.
+    older = {k: v for k, v in run.metrics["operating_point"].items() if k != "hash"}
+    told = dataclasses.replace(moved, metrics={"operating_point": older})
+    assert facts.Facts("run", told, facts.Asked()).point == known.point
 
 
 def test_a_shipped_run_is_refused_before_anything_is_heard() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import re
+import shutil
 
 import pytest
 from click.testing import CliRunner
 
+from kws import bundle as bundles
 from kws.errors import KwsError
-from kws.report.sweep import load_sweep, page, write
+from kws.report.sweep import load_sweep, of_run, page, write
 
 
 def sweep() -> dict:
@@ -183,6 +186,20 @@ def test_other_files_are_refused(tmp_path, mangle):
     (tmp_path / "sweep.json").write_text(json.dumps(table))
     with pytest.raises(KwsError, match="Not a sweep"):
         load_sweep(tmp_path)
+
+
+def test_a_run_that_was_trained_again_does_not_show_the_sweep_of_before(tmp_path):
+    run = shutil.copytree(bundles.PRETRAINED / "kwt-tiny", tmp_path / "run")
+    bundle = bundles.load(run)
+    (run / "sweep").mkdir()
+    network = hashlib.sha256(bundle.model_bytes()).hexdigest()
+    for named in ({}, {"network": network}):
+        (run / "sweep" / "sweep.json").write_text(json.dumps(sweep() | named))
+        assert of_run(bundle)["points"]
+    bundle.model_path.write_bytes(bundle.model_bytes() + bytes(16))
+    with pytest.raises(KwsError, match="of another network") as caught:
+        of_run(bundle)
+    assert f"rm -r {run / 'sweep'}" in caught.value.hint
 
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -131,7 +132,7 @@ def command(
     from kws.simulate import measure
     from kws.simulate.pick import OF_TAPES, parse, pick
     from kws.simulate.points import Journal, Points, Study
-    from kws.simulate.sweep import Settings, Sweep, csv, identity
+    from kws.simulate.sweep import Settings, Sweep, csv, identity, network_file
 
     if tape and engine == "float":
         raise KwsError(
@@ -196,6 +197,8 @@ def command(
         bar.end()
     table["run"], table["target"], table["command"] = run, target, command
     table["identity"] = journal.identity
+    network = network_file(simulator).read_bytes()
+    table["network"] = hashlib.sha256(network).hexdigest()
     if shipped:
         words = ["cp", "-r", str(_short(bundle.path)), target]
         table["setup"] = shlex.join(words)

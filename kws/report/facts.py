@@ -198,8 +198,16 @@ class Facts:
     @property
     def point(self) -> dict[str, float]:
         """The figures of the operating point that was chosen."""
-        found = self.bundle.metrics.get("operating_point")
+        found = self._operating_point
         return _figures(found.get("after") if isinstance(found, dict) else None)
+
+    @property
+    def _operating_point(self) -> Any:
+        """What kws calibrate noted, if the run is still what it was then."""
+        found, bundle = self.bundle.metrics.get("operating_point"), self.bundle
+        if not isinstance(found, dict) or not bundle.model_path.is_file():
+            return found
+        return found if found.get("hash") in (None, bundle.hash) else None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: no sound, no curves."""
@@ -215,7 +223,7 @@ class Facts:
             "by_loudness": None,
             "cost": None,
             "boards": [b.as_dict(self.asked.battery_mah) for b in self.on_boards],
-            "operating_point": bundle.metrics.get("operating_point"),
+            "operating_point": self._operating_point,
             "tapes": None if self.tapes is None else self.tapes.table,
             "sweep_points": None if self.sweep is None else len(self.sweep["points"]),
             "missing": self.missing,
@@ -255,7 +263,7 @@ def gather(run: str, asked: Asked) -> Facts:
 
     take("curves", lambda: curves(bundle))
     take("operating", lambda: _operating(bundle))
-    take("sweep", lambda: sweeps.load_sweep(sweeps.folder_of(bundle)))
+    take("sweep", lambda: sweeps.of_run(bundle))
     given = asked.data is not None or bool(asked.also)
     take("sources", lambda: datasets.of_run(bundle, asked.data, asked.also), given)
     if "sources" in found:
@@ -278,7 +286,7 @@ def gather(run: str, asked: Asked) -> Facts:
 def _operating(bundle: Bundle) -> dict[str, Any]:
     """Its operating points; a shipped run is copied first to get some."""
     try:
-        return operating_points.load(bundle.path)
+        return operating_points.of_run(bundle)
     except KwsError as error:
         if not bundle.shipped:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import shlex
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 from kws import attention
 from kws.bundle import Bundle, read_json, write_atomic
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.graph.cost import DIRECTIONS, PLACES
 from kws.report import plots, shell
 from kws.report.plots import Axis
@@ -145,6 +146,25 @@ def load_sweep(path: Path) -> dict[str, Any]:
         raise KwsError(
             f"Not a sweep: expected points and pareto. Received: {file}",
             "kws sweep RUN",
+        )
+    return table
+
+
+def of_run(bundle: Bundle) -> dict[str, Any]:
+    """The sweep in a run's folder.
+
+    Raises:
+        KwsError: as `load_sweep`; or it is of another network.
+    """
+    folder = folder_of(bundle)
+    table = load_sweep(folder)
+    files = [path for path in (bundle.model_path, bundle.weights_path)]
+    here = {hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
+    if table.get("network") not in (None, *here):  # older ones do not say
+        raise KwsError(
+            "The sweep is of another network: it was trained or converted since. "
+            f"Received: {folder}",
+            f"rm -r {quoted(folder)} && kws sweep RUN",
         )
     return table
 

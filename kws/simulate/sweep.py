@@ -629,14 +629,18 @@ def pareto(
     return front[::-1]
 
 
+def network_file(simulator: AnySimulator) -> Path:
+    """The file of the network that is swept."""
+    bundle = simulator.bundle
+    float_ = isinstance(simulator, Simulator)
+    return bundle.weights_path if float_ else bundle.model_path
+
+
 def identity(
     simulator: AnySimulator, clips: Clips, heard: Hearing | None = None
 ) -> str:
     """Hash of what a point depends on besides its thresholds."""
-    path = simulator.bundle.weights_path
-    if not isinstance(simulator, Simulator):
-        path = simulator.bundle.model_path
-    digest = hashlib.sha256(path.read_bytes())
+    digest = hashlib.sha256(network_file(simulator).read_bytes())
     facts = [clips.fingerprint, clips.kind, QUANTILES, LADDER_CLIPS, VERSION]
     facts += [simulator.slots.by_layer]
     if heard is not None:  # the detector decides what is heard
