@@ -262,10 +262,23 @@ def test_the_command_trains_tunes_and_converts(tmp_path: Path) -> None:
     loaded = bundles.load(run)
     assert loaded.hash == first["hash"]
     assert [row["phase"] for row in train_rows(run)] == ["float"] * 8 + ["qat"]
-    # Again: all is there, nothing is trained twice, the same bundle comes out.
+    # Again: all is there, nothing is trained twice, the same model comes out, with what
+    # was chosen for it since: before, that was taken back without a word.
     before = {p: p.stat().st_mtime_ns for p in (run / "checkpoints").glob("*t.npz")}
-    assert invoke(train_command, options)["hash"] == first["hash"]
+    detector = dataclasses.replace(loaded.recipe.detector, threshold=0.9, smoothing=2)
+    spec = dataclasses.replace(loaded.recipe, detector=detector)
+    metrics = {**loaded.metrics, "operating_point": {"after": {"missed": 1}}}
+    chosen = dataclasses.replace(
+        loaded, recipe=spec, thresholds={"0.X": 2}, metrics=metrics
+    )
+    bundles.save(chosen)
+    assert invoke(train_command, options)["hash"] == chosen.hash != first["hash"]
+    again = bundles.load(run)
+    assert (again.recipe, again.thresholds) == (spec, {"0.X": 2})
+    assert again.metrics["operating_point"] == metrics["operating_point"]
+    assert again.model_bytes() == loaded.model_bytes()
     assert before == {p: p.stat().st_mtime_ns for p in before}
+    bundles.save(loaded)
     # Another recipe in the same folder is refused.
     with pytest.raises(KwsError, match="another recipe"):
         invoke(train_command, [*options, "--epochs", "9"])

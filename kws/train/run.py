@@ -7,6 +7,7 @@ can be refused is refused before TensorFlow is loaded, and before anything is wr
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import shlex
 import sys
@@ -552,6 +553,7 @@ def finish(
     aim = Aim(operating_points.FALSE_ALARMS if most is None else most)
     try:
         if run.place == 0:
+            before = _as_it_was(run)
             if run.tapes and epochs:
                 row = choose.best(
                     bundle, tuned, epochs, run.tapes, aim, material.calibration
@@ -567,6 +569,7 @@ def finish(
                 from kws import convert as conversion
 
                 bundle = conversion.convert(bundle, tuned, material.calibration)
+                bundle = _with_choices(bundle, before)
             if run.tapes:
                 bundle = _calibrate(run, bundle, aim)
     finally:
@@ -574,6 +577,43 @@ def finish(
     if run.place:
         print("This worker is done; the chief says how the run ended.", file=sys.stderr)
     return bundle
+
+
+def _as_it_was(run: Run) -> tuple[Bundle, bytes] | None:
+    """The run of an earlier end of the same training, and its model; None: none."""
+    if run.options.restart or not (run.out / "bundle.json").is_file():
+        return None
+    try:
+        bundle = bundles.load(run.out)
+        return bundle, bundle.model_bytes()
+    except KwsError:
+        return None
+
+
+def _with_choices(bundle: Bundle, before: tuple[Bundle, bytes] | None) -> Bundle:
+    """The bundle with what was chosen for the very same model since (kws calibrate, kws
+    sweep, kws simulate --keep): a command that is typed again takes nothing back."""
+    if before is None:
+        return bundle
+    old, model = before
+    recipe = dataclasses.replace(bundle.recipe, detector=old.recipe.detector)
+    same = recipe == dataclasses.replace(old.recipe, name=recipe.name)
+    if model != bundle.model_bytes() or not same:
+        return bundle
+    kept = dataclasses.replace(
+        bundle,
+        recipe=recipe,
+        thresholds=old.thresholds,
+        metrics={**old.metrics, **bundle.metrics},
+    )
+    bundles.save(kept)
+    if kept.hash != bundle.hash:
+        print(
+            "Kept: the detector and the delta thresholds that were chosen since "
+            "(--restart forgets them)",
+            file=sys.stderr,
+        )
+    return kept
 
 
 def _calibrate(run: Run, bundle: Bundle, aim: Aim) -> Bundle:
