@@ -140,6 +140,8 @@ TABLES = {
         "1\t1.5\t2\tyes\n2\t3\t3.25\they robot\n"
     ),
     "milliseconds": "start_ms\tend_ms\tword\n1500\t2000\tyes\n3000\t3250\they robot\n",
+    "one in milliseconds": "start_s,end_ms,word\n1.5,2000,yes\n3,3250,hey robot\n",
+    "durations beside": "start,end,duration,word\n1.5,2,.5,yes\n3,3.25,,hey robot\n",
     "minutes": "0:01.5\t0:02\tyes\n00:00:03\t0:03.25\they robot\n",
     "spaces": "1.5 2 yes\n3 3.25 hey robot\n",
 }
@@ -174,6 +176,7 @@ def test_a_truth_is_read_in_any_encoding(encoding, tmp_path, capsys):
         ("1.0\t2.0\t\n", "no word from 1 to 2 s"),
         ("start_sample\tend_sample\tword\n1\t2\tyes\n", "times in seconds"),
         ("1.234,5\t2\tyes\n", "no times in seconds"),
+        ("start\tduration\tword\n0.2\t0.5\tyes\n", "start and end were expected"),
         ("1.0\t2.0\tyes\textra\n", "3 fields were expected, not 4"),
         ("\x00\x01\x02", "no text"),
     ],

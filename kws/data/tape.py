@@ -504,16 +504,21 @@ def _table_rows(rows: list[list[str]]) -> list[list[str]]:
     if not rows or any(names.number(cell) is not None for cell in rows[0]):
         return rows
     columns: dict[str, int] = {}
-    scale = 1.0
+    in_ms: set[int] = set()
+    lasts = ""  # a column of durations
     for place, cell in enumerate(rows[0]):
         words = set(re.sub(r"[^a-z0-9]+", " ", cell.lower()).split())
         for name, spellings in _COLUMNS.items():
             if words & spellings:
                 columns.setdefault(name, place)
         if words & {"ms", "msec", "milliseconds"}:
-            scale = 1000.0
+            in_ms.add(place)
         elif words & {"sample", "samples", "frame", "frames"}:
             raise ValueError(f"times in seconds were expected, not {cell!r}")
+        elif words & {"duration", "length"}:
+            lasts = cell
+    if lasts and "end" not in columns:
+        raise ValueError(f"times of start and end were expected, not {lasts!r}")
     if set(columns) != set(_COLUMNS):
         # A header in another language: the order is then the usual one.
         columns = {"start": 0, "end": 1, "word": 2}
@@ -523,9 +528,10 @@ def _table_rows(rows: list[list[str]]) -> list[list[str]]:
             out.append(row)  # named as broken
             continue
         cells = [row[columns[name]] for name in ("start", "end", "word")]
-        times = [names.number(cell) for cell in cells[:2]]
-        if scale != 1 and None not in times:
-            cells[:2] = [repr(t / scale) for t in times if t is not None]
+        for place, name in enumerate(("start", "end")):
+            time = names.number(cells[place])
+            if columns[name] in in_ms and time is not None:
+                cells[place] = repr(time / 1000)
         out.append(cells)
     return out
 
