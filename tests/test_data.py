@@ -228,6 +228,14 @@ def test_limit_takes_the_first_of_a_fixed_shuffle(folder):
         data.load("train", WORDS, folder, limit=0)
 
 
+def test_noises_of_one_name_are_all_taken(tmp_path):
+    """Before: the one that came last, without a word."""
+    audio = small_corpus.make(tmp_path / "audio")
+    noise = audio / "_background_noise_" / "hiss.wav"
+    soundfile.write(noise.with_suffix(".flac"), small_corpus.tone(90, 480000), 16000)
+    assert len(data.noise_bank(audio)) == 3
+
+
 def test_noise_bank_is_the_training_part(folder):
     bank = data.noise_bank(folder)
     assert [len(noise) for noise in bank] == [24 * 16000] * 2

@@ -363,7 +363,9 @@ class Corpus:
                 samples = archives.decoded(file)
                 start, end = int(low * len(samples)), int(high * len(samples))
                 if end - start >= shortest:
-                    out[file.stem] = (start, samples[start:end])
+                    # Two of one name: hiss.wav and hiss.flac.
+                    noise = file.name if file.stem in out else file.stem
+                    out[noise] = (start, samples[start:end])
         return out
 
 
