@@ -96,17 +96,17 @@ kws_poll_t kws_poll(kws_event_t *event);
 const int8_t *kws_last_logits(void);
 
 /* Smoothed posterior of a label after the last decision, Q15 (0..32767): what is
- * compared with the word's threshold. 0 before the first. Called by the side that
- * polls.
- */
+ * compared with the word's threshold. 0 before the first, and of what is no label.
+ * Called by the side that polls. */
 uint16_t kws_score(int label);
 
 /* Features of the last frame (mel_bins int8); they mean nothing before the first. */
 const int8_t *kws_last_frame(void);
 
-/* The posterior from which a word is heard, Q15; kws_set_threshold changes it until
- * kws_init, and returns -1 where the label is no word, or the threshold below its rearm
- * or above 32767. Called by the side that polls. */
+/* The posterior from which a word is heard, Q15 (0 of what is no label);
+ * kws_set_threshold changes it until kws_init, and returns -1 where the label is no
+ * word, or the threshold below its rearm or above 32767. Called by the side that polls.
+ */
 uint16_t kws_threshold(int label);
 int kws_set_threshold(int label, uint16_t threshold);
 

@@ -113,8 +113,12 @@ void kws_reset(void) {
   kws_detector_init(&detector, detector_spec);
 }
 
+static int is_label(int label) {
+  return label >= 0 && label < detector_spec->label_count;
+}
+
 uint16_t kws_threshold(int label) {
-  return detector_spec->threshold[label];
+  return is_label(label) ? detector_spec->threshold[label] : 0;
 }
 
 int kws_set_threshold(int label, uint16_t threshold) {
@@ -281,6 +285,7 @@ const int8_t *kws_last_logits(void) {
 }
 
 uint16_t kws_score(int label) {
+  if (!is_label(label)) return 0;
   return kws_detector_score(&detector, kws_model_info.detector, label);
 }
 

@@ -112,6 +112,10 @@ int main(int argc, char **argv) {
   fclose(file);
   if (kws_init() != KWS_OK) return 3;
   if (kws_push(NULL, 0) != 0) return 6;
+  const int none[] = {-1, kws_model_info.label_count}; /* before and after the labels */
+  for (int i = 0; i < 2; i++) {
+    if (kws_score(none[i]) != 0 || kws_threshold(none[i]) != 0) return 7;
+  }
 
   if (strcmp(argv[2], "chunk") == 0) {
     for (size_t done = 0; done < count;) {
