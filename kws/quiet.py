@@ -9,6 +9,7 @@ would come through. Everything else is passed on. TF_CPP_MIN_LOG_LEVEL=0 shows a
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -42,6 +43,11 @@ def tensorflow() -> Any:
         import tensorflow as tf
 
         tf.config.list_physical_devices("GPU")  # CUDA is looked for only now
+    if not loud:
+        # Networks that are built one after the other are no single one, traced anew.
+        logging.getLogger("tensorflow").addFilter(
+            lambda record: "triggered tf.function retracing" not in record.getMessage()
+        )
     return tf
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import toolbox
 
 WORDS = """
@@ -46,6 +47,25 @@ def test_notices_alone_are_taken_out() -> None:
 def test_the_last_words_of_a_crash_come_through() -> None:
     said = stderr_of(WORDS.format(end="os.abort()"), returncode=-6)
     assert said[0] == "E0000 00:00:1.2 3 file.cc:1] a real error"
+
+
+TRACED = """
+from kws.layers.keras import tf
+for number in range(12):
+    @tf.function(autograph=False)
+    def run(value):
+        return value + 1
+    run(tf.constant(number))
+tf.get_logger().warning("another warning")
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed"
+)
+def test_networks_that_are_built_one_after_another_are_no_warning() -> None:
+    said = stderr_of(TRACED)
+    assert len(said) == 1 and said[0].endswith("another warning"), said
 
 
 def test_ctrl_c_while_it_starts_is_no_traceback_of_the_filter() -> None:
