@@ -229,9 +229,10 @@ def test_what_a_shipped_run_lacks_is_made_in_a_copy() -> None:
     assert "kws calibrate runs/kwt-tiny " in found.missing["operating"]
 
 
-def test_the_tape_has_clips_as_long_as_the_runs(own: Path) -> None:
+def test_the_tape_has_clips_as_long_as_the_runs(own: Path, tmp_path: Path) -> None:
     bundle = bundles.load(own)
-    longer = dataclasses.replace(bundle, recipe=with_clip_seconds(bundle.recipe, 1.5))
+    recipe = with_clip_seconds(bundle.recipe, 1.5)
+    longer = dataclasses.replace(bundle, path=tmp_path, recipe=recipe)  # no points yet
     found = facts.Facts(str(own), longer, facts.Asked(), sources=data.of_run(bundle))
     (line,) = [c for c in commands(run.page(found)) if c.startswith("kws data tape")]
     assert line.endswith("--clip-seconds 1.5")

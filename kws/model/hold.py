@@ -223,20 +223,22 @@ def _stream_places(network: Any, model: Model) -> dict[Slot, tuple[Quantizer, in
 def _places(network: Any, attentions: list[Any]) -> list[list[tuple[str, Quantizer]]]:
     """Per block, (kind, quantizer) of every call of its hold, in order.
 
-    The quantizer is the one that ran last: found by running the network once.
+    The quantizer is the one that made the tensor, in another block where that is
+    carried; of a view of it, the one that ran last. Found by running the network once.
     """
-    last: list[Quantizer] = []
+    ran: list[tuple[Quantizer, Any]] = []
     found: list[list[tuple[str, Quantizer]]] = []
 
     def watch(places: list[tuple[str, Quantizer]]) -> Any:
         def hold(kind: str, tensor: Any) -> Any:
-            places.append((kind, last[-1]))
+            makers = [quantizer for quantizer, made in ran if made is tensor]
+            places.append((kind, [ran[-1][0], *makers][-1]))
             return tensor
 
         return hold
 
     kept = [attention.hold for attention in attentions]
-    Quantizer.watcher = lambda quantizer, _: last.append(quantizer)
+    Quantizer.watcher = lambda quantizer, made: ran.append((quantizer, made))
     try:
         for attention in attentions:
             found.append([])
