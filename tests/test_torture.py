@@ -112,6 +112,48 @@ def test_the_nth_operation_fails_and_no_other(tmp_path: Path) -> None:
     ], result.stderr
 
 
+_RECORDING = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import os
+from pathlib import Path
+import numpy as np
+from torture import Shim
+from kws.data import audio
+from kws.errors import KwsError
+shim, path = Shim(Path(os.environ["LD_PRELOAD"])), Path(sys.argv[2])
+path.write_bytes(audio.wav_bytes(np.arange(16000, dtype=np.int16)))
+shim.prefix(str(path))
+n, name = 0, "none"
+while name:
+    shim.arm(n := n + 1, False)
+    try:
+        said = str(len(audio.read(path).pcm))
+    except (KwsError, OSError) as error:
+        said = type(error).__name__
+    shim.lib.torture_disarm()
+    name = shim.lib.torture_name().decode()
+    print(name, said)
+"""
+
+
+def test_a_recording_is_read_as_it_is_or_not_at_all(tmp_path: Path) -> None:
+    """libsndfile takes what it can't read of a header for zeros."""
+    library = tmp_path / "torture.so"
+    torture.compile_shim(library)
+    result = subprocess.run(
+        [sys.executable, "-c", _RECORDING, str(TOOL.parent), str(tmp_path / "a.wav")],
+        env=os.environ | {"LD_PRELOAD": str(library)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    *failed, whole = result.stdout.splitlines()
+    assert whole == " 16000", result.stderr
+    assert {line.split()[-1] for line in failed} <= {"NotUsable", "OSError"}, failed
+    assert len(failed) >= 3
+
+
 def test_an_emission_that_ends_anywhere_leaves_no_mixture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

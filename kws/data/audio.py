@@ -38,6 +38,7 @@ _ALL_SUFFIXES = frozenset(SUFFIXES + FFMPEG_SUFFIXES)
 RATES = (1000, 768_000)  # Hz: what lies outside is a broken header
 MAX_CHANNELS = 64
 BLOCK = 1 << 18  # frames decoded at a time
+MAX_HELD_BYTES = 1 << 28  # of a file that is read as a whole, then decoded
 FFMPEG_S = 1800  # two days of sound take it some minutes
 # Float samples beyond full scale are cut where they are few and small (an overshoot of
 # a resampler); else the file is in other units, or was written too loud.
@@ -233,11 +234,11 @@ def _open(file: Path, path: Path) -> Any:
     import soundfile
 
     try:
-        # Bytes: a name that is no text opens too. Windows takes text alone.
-        name = str(file) if os.name == "nt" else os.fsencode(file)
-        audio = soundfile.SoundFile(name)
+        audio = soundfile.SoundFile(_held(file))
     except (soundfile.SoundFileError, OSError, RuntimeError, TypeError) as error:
         reason = str(error).rsplit(": ", 1)[-1].rstrip(".")
+        if isinstance(error, OSError):
+            reason = error.strerror or reason
         if isinstance(error, TypeError):  # .raw: no header says what it is
             reason = "samples without a header"
         raise _not_usable(
@@ -249,6 +250,15 @@ def _open(file: Path, path: Path) -> Any:
             "not_audio", "it can't be read as audio (samples without a header)", path
         )
     return audio
+
+
+def _held(file: Path) -> Any:
+    """What soundfile opens. libsndfile takes a read that fails for zeros, in a header
+    too, and goes on: so Python reads what is not too large, whose errors are told."""
+    if file.suffix.lower() != ".raw" and file.stat().st_size <= MAX_HELD_BYTES:
+        return io.BytesIO(file.read_bytes())
+    # Bytes: a name that is no text opens too. Windows takes text alone.
+    return str(file) if os.name == "nt" else os.fsencode(file)
 
 
 def _read(file: Path, path: Path, max_seconds: float, convert: bool) -> Sound:
