@@ -34,13 +34,17 @@ if importlib.util.find_spec("pyocd") is None:  # pragma: no cover
 torture = tool("torture")
 
 
-def run(*arguments: str, sample: int = 1) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, sample: int = 1, cache: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The tool; with `cache`, as on a machine that has compiled nothing yet."""
     some = () if ALL else ("--sample", str(sample))
     return subprocess.run(
         [sys.executable, str(TOOL), *arguments, *some],
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | ({"KWS_CACHE": str(cache)} if cache else {}),
     )
 
 
@@ -48,11 +52,11 @@ def run(*arguments: str, sample: int = 1) -> subprocess.CompletedProcess[str]:
     ("how", "sample"), [((), 2), (("--kill",), 1)], ids=["failed", "killed"]
 )
 def test_what_an_operation_leaves_that_failed(
-    how: tuple[str, ...], sample: int
+    how: tuple[str, ...], sample: int, tmp_path: Path
 ) -> None:
     need_compiler()
     need_qemu()  # what a board takes is measured there before it is flashed
-    result = run(*VERBS, *how, sample=sample)
+    result = run(*VERBS, *how, sample=sample, cache=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count(" 0 faults") == len(VERBS)
 

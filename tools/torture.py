@@ -25,6 +25,7 @@ import argparse
 import contextlib
 import ctypes
 import hashlib
+import inspect
 import json
 import mmap
 import os
@@ -328,21 +329,25 @@ def remember() -> None:
     from kws.deploy import boards, emission, host, pace
     from kws.emit import native
 
-    def once(module: Any, name: str, key: Callable[..., Any]) -> None:
+    def once(module: Any, name: str, key: Callable[[Any], Any] = lambda it: it) -> None:
         honest, known = getattr(module, name), dict[Any, Any]()
+        called = inspect.signature(honest)
 
         def remembered(*args: Any, **named: Any) -> Any:
             args[0].model_bytes()
-            at = (args[0].hash, key(*args, **named))
+            given = called.bind(*args, **named)
+            given.apply_defaults()
+            _, *others = given.arguments.values()  # behind the bundle
+            at = (args[0].hash, *map(key, others))
             if at not in known:
                 known[at] = honest(*args, **named)
             return known[at]
 
         setattr(module, name, remembered)
 
-    once(native, "sources", lambda bundle, core, tunable=False: (core, tunable))
-    once(host, "selftest_run", lambda bundle: ())
-    once(pace, "measure", lambda bundle, board, compiler=None: board.name)
+    once(native, "sources")
+    once(host, "selftest_run")
+    once(pace, "measure", lambda it: getattr(it, "name", it))  # a board's
     model = bundle.load(MODEL)
     for core in ("portable", "dsp", "mve"):
         native.sources(model, core)
