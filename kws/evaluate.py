@@ -181,6 +181,7 @@ def evaluate_clips(
             f"Mend [task] in {bundle.path / 'recipe.toml'}, or train again.",
         )
     engine = engines.canonical(engine)
+    check_after(bundle, engine, after, late_ms)
     module = engines.get(engine)
     bar = Progress(f"{engine} on {len(clips)} clips", len(clips))
     start = time.monotonic()
@@ -189,18 +190,11 @@ def evaluate_clips(
     more = {}
     pcm = clips.pcm
     if after != "reset":
-        before = _before(bundle, pcm, engine, after)
-        late = _late(bundle, late_ms)
+        before = _before(bundle, pcm, after)
+        late = late_ms * SAMPLE_RATE // 1000
         # One stream: what comes before the clip grows by what the clip moves back.
         stream = np.pad(np.concatenate([before, pcm], axis=1), ((0, 0), (0, late)))
         more["before"], pcm = np.split(stream, [before.shape[1] + late], axis=1)
-    elif late_ms:
-        raise KwsError(
-            "A decision after the clip's end is one of a stream, which heard something "
-            f"before the clip. Expected --after silence or word. Received: --late "
-            f"{late_ms} alone",
-            f"kws eval {quoted(bundle.path)} --after silence --late {late_ms}",
-        )
     result = run(bundle, pcm, jobs=jobs, board=board, progress=bar.at, **more)
     logits, sent = result if skips else (result, None)
     bar.end()
@@ -225,10 +219,23 @@ def evaluate_clips(
     )
 
 
-def _before(bundle: Bundle, pcm: np.ndarray, engine: str, after: str) -> np.ndarray:
-    """What a stream hears before each clip: int16 [N, about a second], whole steps of
-    the network, so that the last decision is that of the clip."""
+def check_after(bundle: Bundle, engine: str, after: str, late_ms: int) -> None:
+    """Refuse what can't be heard before or behind a clip; see `evaluate_clips`.
+
+    Raises:
+        KwsError: no network for streams, another engine than host; a decision at no
+            step of the network, or without anything before the clip.
+    """
     recipe = bundle.recipe
+    if after == "reset":
+        if late_ms:
+            raise KwsError(
+                "A decision after the clip's end is one of a stream, which heard "
+                "something before the clip. Expected --after silence or word. "
+                f"Received: --late {late_ms} alone",
+                f"kws eval {quoted(bundle.path)} --after silence --late {late_ms}",
+            )
+        return
     if not recipe.model.causal or engine != "host":
         raise KwsError(
             f"What comes before a clip ({after}) is heard by networks for streams, on "
@@ -236,23 +243,24 @@ def _before(bundle: Bundle, pcm: np.ndarray, engine: str, after: str) -> np.ndar
             f"{str(recipe.model.causal).lower()}, engine {engine}",
             f"kws eval {quoted(bundle.path)}",
         )
-    step = recipe.detector.hop_frames * recipe.features.hop
-    size = pcm.shape[1] // step * step
-    if after == "silence":
-        return np.zeros((len(pcm), size), np.int16)
-    return np.roll(pcm, 1, axis=0)[:, pcm.shape[1] - size :]
-
-
-def _late(bundle: Bundle, late_ms: int) -> int:
-    """Samples from a clip's end to the decision."""
-    step_ms = decision_ms(bundle.recipe)
+    step_ms = decision_ms(recipe)
     if not 0 <= late_ms <= MOST_LATE_MS or late_ms % step_ms:
         raise KwsError(
             f"Decisions come every {step_ms:g} ms. Expected --late in such steps, to "
             f"{MOST_LATE_MS} ms. Received: {late_ms}",
             f"kws eval {quoted(bundle.path)} --after silence --late {3 * step_ms:g}",
         )
-    return late_ms * SAMPLE_RATE // 1000
+
+
+def _before(bundle: Bundle, pcm: np.ndarray, after: str) -> np.ndarray:
+    """What a stream hears before each clip: int16 [N, about a second], whole steps of
+    the network, so that the last decision is that of the clip."""
+    recipe = bundle.recipe
+    step = recipe.detector.hop_frames * recipe.features.hop
+    size = pcm.shape[1] // step * step
+    if after == "silence":
+        return np.zeros((len(pcm), size), np.int16)
+    return np.roll(pcm, 1, axis=0)[:, pcm.shape[1] - size :]
 
 
 def spared(

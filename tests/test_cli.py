@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import collections
+import dataclasses
 import json
 import os
 import re
@@ -209,6 +210,104 @@ EARLY: list[list[str]] = [
     ["demo", "--train", "--board", "qemu-m5"],
     ["import-kwt", "none.tflite", "--out", "x"],
 ]
+
+
+# Typed, what of it changes nothing, and what else was typed.
+UNHEEDED = [
+    ("data fetch --ambient musan", "--version v0.01"),
+    ("data fetch --archive a.tgz", "--url http://x/y"),
+    ("data fetch --sha256 0 --part test --archive a.tgz", "--url http://x/y"),
+    (
+        "data synth --words 'hey robot' --stream x.wav",
+        "--clip-seconds 1.5 --clips-per-word 20 --unknown 3",
+    ),
+    ("data synth --words no --stream x.wav --seed 2", "--voices flite"),
+    ("data record go --out x --terminal", "--phone --http-port 90 --no-browser"),
+    ("data record go no --out x --near-takes 0", "--near so,to"),
+    ("data tape --out x.wav --ambient x --no-words", "--seed 3 --snr-db 1.0,2.0"),
+    ("data tape --out x.wav --task gsc35", "--unknown-per-minute 5.0"),
+    ("data info x", "--data y"),
+    ("eval kwt-tiny --tape x.wav", "--limit 5 --after word --jobs 2"),
+    ("simulate kwt-stream-tiny --tape x.wav", "--features float"),
+    ("simulate kwt-stream-tiny --tape x.wav", "--engine float"),
+    ("sweep kwt-tiny", "--excerpt 5.0"),
+    ("sweep kwt-tiny --boards none", "--board-clips 5"),
+    ("sweep kwt-stream-tiny --tape x.wav", "--move-clips 9 --board-clips 5"),
+    ("profile kwt-tiny", "--on qemu-m4 --battery 220.0 --out x --compiler zig"),
+    ("profile kwt-tiny --board qemu-m4", "--probe 5 --port x"),
+    ("profile kwt-tiny --board pico --on qemu-m0", "--probe 5"),
+    ("report sweep", "--split test --clips 3 --tape x.wav --fit none"),
+    ("report kwt-tiny --fit none", "--battery 220.0"),
+    ("compare kwt-tiny kwt-small --fit none", "--battery 220.0"),
+    ("flash kwt-tiny --board qemu-m4", "--probe 5 --port x --tool pyocd --unlock"),
+    ("flash kwt-tiny --board pico", "--audio x.wav --no-pace --pad 2.0 --timeout 9.0"),
+    ("monitor kwt-tiny --board qemu-m4", "--port x"),
+    ("monitor kwt-tiny --board pico", "--audio x.wav"),
+    ("tune kwt-tiny --out x --qat-epochs 0", "--learning-rate 0.01 --teacher self"),
+    ("tune kwt-tiny --out x --teacher self", "--teacher-labels a,b"),
+    ("train --out x", "--teacher-labels a,b"),
+    ("train --out x --teacher kwt-small", "--teacher-labels a,b"),
+]
+
+
+@pytest.mark.parametrize(("typed", "unheeded"), UNHEEDED)
+def test_an_option_that_changes_nothing_is_refused_before_any_work(
+    typed: str, unheeded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep/sweep.json").touch()
+    done = CliRunner().invoke(cli, shlex.split(f"{typed} {unheeded}"))
+    assert isinstance(done.exception, KwsError), done.output
+    names = [word for word in shlex.split(unheeded) if word.startswith("--")]
+    assert done.exception.message.endswith(f"Received: {', '.join(names)}")
+    verb, *options = done.exception.hint.split(" --")
+    first, *others = f"kws {typed}".split(" --")
+    assert verb == first and sorted(options) == sorted(others)
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
+
+
+def test_an_option_that_says_the_default_is_none_too_many() -> None:
+    typed = ["flash", "kwt-tiny", "--board", "pico", "--pace", "--pad", "1", "--hop"]
+    done = CliRunner().invoke(cli, [*typed, "1000"])
+    assert "The model runs every 1 to" in str(done.exception)  # what is wrong
+
+
+def test_a_hint_says_none_again() -> None:
+    """`--fit none` is no names, and none is how they are typed."""
+    verb = cli.get_command(None, "compare")  # type: ignore[arg-type]
+    assert verb is not None
+    words = ["kwt-tiny", "kwt-small", "--fit", "none"]
+    with verb.make_context("compare", words) as context:
+        assert _options.given(context) == ["--fit", "none"]
+
+
+def test_the_demo_s_board_is_an_emulated_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli, ["demo", "--train", "--board", "pico"])
+    assert isinstance(done.exception, KwsError), done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_evaluation_that_cannot_be_is_refused_before_clips_are_read(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"  # of a training with --no-convert
+    bundles.save(dataclasses.replace(bundles.load("kwt-tiny"), path=run))
+    for words, says in (
+        (["kwt-tiny", "--engine", "host,qemu", "--board", "pico"], "emulated board"),
+        (["kwt-tiny", "--late", "40"], "--after silence or word"),
+        (["kwt-tiny", "--after", "word"], "networks for streams"),
+        (["kwt-stream-tiny", "--after", "word", "--engine", "host,tflm"], "host"),
+        (["kwt-stream-tiny", "--after", "word", "--late", "7"], "Decisions come"),
+        ([str(run)], "no model.tflite yet"),
+    ):
+        words += ["--data", str(tmp_path / "nowhere")]
+        done = CliRunner().invoke(cli, ["eval", *words])
+        assert isinstance(done.exception, KwsError), done.output
+        assert says in str(done.exception)
 
 
 def test_mistakes_are_told_before_tensorflow_is_loaded(tmp_path: Path) -> None:

@@ -411,10 +411,11 @@ def test_archives_at_hand_are_taken_and_left(places, tmp_path):
 def test_ambient_sound_is_named_and_has_its_own_addresses(tmp_path):
     done = fetch_ambient("rain", "--out", tmp_path / "x")
     assert "librispeech-dev-clean, librispeech-test-clean, musan" in str(done.exception)
-    for more in (["--url", "http://x/y"], ["--part", "test"], ["--sha256", "0"]):
+    other = (["--part", "test"], ["--sha256", "0"], ["--version", "v0.01"])
+    for more in (["--url", "http://x/y"], *other):
         done = fetch_ambient("musan", *more)
         assert isinstance(done.exception, KwsError)
-        assert "no --url" in str(done.exception)
+        assert f"Received: {more[0]}" in str(done.exception)
 
 
 @pytest.mark.parametrize("name", download.ambient_names())

@@ -43,7 +43,7 @@ def as_typed(hint: str, root: click.Group, arguments: Sequence[str]) -> str:
     def rest(match: re.Match[str]) -> str:
         before, after = match["before"], match["after"]
         has = re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", before + after)
-        names = [] if re.match(r" [^-]", before) else _arguments(context)
+        names = [] if re.match(r" [^-]", before) else _options.arguments(context)
         more = [quoted(word) for word in (*names, *_options.given(context, has))]
         return " ".join([match["verb"] + before, *more]) + after
 
@@ -70,13 +70,3 @@ def _context(root: click.Group, arguments: Sequence[str]) -> click.Context | Non
             return command.make_context(name, words, parent, resilient_parsing=True)
         parent = click.Context(command, parent, name)
     return None
-
-
-def _arguments(context: click.Context) -> list[str]:
-    values = [
-        context.params.get(str(param.name))
-        for param in context.command.params
-        if isinstance(param, click.Argument)
-    ]
-    parts = [value if isinstance(value, tuple) else (value,) for value in values]
-    return [str(each) for part in parts for each in part if each is not None]

@@ -11,12 +11,15 @@ import dataclasses
 import functools
 import itertools
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
+
+from kws.errors import KwsError
 
 PACKAGE = Path(__file__).parents[1]
 PATH = click.Path(path_type=Path)
@@ -163,12 +166,65 @@ def given(ctx: click.Context, without: Sequence[str] = ()) -> list[str]:
         if isinstance(param, click.Option) and source is ParameterSource.COMMANDLINE:
             value = ctx.params[str(param.name)]
             for each in value if param.multiple else (value,):
-                off = param.is_flag and param.secondary_opts and not each
-                typed.append((param.secondary_opts if off else param.opts)[0])
+                typed.append(_name(param, each))
                 if not param.is_flag:
                     parts = each if isinstance(each, tuple) else (each,)
-                    typed.append(",".join(map(str, parts)))
+                    typed.append(",".join(map(str, parts)) or "none")  # as of --fit
     return typed
+
+
+def _name(option: click.Option, value: Any) -> str:
+    """As it is typed for a value: --no-pace."""
+    off = option.is_flag and option.secondary_opts and not value
+    return str((option.secondary_opts if off else option.opts)[0])
+
+
+def _is_default(ctx: click.Context, option: click.Option) -> bool:
+    default = option.process_value(ctx, option.get_default(ctx))
+    return bool(ctx.params[str(option.name)] == default)
+
+
+def arguments(ctx: click.Context) -> list[str]:
+    """What was typed besides options: RUN, say."""
+    values = [
+        ctx.params.get(str(param.name))
+        for param in ctx.command.params
+        if isinstance(param, click.Argument)
+    ]
+    parts = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [str(each) for part in parts for each in part if each is not None]
+
+
+def heed(ctx: click.Context, options: Sequence[str], why: str) -> None:
+    """Refuse options that were typed and would change nothing, before any work.
+
+    One that only says the default is let pass: what it asks for is what there is.
+
+    Args:
+        ctx: Of the command.
+        options: Those that do nothing, by their first names.
+        why: Why they don't here: a sentence.
+
+    Raises:
+        KwsError: some were typed; the hint is the same command without them.
+    """
+    unheeded = [
+        _name(param, ctx.params[str(param.name)])
+        for param in ctx.command.params
+        if isinstance(param, click.Option)
+        and param.opts[0] in options
+        and ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+        and not _is_default(ctx, param)
+    ]
+    if not unheeded:
+        return
+    verb = ["kws", *ctx.command_path.split()[1:]]
+    none = "no" if len(options) == 1 else "none of"
+    raise KwsError(
+        f"{why} Expected {none} {', '.join(options)} here. "
+        f"Received: {', '.join(unheeded)}",
+        shlex.join([*verb, *arguments(ctx), *given(ctx, options)]),
+    )
 
 
 # Clips and recordings.
@@ -339,6 +395,10 @@ def run(command: Command) -> Command:
     def collected(**given: Any) -> None:
         from kws.train import RunOptions
 
+        teachers = (*given["teacher"], *given["clean_teacher"])
+        if not any(one.suffix == ".tflite" or one.is_file() for one in teachers):
+            why = "Only a .tflite teacher's logits need names; a run knows its own."
+            heed(click.get_current_context(), ["--teacher-labels"], why)
         own = {field.name for field in dataclasses.fields(RunOptions)} - {"convert"}
         options = RunOptions(
             convert=not given.pop("no_convert"),

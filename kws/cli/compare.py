@@ -22,7 +22,9 @@ from kws.cli import _options
 @_options.fit
 @_options.battery
 @_options.json
+@click.pass_context
 def command(
+    ctx: click.Context,
     runs: tuple[str, ...],
     split: str,
     data: Path | None,
@@ -50,6 +52,8 @@ def command(
             f"kws compare {quoted(runs[0])} {quoted(beside)}   (alone: kws report "
             f"{quoted(runs[0])})",
         )
+    if fit == ():
+        _options.heed(ctx, ["--battery"], "A battery's life is a board's: --fit none.")
     asked = known.Asked(
         split,
         data,

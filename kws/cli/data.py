@@ -26,6 +26,7 @@ OF_LAID_WORDS = (
     *("--data", "--also", "--clip-seconds", "--seed", "--keywords-per-minute"),
     *("--unknown-per-minute", "--snr-db", "--bed-dbfs", "--reverberation"),
 )
+OF_CORPUS = ("--clip-seconds", "--clips-per-word", "--unknown")  # not of --stream
 SHIPPED = {"gsc10": "kwt-tiny", "gsc12": "kwt-small-gsc12"}  # to try a tape with
 # How own recordings are trained with: measured with 20 a word (docs/results.md).
 BEGINNING = "kwt-stream-tiny"
@@ -61,7 +62,9 @@ def command() -> None:
 @click.option("--sha256", help="Checksum to expect, where it is not the official file.")
 @_options.out("Folder to make.")
 @_options.json
+@click.pass_context
 def fetch(
+    ctx: click.Context,
     version: str,
     part: str,
     url: str | None,
@@ -86,12 +89,9 @@ def fetch(
     from kws.paths import user_cache
 
     if ambient is not None:
-        if url or sha256 or part != "all":
-            raise KwsError(
-                "--ambient has its address and checksum in datasets/. Expected no "
-                "--url, --sha256 or --part with it.",
-                f"kws data fetch --ambient {ambient} --out DIR",
-            )
+        of_words = ("--url", "--sha256", "--part", "--version")
+        why = "--ambient has its parts, address and checksums in datasets/."
+        _options.heed(ctx, of_words, why)
         _fetch_ambient(ambient, archive, out, as_json)
         return
     if len(archive) > 1:
@@ -100,8 +100,13 @@ def fetch(
             "kws data fetch --archive speech_commands_v0.02.tar.gz",
         )
     at_hand = archive[0] if archive else None
+    if at_hand is not None:
+        _options.heed(ctx, ["--url"], "An --archive is at hand: nothing is downloaded.")
     out = out or user_cache() / f"speech_commands_{version}"
     if (url or at_hand or sha256) and part == "all":
+        _options.heed(
+            ctx, ["--part"], "--url, --archive and --sha256 are of one part, not all."
+        )
         part = "clips"
     places = {"clips": out, "test": out / f"test_{version}"}
     wanted = ["clips", "test"] if part == "all" else [part]
@@ -202,7 +207,9 @@ def _fetch_ambient(
     "no training clip has; truth in a .tsv beside it.",
 )
 @_options.json
+@click.pass_context
 def synth(
+    ctx: click.Context,
     words: tuple[str, ...],
     out: Path | None,
     clip_seconds: float,
@@ -238,15 +245,11 @@ def synth(
             + ("neither" if out is None else "both"),
             'kws data synth --words "yes,no" --out corpus',
         )
-    if stream is not None and (voices or kokoro_dir):
-        raise KwsError(
-            "A stream is spoken by eSpeak NG. Expected neither --voices nor "
-            "--kokoro-dir with --stream. Received: "
-            + ("--voices" if voices else "--kokoro-dir"),
-            f"kws data synth --words {quoted(','.join(words))} --stream "
-            f"{quoted(stream)}",
-        )
     if stream is not None:
+        engine = ("--voices", "--kokoro-dir")
+        _options.heed(ctx, engine, "A stream is spoken by eSpeak NG.")
+        why = "A stream says each word of --words once, and is cut into no clips."
+        _options.heed(ctx, OF_CORPUS, why)
         _check_wav(stream, "--stream", "kws data synth")
         other = stream.with_stem(f"{stream.stem}-new")
         again = f"kws data synth ... --stream {quoted(other)}"
@@ -550,8 +553,11 @@ def record(
     )
     if address is not None and not phone:
         raise click.UsageError("--address is the network's that --phone is in")
-    if terminal and phone:
-        raise click.UsageError("--terminal needs no --phone")
+    if terminal:
+        page = ("--phone", "--http-port", "--no-browser")
+        _options.heed(ctx, page, "With --terminal there is no page.")
+    if not near_takes:
+        _options.heed(ctx, ["--near"], "--near-takes 0 asks for no such phrases.")
     if near is None and near_takes and not recording.near(words):
         audio.say(
             "No phrases that are nearly these words are known here, so none are asked "
@@ -720,7 +726,11 @@ def tape(
         )
     name = "custom" if words else task or Task().name
     wanted = Task(name, words or (), clip_seconds=clip_seconds)
-    keywords = [w for w in datasets.labels(wanted) if w not in (SILENCE, UNKNOWN)]
+    labels = datasets.labels(wanted)
+    keywords = [w for w in labels if w not in (SILENCE, UNKNOWN)]
+    if UNKNOWN not in labels:
+        why = f"The task {name} has no other words."
+        _options.heed(ctx, ["--unknown-per-minute"], why)
     sounds = [
         s for folder in ambient for s in sound.recordings(folder, split, keywords)
     ]
@@ -739,6 +749,9 @@ def tape(
     else:
         clips = datasets.load(split, wanted, data, also=also)
         beds = sound.beds(sounds) if sounds else datasets.noise_bank(data, split)
+        others = clips.label == (*clips.labels, UNKNOWN).index(UNKNOWN)
+        if unknown_per_minute and not others.any():
+            audio.say(f"No clips of other words for {split}: keywords alone are laid")
         if not beds:
             audio.say(f"No background noise for {split}: the bed is faint white noise")
         options = {
@@ -795,14 +808,9 @@ def _check_tape(
     out: Path,
 ) -> None:
     """Refuse options that would be left unheeded, before anything is read."""
-    typed = [option for option in _options.given(ctx) if option in OF_LAID_WORDS]
-    if no_words and typed:
-        raise KwsError(
-            "A tape without words is its recordings as they are. Expected no "
-            f"{' or '.join(OF_LAID_WORDS)} with --no-words. Received: "
-            f"{', '.join(typed)}",
-            f"Leave {' and '.join(typed)} out, or --no-words.",
-        )
+    if no_words:
+        why = "A tape without words (--no-words) is its recordings as they are."
+        _options.heed(ctx, OF_LAID_WORDS, why)
     if (no_words or kind is not None) and not ambient:
         given = "--no-words" if no_words else f"--kind {quoted(kind)}"
         raise KwsError(
@@ -904,7 +912,10 @@ def mine(
 @click.argument("folder", required=False, type=_options.PATH)
 @click.option("--data", type=_options.PATH, hidden=True)  # once FOLDER's name
 @_options.json
-def info(folder: Path | None, data: Path | None, as_json: bool) -> None:
+@click.pass_context
+def info(
+    ctx: click.Context, folder: Path | None, data: Path | None, as_json: bool
+) -> None:
     """Count clips by word and split, and tell how the folder was read.
 
     Example: kws data info data/speech_commands
@@ -912,6 +923,8 @@ def info(folder: Path | None, data: Path | None, as_json: bool) -> None:
     from kws.data import audio, names
     from kws.data.speech_commands import SPLITS, open_corpus
 
+    if folder is not None:
+        _options.heed(ctx, ["--data"], "One FOLDER is counted.")
     corpus = open_corpus(folder or data)
     for note in corpus.notes:
         audio.say(note)

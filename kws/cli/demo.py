@@ -47,7 +47,17 @@ def command(
     from kws import evaluate
     from kws.data import synth, tape
     from kws.deploy import boards, flash
+    from kws.errors import KwsError
 
+    board = boards.load(board_name)
+    if not flash.is_emulated(board):
+        # Before a training, which is minutes.
+        raise KwsError(
+            "The demo's board hears a recording, in an emulator. Expected an emulated "
+            f"board. Received: {board.name}, a real one",
+            "kws demo --board qemu-m4 ...   (a real one: kws flash kwt-tiny --board "
+            f"{board.name})",
+        )
     begin = time.monotonic()
     steps = itertools.count(1)
     last = 5 if with_training else 2
@@ -56,7 +66,6 @@ def command(
         spent = time.monotonic() - begin
         click.echo(f"[{next(steps)}/{last}] {text}   ({spent:.0f} s so far)", err=True)
 
-    board = boards.load(board_name)
     stream = out / "stream.wav"
     accuracy = None
     if with_training:

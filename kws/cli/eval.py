@@ -108,25 +108,26 @@ def command(
     from kws.errors import KwsError, quoted
 
     names = [engines.canonical(name) for name in engine_names]
+    if tape:
+        why = "A tape (--tape) is heard as a whole, and from its beginning."
+        _options.heed(ctx, OF_CLIPS, why)
     _check(names, board_name, tape, truth, events or cut)
     if events is not None and (heard := _overwritten(events, tape, truth)):
         raise KwsError(
             f"--events would be written over what is read. Received: {heard}",
             f"--events {quoted(events.with_name('events.tsv'))}",
         )
-    if tape and (unheeded := [o for o in _options.given(ctx) if o in OF_CLIPS]):
-        raise KwsError(
-            f"A tape is heard as a whole. Expected no {' or '.join(OF_CLIPS)} with "
-            f"--tape. Received: {', '.join(unheeded)}",
-            f"kws eval {quoted(run)} --tape {quoted(tape[0])}",
-        )
     bundle = bundles.load(run)
     if tape:
         _tapes(bundle, tape, truth, names[0], events, cut, as_json)
         return
     from kws import data as datasets
-    from kws.evaluate import agreement, evaluate_clips
+    from kws.evaluate import agreement, check_after, evaluate_clips
 
+    for name in names:
+        check_after(bundle, name, after, late_ms)
+        if engines.get(name).INTEGER:
+            bundle.model_bytes()  # refused before clips are read: not converted yet
     folders = datasets.of_run(bundle, data, also)
     clips = datasets.load(
         split, bundle.recipe.task, folders.data, limit=limit, also=folders.also
@@ -168,6 +169,7 @@ def _check(
 ) -> None:
     """Refuse what would be left unheeded, or fail late."""
     from kws.deploy import boards
+    from kws.engines import qemu
     from kws.errors import KwsError, quoted
 
     if board is not None:
@@ -178,6 +180,8 @@ def _check(
             f"--engine {','.join(names)}",
             f"kws eval RUN --engine qemu --board {board}",
         )
+    if "qemu" in names and not tape:
+        qemu.emulated(board)
     if truth is not None and (len(tape) != 1 or tape[0].is_dir()):
         raise KwsError(
             f"--truth is what is said on one tape. Received: --truth {truth}, "

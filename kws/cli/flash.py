@@ -10,7 +10,8 @@ import click
 
 from kws.cli import _options
 
-OF_EMULATED = ("--pace", "--no-pace", "--pad", "--timeout")
+OF_EMULATED = ("--audio", "--pace", "--pad", "--timeout")
+OF_REAL = ("--probe", "--port", "--tool", "--unlock")
 
 
 @click.command(
@@ -88,13 +89,11 @@ def command(
 
     board = boards.load(board_name)
     emulated = flash.is_emulated(board)
-    if emulated and (probe or port or tool or unlock):
-        raise click.UsageError("--probe, --port, --tool, --unlock: real boards only.")
-    if audio is not None and not emulated:
-        raise click.UsageError("--audio is for emulated boards: this one has ears.")
-    typed = [] if emulated else _options.given(ctx)
-    if unheeded := [option for option in typed if option in OF_EMULATED]:
-        raise click.UsageError(f"{', '.join(unheeded)}: emulated boards only.")
+    if emulated:
+        _options.heed(ctx, OF_REAL, f"{board.name} is emulated: nothing is programmed.")
+    else:
+        why = f"{board.name} is a real board, which hears with its own microphone."
+        _options.heed(ctx, OF_EMULATED, why)
     pcm = flash.read_stream(audio) if audio is not None else None
     bundle = bundles.load(run)
     if hop is not None:

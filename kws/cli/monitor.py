@@ -29,7 +29,9 @@ from kws.cli import _options
     "selftest. May be given several times.",
 )
 @_options.json
+@click.pass_context
 def command(
+    ctx: click.Context,
     run: str,
     board_name: str,
     port: str | None,
@@ -49,18 +51,21 @@ def command(
     from kws.errors import quoted
 
     board = boards.load(board_name)
+    emulated = flash.is_emulated(board)
+    if emulated:
+        _options.heed(ctx, ["--port"], f"{board.name} is emulated, and has no port.")
+    else:
+        why = f"{board.name} is a real board, which hears with its own microphone."
+        _options.heed(ctx, ["--audio"], why)
     bundle = bundles.load(run)
     if hop is not None:
         bundle = flash.with_hop(bundle, hop)
-    emulated = flash.is_emulated(board)
 
     def show(message: dict[str, Any]) -> None:
         click.echo(json.dumps(message) if as_json else monitor.text(message, emulated))
 
     emit = live.Printer(show, seconds)
     if emulated:
-        if port is not None:
-            raise click.UsageError("--port: real boards only.")
         pcm = None
         if audio is None:
             click.echo(
@@ -73,8 +78,6 @@ def command(
             pcm = flash.read_stream(audio)
         live.emulated(bundle, board, run, pcm, emit, send)
         return
-    if audio is not None:
-        raise click.UsageError("--audio is for emulated boards: this one has ears.")
     from kws.cli._ask import ask
 
     live.serial(bundle, board, run, port, ask(), emit, send)

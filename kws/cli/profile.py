@@ -9,6 +9,8 @@ import click
 
 from kws.cli import _options
 
+PLUGGED_IN = ("--probe", "--port")  # of real boards
+
 
 @click.command(
     epilog="Examples: kws profile kwt-tiny --board qemu-m4   |   "
@@ -35,7 +37,9 @@ from kws.cli import _options
 @_options.out("Folder of the build.")
 @_options.compiler
 @_options.json
+@click.pass_context
 def command(
+    ctx: click.Context,
     run: str,
     board_name: str,
     measure_on: str | None,
@@ -67,6 +71,7 @@ def command(
     from kws.deploy.runners import Job
     from kws.graph import cost
 
+    _check(ctx, board_name, measure_on)
     bundle = bundles.load(run)
     windows, name, sound = None, "self-test clip (synthetic)", None
     if audio is not None:
@@ -143,5 +148,18 @@ def command(
         )
     if budget is not None:
         click.echo(budget.text())
-    elif battery is not None:
-        click.echo("battery   not said: this machine is no board")
+
+
+def _check(ctx: click.Context, board_name: str, measure_on: str | None) -> None:
+    """Refuse what would be left unheeded, before anything is built."""
+    from kws.deploy import boards, flash, profile
+
+    if board_name == profile.HOST:
+        of_boards = ("--on", *PLUGGED_IN, "--battery", "--out", "--compiler")
+        why = "This machine (--board host) is no board: its time is measured."
+        _options.heed(ctx, of_boards, why)
+        return
+    counting = boards.load(measure_on or board_name)
+    if flash.is_emulated(counting):
+        why = f"{counting.name} is emulated, and counts here."
+        _options.heed(ctx, PLUGGED_IN, why)

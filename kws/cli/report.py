@@ -9,6 +9,11 @@ import click
 
 from kws.cli import _options
 
+# What a sweep's page has nothing of.
+OF_RUN = (
+    *("--split", "--data", "--also", "--limit", "--clips", "--tape", "--fit"),
+    "--battery",
+)
 EPILOG = """\b
 Examples:
   kws report kwt-tiny
@@ -38,7 +43,9 @@ Examples:
 @_options.fit
 @_options.battery
 @_options.json
+@click.pass_context
 def command(
+    ctx: click.Context,
     run: str,
     out: Path | None,
     split: str,
@@ -65,8 +72,11 @@ def command(
     if out is not None:
         bundles.check_page(out)
     if (Path(run) / "sweep.json").is_file() or Path(run).name == "sweep.json":
+        _options.heed(ctx, OF_RUN, "The page of a sweep is drawn of its folder alone.")
         _sweep(Path(run), out, as_json)
         return
+    if fit == ():
+        _options.heed(ctx, ["--battery"], "A battery's life is a board's: --fit none.")
     from kws.report import facts as known
     from kws.report import run as pages
 

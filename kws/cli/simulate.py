@@ -18,7 +18,7 @@ Examples:
   kws simulate kwt-stream-tiny --theta bundle --tape tapes --board qemu-m4
 """
 # What is about clips, and would be left unheeded with tapes.
-OF_CLIPS = ("--split", "--task", "--kind", "--limit", "--data", "--also")
+OF_CLIPS = ("--split", "--task", "--features", "--limit", "--data", "--also")
 
 
 @click.command(epilog=EPILOG)
@@ -118,15 +118,10 @@ def _check(
                 f"kws simulate {quoted(run)} --tape tape.wav --board {board}",
             )
         return
-    typed = [option for option in _options.given(ctx) if option in OF_CLIPS]
+    why = "Tapes (--tape) run through the int8 network's C, and no clips are read."
+    _options.heed(ctx, OF_CLIPS, why)
     if engine == "float":
-        typed.append("--engine float")
-    if typed:
-        raise KwsError(
-            "Tapes run through the int8 network's C, and no clips are read. Received: "
-            f"--tape with {', '.join(typed)}",
-            f"kws simulate {quoted(run)} --tape {quoted(tape[0])}",
-        )
+        _options.heed(ctx, ["--engine"], why)
 
 
 def _tapes(

@@ -90,7 +90,9 @@ ON_TAPES = (0.5, 0.6, 0.7, 0.8)
 @_options.data
 @_options.also
 @_options.json
+@click.pass_context
 def command(
+    ctx: click.Context,
     run: str,
     out: Path | None,
     split: str,
@@ -140,11 +142,19 @@ def command(
             "float",
             f"kws sweep {quoted(run)} --tape {quoted(tape[0])}",
         )
+    if tape:
+        why = "With --tape single moves and boards take an --excerpt of the tapes."
+        _options.heed(ctx, ["--move-clips", "--board-clips"], why)
+    else:
+        _options.heed(ctx, ["--excerpt"], "An excerpt is one of tapes (--tape).")
     bundle = bundles.load(run)
     shipped = bundle.shipped
     out = out or pages.folder_of(bundle)
     integer = engine == "int8" or (engine is None and bundle.model_path.is_file())
     measured_on = _boards(boards, integer)
+    if not measured_on:
+        why = "No instructions are counted, on any board."
+        _options.heed(ctx, ["--board-clips"], why)
     if condition is not None:
         name, *_ = parse(condition, measured_on)  # before hours of work
         if name in OF_TAPES and not tape:
@@ -155,10 +165,10 @@ def command(
             )
         if shipped and integer:
             raise _shipped(bundle.path)
-    heard = _heard(bundle, tape, excerpt) if tape else None
     folders = check_clips(bundle, task, data, also)
     simulator = measure.make_simulator(bundle, engine)
     kind = measure.feature_kind(simulator, kind)
+    heard = _heard(bundle, tape, excerpt) if tape else None
     clips = measure.load_clips(
         bundle, split, folders.data, limit, task, kind, folders.also
     )
@@ -178,7 +188,7 @@ def command(
     )
     count = jobs or os.cpu_count() or 1
     target = f"runs/{bundle.path.name}" if shipped else run
-    command = _again(click.get_current_context(), target, out)
+    command = _again(ctx, target, out)
     table = _kept(out, journal.identity, command) if condition is not None else None
     if table is None:
         with Points(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kws.bundle import Bundle
     from kws.train import RunOptions
 
+OF_EPOCHS = ("--learning-rate", "--delta-penalty", "--teacher", "--clean-teacher")
 EPILOG = """\b
 Examples:
   kws tune runs/tiny --out runs/tiny2 --qat-epochs 4
@@ -50,7 +51,9 @@ Examples:
 @_options.seed()
 @_options.run
 @_options.json
+@click.pass_context
 def command(
+    ctx: click.Context,
     run: str,
     out: Path,
     qat_epochs: int | None,
@@ -123,6 +126,9 @@ def command(
             },
         },
     )
+    if not recipe.quantize.epochs:
+        why = "Without epochs (--qat-epochs 0) nothing is tuned: ranges are calibrated."
+        _options.heed(ctx, OF_EPOCHS, why)
     clips = data.of_run(source, options.data, options.also, options.ambient)
     options = dataclasses.replace(
         options,
