@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from kws import intervals
 from kws.cli.data import command
-from kws.data import tape
+from kws.data import audio, tape
 from kws.data.ambient import Sound
 from kws.data.tape import Window
 from kws.errors import KwsError
@@ -161,6 +161,30 @@ def test_a_folder_is_all_of_its_tapes_and_an_empty_truth_says_no_word(tmp_path, 
     (tmp_path / "empty").mkdir()
     with pytest.raises(KwsError, match="without tapes"):
         tape.files([tmp_path / "empty"])
+
+
+def test_recordings_in_a_folder_s_folders_are_said_to_be_left_out(tmp_path, capsys):
+    for name in ("a.wav", "more/b.wav", "more/c.wav", "d/e/f.mp3", ".kept/g.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "d" / "notes.txt").touch()
+    assert tape.files([tmp_path]) == [tmp_path / "a.wav"]
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: 3 recordings in {tmp_path / 'd/e'}, {tmp_path / 'more'} not "
+        "read: name such folders with --tape\n"
+    )
+    with pytest.raises(KwsError, match=r"beside them \(not 1 recording in ") as caught:
+        tape.files([tmp_path / "d"])
+    assert caught.value.hint == f"--tape {tmp_path / 'd/e'}"
+    assert tape.files([tmp_path / "d/e"]) and not capsys.readouterr().err
+
+
+def test_a_tape_of_keywords_alone_is_said_to_be_one(tmp_path):
+    corpus = small_corpus.make(tmp_path / "audio", ("yes", "no"))
+    words = ["tape", "--out", str(tmp_path / "a.wav"), "--data", str(corpus)]
+    audio.say.cache_clear()
+    done = CliRunner().invoke(command, [*words, "--words", "yes,no", "--seconds", "30"])
+    assert "No clips of other words for val: keywords alone are laid" in done.stderr
 
 
 def kws_data(*arguments: object) -> dict:

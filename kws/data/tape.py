@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from kws.bundle import write_all, write_atomic
 from kws.data import audio, names
 from kws.data.ambient import Sound
 from kws.data.audio import SAMPLE_RATE, wav_bytes
+from kws.data.splits import some
 from kws.errors import KwsError, quoted
 from kws.intervals import poisson_interval, wilson_interval
 from kws.recipe import SILENCE, UNKNOWN
@@ -603,7 +605,7 @@ def save(tape: Tape, path: Path, again: str = "") -> None:
 
 def files(paths: Sequence[Path]) -> list[Path]:
     """The recordings meant: files as they are, of a folder all that are in it; each
-    once, however often it is named.
+    once, however often it is named. Those in its sub-folders are said on stderr.
 
     Raises:
         KwsError: a folder without recordings.
@@ -611,11 +613,19 @@ def files(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         inside = audio.contents(path)[0] if path.is_dir() else [path]
+        below = _below(path)
         if not inside:
+            where = f" (not {_counted(below)})" if below else ""
             raise KwsError(
                 "A folder without tapes. Expected recordings with their truth beside "
-                f"them. Received: {str(path)!r}",
-                f"kws data tape --out {quoted(path / 'tape.wav')}",
+                f"them{where}. Received: {str(path)!r}",
+                f"--tape {quoted(next(iter(below)))}"
+                if below
+                else f"kws data tape --out {quoted(path / 'tape.wav')}",
+            )
+        if below:
+            audio.say(
+                f"{path}: {_counted(below)} not read: name such folders with --tape"
             )
         found += inside
     once: dict[Path, Path] = {}
@@ -623,6 +633,23 @@ def files(paths: Sequence[Path]) -> list[Path]:
         if once.setdefault(path.resolve(), path) is not path:
             audio.say(f"{path}: named twice, heard once")
     return list(once.values())
+
+
+def _below(folder: Path) -> dict[Path, int]:
+    """Sub-folders, at any depth, with recordings in them, and how many."""
+    found = {}
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        count = sum(audio.is_audio(Path(name)) for name in files)
+        if count and Path(place) != folder:
+            found[Path(place)] = count
+    return found
+
+
+def _counted(below: dict[Path, int]) -> str:
+    several = "s" if sum(below.values()) > 1 else ""
+    places = some([str(place) for place in below])
+    return f"{sum(below.values())} recording{several} in {places}"
 
 
 def open_tape(path: Path, truth: Path | None = None) -> Tape:
