@@ -273,6 +273,7 @@ def test_from_the_touch_to_the_selftest_with_an_interruption(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The text comes by another port, which is open before the firmware starts."""
+    monkeypatch.chdir(tmp_path)  # what is noted of a shipped run
     board, options = ways
     bundle = bundles.load("kwt-tiny")
     built = SimpleNamespace(elf=image)

@@ -38,6 +38,7 @@ from kws.deploy import (
     boards,
     build,
     elf,
+    fault,
     flash,
     frame,
     monitor,
@@ -57,6 +58,12 @@ NANO = boards.load("nano33ble")
 PICO = boards.load("pico")
 JOB = Job(run="runs/tiny")
 CODE, MODEL = bytes(range(256)) * 8, b"weights!" * 64
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is noted of shipped runs is noted below the folder that one is in."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -786,6 +793,69 @@ def test_what_comes_next_follows_the_board(
         assert following == shlex.join(["kws", "monitor", *line[1:]])
         shown = wire.follow(following)
     assert "skipped 75 %" in shown and "yes" in shown
+
+
+def test_a_build_elsewhere_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the monitor, for what a crash means, and by the next flash, interrupted."""
+    need_compiler()
+    monkeypatch.setattr(pace, "measure", lambda *_: None)
+    run = Path(shutil.copytree(bundles.PRETRAINED / "kwt-tiny", tmp_path / "run"))
+    bundle, there = bundles.load(str(run)), tmp_path / "else where"
+    usual = flash.output_folder(bundle, DK)
+    chip = Chip()
+    fake_probe.connect(monkeypatch, chip)
+
+    def unplug() -> None:
+        raise exceptions.ProbeDisconnected("gone")
+
+    with wires.opened(bundle) as wire:
+        chip.reset = wire.boots  # type: ignore[method-assign]
+        line = [str(run), "--board", DK.name, "--port", wire.port]
+
+        def typed(*more: str) -> Any:
+            return CliRunner().invoke(cli, ["flash", *line, *more])
+
+        assert typed("--out", str(there)).exit_code == 0
+        content = elf.read(there / "main.elf")
+        where = next(s for s in content.symbols if s.name == "kws_poll")
+        crash = (
+            f"kws fault exception=3 pc={where.address:08x} "
+            f"build={fault.build_number(there / 'main.elf')}\n"
+        )
+
+        def crashed() -> str:
+            class Port(serial_port.Port):
+                def __init__(port, *arguments: Any) -> None:
+                    super().__init__(*arguments)
+                    os.write(wire.ours, crash.encode())
+
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(serial_port, "Port", Port)
+                return str(CliRunner().invoke(cli, ["monitor", *line]).exception)
+
+        assert " in kws_poll" in crashed()
+        shutil.rmtree(there)
+        assert f"{there / 'main.elf'} is missing or another build" in crashed()
+        # Interrupted there, and known here; then the note has done its service.
+        chip.fail["commit"] = unplug
+        again = typed("--out", str(there), "--hop", "24")  # another image
+        assert "incomplete image" in str(again.exception)
+        del chip.fail["commit"]
+        assert flash.flashed_folder(bundle, DK) == there and flash.interrupted(there)
+        done = typed()
+        assert "interrupted: everything is written again" in done.stderr
+        assert "wrote     everything" in done.stdout
+        assert flash.flashed_folder(bundle, DK) == usual
+        assert not flash.interrupted(there)
+        # What was not begun changes nothing of what the board holds.
+        fake_probe.connect(monkeypatch, chip, [])
+        assert "No debug probe" in str(typed("--out", str(there)).exception)
+        assert flash.flashed_folder(bundle, DK) == usual
+    (usual / flash.NOTE).write_text("[]")
+    with pytest.raises(KwsError, match="can't be read"):
+        flash.flashed_folder(bundle, DK)
 
 
 @pytest.mark.parametrize(

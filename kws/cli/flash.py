@@ -192,7 +192,8 @@ def _program(
     from kws.deploy import flash, pace
     from kws.deploy.runners import Job
 
-    if flash.interrupted(folder):
+    last = flash.flashed_folder(bundle, board)
+    if flash.interrupted(folder) or flash.interrupted(last):
         click.echo(
             f"The last programming of {board.name} from here was interrupted: "
             "everything is written again.",

@@ -2,7 +2,8 @@
 
 An emulated board then hears a recording. While a real board is programmed, a marker
 lies in the build's folder: where it is still there at the next start, programming was
-interrupted, and everything is written again.
+interrupted, and everything is written again. Where the build is elsewhere (`--out`), a
+note in its usual folder says where, for who asks later what the board holds.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from kws.bundle import Bundle, write_atomic
+from kws.bundle import Bundle, read_json, write_atomic
 from kws.deploy import build, emission, monitor, run, runners, serial_port
 from kws.deploy.boards import Board
 from kws.deploy.build import Image
@@ -31,6 +33,7 @@ from kws.recipe import Features
 HASH_DIGITS = 16
 MAX_AUDIO_S = 3600
 MARKER = "programming.json"
+NOTE = "flashed.json"
 BOOT_S = 10.0  # until a board has named its model and its self-test has passed
 
 
@@ -223,6 +226,44 @@ def padded(audio: np.ndarray | None, pad_s: float) -> np.ndarray:
     return pad if audio is None else np.concatenate([audio, pad])
 
 
+def flashed_folder(bundle: Bundle, board: Board) -> Path:
+    """The folder that the board was programmed from last: of `kws flash --out`, where
+    that was typed, else the usual one.
+
+    Raises:
+        KwsError: the note of it is not ours.
+    """
+    usual = output_folder(bundle, board)
+    note = usual / NOTE
+    if not note.is_file():
+        return usual
+    table = read_json(note)
+    try:
+        return Path(table["folder"])
+    except (KeyError, TypeError):
+        raise KwsError(
+            "What says where the board's build is can't be read. Expected a folder's "
+            f"name. Received: {note}",
+            f"rm {quoted(note)}   (then what a crash means is looked up in {usual})",
+        ) from None
+
+
+def _note_folder(bundle: Bundle, board: Board, out: Path) -> None:
+    """Keep for `flashed_folder` where the build is."""
+    note = output_folder(bundle, board) / NOTE
+    try:
+        if out.resolve() == note.parent.resolve():
+            note.unlink(missing_ok=True)
+        else:
+            write_atomic(note, (json.dumps({"folder": str(out.resolve())})).encode())
+    except OSError as error:
+        print(
+            f"Not noted for kws monitor, {note} can't be written ({error.strerror}): "
+            f"{out} holds the build",
+            file=sys.stderr,
+        )
+
+
 def is_emulated(board: Board) -> bool:
     """Whether the board is a program on this machine."""
     return hasattr(runners.get(board.runner), "run")
@@ -286,7 +327,8 @@ def program(
         raise error
     image = emit_and_build(bundle, board, out, "main", compiler, engine)
     expected = bundle.hash[:HASH_DIGITS]
-    before = interrupted(out)
+    last = flashed_folder(bundle, board)
+    before = interrupted(out) or interrupted(last)
     if before:
         job = dataclasses.replace(job, everything=True)
     marker = {"board": board.name, "hash": expected}
@@ -305,6 +347,7 @@ def program(
             except KwsError as error:
                 problem = error
 
+        _note_folder(bundle, board, out)
         write_atomic(out / MARKER, json.dumps(marker).encode())
         try:
             programmed = runner.program(
@@ -313,8 +356,10 @@ def program(
         except BoardError as failure:
             if failure.exit_code == 2 and not before:  # nothing was begun
                 (out / MARKER).unlink(missing_ok=True)
+                _note_folder(bundle, board, last)
             raise
-        (out / MARKER).unlink(missing_ok=True)  # flash is whole
+        for folder in (out, last):
+            (folder / MARKER).unlink(missing_ok=True)  # flash is whole
         if problem is not None:
             raise KwsError(
                 "The board was programmed; what it says at boot could not be read. "

@@ -89,7 +89,7 @@ def serial(
     sending = _Sending(commands(bundle, send), send)
     names = {"board": board.name, "run": name}
     found = serial_port.find(board, name, port, ask)
-    folder = flash.output_folder(bundle, board)
+    folder = flash.flashed_folder(bundle, board)
     following = Monitor(
         lambda cycles: 1000 * cycles / board.clock_hz,
         bundle.hash[: flash.HASH_DIGITS],
