@@ -97,6 +97,18 @@ def test_every_format_keeps_its_level(name, tmp_path):
     assert loudness(pcm) == pytest.approx(loudness(TONE), rel=0.06)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_length_is_read_without_the_sound(name, tmp_path, monkeypatch):
+    """And what is too large to be held is decoded from the file, alike."""
+    path = write(tmp_path / name, **FORMATS[name])
+    read, seconds = audio.read(path), soundfile.info(path).duration
+    monkeypatch.setattr(audio, "MAX_HELD_BYTES", 0)
+    monkeypatch.setattr(audio, "MAX_HEADER_BYTES", 0)
+    monkeypatch.delattr(Path, "read_bytes")
+    assert audio.seconds(path) == seconds
+    assert np.array_equal(audio.read(path).pcm, read.pcm)
+
+
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000, 192000])
 def test_every_rate_is_resampled_and_told(rate, tmp_path, capsys):
     path = write(tmp_path / f"r{rate}.wav", rate, subtype="FLOAT")

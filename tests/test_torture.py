@@ -125,6 +125,7 @@ import numpy as np
 from torture import Shim
 from kws.data import audio
 from kws.errors import KwsError
+audio.MAX_HELD_BYTES = int(sys.argv[3])
 shim, path = Shim(Path(os.environ["LD_PRELOAD"])), Path(sys.argv[2])
 path.write_bytes(audio.wav_bytes(np.arange(16000, dtype=np.int16)))
 shim.prefix(str(path))
@@ -132,7 +133,7 @@ n, name = 0, "none"
 while name:
     shim.arm(n := n + 1, False)
     try:
-        said = str(len(audio.read(path).pcm))
+        said = str(LOOK)
     except (KwsError, OSError) as error:
         said = type(error).__name__
     shim.lib.torture_disarm()
@@ -141,20 +142,32 @@ while name:
 """
 
 
-def test_a_recording_is_read_as_it_is_or_not_at_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("look", "most", "length"),
+    [
+        ("len(audio.read(path).pcm)", 1 << 28, "16000"),
+        ("len(audio.read(path).pcm)", 0, "16000"),  # as of one that is too large
+        ("audio.seconds(path)", 0, "1.0"),
+    ],
+)
+def test_a_recording_is_read_as_it_is_or_not_at_all(
+    look: str, most: int, length: str, tmp_path: Path
+) -> None:
     """libsndfile takes what it can't read of a header for zeros."""
     library = tmp_path / "torture.so"
     torture.compile_shim(library)
+    code, path = _RECORDING.replace("LOOK", look), tmp_path / "a.wav"
     result = subprocess.run(
-        [sys.executable, "-c", _RECORDING, str(TOOL.parent), str(tmp_path / "a.wav")],
+        [sys.executable, "-c", code, str(TOOL.parent), str(path), str(most)],
         env=os.environ | {"LD_PRELOAD": str(library)},
         capture_output=True,
         text=True,
         check=False,
     )
     *failed, whole = result.stdout.splitlines()
-    assert whole == " 16000", result.stderr
-    assert {line.split()[-1] for line in failed} <= {"NotUsable", "OSError"}, failed
+    assert whole == f" {length}", result.stderr
+    refused = {"0.0"} if length == "1.0" else {"NotUsable", "OSError"}
+    assert {line.split()[-1] for line in failed} <= refused, failed
     assert len(failed) >= 3
 
 

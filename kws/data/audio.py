@@ -8,6 +8,7 @@ and resampled (soxr), and what was done is told.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
@@ -39,6 +40,7 @@ RATES = (1000, 768_000)  # Hz: what lies outside is a broken header
 MAX_CHANNELS = 64
 BLOCK = 1 << 18  # frames decoded at a time
 MAX_HELD_BYTES = 1 << 28  # of a file that is read as a whole, then decoded
+MAX_HEADER_BYTES = 1 << 12  # of one that is read as a whole for its length
 FFMPEG_S = 1800  # two days of sound take it some minutes
 # Float samples beyond full scale are cut where they are few and small (an overshoot of
 # a resampler); else the file is in other units, or was written too loud.
@@ -192,9 +194,10 @@ def read(path: Path, max_seconds: float = MAX_SECONDS, convert: bool = True) -> 
 
 
 def seconds(path: Path) -> float:
-    """How long a recording says it is; 0 where that can't be told."""
+    """How long a recording says it is; 0 where that can't be told. Of most formats no
+    more than the header is read."""
     try:
-        with _open(path, path) as audio:
+        with _open(path, path, MAX_HEADER_BYTES) as audio:
             return audio.frames / audio.samplerate
     except KwsError:
         return 0.0
@@ -229,16 +232,48 @@ def _not_usable(fault: str, problem: str, path: Path) -> NotUsable:
     return NotUsable(fault, problem, path, hint)
 
 
-def _open(file: Path, path: Path) -> Any:
-    """A soundfile.SoundFile of `file`, decoded or copied from `path`."""
+class _Watched(io.FileIO):
+    """A file that keeps what a read failed of: libsndfile takes such a read for zeros,
+    in a header too, and goes on."""
+
+    error: OSError | None = None
+
+    def readinto(self, buffer: Any) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            self.error = error
+            return 0
+
+
+@contextlib.contextmanager
+def _open(file: Path, path: Path, most: int) -> Iterator[Any]:
+    """A soundfile.SoundFile of `file`, decoded or copied from `path`; one of `most`
+    bytes at most is read as a whole.
+
+    Raises:
+        NotUsable: it is not audio; or, at the end, a read of it failed.
+    """
+    source = None
+    try:
+        source = _source(file, path, most)
+        with _decoder(source, path) as audio:
+            yield audio
+    finally:
+        if isinstance(source, _Watched):
+            source.close()
+            if source.error is not None:
+                raise _unread(source.error, path) from None
+
+
+def _decoder(source: Any, path: Path) -> Any:
+    """A soundfile.SoundFile of what `_source` gives."""
     import soundfile
 
     try:
-        audio = soundfile.SoundFile(_held(file))
+        audio = soundfile.SoundFile(source)
     except (soundfile.SoundFileError, OSError, RuntimeError, TypeError) as error:
         reason = str(error).rsplit(": ", 1)[-1].rstrip(".")
-        if isinstance(error, OSError):
-            reason = error.strerror or reason
         if isinstance(error, TypeError):  # .raw: no header says what it is
             reason = "samples without a header"
         raise _not_usable(
@@ -252,19 +287,28 @@ def _open(file: Path, path: Path) -> Any:
     return audio
 
 
-def _held(file: Path) -> Any:
-    """What soundfile opens. libsndfile takes a read that fails for zeros, in a header
-    too, and goes on: so Python reads what is not too large, whose errors are told."""
-    if file.suffix.lower() != ".raw" and file.stat().st_size <= MAX_HELD_BYTES:
-        return io.BytesIO(file.read_bytes())
-    # Bytes: a name that is no text opens too. Windows takes text alone.
-    return str(file) if os.name == "nt" else os.fsencode(file)
+def _source(file: Path, path: Path, most: int) -> Any:
+    """What soundfile opens: Python reads, whose errors are told (see `_Watched`)."""
+    try:
+        if file.suffix.lower() == ".raw":  # which is refused by its name
+            # Bytes: a name that is no text opens too. Windows takes text alone.
+            return str(file) if os.name == "nt" else os.fsencode(file)
+        if file.stat().st_size <= most:
+            return io.BytesIO(file.read_bytes())
+        return _Watched(file)
+    except OSError as error:
+        raise _unread(error, path) from None
+
+
+def _unread(error: OSError, path: Path) -> NotUsable:
+    reason = error.strerror or str(error)
+    return _not_usable("not_audio", f"it can't be read as audio ({reason})", path)
 
 
 def _read(file: Path, path: Path, max_seconds: float, convert: bool) -> Sound:
     import soundfile
 
-    with _open(file, path) as audio:
+    with _open(file, path, MAX_HELD_BYTES) as audio:
         rate, channels = audio.samplerate, audio.channels
         _check_header(audio, path, max_seconds, convert)
         plain = rate == SAMPLE_RATE and channels == 1
