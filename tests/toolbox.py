@@ -13,10 +13,10 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from kws.cli import cli
 from kws.data.voices import espeak
@@ -36,6 +36,15 @@ def skip_or_fail(reason: str) -> NoReturn:
     pytest.skip(reason, allow_module_level=True)
 
 
+def typed(line: str, verb: str, module: Any, name: str, stand_in: Any) -> Result:
+    """Type a printed `kws VERB`, where `module.name` is another meanwhile."""
+    kws, *words = shlex.split(line)
+    assert (kws, words[0]) == ("kws", verb)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, name, stand_in)
+        return CliRunner().invoke(cli, words)
+
+
 class _Begins(Exception):
     """All that a training needs was found."""
 
@@ -51,11 +60,7 @@ def begins_to_train(line: str) -> str:
     def begin(_: str) -> NoReturn:
         raise _Begins
 
-    name, *words = shlex.split(line)
-    assert (name, words[0]) == ("kws", "train")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(distribute, "strategy_of", begin)
-        done = CliRunner().invoke(cli, words)
+    done = typed(line, "train", distribute, "strategy_of", begin)
     assert isinstance(done.exception, _Begins), (line, done.output, done.exception)
     assert "No test clips" not in done.stderr
     return done.stderr

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 from collections.abc import Callable, Iterator
 
-import pytest
-from click.testing import CliRunner
+import toolbox
 
 from kws.bundle import Bundle
-from kws.cli import cli
 from kws.deploy import serial_port
 
 BEAT = (
@@ -52,11 +49,7 @@ class Wire:
                     if beats == 2:
                         raise KeyboardInterrupt
 
-        name, *words = shlex.split(line)
-        assert (name, words[0]) == ("kws", "monitor")
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(serial_port, "Port", Port)
-            done = CliRunner().invoke(cli, words)
+        done = toolbox.typed(line, "monitor", serial_port, "Port", Port)
         assert (done.exit_code, done.stderr.strip()) == (1, "Aborted!"), done.output
         return done.stdout
 
