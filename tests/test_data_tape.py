@@ -237,6 +237,25 @@ def test_the_command_makes_equal_files_of_equal_options(tmp_path):
     assert [(p, p.stat().st_mtime_ns) for p in sorted(tmp_path.iterdir())] == before
 
 
+def test_what_is_too_short_for_a_bed_is_none_and_not_called_one(tmp_path):
+    corpus = small_corpus.make(tmp_path / "audio")
+    rng = np.random.default_rng(2)
+    for number in range(40):  # a tenth of them for val
+        path = tmp_path / "around" / "speech" / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(audio.wav_bytes(rng.integers(-9, 9, 16000).astype(np.int16)))
+    words = ["tape", "--data", corpus, "--words", "yes,no", "--seconds", 30, "--out"]
+    around = ["--ambient", tmp_path / "around"]
+    with pytest.raises(KwsError, match="2 s or more. Received: .* of them shorter"):
+        kws_data(*words, tmp_path / "a.wav", *around)
+    ambient(tmp_path / "other")
+    audio.say.cache_clear()
+    line = [*words, tmp_path / "a.wav", *around, "--ambient", tmp_path / "other"]
+    done = CliRunner().invoke(command, [str(word) for word in line])
+    assert "recordings are shorter than 2 s, and no bed" in done.stderr
+    assert tape.open_tape(tmp_path / "a.wav").made["bed"] == "music and noise"
+
+
 def test_the_command_lays_words_on_ambient_sound_or_takes_it_alone(tmp_path):
     corpus = small_corpus.make(tmp_path / "audio")
     sound = ambient(tmp_path / "ambient")

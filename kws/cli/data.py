@@ -19,6 +19,7 @@ from kws.errors import KwsError, quoted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kws.data.ambient import Sound
     from kws.data.record import Session
 
 # What is about clips that are laid on a tape.
@@ -747,6 +748,8 @@ def tape(
         made = tapes.of_sounds(sounds, seconds)
         options: dict[str, Any] = {}
     else:
+        if sounds:
+            sounds = _lasting(sounds, ambient)
         clips = datasets.load(split, wanted, data, also=also)
         beds = sound.beds(sounds) if sounds else datasets.noise_bank(data, split)
         others = clips.label == (*clips.labels, UNKNOWN).index(UNKNOWN)
@@ -798,6 +801,25 @@ def tape(
         click.echo(
             "Take it with --tape: kws eval measures a run, kws calibrate tunes it"
         )
+
+
+def _lasting(sounds: list[Sound], folders: tuple[Path, ...]) -> list[Sound]:
+    """Those that can be a bed; how many can't is said, and refused if none can."""
+    from kws.data import ambient, audio
+
+    taken = ambient.lasting(sounds)
+    if len(taken) == len(sounds):
+        return taken
+    least = f"{ambient.SHORTEST_BED_S:g} s"
+    if not taken:
+        raise KwsError(
+            f"A bed is of recordings of {least} or more. Received: {len(sounds)} of "
+            f"--ambient, all of them shorter, in {', '.join(map(str, folders))}",
+            f"Put recordings of half a minute or more into {folders[0] / 'noise'}",
+        )
+    count = len(sounds) - len(taken)
+    audio.say(f"{count} ambient recordings are shorter than {least}, and no bed")
+    return taken
 
 
 def _check_tape(

@@ -126,6 +126,21 @@ def joined(sounds: Sequence[Sound]) -> dict[str, np.ndarray]:
     }
 
 
+def lasting(sounds: Sequence[Sound], seconds: float = SHORTEST_BED_S) -> list[Sound]:
+    """Those of files that are long enough for a bed.
+
+    Args:
+        sounds: From `recordings`.
+        seconds: The shortest that is taken.
+    """
+    samples: dict[tuple[str, str], int] = {}
+    for sound in sounds:
+        key = sound.kind, sound.file
+        samples[key] = samples.get(key, 0) + len(sound.pcm)
+    least = seconds * SAMPLE_RATE
+    return [sound for sound in sounds if samples[sound.kind, sound.file] >= least]
+
+
 def beds(sounds: Sequence[Sound], seconds: float = SHORTEST_BED_S) -> list[np.ndarray]:
     """What words are mixed with: the recordings of each file, one after another.
 
@@ -136,12 +151,10 @@ def beds(sounds: Sequence[Sound], seconds: float = SHORTEST_BED_S) -> list[np.nd
     Returns:
         int16 arrays.
     """
-    files = dict.fromkeys((sound.kind, sound.file) for sound in sounds)
-    made = [
-        np.concatenate([s.pcm for s in sounds if (s.kind, s.file) == key])
-        for key in files
-    ]
-    return [bed for bed in made if len(bed) >= seconds * SAMPLE_RATE]
+    parts: dict[tuple[str, str], list[np.ndarray]] = {}
+    for sound in lasting(sounds, seconds):
+        parts.setdefault((sound.kind, sound.file), []).append(sound.pcm)
+    return [np.concatenate(pieces) for pieces in parts.values()]
 
 
 def windows(
