@@ -46,6 +46,7 @@ from kws.recipe import (
 FILE = "operating_points.json"
 SCHEMA = 1
 FALSE_ALARMS = 0.5  # an hour, where nothing else is asked for
+ROUNDING = 1e-9  # 0.29 x 100 is less than 29 in floating point, and 29 is meant
 FEWEST = 20  # times that a word is said: fewer say nothing of a threshold of its own
 SMOOTHINGS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, MAX_SMOOTHING)
 # A longer one would count well on tapes where words are seldom said twice, and be deaf
@@ -253,12 +254,12 @@ class Aim:
         share of misses; of points that do as well, the one in the middle.
         """
         if self.false_alarms is not None:
-            most = self.false_alarms * listener.hours
+            most = self.false_alarms * listener.hours * (1 + ROUNDING)
             good = [i for i, (_, alarms) in enumerate(points) if alarms <= most]
             best = min((points[i] for i in good), default=None)
         else:
             assert self.max_misses is not None
-            share = self.max_misses * int(listener.said.sum())
+            share = self.max_misses * int(listener.said.sum()) * (1 + ROUNDING)
             good = [i for i, (misses, _) in enumerate(points) if misses <= share]
             best = min((points[i] for i in good), key=lambda p: p[::-1], default=None)
         alike = [i for i in good if points[i] == best]

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import browser as browsers
 import numpy as np
@@ -279,6 +280,16 @@ def test_an_aim_in_misses_takes_the_fewest_false_alarms_or_says_that_there_are_n
     deaf = listener(bundle, library, [(9.0 + i, YES, 1, True) for i in range(30)])
     with pytest.raises(CheckFailed, match="at least 30 are missed"):
         operating_points.search(deaf, Aim(max_misses=0.1))
+
+
+def test_an_aim_that_is_met_exactly_is_met() -> None:
+    """0.29 x 100 and 0.57 x 100 are a little less than 29 and 57 in floating point."""
+    heard = SimpleNamespace(said=np.array([60, 40]), hours=100.0)
+    aim = Aim(max_misses=0.29)
+    assert aim.best([(29, 5), (0, 9)], heard) == 0  # type: ignore[arg-type]
+    aim = Aim(false_alarms=0.57)
+    assert aim.best([(5, 57), (9, 0)], heard) == 0  # type: ignore[arg-type]
+    assert aim.best([(5, 58), (9, 0)], heard) == 1  # type: ignore[arg-type]
 
 
 def test_settings_survive_the_recipe(bundle: Bundle) -> None:
