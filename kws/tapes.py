@@ -6,6 +6,7 @@ hours that it was counted in (DESIGN D18).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,6 +185,7 @@ def evaluate(
             "kws eval RUN --tape TAPE.wav --engine host",
         )
     done = []
+    used: set[str] = set()
     for name, tape in recordings:
         events = module.detect(bundle, tape.pcm)
         windows = tapes.asked_for(tape.windows, bundle.labels)
@@ -192,7 +194,7 @@ def evaluate(
         found: list[Finding] = []
         if findings or cut is not None:
             alarms = [events[i] for i in judged.false_alarms]
-            found = [_alarm(bundle, name, tape, event, cut) for event in alarms]
+            found = [_alarm(bundle, name, tape, event, cut, used) for event in alarms]
             missed = [windows[i] for i in judged.misses]
             found += _misses(bundle, name, tape, missed)
         done.append(
@@ -210,20 +212,30 @@ def evaluate(
 
 
 def _alarm(
-    bundle: Bundle, name: str, tape: Tape, event: Event, cut: Path | None
+    bundle: Bundle,
+    name: str,
+    tape: Tape,
+    event: Event,
+    cut: Path | None,
+    used: set[str],
 ) -> Finding:
-    """What a false alarm was; cut out, where a folder is given."""
+    """What a false alarm was; cut out, where a folder is given, under a name that is
+    not `used`."""
     # The decision in the middle of those that were averaged.
     recipe, size = bundle.recipe, bundle.recipe.task.clip_samples
     late_s = (recipe.detector.smoothing // 2) * decision_ms(recipe) / 1000
-    end = round((event.time_s - late_s) * SAMPLE_RATE)
+    end = max(0, round((event.time_s - late_s) * SAMPLE_RATE))
     file = ""
     if cut is not None:
         # One name a false alarm, which the data set's rule takes for a speaker's.
-        file = (
-            f"{MISTAKEN}/{Path(name).stem}-{round(event.time_s * 1000):08d}-"
-            f"{event.word.replace(' ', '-')}_nohash_0.wav"
-        )
+        said = event.word.replace(" ", "-")
+        start = f"{MISTAKEN}/{Path(name).stem}-{round(event.time_s * 1000):08d}-{said}"
+        file = f"{start}_nohash_0.wav"
+        for again in itertools.count(2):  # of another tape of that name
+            if file not in used:
+                break
+            file = f"{start}-{again}_nohash_0.wav"
+        used.add(file)
         clip = np.zeros(size, np.int16)
         part = tape.pcm[max(0, end - size) : end]
         clip[len(clip) - len(part) :] = part

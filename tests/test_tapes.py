@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -139,6 +140,29 @@ def test_every_fault_is_told_and_every_false_alarm_cut_out(
     )
     # The highest mean of three posteriors while it could have been heard.
     assert 0 <= float(miss["score"]) < bundle.recipe.detector.threshold
+
+
+def test_alarms_of_tapes_of_one_name_are_cut_out_beside_each_other(
+    bundle: Bundle, sound: np.ndarray, tmp_path: Path
+) -> None:
+    recordings = [(f"{place}/x.wav", Tape(sound, [], "noise")) for place in "ab"]
+    found = tapes.evaluate(bundle, recordings, cut=tmp_path).findings
+    assert len(found) == len({finding.cut for finding in found}) > 2
+    files = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.wav")}
+    assert files == {finding.cut for finding in found}
+
+
+def test_an_alarm_before_the_first_whole_clip_is_cut_out_too(
+    bundle: Bundle, sound: np.ndarray, tmp_path: Path
+) -> None:
+    """A network for streams may say a word at once, with much smoothing behind it."""
+    detector = dataclasses.replace(bundle.recipe.detector, smoothing=16)
+    recipe = dataclasses.replace(bundle.recipe, detector=detector)
+    late = dataclasses.replace(bundle, recipe=recipe)
+    event = engine.Event("yes", 0.0, 0.5, 0.9)
+    tape = Tape(sound, [])
+    found = tapes._alarm(late, "x.wav", tape, event, tmp_path, set())
+    assert not audio.read(tmp_path / found.cut).pcm.any()
 
 
 def test_what_was_cut_out_is_another_word_to_training(made, tmp_path: Path) -> None:
