@@ -915,6 +915,14 @@ def test_a_port_that_is_missing_does_not_undo_the_programming(
     assert not flash.interrupted(tmp_path)
 
 
+def test_a_recording_with_a_space_in_its_name_is_quoted_in_a_hint() -> None:
+    said: Any = SimpleNamespace(transcript=SimpleNamespace(stats={}))
+    nothing: Any = None
+    done = flash.Flashed(DK, nothing, nothing, "", said, nothing, nothing)
+    hint = done.hint("my run", Path("my tape.wav"))
+    assert "--audio 'my tape.wav'" in hint
+
+
 def test_a_tool_that_the_board_has_no_table_for() -> None:
     with pytest.raises(KwsError, match="can't be programmed with 'uf2'.*pyocd"):
         flash.tool_of(DK, "uf2")

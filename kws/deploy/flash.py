@@ -68,7 +68,7 @@ class Flashed:
     def hint(self, run_name: str, audio: Path | None) -> str:
         """What to type where the run had problems."""
         again = f"kws flash {quoted(run_name)} --board {self.board.name}"
-        again += f" --audio {audio}" if audio else ""
+        again += f" --audio {quoted(audio)}" if audio else ""
         transcript = self.listened.transcript
         if not transcript.stats.get("overruns"):
             return f"Build and run it again, elsewhere: {again} --out /tmp/kws-build"
