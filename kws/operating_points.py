@@ -387,15 +387,18 @@ def search(listener: Listener, aim: Aim) -> Found:
     held_out, own_held_out = _on_the_other_half(listener, aim, often)
     settings = _per_word(listener, aim, shape, curve, chosen, often)
     # Better in one count and worse in none, on sound that they were not chosen on.
-    if own_held_out != held_out and all(
+    better = own_held_out != held_out and all(
         own <= common for own, common in zip(own_held_out, held_out, strict=True)
-    ):
+    )
+    if better and settings != common:
         own = tuple(listener.words[i] for i in often)
         rest = len(listener.words) - len(own)
         why = f"{rest} words are said less than {FEWEST} times" if rest else ""
         return Found(settings, curve, own_held_out, own, why)
     if not often:
         why = f"none is said {FEWEST} times"
+    elif better:
+        why = "on all of the tapes together, one for each does no better"
     else:
         why = "chosen on half of the tapes, one for each does no better on the rest"
     return Found(common, curve, held_out, (), why)

@@ -282,6 +282,20 @@ def test_an_aim_in_misses_takes_the_fewest_false_alarms_or_says_that_there_are_n
         operating_points.search(deaf, Aim(max_misses=0.1))
 
 
+def test_words_that_share_a_threshold_are_not_said_to_have_their_own(
+    bundle: Bundle, library: host.Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Better on halves, but of all tapes no better ones were found."""
+    bursts = [(20.0 * i + 9, YES, 200, True) for i in range(40)]
+    heard = listener(bundle, library, bursts)
+    counted = ((5, 5), (4, 5))  # with one threshold, with one for each
+    monkeypatch.setattr(operating_points, "_on_the_other_half", lambda *_: counted)
+    found = operating_points.search(heard, Aim(1.0))
+    assert len(set(found.settings.thresholds)) == 1
+    assert (found.own, found.held_out) == ((), (5, 5))
+    assert "all of the tapes together" in found.why_common
+
+
 def test_an_aim_that_is_met_exactly_is_met() -> None:
     """0.29 x 100 and 0.57 x 100 are a little less than 29 and 57 in floating point."""
     heard = SimpleNamespace(said=np.array([60, 40]), hours=100.0)
