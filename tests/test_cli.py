@@ -228,6 +228,7 @@ UNHEEDED = [
     ("data tape --out x.wav --task gsc35", "--unknown-per-minute 5.0"),
     ("data info x", "--data y"),
     ("eval kwt-tiny --tape x.wav", "--limit 5 --after word --jobs 2"),
+    ("eval kwt-tiny --engine float", "--jobs 2"),
     ("simulate kwt-stream-tiny --tape x.wav", "--features float"),
     ("simulate kwt-stream-tiny --tape x.wav", "--engine float"),
     ("sweep kwt-tiny", "--excerpt 5.0"),

@@ -283,9 +283,9 @@ def test_the_command_trains_tunes_and_converts(tmp_path: Path) -> None:
     with pytest.raises(KwsError, match="another recipe"):
         invoke(train_command, [*options, "--epochs", "9"])
     nothing_goes_on_with_what_it_never_heard(tmp_path, run, audio, options)
-    # Its int8 model is a teacher; without QAT epochs, calibration alone (PTQ).
+    # Its int8 model is a teacher.
     options = [str(run), "--data", str(audio), "--out", str(tmp_path / "student")]
-    options += ["--teacher", str(run / "model.tflite"), "--epochs", "0", "--json"]
+    options += ["--teacher", str(run / "model.tflite"), "--epochs", "1", "--json"]
     tuned = invoke(tune_command, options)
     assert tuned["conversion"]["holds"]
     (logits,) = (tmp_path / "student/checkpoints/pool").glob("*/teacher.npy")

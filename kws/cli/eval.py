@@ -111,6 +111,9 @@ def command(
     if tape:
         why = "A tape (--tape) is heard as a whole, and from its beginning."
         _options.heed(ctx, OF_CLIPS, why)
+    elif set(names) == {"float"}:
+        why = "Keras (--engine float) shares the work out by itself."
+        _options.heed(ctx, ["--jobs"], why)
     _check(names, board_name, tape, truth, events or cut)
     if events is not None and (heard := _overwritten(events, tape, truth)):
         raise KwsError(
