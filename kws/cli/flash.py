@@ -192,8 +192,8 @@ def _program(
     from kws.deploy import flash, pace
     from kws.deploy.runners import Job
 
-    last = flash.flashed_folder(bundle, board)
-    if flash.interrupted(folder) or flash.interrupted(last):
+    before = flash.flashed_folder(bundle, board)
+    if flash.interrupted(folder) or flash.interrupted(before):
         click.echo(
             f"The last programming of {board.name} from here was interrupted: "
             "everything is written again.",
