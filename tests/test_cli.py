@@ -233,6 +233,7 @@ UNHEEDED = [
     ("simulate kwt-stream-tiny --tape x.wav", "--engine float"),
     ("sweep kwt-tiny", "--excerpt 5.0"),
     ("sweep kwt-tiny --boards none", "--board-clips 5"),
+    ("sweep kwt-tiny --rounds 0", "--move-clips 9 --targets 0.5"),
     ("sweep kwt-stream-tiny --tape x.wav", "--move-clips 9 --board-clips 5"),
     ("profile kwt-tiny", "--on qemu-m4 --battery 220.0 --out x --compiler zig"),
     ("profile kwt-tiny --board qemu-m4", "--probe 5 --port x"),

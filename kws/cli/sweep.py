@@ -147,6 +147,9 @@ def command(
         _options.heed(ctx, ["--move-clips", "--board-clips"], why)
     else:
         _options.heed(ctx, ["--excerpt"], "An excerpt is one of tapes (--tape).")
+    if not rounds:
+        why = "Without rounds (--rounds 0) nothing is refined near a target."
+        _options.heed(ctx, ["--targets", "--move-clips"], why)
     bundle = bundles.load(run)
     shipped = bundle.shipped
     out = out or pages.folder_of(bundle)
