@@ -170,6 +170,18 @@ def test_info_counts_by_word_and_split(corpus):
     assert "in validation_list and in testing_list" in refused.exception.message
 
 
+def test_recordings_whose_length_nobody_knows_are_told_beside_the_hours(corpus):
+    """Of .m4a, which ffmpeg decodes, and of what is broken."""
+    clip = next((corpus / "yes").glob("*.wav"))
+    clip.rename(clip.with_suffix(".m4a"))
+    clip.with_suffix(".m4a").write_bytes(b"\0\0\0\x18ftypM4A ")
+    result = CliRunner().invoke(verb.command, ["info", str(corpus), "--json"])
+    hours = sum(json.loads(result.stdout)["hours"].values())
+    assert hours == pytest.approx(31 / 3600, abs=2e-3)
+    assert "Not in the hours" in result.stderr
+    assert f"length: {clip.with_suffix('.m4a')}\n" in result.stderr
+
+
 def test_a_clip_whose_word_is_cut_out_is_named_with_its_place(corpus):
     path = corpus / "yes" / "00000001_nohash_0.wav"
     quiet = np.random.default_rng(0).normal(0, 30, 40000).astype(np.int16)

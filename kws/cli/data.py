@@ -944,6 +944,7 @@ def info(
     """
     from kws.data import audio, names
     from kws.data.speech_commands import SPLITS, open_corpus
+    from kws.data.splits import some
 
     if folder is not None:
         _options.heed(ctx, ["--data"], "One FOLDER is counted.")
@@ -952,6 +953,7 @@ def info(
         audio.say(note)
     counts: dict[str, dict[str, int]] = {}
     hours = {}
+    untold: list[str] = []
     official = corpus.test_set is not None
     for split in SPLITS:
         here = (corpus.path / split).is_dir() or (split == "test" and official)
@@ -962,9 +964,17 @@ def info(
         for item in recordings:
             row = counts.setdefault(item.word, {})
             row[split] = row.get(split, 0) + 1
-            whole = item.length < 0
-            seconds += audio.seconds(item.file) if whole else item.length / 16000
+            if item.length >= 0:
+                seconds += item.length / 16000
+            elif length := audio.seconds(item.file):
+                seconds += length
+            else:
+                untold.append(str(item.file))
         hours[split] = round(seconds / 3600, 3)
+    if untold:
+        audio.say(
+            f"Not in the hours, as their headers don't tell a length: {some(untold)}"
+        )
     noises = sorted(corpus.noises("train"))
     if as_json:
         report = {
