@@ -696,6 +696,21 @@ def test_a_bad_teacher_is_refused(
         Teacher(file, small("tiny"), ("_silence_", "_unknown_", "yes"))
 
 
+def test_a_teacher_without_a_say_is_refused(tmp_path: Path) -> None:
+    """Before it labels the pool, which is hours; its splices alone are a say."""
+    recipe = small("tiny")
+    settings = dataclasses.replace(recipe.train, distill_weight=0.0)
+    recipe = dataclasses.replace(recipe, train=settings)
+    options = train.RunOptions(clean_teacher=(tmp_path / "none.tflite",))
+    with pytest.raises(KwsError, match=r"no say.*distill_weight = 0"):
+        train.train(recipe, tmp_path / "run", options)
+    spliced = dataclasses.replace(recipe.augment, splice_percent=10.0)
+    recipe = dataclasses.replace(recipe, augment=spliced)
+    with pytest.raises(KwsError, match=r"neither a \.tflite"):
+        train.train(recipe, tmp_path / "run", options)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_published_teacher_maps_to_gsc10() -> None:
     """Its 12 logits are gsc12's; on and off are left out."""
     from kws.teacher import Teacher

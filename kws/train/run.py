@@ -258,6 +258,7 @@ def _begun(
     features.check_length(recipe.task.clip_samples, recipe.features)
     labels = data.labels(recipe.task)
     place = distribute.check(options.distribute)
+    _check_teaching(recipe, options, "teachers" in (tuned or {}))
     material = _taught(options) | (tuned or {})
     data.open_corpus(options.data)
     tapes = _tapes(options, labels)
@@ -299,6 +300,20 @@ def _begun(
             if lost is None:
                 raise
             raise lost from error
+
+
+def _check_teaching(recipe: Recipe, options: RunOptions, by_itself: bool) -> None:
+    """Refuse a teacher of whom nothing would be learnt; `by_itself`: it is the run."""
+    teachers = [*options.teacher, *options.clean_teacher]
+    labels = bool(teachers) and recipe.augment.splice_percent > 0
+    if not (teachers or by_itself) or labels or recipe.train.distill_weight > 0:
+        return
+    named = ", ".join(map(str, teachers)) or "self"
+    raise KwsError(
+        "The recipe gives a teacher no say. Expected more than 0. Received: --teacher "
+        f"{named}, [train] distill_weight = 0",
+        "[train] distill_weight = 0.9   (in the recipe; or leave the teacher out)",
+    )
 
 
 def _tapes(options: RunOptions, labels: tuple[str, ...]) -> list[Path]:
