@@ -382,32 +382,6 @@ def test_a_word_without_recordings_may_come_from_a_second_folder(
     assert {name.split("/")[0] for name in unknown} == {"cat", "dog"}
 
 
-def test_half_of_the_other_words_are_of_the_folder_that_the_words_are_of(
-    tmp_path: Path,
-) -> None:
-    others = ("bed", "bird", "cat", "dog", "happy", "house", "marvin", "tree", "wow")
-    people = small_corpus.make(tmp_path / "people", others)
-    spoken = small_corpus.make(tmp_path / "spoken", ("on", "sheila"))
-    each = len(small_corpus.SPEAKERS["train"])
-
-    def drawn(percent: float, data_: Path = people, *also: Path) -> tuple[int, int]:
-        """Of other words: all, and of *sheila*."""
-        task = Task("custom", words=("on",), unknown_percent=percent)
-        clips = data.load("train", task, data_, also=also)
-        unknown = clips.label == clips.labels.index("_unknown_")
-        names = [
-            name for name, is_one in zip(clips.names, unknown, strict=True) if is_one
-        ]
-        return len(names), sum(name.startswith("sheila/") for name in names)
-
-    # 4 words: 4 of 8 other ones, then all that there are of 16.
-    assert drawn(200.0, people, spoken) == (2 * each, each)
-    assert drawn(400.0, people, spoken) == (4 * each, each)
-    every = (len(others) + 1) * each
-    assert drawn(5000.0, people, spoken) == (every, each)
-    assert drawn(50.0, spoken) == (each // 2, each // 2)
-
-
 def said(capsys: pytest.CaptureFixture[str]) -> str:
     text = capsys.readouterr().err
     say.cache_clear()

@@ -423,11 +423,10 @@ def load(
     """Load one split of a task.
 
     Word clips are all taken. Of other words `task.unknown_percent` per 100 word clips
-    are drawn (half of them of the folder that the words are of, while it has any), of
-    silence `task.silence_percent`, by a seeded PCG64. The official test files are taken
-    whole for gsc12 and gsc10 (gsc10: without on and off; their clips are never unknown
-    words), without any draw; for gsc35 their unknown clips count as the words they are,
-    and their silence is left out.
+    are drawn, of silence `task.silence_percent`, by a seeded PCG64. The official test
+    files are taken whole for gsc12 and gsc10 (gsc10: without on and off; their clips
+    are never unknown words), without any draw; for gsc35 their unknown clips count
+    as the words they are, and their silence is left out.
 
     Args:
         split: `train`, `val` or `test`.
@@ -683,7 +682,7 @@ def _draw(
         return words
     whole = official and task.name != "custom"
     if not whole:
-        unknown = _take_beside(words, unknown, task.unknown_percent / 100, rng)
+        unknown = _take(unknown, round(len(words) * task.unknown_percent / 100), rng)
         unknown += mistaken
     label = label_names.index(UNKNOWN)
     clips = words + [_Clip(label, item, folder=folder) for folder, item in unknown]
@@ -722,32 +721,6 @@ def _take(items: list[Any], count: int, rng: np.random.Generator) -> list[Any]:
     """`count` of the items, in their order, all where there are fewer."""
     order = rng.permutation(len(items))[:count]
     return [items[i] for i in sorted(order)]
-
-
-def _take_beside(
-    words: list[_Clip],
-    unknown: list[tuple[str, Recording]],
-    share: float,
-    rng: np.random.Generator,
-) -> list[tuple[str, Recording]]:
-    """`share` other words for each clip of a word, half of them of its own folder,
-    while that has any.
-
-    Where all words come from a synthesizer and nearly all other words from people, a
-    network learns to tell the two apart, and hears no word that a person says.
-    """
-    wanted = round(len(words) * share)
-    folders = dict.fromkeys(folder for folder, _ in unknown)
-    if len(folders) < 2:
-        return _take(unknown, wanted, rng)
-    beside = Counter(clip.folder for clip in words)
-    taken: list[int] = []
-    for folder in folders:
-        own = [i for i, (where, _) in enumerate(unknown) if where == folder]
-        taken += _take(own, round(beside[folder] * share / 2), rng)
-    others = sorted({*range(len(unknown))} - {*taken})
-    taken += _take(others, max(0, wanted - len(taken)), rng)
-    return [unknown[i] for i in sorted(taken)]
 
 
 def _check_present(
