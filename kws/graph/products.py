@@ -400,18 +400,20 @@ def check_fused(graph: Graph) -> None:
 
 # --- for variants' finders ------------------------------------------------------------
 
-# Operators between a product and what it belongs to that change no row's contents.
+# Operators between a product and what it belongs to that change no row's contents, and
+# those that make windows of what is above it.
 THROUGH = (*operators.VIEWS, "TRANSPOSE", "TABLE", "MUL")
+WINDOWS = ("PAD", "GATHER")
 
 
 def above(graph: Graph, tensor: Tensor, kind: str) -> Node:
-    """The node of a kind that a tensor comes from, through views and tables.
+    """The node of a kind that a tensor comes from, through views, tables and windows.
 
     Raises:
         KwsError: it comes from something else.
     """
     node = graph.producer(tensor)
-    while node is not None and node.kind in THROUGH:
+    while node is not None and node.kind in (*THROUGH, *WINDOWS):
         node = graph.producer(node.input(0))
     if node is None or node.kind != kind:
         raise unknown(node)
