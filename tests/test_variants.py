@@ -299,16 +299,35 @@ def test_a_stream_keeps_the_rows_that_its_kernel_spans() -> None:
 
 
 @pytest.mark.usefixtures("block_stream")
-def test_thresholds_of_its_stream_are_what_every_stream_s_are() -> None:
-    """Its own dense layers run dense, between others that skip."""
-    first, *between, last = test_stream_delta.slots().by_layer
-    assert (first, last) == (("F", "C", "E", "M", "H"), ("M", "H", "R"))
-    assert set(between) <= {("M", "H")}
+def test_thresholds_of_its_stream_are_every_stream_s_and_its_dense_layers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is between its dense layers runs dense, on what those were made of."""
+    slots = test_stream_delta.slots()
+    for layer, variant in enumerate(test_stream.sample().recipe.model.variants):
+        mine = set(slots.by_layer[layer]) - {"F", "C", "E", "R"}
+        assert mine == {"M", "H"} | (set("XO") if variant != attention.NONE else set())
+    repeats, mixed = test_stream_delta.REPEATS, test_stream_delta.MIXED
+    monkeypatch.setattr(test_stream_delta, "REPEATS", repeats | {"X": 0, "O": 0})
     test_stream_delta.test_repeats_alone_are_dense_for_ever()
-    test_stream_delta.test_a_clip_is_a_stream_from_a_reset(0)
-    mixed = test_stream_delta.MIXED
+    for seed in (0, 1):
+        test_stream_delta.test_a_clip_is_a_stream_from_a_reset(seed)
+    mixed = mixed | {"X": 8, "O": 5}
     test_stream_delta.test_a_stream_goes_on_as_held_values_do(mixed)
-    test_stream_delta.test_boards_run_the_same_stream("qemu-m4", mixed)
+
+
+@pytest.mark.usefixtures("block_stream")
+@pytest.mark.parametrize("board", ["qemu-m0", "qemu-m4", "qemu-m55"])
+def test_boards_run_its_stream_with_thresholds(board: str) -> None:
+    mixed = test_stream_delta.MIXED | {"X": 8, "O": 5}
+    test_stream_delta.test_boards_run_the_same_stream(board, mixed)
+
+
+def test_thresholds_inside_softmax_attention_are_refused_on_a_stream() -> None:
+    bundle = dataclasses.replace(streamed("softmax"), thresholds={"X": 3, "Q": 3})
+    with pytest.raises(KwsError, match=r"KIND one of .*X, O.*Received: 'Q=3'") as error:
+        native.sources(bundle, "dsp")
+    assert "--theta" in error.value.hint
 
 
 def test_a_stream_has_whole_tokens() -> None:

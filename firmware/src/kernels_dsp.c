@@ -926,9 +926,11 @@ finish_one(const kws_batch_matmul_t *p, down_t down, int32_t sum) {
 }
 
 /* Two rows of b at a time. */
-static void row_by_rows(const kws_batch_matmul_t *p, const int8_t *a, const int8_t *b,
-                        int32_t b_stride, int32_t n, int32_t inner, int8_t *y,
-                        int16_t *panel) {
+static __attribute__((noinline)) void row_by_rows(const kws_batch_matmul_t *p,
+                                                  const int8_t *a, const int8_t *b,
+                                                  int32_t b_stride, int32_t n,
+                                                  int32_t inner, int8_t *y,
+                                                  int16_t *panel) {
   const int32_t start =
       -p->b_zero_point * widen_less(a, inner, p->a_zero_point, 0, 1, panel);
   const int32_t whole = inner / 4 * 4, rest = inner % 4;
@@ -972,9 +974,11 @@ static inline __attribute__((always_inline)) void sum_pair_of_rows(uint32_t row0
 }
 
 /* Four columns of b at a time. */
-static void row_by_columns(const kws_batch_matmul_t *p, const int8_t *a,
-                           const int8_t *b, int32_t b_stride, int32_t n, int32_t inner,
-                           int8_t *y, int16_t *panel) {
+static __attribute__((noinline)) void row_by_columns(const kws_batch_matmul_t *p,
+                                                     const int8_t *a, const int8_t *b,
+                                                     int32_t b_stride, int32_t n,
+                                                     int32_t inner, int8_t *y,
+                                                     int16_t *panel) {
   const int32_t start =
       -p->b_zero_point * widen_less(a, inner, p->a_zero_point, 0, 1, panel);
   const down_t down = down_of(p);
