@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import functools
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,17 +16,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("tensorflow", reason="variants are Keras layers")
 
 import networks_for_tests
 import sample_models
+import small_corpus
 import test_stream
 import test_stream_delta
 import toolbox
 
 from kws import attention, engines, recipe
+from kws import bundle as bundles
 from kws.bundle import Bundle
+from kws.cli.eval import command as eval_command
+from kws.cli.train import command as train_command
 from kws.deploy import emission
 from kws.emit import native
 from kws.engines import common, host, qemu
@@ -726,6 +732,61 @@ def test_softmax_attention_of_a_stream_trains_on_pairs_of_clips(heads: int) -> N
         loss = tf.reduce_sum(trained.trained(net, spec)(real, tf.constant(7))[0] ** 2)
     gradients = tape.gradient(loss, net.trainable_weights)
     assert all(gradient is not None for gradient in gradients)
+
+
+RECIPE = """\
+base = "kwt-stream-tiny"
+[task]
+unknown_percent = 50.0
+silence_percent = 50.0
+[augment]
+variants = 2
+noise_probability = 0.0
+speed = 0.0
+[model]
+attention = ["softmax", "performer"]
+window = 5
+heads = 2
+head_dim = 6
+stem_channels = 4
+stem_second_channels = 4
+dim = 12
+mlp_dim = 16
+layers = 2
+share = "none"
+token_kernel = 0
+readout_dim = 8
+[train]
+batch_size = 4
+epochs = 2
+learning_rate = 0.01
+[quantize]
+epochs = 1
+delta_thresholds = "F=4,X=9,O=5,M=4"
+"""
+
+
+def test_a_network_with_blocks_over_windows_is_made_end_to_end(tmp_path: Path) -> None:
+    """Trained, tuned with its thresholds, converted; the C gives the simulator's logits
+    and counts, and without thresholds TFLM's."""
+    audio = small_corpus.make(tmp_path / "audio")
+    (tmp_path / "my.toml").write_text(RECIPE)
+    run = tmp_path / "run"
+    options = ["--recipe", str(tmp_path / "my.toml"), "--words", "yes,no", "--json"]
+    options += ["--data", str(audio), "--out", str(run)]
+    result = CliRunner().invoke(train_command, options, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout.strip().splitlines()[-1])["conversion"]["holds"]
+    bundle = bundles.load(run)
+    assert bundle.thresholds == {"F": 4, "X": 9, "O": 5, "M": 4}
+    options = [str(run), "--data", str(audio), "--split", "val", "--json"]
+    result = CliRunner().invoke(eval_command, options, catch_exceptions=False)
+    assert result.exit_code == 0, result.output  # 1 where the simulator says otherwise
+    dense = dataclasses.replace(bundle, thresholds={})
+    pcm = sounds(bundle)
+    np.testing.assert_array_equal(
+        engines.get("tflm").logits(dense, pcm), engines.get("host").logits(dense, pcm)
+    )
 
 
 def test_a_read_out_with_as_many_queries_as_tokens_is_no_block() -> None:

@@ -337,7 +337,7 @@ def check_source(source: Model, target: Model) -> None:
             "Train a network of lower rank from the start: [model] head_dim, mlp_rank.",
         )
     if target.causal and source != target:
-        # V's bias would move to the output, but the rows of 0 before a stream have none.
+        # V's bias would move to the output; rows of 0 before a stream have none.
         raise KwsError(
             "Attention over all tokens of a clip can be factorised, that over windows "
             "of a stream can't. Received: causal = true",
