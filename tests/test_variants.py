@@ -33,7 +33,7 @@ from kws.bundle import Bundle
 from kws.cli.eval import command as eval_command
 from kws.cli.train import command as train_command
 from kws.deploy import emission
-from kws.emit import native
+from kws.emit import native, tflm
 from kws.engines import common, host, qemu
 from kws.errors import KwsError
 from kws.graph import cost, memory_plan, passes, reader, schedule, stream
@@ -334,15 +334,20 @@ def test_thresholds_inside_softmax_attention_are_refused_on_a_stream() -> None:
     with pytest.raises(KwsError, match=r"KIND one of .*X, O.*Received: 'Q=3'") as error:
         native.sources(bundle, "dsp")
     assert "--theta" in error.value.hint
+    # What its dense layers read is held in the clip's form for an interpreter as well.
+    held = dataclasses.replace(bundle, thresholds={"X": 3, "O": 3})
+    text = tflm.sources(held, "dsp", 1 << 16).texts["kws_model.c"]
+    assert text.count("kws_delta_fully_connected_t delta") == 4
 
 
 def test_a_stream_has_whole_tokens() -> None:
     spec = test_stream.causal(attention="conv", token_kernel=0, mlp_fold=2)
     with pytest.raises(KwsError, match="mlp_fold: expected 1 in a causal network"):
         networks.check(spec)
-    for variant in ("reuse", "folded"):
-        with pytest.raises(KwsError, match=f"{variant} attention sees the clip"):
-            networks.check(test_stream.causal(attention=variant))
+    for variants in (("softmax", "reuse"), ("folded", "none")):
+        spec = test_stream.causal(attention=variants, share="none")
+        with pytest.raises(KwsError, match="(reuse|folded) attention sees the clip"):
+            networks.check(spec)
 
 
 # --- map reuse ------------------------------------------------------------------------
