@@ -323,6 +323,12 @@ def test_thresholds_of_its_stream_are_every_stream_s_and_its_dense_layers(
 
 
 @pytest.mark.usefixtures("block_stream")
+def test_it_rests_once_its_windows_are_of_new_tokens() -> None:
+    test_stream_delta.test_rest_does_not_begin_before_the_last_change_has_passed_through()
+    test_stream_delta.test_silence_sends_nothing_once_the_past_is_full()
+
+
+@pytest.mark.usefixtures("block_stream")
 @pytest.mark.parametrize("board", ["qemu-m0", "qemu-m4", "qemu-m55"])
 def test_boards_run_its_stream_with_thresholds(board: str) -> None:
     mixed = test_stream_delta.MIXED | {"X": 8, "O": 5}
