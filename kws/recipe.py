@@ -148,8 +148,8 @@ class Model:
             for each; `none` for a block without (docs/variants.md).
         conv_kernel: Tokens that the depthwise convolution of a `conv` block spans; odd,
             3 to 15.
-        window: Tokens that a `performer` block of a causal network sums up, the token
-            itself and those before it; 2 to 255.
+        window: Tokens that a `softmax` or `performer` block of a causal network looks
+            back on, the token itself and those before it; 2 to 255.
         fold: Sub-tokens that a `folded` block takes each token apart into: its weights
             are `fold` times as narrow both ways, and work on as many times the rows.
         mlp_fold: The same for the MLP of every block; 1 = whole tokens.

@@ -172,9 +172,58 @@ def test_so_does_the_graph_of_a_network_for_streams(tmp_path, monkeypatch):
     assert set(places) == {slot for slot in simulator.slots if slot[1] != "R"}
 
 
-def test_a_stream_is_held_from_one_clip_to_the_next():
+def test_so_do_the_blocks_that_mix_their_tokens_there(tmp_path, monkeypatch):
+    """X and O, where the block hands them to the encoding."""
+    spec = test_stream.causal(
+        attention=("softmax", "conv", "performer"),
+        layers=3,
+        share="none",
+        token_kernel=0,
+        heads=2,
+        head_dim=8,
+        window=5,
+    )
+    tuned = qat_network(spec)
+    simulator = IntegerSimulator(converted(spec, tuned, tmp_path / "run"))
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    honest = delta.hold
+
+    def noting(values: Any, limit: Any, dense_rows: int) -> Any:
+        held, columns = honest(values, limit, dense_rows)
+        seen.append((values, held))
+        return held, columns
+
+    monkeypatch.setattr(delta, "hold", noting)
+    steps = Thresholds.parse("X=9,O=6,M=3", simulator.slots)
+    simulator.run(networks.features(spec, 12)[0], simulator.thresholds(steps))
+    blocks = [tuned.get_layer(f"block{layer}").attention for layer in range(3)]
+    places = hold._places(tuned, blocks)
+    tensors: dict[int, Any] = {id(p.tensor): p for p in simulator.products.every}
+    compared = []
+    for (values, held), product in zip(seen, tensors.values(), strict=True):
+        layer, kind = product.slot
+        if kind not in "XO":
+            continue
+        quantizer = dict(places[layer])[kind]
+        scale, zero_point = quantizer.grid()
+        assert scale == pytest.approx(product.tensor.scale, rel=1e-5)
+        function = hold._held_by_kind(places[layer], layer, steps)
+        floats = (values.astype(np.float32) - zero_point) * scale
+        mine = np.rint(function(kind, floats) / scale) + zero_point
+        np.testing.assert_array_equal(mine.reshape(values.shape), held)
+        assert (held != values).any()
+        np.testing.assert_array_equal(function("M", floats), floats)
+        compared.append(product.slot)
+    assert compared == [(layer, kind) for layer in range(3) for kind in "XO"]
+
+
+@pytest.mark.parametrize("variant", ["none", "softmax"])
+def test_a_stream_is_held_from_one_clip_to_the_next(variant):
     """Pairs of clips, as they are trained on: the second goes on from the first."""
-    spec = with_thresholds(test_stream.causal(), "F=9,C=4,E=12,M=9,H=4,R=2")
+    mixing = "" if variant == "none" else ",X=9,O=5"
+    spec = with_thresholds(
+        test_stream.causal(attention=variant), f"F=9,C=4,E=12,M=9,H=4,R=2{mixing}"
+    )
     tuned = qat_network(spec)
     clips = real(spec, networks.features(spec, 4)[0])
     run = streams.paired(tuned, spec)

@@ -45,6 +45,10 @@ ROWS = [
 ]
 
 
+# Inner sizes and columns of products with one row on the left: a stream's attention.
+ONE_ROW = [*((i, 12) for i in range(1, 19)), *((24, n) for n in range(1, 10)), (200, 9)]
+
+
 @pytest.fixture(scope="module")
 def random_cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """A C file of random cases, and how many they are; also the shapes of real models:
@@ -61,6 +65,13 @@ def random_cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     made += [
         cases.batch_matmul(rng, "readout", (4, 48, 24)),
         cases.batch_matmul(rng, "readout_of_25", (5, 50, 25)),
+        *(
+            cases.batch_matmul(
+                rng, f"row_{inner}_by_{n}{'t' * rows}", (1, n, inner), rows
+            )
+            for inner, n in ONE_ROW
+            for rows in (False, True)
+        ),
         cases.fully_connected(rng, "dense_98", (98, 64, 64)),
         cases.depthwise_conv_2d(rng, "token_of_5", (5, 1, 48, 5, 1)),
         cases.depthwise_conv_2d(rng, "image_3x3", (9, 5, 64, 3, 3)),

@@ -225,6 +225,15 @@ def factorised(spec: Recipe, source: Any, **changes: Any) -> Any:
     return target
 
 
+def test_attention_over_windows_is_not_factorised() -> None:
+    """Rows of 0 before a stream have no bias that could be moved to the output."""
+    model = dataclasses.replace(Recipe().model, causal=True, head_dim=16)
+    check_source(model, model)
+    with pytest.raises(KwsError, match="over windows of a stream can't") as error:
+        check_source(model, dataclasses.replace(model, head_dim=8))
+    assert "head_dim" in error.value.hint
+
+
 def test_full_rank_is_the_same_function() -> None:
     """Also where a head is wider than the rank of its products."""
     spec, source = trained(heads=2, head_dim=16)

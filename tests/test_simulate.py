@@ -419,7 +419,9 @@ def test_every_layer_of_a_preset_has_its_variants_kinds():
         if model.family != recipe.TRANSFORMER:
             continue  # has no thresholds: tests/test_baselines.py
         if model.causal:
-            assert attention.slots(model) == products.stream_slots(model)
+            mixing = [()] * model.layers  # no preset's blocks mix their tokens so
+            assert set(model.variants) == {attention.NONE}
+            assert attention.slots(model) == products.stream_slots(model, mixing)
             continue
         kinds = tuple(
             (*attention.graph(variant).KINDS, "M", "H") for variant in model.variants

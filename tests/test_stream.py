@@ -288,7 +288,7 @@ def test_attention_in_a_block_is_refused_by_name() -> None:
     with pytest.raises(KwsError, match="can't run on a stream: CONV_2D"):
         stream.derive(graph)
     with pytest.raises(KwsError, match="attention sees the clip"):
-        networks.check(causal(attention="softmax"))
+        networks.check(causal(attention="folded"))
 
 
 def test_frames_have_to_be_whole_steps() -> None:

@@ -24,7 +24,7 @@ from kws import attention
 from kws import bundle as bundles
 from kws.bundle import Bundle
 from kws.cli.profile import command
-from kws.deploy import boards, flash, host, per_second, run
+from kws.deploy import boards, emission, flash, host, per_second, run
 from kws.emit import native, tflm
 from kws.engines import host as engine
 from kws.errors import KwsError
@@ -34,7 +34,7 @@ from kws.recipe import decision_ms
 from kws.simulate import delta, measure
 from kws.simulate.integer import IntegerSimulator
 from kws.simulate.simulator import Run
-from kws.thresholds import Slots, Thresholds
+from kws.thresholds import Slot, Slots, Thresholds
 
 STEP = 4  # frames
 KINDS = ("F", "C", "E", "M", "H", "R")
@@ -75,6 +75,17 @@ def simulated(bundle: Bundle, clips: np.ndarray) -> Run:
     return simulator.run(clips, simulator.thresholds(steps))
 
 
+def sent_by_slot(bundle: Bundle, sent: np.ndarray) -> dict[Slot, np.ndarray]:
+    """What was transmitted of each slot's tensors; several products may read one, and
+    each encodes it for itself."""
+    found: dict[Slot, dict[int, np.ndarray]] = {}
+    for product, column in zip(emission.products(bundle), sent.T, strict=True):
+        tensors = found.setdefault(product.slot, {})
+        known = tensors.setdefault(id(product.tensor), column)
+        np.testing.assert_array_equal(column, known)
+    return {slot: sum(tensors.values()) for slot, tensors in found.items()}
+
+
 class Held:
     """The rule in numpy, over a whole stream: what each kind's reference is.
 
@@ -84,19 +95,19 @@ class Held:
 
     def __init__(self, steps: dict[str, int]) -> None:
         self.steps = Thresholds.from_dict(steps, slots())
-        self.references: dict[tuple[int, str], np.ndarray] = {}
+        self.references: dict[int, np.ndarray] = {}  # each product encodes for itself
 
     def __call__(self, product: Product, rows: np.ndarray) -> np.ndarray:
         threshold = int(self.steps[product.slot])
         if threshold < 0:
             return rows
-        before = self.references.get(product.slot)
+        before = self.references.get(id(product.node))
         if before is None:  # the first row is transmitted whole
             held = delta.encode(rows[None], threshold).held[0]
         else:
             both = np.concatenate([before[None], rows])
             held = delta.encode(both[None], threshold).held[0, 1:]
-        self.references[product.slot] = held[-1]
+        self.references[id(product.node)] = held[-1]
         assert np.abs(held.astype(int) - rows).max() <= threshold  # no drift
         return held
 
@@ -132,7 +143,10 @@ def test_a_clip_is_a_stream_from_a_reset(seed: int) -> None:
     encoded = [
         slots().index(slot) for slot in slots() if slot in expected.counts.encoded
     ]
-    np.testing.assert_array_equal(sent, expected.counts.sent[:, encoded])
+    found = sent_by_slot(bundle, sent)
+    assert set(found) == set(expected.counts.encoded)
+    in_order = np.stack([found[tuple(slots())[place]] for place in encoded], axis=1)
+    np.testing.assert_array_equal(in_order, expected.counts.sent[:, encoded])
 
 
 @pytest.mark.parametrize("steps", [REPEATS, MIXED, random_thresholds(7)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import functools
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,24 +16,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("tensorflow", reason="variants are Keras layers")
 
 import networks_for_tests
 import sample_models
+import small_corpus
 import test_stream
 import test_stream_delta
 import toolbox
 
 from kws import attention, engines, recipe
+from kws import bundle as bundles
 from kws.bundle import Bundle
+from kws.cli.eval import command as eval_command
+from kws.cli.train import command as train_command
 from kws.deploy import emission
-from kws.emit import native
+from kws.emit import native, tflm
 from kws.engines import common, host, qemu
 from kws.errors import KwsError
 from kws.graph import cost, memory_plan, passes, reader, schedule, stream
 from kws.graph.products import MLP_ROLES
-from kws.layers import UNIT_RANGE
+from kws.layers import UNIT_RANGE, DyT
 from kws.layers.keras import tf, tf_keras
 from kws.model import hold
 from kws.model import network as networks
@@ -223,6 +229,22 @@ STREAMED: dict[str, dict[str, Any]] = {
         "head_dim": 6,
         "window": 5,
     },
+    "softmax": {"attention": ("softmax", "none"), "head_dim": 7, "window": 6},
+    # A window longer than the clip; two heads.
+    "softmax, long": {
+        "attention": "softmax",
+        "heads": 2,
+        "head_dim": 12,
+        "window": 11,
+    },
+    "all of them": {
+        "attention": ("conv", "softmax", "performer", "none"),
+        "layers": 4,
+        "groups": 4,
+        "heads": 2,
+        "head_dim": 8,
+        "window": 3,
+    },
 }
 
 
@@ -243,7 +265,12 @@ def block_stream(
 
 def test_every_variant_that_is_causal_has_a_stream_here() -> None:
     causal = [name for name in attention.names() if attention.graph(name).CAUSAL]
-    assert causal == list(STREAMED)
+    streamed = {
+        name
+        for model in STREAMED.values()
+        for name in recipe.Model(**model | {"layers": model.get("layers", 2)}).variants
+    }
+    assert sorted(streamed - {attention.NONE}) == causal
 
 
 @pytest.mark.usefixtures("block_stream")
@@ -278,24 +305,55 @@ def test_a_stream_keeps_the_rows_that_its_kernel_spans() -> None:
 
 
 @pytest.mark.usefixtures("block_stream")
-def test_thresholds_of_its_stream_are_what_every_stream_s_are() -> None:
-    """Its own dense layers run dense, between others that skip."""
-    kinds = test_stream_delta.slots().by_layer
-    assert kinds == (("F", "C", "E", "M", "H"), ("M", "H", "R"))
+def test_thresholds_of_its_stream_are_every_stream_s_and_its_dense_layers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is between its dense layers runs dense, on what those were made of."""
+    slots = test_stream_delta.slots()
+    for layer, variant in enumerate(test_stream.sample().recipe.model.variants):
+        mine = set(slots.by_layer[layer]) - {"F", "C", "E", "R"}
+        assert mine == {"M", "H"} | (set("XO") if variant != attention.NONE else set())
+    repeats, mixed = test_stream_delta.REPEATS, test_stream_delta.MIXED
+    monkeypatch.setattr(test_stream_delta, "REPEATS", repeats | {"X": 0, "O": 0})
     test_stream_delta.test_repeats_alone_are_dense_for_ever()
-    test_stream_delta.test_a_clip_is_a_stream_from_a_reset(0)
-    mixed = test_stream_delta.MIXED
+    for seed in (0, 1):
+        test_stream_delta.test_a_clip_is_a_stream_from_a_reset(seed)
+    mixed = mixed | {"X": 8, "O": 5}
     test_stream_delta.test_a_stream_goes_on_as_held_values_do(mixed)
-    test_stream_delta.test_boards_run_the_same_stream("qemu-m4", mixed)
+
+
+@pytest.mark.usefixtures("block_stream")
+def test_it_rests_once_its_windows_are_of_new_tokens() -> None:
+    test_stream_delta.test_rest_does_not_begin_before_the_last_change_has_passed_through()
+    test_stream_delta.test_silence_sends_nothing_once_the_past_is_full()
+
+
+@pytest.mark.usefixtures("block_stream")
+@pytest.mark.parametrize("board", ["qemu-m0", "qemu-m4", "qemu-m55"])
+def test_boards_run_its_stream_with_thresholds(board: str) -> None:
+    mixed = test_stream_delta.MIXED | {"X": 8, "O": 5}
+    test_stream_delta.test_boards_run_the_same_stream(board, mixed)
+
+
+def test_thresholds_inside_softmax_attention_are_refused_on_a_stream() -> None:
+    bundle = dataclasses.replace(streamed("softmax"), thresholds={"X": 3, "Q": 3})
+    with pytest.raises(KwsError, match=r"KIND one of .*X, O.*Received: 'Q=3'") as error:
+        native.sources(bundle, "dsp")
+    assert "--theta" in error.value.hint
+    # What its dense layers read is held in the clip's form for an interpreter as well.
+    held = dataclasses.replace(bundle, thresholds={"X": 3, "O": 3})
+    text = tflm.sources(held, "dsp", 1 << 16).texts["kws_model.c"]
+    assert text.count("kws_delta_fully_connected_t delta") == 4
 
 
 def test_a_stream_has_whole_tokens() -> None:
     spec = test_stream.causal(attention="conv", token_kernel=0, mlp_fold=2)
     with pytest.raises(KwsError, match="mlp_fold: expected 1 in a causal network"):
         networks.check(spec)
-    for variant in ("softmax", "folded"):
-        with pytest.raises(KwsError, match=f"{variant} attention sees the clip"):
-            networks.check(test_stream.causal(attention=variant))
+    for variants in (("softmax", "reuse"), ("folded", "none")):
+        spec = test_stream.causal(attention=variants, share="none")
+        with pytest.raises(KwsError, match="(reuse|folded) attention sees the clip"):
+            networks.check(spec)
 
 
 # --- map reuse ------------------------------------------------------------------------
@@ -582,11 +640,174 @@ def test_a_step_of_linear_attention_doesn_t_depend_on_its_window() -> None:
     assert sums.bytes == 4 * (6 + 6 * 8)
 
 
+@pytest.mark.parametrize("variant", ["performer", "softmax"])
 @pytest.mark.parametrize("window", [1, 256])
-def test_other_windows_are_refused(window: int) -> None:
-    spec = test_stream.causal(attention="performer", window=window)
+def test_other_windows_are_refused(window: int, variant: str) -> None:
+    spec = test_stream.causal(attention=variant, window=window)
     with pytest.raises(KwsError, match="window: expected 2 to 255 tokens"):
         networks.check(spec)
+
+
+# --- softmax attention on a stream ----------------------------------------------------
+
+
+def windowed(**model: Any) -> recipe.Model:
+    """Of a causal network with softmax attention over the last 5 tokens."""
+    usual = {"attention": "softmax", "dim": 8, "head_dim": 6, "window": 5}
+    return dataclasses.replace(recipe.Model(), causal=True, **usual | model)
+
+
+def test_windows_of_softmax_attention_are_attention_over_their_tokens() -> None:
+    """A full window asks as the last token of a clip of that length does; a token that
+    comes before it is full finds rows of 0 in it, which take their share."""
+    tf_keras.utils.set_random_seed(1)
+    model = windowed(norm_position="post")
+    layer = attention.layer("softmax")("float", "attention", model)
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(0, 1, (1, 13, 8)).astype(np.float32)
+    found = layer(inputs, {})[0][0]
+    whole = attention.layer("softmax")(
+        "float", "attention", dataclasses.replace(model, causal=False)
+    )
+    for end in (5, 9, 13):
+        window = inputs[:, end - 5 : end]
+        whole(window, {})
+        whole.set_weights(layer.get_weights())
+        expected = whole(window, {})[0][0, -1]
+        np.testing.assert_allclose(expected, found[end - 1], atol=1e-5)
+    early = np.concatenate([np.zeros((1, 3, 8), np.float32), inputs[:, :2]], axis=1)
+    np.testing.assert_allclose(whole(early, {})[0][0, -1], found[1], atol=1e-5)
+    inputs[0, 6] += 1.0
+    moved = layer(inputs, {})[0][0]
+    changed = np.flatnonzero(np.abs(moved - found).max(axis=-1))
+    np.testing.assert_array_equal(changed, np.arange(6, 11))
+
+
+def test_a_norm_folds_into_windows_with_rows_of_zero_in_them() -> None:
+    """Its shift is in K's bias: without, a row of 0 would have another's share."""
+    source = attention.layer("softmax")("float", "attention", windowed())
+    folded = attention.layer("softmax")("folded", "attention", windowed())
+    rng = np.random.default_rng(0)
+    inputs = tf.constant(rng.normal(0, 2, (2, 9, 8)), tf.float32)
+    norm = DyT("float", "norm", folded=True)
+    for layer in (source, folded):
+        layer(inputs, {})
+    norm(inputs)
+    norm.beta.assign(rng.normal(0, 2, 8))
+    folded.fold(source, norm)
+    found, _ = folded(tf.tanh(inputs * norm.alpha), {})
+    np.testing.assert_allclose(found, source(norm(inputs), {})[0], atol=1e-5)
+
+
+def test_a_step_of_softmax_attention_asks_rings() -> None:
+    """Nothing moves: a step writes a row of K and of V, and reads the window's."""
+    bundle = streamed("softmax, long")
+    network = native.sources(bundle, "dsp").network
+    steps = [node for node in network.nodes if node.kind == "ATTENTION_STEP"]
+    assert len(steps) == 4  # two heads in two blocks
+    kinds = [node.kind for node in network.nodes]
+    assert kinds.count("SOFTMAX") == 1  # the read-out's
+    assert not {"GATHER", "ATTENTION", "TRANSPOSE_TOKENS"} & set(kinds)
+    for step in steps:
+        assert [ring.shape for ring in step.variables[:2]] == [(1, 11, 12)] * 2
+        count = cost.count(step)
+        assert (count.macs, count.exponentials) == (2 * 11 * 12, 11)
+        assert count.bytes[cost.STATE_READ] == 2 * 11 * 12
+    rings = [node for node in network.nodes if node.kind == "HISTORY"]
+    mine = [node for node in rings if node.output.shape == (1, 11, 12)]
+    assert len(mine) == 8 and all(node.options["ring"] for node in mine)
+    assert {cost.count(node).bytes[cost.STATE_WRITE] for node in mine} == {12}
+    # As many products as a clip makes for each of its tokens.
+    graph = dense_graph(bundle)
+    clip = [n for n in graph.nodes if n.kind in ("SOFTMAX", "BATCH_MATMUL")]
+    clip = [n for n in clip if n.output.shape[1] == test_stream.TOKENS]
+    total = cost.total(clip)
+    macs, exponentials = (
+        n // test_stream.TOKENS for n in (total.macs, total.exponentials)
+    )
+    assert macs == sum(cost.count(step).macs for step in steps)
+    assert exponentials == sum(cost.count(step).exponentials for step in steps)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_softmax_attention_of_a_stream_trains_on_pairs_of_clips(heads: int) -> None:
+    """Its window reaches over the seam, and every weight has a gradient."""
+    model = STREAMED["softmax"] | {"heads": heads}
+    spec = test_stream.causal(token_kernel=0, share="none", **model)
+    net = test_stream.float_network(spec)
+    real = tf.random.stateless_normal((4, test_stream.FRAMES, 40), (1, 2)) - 3
+    ends = trained.paired(net, spec)(real[:2], real[2:])
+    np.testing.assert_allclose(ends[:2], net(real[:2]), atol=1e-5)
+    assert np.abs(ends[2:] - net(real[2:])).max() > 1e-3
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(trained.trained(net, spec)(real, tf.constant(7))[0] ** 2)
+    gradients = tape.gradient(loss, net.trainable_weights)
+    assert all(gradient is not None for gradient in gradients)
+
+
+RECIPE = """\
+base = "kwt-stream-tiny"
+[task]
+unknown_percent = 50.0
+silence_percent = 50.0
+[augment]
+variants = 2
+noise_probability = 0.0
+speed = 0.0
+[model]
+attention = ["softmax", "performer"]
+window = 5
+heads = 2
+head_dim = 6
+stem_channels = 4
+stem_second_channels = 4
+dim = 12
+mlp_dim = 16
+layers = 2
+share = "none"
+token_kernel = 0
+readout_dim = 8
+[train]
+batch_size = 4
+epochs = 2
+learning_rate = 0.01
+[quantize]
+epochs = 1
+delta_thresholds = "F=4,X=9,O=5,M=4"
+"""
+
+
+def test_a_network_with_blocks_over_windows_is_made_end_to_end(tmp_path: Path) -> None:
+    """Trained, tuned with its thresholds, converted; the C gives the simulator's logits
+    and counts, and without thresholds TFLM's."""
+    audio = small_corpus.make(tmp_path / "audio")
+    (tmp_path / "my.toml").write_text(RECIPE)
+    run = tmp_path / "run"
+    options = ["--recipe", str(tmp_path / "my.toml"), "--words", "yes,no", "--json"]
+    options += ["--data", str(audio), "--out", str(run)]
+    result = CliRunner().invoke(train_command, options, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout.strip().splitlines()[-1])["conversion"]["holds"]
+    bundle = bundles.load(run)
+    assert bundle.thresholds == {"F": 4, "X": 9, "O": 5, "M": 4}
+    options = [str(run), "--data", str(audio), "--split", "val", "--json"]
+    result = CliRunner().invoke(eval_command, options, catch_exceptions=False)
+    assert result.exit_code == 0, result.output  # 1 where the simulator says otherwise
+    dense = dataclasses.replace(bundle, thresholds={})
+    pcm = sounds(bundle)
+    np.testing.assert_array_equal(
+        engines.get("tflm").logits(dense, pcm), engines.get("host").logits(dense, pcm)
+    )
+
+
+def test_a_read_out_with_as_many_queries_as_tokens_is_no_block() -> None:
+    spec = test_stream.causal(
+        token_kernel=0, share="none", queries=test_stream.TOKENS, **STREAMED["softmax"]
+    )
+    graph = reader.read(sample_models.network(spec))
+    passes.prepare(graph)
+    found = attention.find_products(graph, spec, len(sample_models.LABELS))
+    assert found.slots == attention.slots(spec.model)
 
 
 # --- thresholds on the float network, and in training ---------------------------------

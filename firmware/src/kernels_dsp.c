@@ -514,6 +514,12 @@ static inline void store_word(uint32_t word, int16_t *to) {
   memcpy(__builtin_assume_aligned(to, 4), &word, sizeof word);
 }
 
+static inline uint32_t load_pair(const int16_t *from) {
+  uint32_t word;
+  memcpy(&word, __builtin_assume_aligned(from, 4), sizeof word);
+  return word;
+}
+
 /* The last n < 4 elements of a row, padded with zeros. */
 static inline uint32_t load_rest(const int8_t *x, int32_t n) {
   uint32_t word = (uint8_t)x[0];
@@ -891,6 +897,117 @@ static int is_common(const kws_batch_matmul_t *p) {
          p->activation_min == INT8_MIN && p->activation_max == INT8_MAX;
 }
 
+/* finish_product where it is common; rounding = (2 * zero point + 1) << (right - 1). */
+static inline int32_t finish_down(int32_t sum, int32_t multiplier, int32_t right,
+                                  int32_t rounding) {
+  const int32_t product = kws_multiply_high_add(rounding, 2 * sum, multiplier);
+  return kws_saturate((product + (sum >> 31)) >> right);
+}
+
+/* One row of a uses each element of b once: nothing is packed. */
+
+/* What finish_down takes; right is 0 where it isn't common. Read once: y may be any
+ * memory, as far as a compiler knows. */
+typedef struct {
+  int32_t multiplier, right, rounding;
+} down_t;
+
+static inline down_t down_of(const kws_batch_matmul_t *p) {
+  const int32_t right = is_common(p) ? -p->shift : 0;
+  const int32_t rounding =
+      right > 0 ? (2 * p->output_zero_point + 1) * (1 << (right - 1)) : 0;
+  return (down_t){p->multiplier, right, rounding};
+}
+
+static inline __attribute__((always_inline)) int8_t
+finish_one(const kws_batch_matmul_t *p, down_t down, int32_t sum) {
+  if (down.right == 0) return finish_product(p, sum);
+  return (int8_t)finish_down(sum, down.multiplier, down.right, down.rounding);
+}
+
+/* Two rows of b at a time. */
+static __attribute__((noinline)) void row_by_rows(const kws_batch_matmul_t *p,
+                                                  const int8_t *a, const int8_t *b,
+                                                  int32_t b_stride, int32_t n,
+                                                  int32_t inner, int8_t *y,
+                                                  int16_t *panel) {
+  const int32_t start =
+      -p->b_zero_point * widen_less(a, inner, p->a_zero_point, 0, 1, panel);
+  const int32_t whole = inner / 4 * 4, rest = inner % 4;
+  const down_t down = down_of(p);
+  for (; n > 0; n -= 2, b += 2 * b_stride, y += 2) {
+    const int8_t *row0 = b, *row1 = n > 1 ? b + b_stride : b;
+    const int16_t *at = panel;
+    int32_t sum0 = start, sum1 = start;
+    for (const int16_t *end = panel + whole; at < end; at += 4, row0 += 4, row1 += 4) {
+      const uint32_t even = load_pair(at), odd = load_pair(at + 2);
+      const uint32_t bytes0 = load_word(row0), bytes1 = load_word(row1);
+      sum0 = dual_multiply_add(even, even_bytes(bytes0), sum0);
+      sum1 = dual_multiply_add(even, even_bytes(bytes1), sum1);
+      sum0 = dual_multiply_add(odd, odd_bytes(bytes0), sum0);
+      sum1 = dual_multiply_add(odd, odd_bytes(bytes1), sum1);
+    }
+    if (rest != 0) {
+      const uint32_t even = load_pair(at), odd = load_pair(at + 2);
+      const uint32_t bytes0 = load_rest(row0, rest), bytes1 = load_rest(row1, rest);
+      sum0 = dual_multiply_add(even, even_bytes(bytes0), sum0);
+      sum1 = dual_multiply_add(even, even_bytes(bytes1), sum1);
+      sum0 = dual_multiply_add(odd, odd_bytes(bytes0), sum0);
+      sum1 = dual_multiply_add(odd, odd_bytes(bytes1), sum1);
+    }
+    y[0] = finish_one(p, down, sum0);
+    if (n > 1) y[1] = finish_one(p, down, sum1);
+  }
+}
+
+/* Rows i and i + 2 of four columns, times a pair of a. */
+static inline __attribute__((always_inline)) void sum_pair_of_rows(uint32_t row0,
+                                                                   uint32_t row2,
+                                                                   uint32_t pair,
+                                                                   int32_t *sums) {
+  const uint32_t low = (row0 & 0xffffu) | (row2 << 16);
+  const uint32_t high = (row0 >> 16) | (row2 & 0xffff0000u);
+  sums[0] = dual_multiply_add(pair, even_bytes(low), sums[0]);
+  sums[1] = dual_multiply_add(pair, odd_bytes(low), sums[1]);
+  sums[2] = dual_multiply_add(pair, even_bytes(high), sums[2]);
+  sums[3] = dual_multiply_add(pair, odd_bytes(high), sums[3]);
+}
+
+/* Four columns of b at a time. */
+static __attribute__((noinline)) void row_by_columns(const kws_batch_matmul_t *p,
+                                                     const int8_t *a, const int8_t *b,
+                                                     int32_t b_stride, int32_t n,
+                                                     int32_t inner, int8_t *y,
+                                                     int16_t *panel) {
+  const int32_t start =
+      -p->b_zero_point * widen_less(a, inner, p->a_zero_point, 0, 1, panel);
+  const down_t down = down_of(p);
+  for (int32_t c = 0; c < n; c += 4) {
+    const int32_t columns = kws_min(n - c, 4);
+    const int8_t *row = b + c;
+    const int16_t *at = panel;
+    int32_t sums[4] = {start, start, start, start};
+    int32_t left = inner;
+    if (columns == 4) {
+      for (; left >= 4; left -= 4, at += 4, row += 4 * b_stride) {
+        sum_pair_of_rows(load_word(row), load_word(row + 2 * b_stride), load_pair(at),
+                         sums);
+        sum_pair_of_rows(load_word(row + b_stride), load_word(row + 3 * b_stride),
+                         load_pair(at + 2), sums);
+      }
+    }
+    for (; left > 0; left -= 4, at += 4) {
+      uint32_t rows[4] = {0, 0, 0, 0};
+      for (int32_t i = 0; i < kws_min(left, 4); ++i, row += b_stride) {
+        memcpy(&rows[i], row, (size_t)columns);
+      }
+      sum_pair_of_rows(rows[0], rows[2], load_pair(at), sums);
+      sum_pair_of_rows(rows[1], rows[3], load_pair(at + 2), sums);
+    }
+    for (int32_t i = 0; i < columns; ++i) y[c + i] = finish_one(p, down, sums[i]);
+  }
+}
+
 /* A panel against `columns` packed rows, gap bytes between the pairs. */
 static void panel_product(const kws_batch_matmul_t *p, const int16_t *panel,
                           const int32_t *corrections, int32_t rows, const int8_t *pair,
@@ -933,6 +1050,11 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a
   int32_t corrections[BLOCK_ROWS];
   for (int32_t r = 0; r < m; r += BLOCK_ROWS) {
     const int32_t rows = kws_min(m - r, BLOCK_ROWS);
+    if (rows == 1) {
+      row_by_rows(p, a + r * a_stride, b_rows, b_stride, n, inner, y + r * y_stride,
+                  panel);
+      break;
+    }
     widen_block(p, a + r * a_stride, a_stride, rows, inner, panel, corrections);
     for (int32_t c = 0; c < n; c += BLOCK_COLUMNS) {
       const int32_t columns = kws_min(n - c, BLOCK_COLUMNS);
@@ -1093,6 +1215,10 @@ void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
   const int32_t row = KWS_ROUND_UP(inner, 8);
   int16_t *packed = scratch;
   int16_t *panel = packed + 4 * row;
+  if (m == 1) {
+    row_by_columns(p, a, b, b_stride, n, inner, y, panel);
+    return;
+  }
   int32_t corrections[ROWS];
   const int common = is_common(p);
   const int32_t right = common ? -p->shift : 1;
@@ -1146,13 +1272,6 @@ static void move_columns(const kws_linear_term_t *moving, const kws_linear_term_
     row[2] = dual_multiply_add(keys, value2, row[2]);
     row[3] = dual_multiply_add(keys, value3, row[3]);
   }
-}
-
-/* finish_product where it is common; rounding = (2 * zero point + 1) << (right - 1). */
-static inline int32_t finish_down(int32_t sum, int32_t multiplier, int32_t right,
-                                  int32_t rounding) {
-  const int32_t product = kws_multiply_high_add(rounding, 2 * sum, multiplier);
-  return kws_saturate((product + (sum >> 31)) >> right);
 }
 
 /* Queries times two columns of S, its zero point not taken away. */

@@ -489,7 +489,9 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a
   for (int32_t c = 0; c < n; c += room) {
     const int32_t count = kws_min(n - c, room);
     const int8_t *b = b_rows + c * b_stride;
-    for (int32_t i = 0; i < count; ++i) b_sums[i] = kws_sum_s8(b + i * b_stride, inner);
+    for (int32_t i = 0; i < count; ++i) {
+      b_sums[i] = p->a_zero_point == 0 ? 0 : kws_sum_s8(b + i * b_stride, inner);
+    }
     for (int32_t r = 0; r < m; ++r) {
       row_product(p, a + r * a_stride, b, b_stride, b_sums, count, inner,
                   y + r * y_stride + c);
@@ -530,12 +532,71 @@ static inline int32x4_t gathered_dot_4(const int16_t *panel, const int8_t *b,
   return sums;
 }
 
+/* Lane i: sum_k of a row times column i of four, rows step / 8 apart. */
+static inline int32x4_t gathered_columns_4(const int16_t *row, rows_t columns,
+                                           uint16x8_t offsets, int32_t step,
+                                           int32_t n) {
+  int32_t sums[LANES] = {0, 0, 0, 0};
+  for (; n > 0; n -= 8, row += 8) {
+    const mve_pred16_t rest = vctp16q((uint32_t)n);
+    const int16x8_t x = vld1q_s16(row);
+    sums[0] = vmladavaq_s16(sums[0], x,
+                            vldrbq_gather_offset_z_s16(columns.row0, offsets, rest));
+    sums[1] = vmladavaq_s16(sums[1], x,
+                            vldrbq_gather_offset_z_s16(columns.row1, offsets, rest));
+    sums[2] = vmladavaq_s16(sums[2], x,
+                            vldrbq_gather_offset_z_s16(columns.row2, offsets, rest));
+    sums[3] = vmladavaq_s16(sums[3], x,
+                            vldrbq_gather_offset_z_s16(columns.row3, offsets, rest));
+    columns.row0 += step;
+    columns.row1 += step;
+    columns.row2 += step;
+    columns.row3 += step;
+  }
+  return vld1q_s32(sums);
+}
+
+/* x less a zero point, in eights. Returns the sum. */
+static int32_t widen_less(const int8_t *x, int32_t n, int32_t zero_point, int32_t apart,
+                          int16_t *to) {
+  int32_t sum = 0;
+  for (; n > 0; n -= 8, x += 8, to += apart) {
+    const mve_pred16_t rest = vctp16q((uint32_t)n);
+    const int16x8_t wide = vsubq_n_s16(vldrbq_z_s16(x, rest), (int16_t)zero_point);
+    vst1q_s16(to, wide);
+    sum = vaddvaq_p_s16(sum, wide, rest);
+  }
+  return sum;
+}
+
+/* Four columns of b at a time. */
+static void row_by_columns(const kws_batch_matmul_t *p, const int8_t *a,
+                           const int8_t *b, int32_t b_stride, int32_t n, int32_t inner,
+                           int8_t *y, int16_t *row) {
+  const int32_t sum = widen_less(a, inner, p->a_zero_point, 8, row);
+  const int32_t correction = -p->b_zero_point * sum;
+  const uint16x8_t offsets = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)b_stride);
+  const int32x4_t low = vdupq_n_s32(p->activation_min);
+  const int32x4_t high = vdupq_n_s32(p->activation_max);
+  for (int32_t c = 0; c < n; c += LANES) {
+    const rows_t columns = rows_4(b + c, 1, n - c);
+    int32x4_t value = gathered_columns_4(row, columns, offsets, 8 * b_stride, inner);
+    value = requantize_all(vaddq_n_s32(value, correction), p->multiplier, p->shift);
+    value = vminq_s32(vmaxq_s32(vaddq_n_s32(value, p->output_zero_point), low), high);
+    vstrbq_p_s32(y + c, value, vctp32q((uint32_t)(n - c)));
+  }
+}
+
 /* Four rows of a at a time are widened less their zero point. */
 void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
                                  int32_t a_stride, const int8_t *b, int32_t b_stride,
                                  int32_t m, int32_t n, int32_t inner, int8_t *y,
                                  int32_t y_stride, void *scratch) {
   int16_t *const panel = scratch;
+  if (m == 1) {
+    row_by_columns(p, a, b, b_stride, n, inner, y, panel);
+    return;
+  }
   const uint16x8_t column = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)b_stride);
   const uint32x4_t row = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)y_stride);
   const int32_t multiplier = p->multiplier, shift = p->shift;
@@ -546,16 +607,9 @@ void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
     const mve_pred16_t lanes = vctp32q((uint32_t)m);
     int32_t corrections[LANES] = {0, 0, 0, 0};
     for (int32_t r = 0; r < kws_min(m, LANES); ++r) {
-      const int8_t *from = a + r * a_stride;
-      int32_t sum = 0;
-      for (int32_t k = 0; k < inner; k += 8) {
-        const mve_pred16_t rest = vctp16q((uint32_t)(inner - k));
-        const int16x8_t wide =
-            vsubq_n_s16(vldrbq_z_s16(from + k, rest), (int16_t)a_zero_point);
-        vst1q_s16(panel + 4 * k + 8 * r, wide);
-        sum = vaddvaq_p_s16(sum, wide, rest);
-      }
-      corrections[r] = -p->b_zero_point * sum;
+      corrections[r] =
+          -p->b_zero_point *
+          widen_less(a + r * a_stride, inner, a_zero_point, 8 * LANES, panel + 8 * r);
     }
     const int32x4_t correction = vld1q_s32(corrections);
     for (int32_t c = 0; c < n; ++c) {

@@ -392,7 +392,9 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a
   for (int32_t c = 0; c < n; c += BLOCK) {
     const int32_t count = kws_min(n - c, BLOCK);
     const int8_t *b = b_rows + c * b_stride;
-    for (int32_t i = 0; i < count; ++i) b_sums[i] = kws_sum_s8(b + i * b_stride, inner);
+    for (int32_t i = 0; i < count; ++i) {
+      b_sums[i] = p->a_zero_point == 0 ? 0 : kws_sum_s8(b + i * b_stride, inner);
+    }
     for (int32_t r = 0; r < m; ++r) {
       row_product(p, a + r * a_stride, b, b_stride, b_sums, count, inner,
                   y + r * y_stride + c);

@@ -138,7 +138,8 @@ def slots(model: Model) -> Slots:
             "Leave the thresholds out: the network runs dense.",
         )
     if model.causal:
-        return products.stream_slots(model)
+        kinds = [() if v == NONE else tuple(graph(v).KINDS) for v in model.variants]
+        return products.stream_slots(model, kinds)
     return Slots(tuple((*graph(name).KINDS, *MLP_KINDS) for name in model.variants))
 
 
@@ -163,9 +164,10 @@ def macs_per_element(model: Model, shape: Shape) -> list[dict[str, float]]:
             "E": float(shape.dim),
             "R": float(model.readout_dim),
         }
+        own = {v: graph(v).macs_per_element(shape) for v in {*model.variants} - {NONE}}
         return [
-            {kind: (mlp | other)[kind] for kind in kinds}
-            for kinds in products.stream_slots(model).by_layer
+            {kind: (mlp | other | own.get(v, {}))[kind] for kind in kinds}
+            for v, kinds in zip(model.variants, slots(model).by_layer, strict=True)
         ]
     return [graph(name).macs_per_element(shape) | mlp for name in model.variants]
 
@@ -194,14 +196,14 @@ def find_products(network: Graph, recipe: Recipe, labels: int) -> Products:
         KwsError: the network can't be told from the graph.
     """
     if recipe.model.causal:
-        shape = shape_of(recipe, labels)
-        mixing = [
-            found
-            for name in dict.fromkeys(recipe.model.variants)
-            if name != NONE
-            for found in graph(name).find(network, shape)
-        ]
-        return products.find_stream(network, shape, mixing, slots(recipe.model))
+        variants = {i: v for i, v in enumerate(recipe.model.variants) if v != NONE}
+        return products.find_stream(
+            network,
+            shape_of(recipe, labels),
+            variants,
+            {name: graph(name).find for name in variants.values()},
+            slots(recipe.model),
+        )
     return products.find(
         network,
         shape_of(recipe, labels),

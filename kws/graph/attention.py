@@ -1,13 +1,14 @@
 """Softmax attention as it stands in a .tflite: what several variants look for.
 
 Three dense layers of one source (Q, K, V; a set for each head), Q.K^T, softmax, P.V,
-and the output's dense layer. P is a block's map: how much of which token it mixes.
+and the output's dense layer. P is a block's map: how much of which token it mixes. In a
+causal network K and V are each token's window of them (kws.graph.windows).
 """
 
 from __future__ import annotations
 
 from kws.errors import KwsError
-from kws.graph import products
+from kws.graph import operators, products, windows
 from kws.graph.nodes import Graph, Node
 from kws.graph.products import Found, Part
 from kws.shape import Shape
@@ -55,12 +56,23 @@ def mixes(graph: Graph, softmax: Node) -> list[Node]:
     return found
 
 
+def _of_windows(graph: Graph, softmax: Node) -> bool:
+    """Whether each row of it is of a token's own window."""
+    scores = graph.producer(softmax.input(0))
+    return (
+        scores is not None
+        and scores.kind == "BATCH_MATMUL"
+        and windows.gathered(graph, scores.input(1))
+    )
+
+
 def find(graph: Graph, shape: Shape) -> list[Found]:
     """The blocks that compare tokens, heads together, in the graph's order.
 
     Args:
         graph: After `passes.prepare`.
-        shape: Its sizes: a softmax of other rows (of a read-out, say) is passed over.
+        shape: Its sizes: a softmax of other rows (of a read-out, say) is passed over,
+            and, where tokens see windows, one that doesn't.
 
     Raises:
         KwsError: a softmax that isn't between such products, or other heads.
@@ -68,8 +80,10 @@ def find(graph: Graph, shape: Shape) -> list[Found]:
     blocks: dict[int, list[Part]] = {}
     heads: dict[int, int] = {}
     lasts: dict[int, Node] = {}
-    for softmax in [node for node in graph.nodes if node.kind == "SOFTMAX"]:
-        if softmax.output.shape[-2] != shape.tokens:
+    every = [node for node in graph.nodes if node.kind == "SOFTMAX"]
+    windowed = [softmax for softmax in every if _of_windows(graph, softmax)]
+    for softmax in windowed or every:
+        if not windowed and softmax.output.shape[-2] != shape.tokens:
             continue
         scores = products.above(graph, softmax.input(0), "BATCH_MATMUL")
         # Blocks further on may use the map again.
@@ -89,10 +103,8 @@ def find(graph: Graph, shape: Shape) -> list[Found]:
             Part("P", "mix", mix),
         ]
         # Heads side by side in one product are as many.
-        rows, columns = softmax.output.shape[-2:]
-        heads[id(source)] = heads.get(id(source), 0) + softmax.output.elements // (
-            rows * columns
-        )
+        rows = operators.row_count(softmax.output)
+        heads[id(source)] = heads.get(id(source), 0) + rows // shape.tokens
         last = products.below(graph, mix.output)
         if lasts.setdefault(id(source), last) is not last:
             raise products.unknown(last)

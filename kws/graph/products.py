@@ -6,8 +6,9 @@ converted, before anything is fused; what is emitted, counted, simulated and pro
 this list.
 
 Attention variants find their own (kws/attention/<name>/graph.py); the MLP's dense
-layers, which stand between a block's attention and the next, are found here, as is all
-of a causal network, where what mixes tokens runs dense.
+layers, which stand between a block's attention and the next, are found here, as is what
+else there is of a causal network. There, of what mixes tokens only the dense layers are
+products that may be skipped: what is between them runs dense.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from kws.thresholds import Slot, Slots, Thresholds
 MLP_KINDS = {"M": "inputs of the MLP", "H": "hidden layer of the MLP"}
 MLP_ROLES = ("expand", "contract")
 MLP = tuple(zip(MLP_KINDS, MLP_ROLES, strict=True))
+DENSE_KINDS = ("X", "O")  # of a variant's kinds, those that only dense layers read
 # Of a network for streams. The stem's slots are the first block's, the read-out's the
 # last one's.
 STEM_KINDS = {
@@ -139,16 +141,7 @@ def find(
     Raises:
         KwsError: the network can't be told from the graph.
     """
-    blocks = {name: finders[name](graph, shape) for name in dict.fromkeys(variants)}
-    for name, found in blocks.items():
-        if len(found) != list(variants).count(name):
-            raise KwsError(
-                "The model's attention is not the recipe's. Expected "
-                f"{list(variants).count(name)} blocks of {name} attention. "
-                f"Received: {len(found)}",
-                "kws convert RUN",
-            )
-    mixing = [blocks[name].pop(0) for name in variants]
+    mixing = _halves(graph, shape, variants, finders)
     every: list[Product] = []
     for layer, (half, dense) in enumerate(
         zip(mixing, _mlps(graph, shape, mixing), strict=True)
@@ -165,15 +158,44 @@ def find(
     return _noted(graph, Products(every, slots))
 
 
-def stream_slots(model: Model) -> Slots:
-    """What a causal network has thresholds for; what mixes its tokens has none.
+def _halves(
+    graph: Graph, shape: Shape, variants: Sequence[str], finders: dict[str, Finder]
+) -> list[Found]:
+    """The mixing half of each block that has one.
+
+    Raises:
+        KwsError: other blocks than the recipe's.
+    """
+    blocks = {name: finders[name](graph, shape) for name in dict.fromkeys(variants)}
+    for name, found in blocks.items():
+        if len(found) != list(variants).count(name):
+            raise KwsError(
+                "The model's attention is not the recipe's. Expected "
+                f"{list(variants).count(name)} blocks of {name} attention. "
+                f"Received: {len(found)}",
+                "kws convert RUN",
+            )
+    return [blocks[name].pop(0) for name in variants]
+
+
+def stream_slots(model: Model, mixing: Sequence[Sequence[str]]) -> Slots:
+    """What a causal network has thresholds for.
+
+    Args:
+        model: Of its recipe.
+        mixing: Of each block, the kinds of its mixing half; those of dense layers have
+            thresholds.
 
     Example:
         >>> from kws import recipe
-        >>> stream_slots(recipe.load("kwt-stream-tiny").model).by_layer
-        (('F', 'C', 'E', 'M', 'H'), ('M', 'H'), ('M', 'H'), ('M', 'H', 'R'))
+        >>> model = recipe.load("kwt-stream-tiny").model
+        >>> stream_slots(model, ["", "", "XQKPO", ""]).by_layer
+        (('F', 'C', 'E', 'M', 'H'), ('M', 'H'), ('X', 'O', 'M', 'H'), ('M', 'H', 'R'))
     """
-    blocks = [tuple(MLP_KINDS)] * model.layers
+    blocks = [
+        (*(kind for kind in kinds if kind in DENSE_KINDS), *MLP_KINDS)
+        for kinds in mixing
+    ]
     stem = [kind for kind in STEM_KINDS if kind != "C" or model.stem_second_channels]
     blocks[0] = (*stem, *blocks[0])
     if model.readout == "pool":
@@ -182,20 +204,28 @@ def stream_slots(model: Model) -> Slots:
 
 
 def find_stream(
-    graph: Graph, shape: Shape, mixing: Sequence[Found], slots: Slots
+    graph: Graph,
+    shape: Shape,
+    variants: dict[int, str],
+    finders: dict[str, Finder],
+    slots: Slots,
 ) -> Products:
     """Find every product of a causal network that is held from step to step.
 
     Dense layers over tokens come in this order, whatever else stands between: the
-    stem's, each block's MLP, the read-out's. Those of what mixes tokens run dense.
+    stem's, each block's MLP, the read-out's. Those of what mixes tokens are its
+    variant's to find; its other products are none of these.
 
     Args:
         graph: See `find`.
         shape: The network's sizes.
-        mixing: What its blocks mix their tokens by.
+        variants: Layer -> variant, of the blocks that have one.
+        finders: See `find`.
         slots: The network's.
     """
-    own = {id(part.node) for found in mixing for part in found.parts}
+    halves = _halves(graph, shape, list(variants.values()), finders)
+    mixing = dict(zip(variants, halves, strict=True))
+    own = {id(part.node) for found in halves for part in found.parts}
     dense = [
         node
         for node in graph.nodes
@@ -215,6 +245,12 @@ def find_stream(
     every.append(_product(0, Part("E", EMBED, tokens[0]), shape))
     mlps = iter(tokens[1:needed])
     for layer in range(shape.layers):
+        if layer in mixing:
+            every += [
+                _product(layer, part, shape)
+                for part in mixing[layer].parts
+                if part.kind in DENSE_KINDS
+            ]
         for kind, role in MLP:
             for factor in range(factors):
                 part = Part("" if factor else kind, role, next(mlps))
@@ -400,18 +436,20 @@ def check_fused(graph: Graph) -> None:
 
 # --- for variants' finders ------------------------------------------------------------
 
-# Operators between a product and what it belongs to that change no row's contents.
+# Operators between a product and what it belongs to that change no row's contents, and
+# those that make windows of what is above it.
 THROUGH = (*operators.VIEWS, "TRANSPOSE", "TABLE", "MUL")
+WINDOWS = ("PAD", "GATHER")
 
 
 def above(graph: Graph, tensor: Tensor, kind: str) -> Node:
-    """The node of a kind that a tensor comes from, through views and tables.
+    """The node of a kind that a tensor comes from, through views, tables and windows.
 
     Raises:
         KwsError: it comes from something else.
     """
     node = graph.producer(tensor)
-    while node is not None and node.kind in THROUGH:
+    while node is not None and node.kind in (*THROUGH, *WINDOWS):
         node = graph.producer(node.input(0))
     if node is None or node.kind != kind:
         raise unknown(node)

@@ -345,7 +345,7 @@ class _Derivation:
         if node.kind == "MEAN":
             kept = bool(node.options["KeepDims"])
             return kept and time.axis not in operators.mean_axes(node)
-        return False
+        return node.kind == "SOFTMAX" and time.axis < rank - 1
 
     def _over_tokens(self, node: Node, times: list[Time | None]) -> None:
         """The read-out: it takes the last tokens of the clip's length, in a ring."""

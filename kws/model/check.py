@@ -326,14 +326,21 @@ def check_source(source: Model, target: Model) -> None:
         target: The factorised one's.
 
     Raises:
-        KwsError: blocks of other variants than softmax, a wider head, groups without
-            anything shared.
+        KwsError: blocks of other variants than softmax, or over windows; a wider head,
+            groups without anything shared.
     """
     others = sorted(set(target.variants) - {"softmax"})
     if others and source != target:
         raise KwsError(
             "Only softmax attention can be factorised. "
             f"Received: blocks of {', '.join(others)}",
+            "Train a network of lower rank from the start: [model] head_dim, mlp_rank.",
+        )
+    if target.causal and source != target:
+        # V's bias would move to the output; rows of 0 before a stream have none.
+        raise KwsError(
+            "Attention over all tokens of a clip can be factorised, that over windows "
+            "of a stream can't. Received: causal = true",
             "Train a network of lower rank from the start: [model] head_dim, mlp_rank.",
         )
     if target.head_dim > source.head_dim:

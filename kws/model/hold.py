@@ -18,7 +18,8 @@ import numpy as np
 
 from kws import attention
 from kws.errors import KwsError
-from kws.layers import Quantizer
+from kws.graph.products import DENSE_KINDS
+from kws.layers import Quantizer, pass_on
 from kws.layers.keras import tf
 from kws.model.check import thresholds_of
 from kws.recipe import Model, Recipe
@@ -160,7 +161,9 @@ class StreamHold:
     """Delta thresholds of a causal network in mode `qat`; see `holding`.
 
     A row is what a step of the stream brings: a token, or the frames of one. What the
-    read-out's MLP takes (R) is computed once a decision, and is not held here.
+    read-out's MLP takes (R) is computed once a decision, and is not held here. What the
+    dense layers of a block's mixing half take is held where it calls its hold; the
+    others, which other layers may read too, where they are quantized.
 
     Args:
         network: Mode `qat`.
@@ -179,6 +182,42 @@ class StreamHold:
             for slot, (quantizer, rows) in places.items()
             if slot in thresholds.encoded
         ]
+        mixing = {
+            layer: block.attention
+            for layer in range(model.layers)
+            if (block := network.get_layer(f"block{layer}")).attention is not None
+        }
+        found = _places(network, [*mixing.values()]) if mixing else []
+        self.mixing = [
+            (attention, _held_by_kind(places, layer, thresholds))
+            for (layer, attention), places in zip(mixing.items(), found, strict=True)
+        ]
+
+    def start(self) -> None:
+        """Hold, in every call of the network from here on."""
+        for quantizer, function in self.held:
+            quantizer.hold = function
+        for mixing, function in self.mixing:
+            mixing.hold = function
+
+    def end(self) -> None:
+        """Hold nothing any more."""
+        for quantizer, _ in self.held:
+            quantizer.hold = None
+        for mixing, _ in self.mixing:
+            mixing.hold = pass_on
+
+
+def _held_by_kind(
+    places: list[tuple[str, Quantizer]], layer: int, thresholds: Thresholds
+) -> Any:
+    """The `Hold` of a block's mixing half: what has a threshold there is held."""
+    held = {
+        kind: _held_by_step(quantizer, 1, int(thresholds[layer, kind]))
+        for kind, quantizer in places
+        if kind in DENSE_KINDS and (layer, kind) in thresholds.encoded
+    }
+    return lambda kind, tensor: held.get(kind, lambda same: same)(tensor)
 
 
 def _held_by_step(quantizer: Quantizer, rows: int, steps: int) -> Any:
@@ -275,12 +314,10 @@ def holding(
     if recipe.model.causal:
         stream = StreamHold(network, thresholds, recipe.model)
         try:
-            for quantizer, function in stream.held:
-                quantizer.hold = function
+            stream.start()
             yield stream
         finally:
-            for quantizer, _ in stream.held:
-                quantizer.hold = None
+            stream.end()
         return
     shape = shape_of(recipe, labels)
     hold = NetworkHold(

@@ -457,9 +457,13 @@ def _fields(parameters: dict[str, Any]) -> str:
 
 
 def batch_matmul(
-    rng: np.random.Generator, name: str, shape: tuple[int, int, int] | None = None
+    rng: np.random.Generator,
+    name: str,
+    shape: tuple[int, int, int] | None = None,
+    rows: bool = False,
 ) -> Case:
-    """BATCH_MATMUL with each adjoint; shape = m, n, inner, b's inner axis first."""
+    """BATCH_MATMUL with each adjoint; shape = m, n, inner, b's inner axis first, or
+    where `rows` last."""
     m, n, inner = shape or (int(v) for v in rng.integers(1, (8, 12, 70)))
     a_q, b_q = _quantization(rng), _quantization(rng)
     a, b = _int8(rng, m, inner), _int8(rng, n, inner)
@@ -468,7 +472,7 @@ def batch_matmul(
     options = schema.BatchMatMulOptionsT()
     options.adjX, options.adjY = bool(rng.random() < 0.3), bool(rng.random() < 0.6)
     if shape:
-        options.adjX = options.adjY = False
+        options.adjX, options.adjY = False, rows
     expected = tflm.operator(
         "BATCH_MATMUL",
         [

@@ -22,7 +22,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kws.graph import cost, operators, parameters, passes, products, weight_layout
+from kws.graph import (
+    cost,
+    operators,
+    parameters,
+    passes,
+    products,
+    weight_layout,
+    windows,
+)
 from kws.graph import quantized_math as qm
 from kws.graph.cost import Count, Sent
 from kws.graph.emitter import Emitter
@@ -36,15 +44,12 @@ KINDS = {"X": "inputs of the block", "O": "outputs of what mixes tokens"}
 CAUSAL = True
 TAKES: tuple[str, ...] = ()
 GIVES: tuple[str, ...] = ()
-WINDOWS = (2, 255)
 MAX_WIDTH = 4095  # of a head: see kws_linear_attention_t
 
 
 def misfit(model: Model) -> tuple[str, str] | None:
     """The key that it can't be built with, and what is expected of it."""
-    if model.causal and not WINDOWS[0] <= model.window <= WINDOWS[1]:
-        return "window", f"{WINDOWS[0]} to {WINDOWS[1]} tokens"
-    return None
+    return windows.misfit(model)
 
 
 def macs_per_element(shape: Shape) -> dict[str, float]:
@@ -70,7 +75,7 @@ def find(graph: Graph, shape: Shape) -> list[Found]:
     lasts: dict[int, Node] = {}
     for sums in _sums(graph):
         dense = [
-            _above(graph, tensor)
+            products.above(graph, tensor, "FULLY_CONNECTED")
             for tensor in (sums.mix.input(0), *sums.state.inputs)
             if tensor is not None
         ]
@@ -93,15 +98,6 @@ def find(graph: Graph, shape: Shape) -> list[Found]:
         Found((*parts, Part("O", "out", lasts[source])), lasts[source])
         for source, parts in blocks.items()
     ]
-
-
-def _above(graph: Graph, tensor: Tensor) -> Node:
-    """The dense layer that made a tensor, or of which it is windows."""
-    node = graph.producer(tensor)
-    while node is not None and node.kind in (*operators.VIEWS, "PAD", "GATHER"):
-        tensor = node.input(0)
-        node = graph.producer(tensor)
-    return products.above(graph, tensor, "FULLY_CONNECTED")
 
 
 class _Sums(NamedTuple):
@@ -149,9 +145,8 @@ def _sums(graph: Graph) -> list[_Sums]:
 
 def _one_sum(graph: Graph, tensor: Tensor) -> bool:
     """Whether a tensor is rows of all tokens, or of each token's window."""
-    made = graph.producer(tensor)
-    windows = made is not None and made.kind == "GATHER"
-    return windows or operators.row_count(tensor) == tensor.shape[-2]
+    every = operators.row_count(tensor) == tensor.shape[-2]
+    return every or windows.gathered(graph, tensor)
 
 
 def _reader(graph: Graph, tensor: Tensor, kind: str) -> Node | None:
@@ -188,7 +183,7 @@ def fuse(graph: Graph) -> int:
     for sums in _sums(graph):
         key, axis = sums.state.input(0), sums.mean.input(1)
         made = graph.producer(key)
-        kept = [_history(graph, tensor) for tensor in (key, sums.state.input(1))]
+        kept = [windows.history(graph, side) for side in (key, sums.state.input(1))]
         if kept[0] is not None and kept[1] is not None:
             found += _recur(graph, sums, kept[0], kept[1])
             continue
@@ -228,14 +223,6 @@ def fuse(graph: Graph) -> int:
     return found
 
 
-def _history(graph: Graph, tensor: Tensor | None) -> Node | None:
-    """The HISTORY that a window of a stream is, if it is one."""
-    node = None if tensor is None else graph.producer(tensor)
-    while node is not None and node.kind in operators.VIEWS:
-        node = graph.producer(node.input(0))
-    return node if node is not None and node.kind == "HISTORY" else None
-
-
 def _recur(graph: Graph, sums: _Sums, keys: Node, values: Node) -> bool:
     """Put the recurrence in the place of a step that sums up its window anew.
 
@@ -258,20 +245,7 @@ def _recur(graph: Graph, sums: _Sums, keys: Node, values: Node) -> bool:
     ):
         return False
     assert window <= operators.MAX_MATMUL_DEPTH and 255**2 * window < 1 << 30
-    rings = []
-    for node in kept:
-        old = node.output
-        width = operators.history(node).width
-        ring = Tensor(
-            f"ring of {node.input(0).name}"[:200],
-            (1, window + 1, width),
-            "int8",
-            old.quantization,
-            reset=old.reset,
-        )
-        made = Node("HISTORY", [node.input(0)], ring, {"rows": 1, "ring": True})
-        graph.nodes[graph.nodes.index(node)] = made
-        rings.append(ring)
+    rings = [windows.ring(graph, node, more=1) for node in kept]
     width = rings[0].shape[-1]
     name = f"sums of {sums.state.name}"[:200]
     size = weight_layout.linear_attention_state_bytes(width)

@@ -32,11 +32,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from kws import recipe
 from kws.layers import Dense, KwsLayer, Norm, Quantizer
-from kws.layers.attention import MultiHead, fold_projection
+from kws.layers.attention import MultiHead, fold_projection, window_of, windows
 from kws.layers.keras import tf
 
 
@@ -45,20 +43,19 @@ class Head(KwsLayer):
     each token's window of them.
 
     Args:
-        head_dim: Width of Q, K and V.
+        model: The recipe's model section (head_dim, heads; causal, window). An only
+            head's output is quantized here (kws/layers/attention.py).
         use_bias: Q, K and V have a bias: the shift of a norm folded into them.
-        alone: The only head: its output is quantized here (kws/layers/attention.py).
-
-    `window` is how many tokens are in one, the last of which asks; 0: all of them are.
 
     Shapes: (B, T, dim) -> (B, T, head_dim).
     """
 
     def __init__(
-        self, mode: str, name: str, head_dim: int, use_bias: bool, alone: bool
+        self, mode: str, name: str, model: recipe.Model, use_bias: bool
     ) -> None:
         super().__init__(mode, name)
-        self.window = 0
+        head_dim = model.head_dim
+        self.window = window_of(model)
         self.query = Dense(mode, "q", head_dim, use_bias)
         self.key = Dense(mode, "k", head_dim, use_bias)
         self.value = Dense(mode, "v", head_dim, use_bias)
@@ -72,7 +69,7 @@ class Head(KwsLayer):
         self.divisor_range = Quantizer(mode, "divisor")
         self.root_range = Quantizer(mode, "root")
         self.inverse_range = Quantizer(mode, "inverse")
-        self.outputs_range = Quantizer(mode, "outputs") if alone else None
+        self.outputs_range = Quantizer(mode, "outputs") if model.heads == 1 else None
 
     def build(self, input_shape: Any) -> None:
         self.tokens = int(input_shape[1])
@@ -85,7 +82,7 @@ class Head(KwsLayer):
         value = self.value_range(self.value(inputs), training=training)
         if self.window:
             query = tf.expand_dims(query, 2)  # one row for each token's own sums
-            key, value = self.windows(key), self.windows(value)
+            key, value = windows(key, self.window), windows(value, self.window)
         state = tf.matmul(key, value, transpose_a=True)
         if self.mode == "float":
             state *= 1.0 / (self.window or self.tokens)
@@ -103,13 +100,6 @@ class Head(KwsLayer):
         if self.outputs_range is None:
             return outputs
         return self.outputs_range(outputs, training=training)
-
-    def windows(self, x: Any) -> Any:
-        """Each token's: (B, T, n) -> (B, T, window, n), 0 before the first token."""
-        past = self.window - 1
-        places = np.arange(x.shape[1])[:, None] + np.arange(self.window)
-        padded = tf.pad(x, ((0, 0), (past, 0), (0, 0)))
-        return tf.gather(padded, tf.constant(places, tf.int32), axis=1)
 
     def inverse(self, weight: Any, training: Any) -> Any:
         """1 / (1 + weight), of operators that TFLM has in int8."""
@@ -138,11 +128,6 @@ class Attention(MultiHead):
     """
 
     make_head = Head
-
-    def __init__(self, mode: str, name: str, model: recipe.Model) -> None:
-        super().__init__(mode, name, model)
-        for head in self.heads:
-            head.window = model.window if model.causal else 0
 
     def call(self, inputs: Any, carry: Any, training: Any = False) -> Any:
         inputs = self.hold("X", inputs)

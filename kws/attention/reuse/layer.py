@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kws import recipe
 from kws.layers import Dense, Hold, KwsLayer, Norm, Quantizer, pass_on
 from kws.layers.attention import MultiHead, fold_projection
 from kws.layers.keras import tf
@@ -25,20 +26,20 @@ class Head(KwsLayer):
     """One head: `map V`.
 
     Args:
-        head_dim: Width of V.
+        model: The recipe's model section (head_dim, heads). An only head's output is
+            quantized here (kws/layers/attention.py).
         use_bias: V has a bias: the shift of a norm folded into it.
-        alone: The only head: its output is quantized here (kws/attention/softmax).
 
     Shapes: (B, T, dim) and a map (B, T, T), on its grid already -> (B, T, head_dim).
     """
 
     def __init__(
-        self, mode: str, name: str, head_dim: int, use_bias: bool, alone: bool
+        self, mode: str, name: str, model: recipe.Model, use_bias: bool
     ) -> None:
         super().__init__(mode, name)
-        self.value = Dense(mode, "v", head_dim, use_bias)
+        self.value = Dense(mode, "v", model.head_dim, use_bias)
         self.value_range = Quantizer(mode, "v_range")
-        self.outputs_range = Quantizer(mode, "outputs") if alone else None
+        self.outputs_range = Quantizer(mode, "outputs") if model.heads == 1 else None
 
     def call(
         self, inputs: Any, shares: Any, training: Any = False, hold: Hold = pass_on

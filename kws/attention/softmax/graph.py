@@ -4,6 +4,10 @@ In a .tflite it is three dense layers of one source (Q, K, V; a set for each hea
 Q.K^T, softmax, P.V, and the output's dense layer. On the board the middle becomes one
 operator that works on a few rows of Q at a time, so that the tokens x tokens matrix
 never exists; where thresholds are given, its delta form (firmware/include/kws_delta.h).
+
+In a causal network K and V are each token's window: PAD and GATHER in front. On a
+stream a head's middle is one operator, ATTENTION_STEP: the step's row of Q asks the
+last rows of K and V, which lie in rings. Neither softmax nor P.V asks for an order.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from kws.graph import (
     parameters,
     passes,
     weight_layout,
+    windows,
 )
 from kws.graph.cost import Count, Sent
 from kws.graph.emitter import Emitter
@@ -30,14 +35,14 @@ from kws.recipe import Model
 from kws.shape import Shape
 
 KINDS = attention.KINDS
-CAUSAL = False
+CAUSAL = True
 TAKES: tuple[str, ...] = ()
 GIVES = ("map",)  # softmax outputs, one of each head
 
 
 def misfit(model: Model) -> tuple[str, str] | None:
-    """Any recipe will do."""
-    return None
+    """The key that it can't be built with, and what is expected of it."""
+    return windows.misfit(model)
 
 
 def macs_per_element(shape: Shape) -> dict[str, float]:
@@ -71,6 +76,7 @@ def fuse(graph: Graph) -> int:
     K and V are rewritten in place by the kernel, so they must have no other reader. V
     is made transposed: by the dense layer that makes it where that is possible. Heads
     side by side in a token (RESHAPE, TRANSPOSE around the products) are one operator.
+    Of a stream's step K and V are what is kept, and stay as they are.
     """
     found = 0
     for softmax in [node for node in graph.nodes if node.kind == "SOFTMAX"]:
@@ -100,6 +106,9 @@ def _fuse_one(graph: Graph, softmax: Node) -> bool:
     ):
         return False
     scores, values = before, after[0]
+    kept = [windows.history(graph, side.input(1)) for side in (scores, values)]
+    if any(kept):
+        return _fuse_step(graph, (scores, table, softmax, values), kept)
     query = _tokens(graph, scores.input(0), False)
     key = _tokens(graph, scores.input(1), not scores.options["AdjY"], alone=True)
     value = _tokens(graph, values.input(1), values.options["AdjY"], alone=True)
@@ -126,6 +135,63 @@ def _fuse_one(graph: Graph, softmax: Node) -> bool:
         (columns, heads, head_dim),
     )
     return True
+
+
+def _fuse_step(
+    graph: Graph,
+    nodes: tuple[Node, list[int] | None, Node, Node],
+    kept: list[Node | None],
+) -> bool:
+    """Put one operator in the place of a step's row of Q and its window, in rings.
+
+    Args:
+        graph: Of a step.
+        nodes: Q.K^T, what its results go through, softmax, P.V.
+        kept: The HISTORY of K and of V, where they are one.
+
+    Returns:
+        Whether; not where one of them is no window of its own, or of several rows: that
+        runs operator by operator.
+    """
+    scores, table, softmax, values = nodes
+    keys, shown = kept
+    query, result = scores.input(0), values.output
+    if (
+        keys is None
+        or shown is None
+        or keys is shown
+        or not scores.options["AdjY"]
+        or values.options["AdjY"]
+        or operators.history(keys) != operators.history(shown)
+        or operators.history(keys).rows != 1
+        or query.elements != operators.history(keys).width
+        or result.elements != query.elements
+        or not all(_read_once(graph, node) for node in (keys, shown))
+    ):
+        return False
+    rings = [windows.ring(graph, node) for node in (keys, shown)]
+    _, tokens, width = rings[0].shape
+    options = {
+        "tokens": tokens,
+        "head_dim": width,
+        "table": table,
+        "exponentials": parameters.softmax_exponentials(softmax),
+        # Their numbers don't depend on where K and V lie.
+        "scores": parameters.batch_matmul(scores),
+        "values": parameters.batch_matmul(values),
+    }
+    asked = Node("ATTENTION_STEP", [*rings, query], result, options, STEP)
+    graph.nodes[graph.nodes.index(values)] = asked
+    return True
+
+
+def _read_once(graph: Graph, node: Node) -> bool:
+    """Whether one node reads a result, through views."""
+    while len(readers := graph.consumers(node.output)) == 1:
+        (node,) = readers
+        if node.kind not in operators.VIEWS:
+            return True
+    return False
 
 
 def _sole(graph: Graph, node: Node) -> bool:
@@ -431,6 +497,84 @@ def _call_rows(emitter: Emitter, node: Node) -> list[str]:
     )
 
 
+def _step_places(node: Node) -> tuple[int, int]:
+    """Of the scratch: bytes of scores, and of what the larger product needs behind."""
+    tokens, width = node.options["tokens"], node.options["head_dim"]
+    return weight_layout.round_up(tokens, 4), max(
+        weight_layout.batch_matmul_scratch_bytes(width),
+        weight_layout.batch_matmul_columns_scratch_bytes(tokens),
+    )
+
+
+def _step_count(node: Node, sent: Sent | None) -> Count:
+    """As of a clip's row; K and V are read where they are kept."""
+    tokens, width = node.options["tokens"], node.options["head_dim"]
+    macs = 2 * tokens * width
+    return Count(
+        macs=macs,
+        exponentials=tokens,
+        bytes={
+            cost.READ: width,
+            cost.WRITE: width,
+            cost.STATE_READ: macs,
+            cost.SCRATCH_READ: 2 * tokens,
+            cost.SCRATCH_WRITE: 2 * tokens,
+        },
+    )
+
+
+def _step_call(emitter: Emitter, node: Node) -> list[str]:
+    """A row of scores, in place softmax's shares, and what they make of V."""
+    options = node.options
+    tokens, width = options["tokens"], options["head_dim"]
+    keys, shown, query = (emitter.input(node, i) for i in range(3))
+    row = emitter.scratch(node)
+    work = f"{row} + {_step_places(node)[0]}"
+    scores, values = (
+        emitter.struct("kws_batch_matmul_t", options[side])
+        for side in ("scores", "values")
+    )
+    softmax = emitter.struct(
+        "kws_softmax_t",
+        {"exp_table": emitter.constant("exp_table", options["exponentials"])},
+    )
+    lines = emitter.call(
+        "kws_batch_matmul_s8",
+        scores,
+        query,
+        width,
+        keys,
+        width,
+        1,
+        tokens,
+        width,
+        row,
+        tokens,
+        work,
+    )
+    if options["table"] is not None:
+        table = emitter.constant("table", np.array(options["table"], np.int8))
+        lines += emitter.call("kws_table_s8", table, row, tokens, row)
+    return [
+        *lines,
+        *emitter.call("kws_softmax_s8", softmax, row, 1, tokens, row),
+        *emitter.call(
+            "kws_batch_matmul_columns_s8",
+            values,
+            row,
+            tokens,
+            shown,
+            width,
+            1,
+            width,
+            tokens,
+            emitter.output(node),
+            width,
+            work,
+        ),
+    ]
+
+
 PREPARE = Operator(
     operators.any_shape, (2, 2), count=_count_prepare, call=_call_prepare
 )
@@ -441,4 +585,11 @@ ROWS = Operator(
     in_place=(3,),
     count=_count_rows,
     call=_call_rows,
+)
+STEP = Operator(
+    operators.any_shape,
+    (3, 3),
+    scratch=lambda node: sum(_step_places(node)),
+    count=_step_count,
+    call=_step_call,
 )

@@ -6,4 +6,4 @@ from kws.layers.attention import SoftmaxAttention
 
 
 class Attention(SoftmaxAttention):
-    """See `SoftmaxAttention`; on all tokens, whole."""
+    """See `SoftmaxAttention`; on tokens that are whole."""
