@@ -78,18 +78,24 @@ def pair(request, tmp_path_factory):
     return spec, tuned, IntegerSimulator(bundle)
 
 
-def test_the_graph_holds_what_the_int8_network_holds(pair, monkeypatch):
-    """The simulator's own tensors, through the graph's encoding: equal to the bit."""
-    spec, tuned, simulator = pair
-    seen: list[tuple[np.ndarray, int, np.ndarray]] = []
+@pytest.fixture
+def seen(monkeypatch) -> list[tuple[np.ndarray, int, np.ndarray]]:
+    """What the simulator encodes from here on: values, threshold, what is held."""
+    found: list[tuple[np.ndarray, int, np.ndarray]] = []
     honest = delta.hold
 
     def noting(values: Any, limit: Any, dense_rows: int) -> Any:
         held, columns = honest(values, limit, dense_rows)
-        seen.append((values, limit, held))
+        found.append((values, limit, held))
         return held, columns
 
     monkeypatch.setattr(delta, "hold", noting)
+    return found
+
+
+def test_the_graph_holds_what_the_int8_network_holds(pair, seen):
+    """The simulator's own tensors, through the graph's encoding: equal to the bit."""
+    spec, tuned, simulator = pair
     steps = Thresholds(simulator.slots, np.arange(2 * len(KINDS)) % 4 * 3)
     inputs = networks.features(spec, 12)[0]
     simulator.run(inputs, simulator.thresholds(steps))
@@ -135,26 +141,17 @@ def test_the_graph_holds_what_the_int8_network_holds(pair, monkeypatch):
     assert moved > 100
 
 
-def test_so_does_the_graph_of_a_network_for_streams(tmp_path, monkeypatch):
+def test_so_does_the_graph_of_a_network_for_streams(tmp_path, seen):
     """Its read-out's row is sent whole in a clip, so nothing holds it in training."""
     spec = test_stream.causal()
     tuned = qat_network(spec)
     simulator = IntegerSimulator(converted(spec, tuned, tmp_path / "run"))
-    seen: list[tuple[np.ndarray, np.ndarray]] = []
-    honest = delta.hold
-
-    def noting(values: Any, limit: Any, dense_rows: int) -> Any:
-        held, columns = honest(values, limit, dense_rows)
-        seen.append((values, held))
-        return held, columns
-
-    monkeypatch.setattr(delta, "hold", noting)
     steps = Thresholds.parse("F=9,C=6,E=6,M=3,H=0,R=4", simulator.slots)
     inputs = networks.features(spec, 12)[0]
     simulator.run(inputs, simulator.thresholds(steps))
     places = hold._stream_places(tuned, spec.model)
     moved = 0
-    for (values, held), product in zip(seen, simulator.products.every, strict=True):
+    for (values, _, held), product in zip(seen, simulator.products.every, strict=True):
         if product.kind == "R":
             np.testing.assert_array_equal(held, values)
             continue
@@ -172,7 +169,7 @@ def test_so_does_the_graph_of_a_network_for_streams(tmp_path, monkeypatch):
     assert set(places) == {slot for slot in simulator.slots if slot[1] != "R"}
 
 
-def test_so_do_the_blocks_that_mix_their_tokens_there(tmp_path, monkeypatch):
+def test_so_do_the_blocks_that_mix_their_tokens_there(tmp_path, seen):
     """X and O, where the block hands them to the encoding."""
     spec = test_stream.causal(
         attention=("softmax", "conv", "performer"),
@@ -185,22 +182,13 @@ def test_so_do_the_blocks_that_mix_their_tokens_there(tmp_path, monkeypatch):
     )
     tuned = qat_network(spec)
     simulator = IntegerSimulator(converted(spec, tuned, tmp_path / "run"))
-    seen: list[tuple[np.ndarray, np.ndarray]] = []
-    honest = delta.hold
-
-    def noting(values: Any, limit: Any, dense_rows: int) -> Any:
-        held, columns = honest(values, limit, dense_rows)
-        seen.append((values, held))
-        return held, columns
-
-    monkeypatch.setattr(delta, "hold", noting)
     steps = Thresholds.parse("X=9,O=6,M=3", simulator.slots)
     simulator.run(networks.features(spec, 12)[0], simulator.thresholds(steps))
     blocks = [tuned.get_layer(f"block{layer}").attention for layer in range(3)]
     places = hold._places(tuned, blocks)
     tensors: dict[int, Any] = {id(p.tensor): p for p in simulator.products.every}
     compared = []
-    for (values, held), product in zip(seen, tensors.values(), strict=True):
+    for (values, _, held), product in zip(seen, tensors.values(), strict=True):
         layer, kind = product.slot
         if kind not in "XO":
             continue
