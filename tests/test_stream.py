@@ -366,17 +366,23 @@ def test_the_logits_are_the_mean_of_the_read_outs(readouts: int) -> None:
 def test_the_first_read_out_has_the_teacher_and_the_others_the_labels(
     causes: bool,
 ) -> None:
-    """Another teacher moves nothing of the second read-out."""
+    """Another teacher moves nothing of the second read-out, nor does the label of a
+    splice, which is the teacher's too."""
     spec = causal() if causes else causal(causal=False, token_kernel=0)
-    spec = dataclasses.replace(spec, train=dataclasses.replace(spec.train, ema=0.0))
+    # Between clips the words of both may be heard, of a splice too.
+    settings = dataclasses.replace(spec.train, ema=0.0, between=0.0)
+    spec = dataclasses.replace(spec, train=settings)
     rng = np.random.default_rng(0)
     batch = {
         "features": rng.integers(-90, 90, (4, FRAMES, 40), np.int8),
         "label": np.arange(1, 5, dtype=np.int32),
+        "spliced": np.zeros(4, bool),
         "share": np.ones(4, np.float32),
     }
     moved = []
     for right in (1, 2):
+        batch["spliced"][0] = True
+        batch["label"][0] = right
         tf_keras.utils.set_random_seed(1)
         net = float_network(spec)
         loop = SimpleNamespace(
@@ -417,6 +423,24 @@ def test_a_network_of_one_read_out_is_the_beginning_of_two(tmp_path: Path) -> No
     old, new = both.get_layer("head").apart(trained.tokens(both, real))
     np.testing.assert_allclose(old, net(real), atol=1e-5)
     assert np.abs(new - old).max() > 1e-2
+
+
+def test_a_narrower_read_out_keeps_the_units_that_matter(tmp_path: Path) -> None:
+    wide = causal(readout_dim=20)
+    labels = tuple("abcde")
+    net = networks.fold(float_network(wide), wide, len(labels))
+    for readout in net.get_layer("head").readouts:
+        rows = readout.dense.kernel.numpy()
+        rows[[0, 3, 4, 7, 8, 11, 18, 19]] = 0.0
+        readout.dense.kernel.assign(rows)
+    bundle = Bundle(tmp_path, wide, labels)
+    networks.save_weights(net, bundle)
+    check_beginning(wide, causal())
+    narrow = networks.begin_from(bundle, causal(), labels)
+    real = tf.random.stateless_normal((4, FRAMES, 40), (1, 2)) - 3
+    np.testing.assert_allclose(narrow(real), net(real), atol=1e-5)
+    with pytest.raises(KwsError, match=r"same shape.*\[model\] readout_dim = 12"):
+        check_beginning(causal(), wide)
 
 
 def test_read_outs_need_the_pool() -> None:

@@ -278,8 +278,8 @@ def thresholds_of(text: str, model: Model) -> Thresholds:
 def check_beginning(source: Recipe, target: Recipe) -> None:
     """Refuse to begin a training from a network of another shape.
 
-    Only its MLPs may be wider: they are pruned to the new network's mlp_dim; and its
-    read-outs fewer.
+    Only its MLPs and its read-outs' may be wider, which are pruned to the new network's
+    mlp_dim and readout_dim; and its read-outs fewer.
 
     Args:
         source: The recipe of the trained network.
@@ -304,6 +304,9 @@ def check_beginning(source: Recipe, target: Recipe) -> None:
         other.remove("[model] mlp_dim")
     if source.model.readouts < target.model.readouts:
         other.remove("[model] readouts")
+    pooled = source.model.readout == target.model.readout == "pool"
+    if pooled and target.model.readout_dim < source.model.readout_dim:
+        other.remove("[model] readout_dim")
     if other:
         key = other[0]
         raise KwsError(

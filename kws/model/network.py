@@ -578,12 +578,12 @@ def begin_from(source: Bundle, recipe: Recipe, labels: tuple[str, ...]) -> Any:
     """A network of a recipe that begins with another's weights.
 
     What it knows of labels that the source has too it keeps; of the others it begins
-    anew, as with read-outs that the source has not. Where its MLPs are narrower, they
-    keep the hidden units that matter most.
+    anew, as with read-outs that the source has not. Where its MLPs or its read-outs'
+    are narrower, they keep the hidden units that matter most.
 
     Args:
-        source: With Keras weights, of an equal `[model]` but for mlp_dim and readouts
-            (`check_beginning`).
+        source: With Keras weights, of an equal `[model]` but for mlp_dim, readout_dim
+            and readouts (`check_beginning`).
         recipe: The new network's.
         labels: The new network's, in logit order.
 
@@ -594,7 +594,11 @@ def begin_from(source: Bundle, recipe: Recipe, labels: tuple[str, ...]) -> Any:
     narrower: dict[int, np.ndarray] = {}
     if recipe.model.mlp_dim != source.recipe.model.mlp_dim:
         blocks = [theirs.get_layer(f"block{i}") for i in range(recipe.model.layers)]
-        narrower = lowrank.narrower(blocks, recipe.model)
+        mlps = [(block.expand, block.contract) for block in blocks]
+        narrower |= lowrank.narrower(mlps, recipe.model.mlp_dim)
+    if recipe.model.readout_dim != source.recipe.model.readout_dim:
+        mlps = [(one.expand, one.dense) for one in theirs.get_layer("head").readouts]
+        narrower |= lowrank.narrower(mlps, recipe.model.readout_dim)
     mine = {id(w): w for w in _of_labels(network)}
     # A read-out is one vote of so many.
     votes = {id(w) for w in _of_labels(theirs, linear=False)}

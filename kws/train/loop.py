@@ -251,6 +251,7 @@ class Loop:
         kinds = {
             "features": tf.TensorSpec((local, spec.frames, spec.mel_bins), tf.int8),
             "label": tf.TensorSpec((local,), tf.int32),
+            "spliced": tf.TensorSpec((local,), tf.bool),
             "share": tf.TensorSpec((local,), tf.float32),
         }
         if self.clips.teacher is not None:
@@ -395,7 +396,8 @@ def _optimizer(network: Any, recipe: Recipe, schedule: Schedule, steps: int) -> 
 def _train_step(loop: Loop) -> Callable[[Any], Any]:
     """The compiled step: a batch in, its mean loss out.
 
-    Read-outs are taught apart: the first by the teacher, the others by labels alone.
+    Read-outs are taught apart: the first by the teacher, the others by labels alone,
+    and so not by splices, of whose labels nobody knows.
     """
     from kws.layers.keras import tf
 
@@ -479,6 +481,8 @@ def _train_step(loop: Loop) -> Callable[[Any], Any]:
                     part = weight * tf.cast(batch["label"] != silence, tf.float32)
                     own = (1 - part) * own + part * heat**2 * distance
                 own = tf.where(known, own, none_but(none, logits))
+                if index > 0:
+                    own = tf.where(batch["spliced"], 0.0, own)
                 loss += tf.reduce_sum(own) / loop.batch / len(heard)
             for logits in between or ():
                 half = tf.shape(logits)[0]
