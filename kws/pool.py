@@ -48,15 +48,12 @@ class Pool:
         teacher: float32 [variants, N, labels] logits to distil from, or None.
         ambient: int8 [M, 2, frames, mel_bins]: windows without the words, each with the
             one that follows it, or None.
-        splices: How many of the last clips are splices: their labels are what the
-            teacher took them for.
     """
 
     features: np.ndarray
     label: np.ndarray
     teacher: np.ndarray | None = None
     ambient: np.ndarray | None = None
-    splices: int = 0
 
     def __len__(self) -> int:
         return len(self.label)
@@ -215,7 +212,6 @@ def _build(
         features=np.load(folder / "features.npy", mmap_mode="r"),
         label=label,
         teacher=taught,
-        splices=count - len(clips),
     )
 
 
@@ -350,9 +346,9 @@ def batches(
 
     Yields:
         features int8 [size, frames, mel_bins], label int32 [size] (`NO_WORD` for
-        ambient windows), spliced bool [size], share float32 [size] (mix-up: the clip's
-        share, the rest is its mirror clip's in the batch), and teacher float32
-        [size, labels] where the pool has it.
+        ambient windows), share float32 [size] (mix-up: the clip's share, the rest is
+        its mirror clip's in the batch), and teacher float32 [size, labels] where the
+        pool has it.
     """
     rng = np.random.default_rng([recipe.train.seed, phase, epoch])
     order = rng.permutation(len(pool))
@@ -366,8 +362,6 @@ def batches(
         picked = _roll(picked, rng, recipe.augment.roll_frames)
         label = np.full(size, NO_WORD, np.int32)
         label[clips_at] = pool.label[chosen]
-        spliced = np.zeros(size, bool)
-        spliced[clips_at] = chosen >= len(pool) - pool.splices
         whole = np.empty((size, *picked.shape[1:]), np.int8)
         whole[clips_at] = picked
         if pairs:
@@ -381,7 +375,6 @@ def batches(
         batch = {
             "features": augment.hold(whole, rng, recipe.augment),
             "label": label,
-            "spliced": spliced,
             "share": np.ones(size, np.float32),
         }
         if recipe.train.mixup > 0:

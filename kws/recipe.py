@@ -166,10 +166,6 @@ class Model:
             over the tokens, then a small MLP, beside the mean of linear logits.
         queries: Learned queries of the `pool` read-out.
         readout_dim: Hidden width of its MLP.
-        readouts: Read-outs of the kind `pool`, one beside the other, 1 to 4: the
-            network's logits are the mean of theirs. The first learns from the teacher,
-            where there is one; the others from the labels alone, as in DeiT (Touvron et
-            al. 2021, arXiv 2012.12877).
         positions: Learned position table added to the tokens.
         class_token: Classify a learned extra token; otherwise the mean of all.
         dropout: Share of activations dropped in training.
@@ -204,7 +200,6 @@ class Model:
     readout: str = "mean"
     queries: int = 4
     readout_dim: int = 48
-    readouts: int = 1
     positions: bool = False
     class_token: bool = False
     dropout: float = 0.0

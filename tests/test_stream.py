@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,24 +32,21 @@ from kws.errors import KwsError
 from kws.features import extract
 from kws.graph import cost, passes, reader, stream
 from kws.graph.nodes import Graph, Node, Product
-from kws.layers.keras import tf, tf_keras
+from kws.layers.keras import tf
 from kws.model import network as networks
 from kws.model import stream as trained
-from kws.model.check import check_beginning
 from kws.paths import FIRMWARE
-from kws.pool import Pool
 from kws.simulate import operators
-from kws.train import loop as loops
 
 FRAMES, TOKENS = 32, 8
 LONG = 5 * FRAMES  # every ring comes round five times
 
 
 def causal(**model: Any) -> recipe.Recipe:
-    """kwt-stream-tiny, small, of 8 tokens of 4 frames and two read-outs."""
+    """kwt-stream-tiny, small, of 8 tokens of 4 frames."""
     spec = sample_models.recipe("kwt-stream-tiny", FRAMES)
     shape = {"dim": 16, "mlp_dim": 24, "layers": 2, "groups": 2, "queries": 3}
-    shape |= {"stem_stride": (2, 4), "readout_dim": 12, "readouts": 2}
+    shape |= {"stem_stride": (2, 4), "readout_dim": 12}
     return dataclasses.replace(
         spec,
         model=dataclasses.replace(spec.model, **(shape | model)),
@@ -271,7 +267,7 @@ def test_a_step_costs_one_token_and_the_read_out() -> None:
     ("changes", "why"),
     [
         ({"causal": False}, "padded on both sides"),
-        ({"readout": "mean", "readouts": 1, "token_kernel": 0}, None),
+        ({"readout": "mean", "causal": True, "token_kernel": 0}, None),
     ],
 )
 def test_what_can_and_can_t_stream(changes: dict[str, Any], why: str | None) -> None:
@@ -329,14 +325,10 @@ def test_a_training_batch_gives_one_decision_a_clip(size: int) -> None:
     real = tf.random.stateless_normal((size, FRAMES, 40), (1, 2)) - 3
     forward = trained.trained(net, spec)
     ends, between = forward(real, tf.constant(7))
-    assert ends.shape == (2, size, 5)
-    assert between.shape == (2, (size + 1) // 2, 5)
+    assert ends.shape == (size, 5) and between.shape == ((size + 1) // 2, 5)
     for first, again in zip((ends, between), forward(real, 7), strict=True):
         np.testing.assert_array_equal(first, again)
-    drawn = [
-        [tf.reduce_mean(votes, 0) for votes in forward(real, step)]
-        for step in range(40)
-    ]
+    drawn = [forward(real, step) for step in range(40)]
     late, later = ({tuple(both[i].numpy()[0]) for both in drawn} for i in (0, 1))
     assert len(late) == trained.LATE_TOKENS
     assert len(later) == TOKENS - trained.LATE_TOKENS and not late & later
@@ -349,104 +341,6 @@ def test_a_training_batch_gives_one_decision_a_clip(size: int) -> None:
         near = [np.allclose(row, warm[3 * half - size], atol=1e-5) for row in early]
         assert sum(near) == 1
     assert len(early) == trained.EARLY_TOKENS
-
-
-@pytest.mark.parametrize("readouts", [1, 3])
-def test_the_logits_are_the_mean_of_the_read_outs(readouts: int) -> None:
-    net = float_network(causal(readouts=readouts))
-    real = tf.random.stateless_normal((4, FRAMES, 40), (1, 2)) - 3
-    votes = net.get_layer("head").apart(trained.tokens(net, real))
-    assert len(votes) == readouts
-    np.testing.assert_allclose(net(real), np.mean(votes, axis=0), atol=1e-5)
-    for vote in votes[1:]:
-        assert np.abs(vote - votes[0]).max() > 1e-2
-
-
-@pytest.mark.parametrize("causes", [True, False])
-def test_the_first_read_out_has_the_teacher_and_the_others_the_labels(
-    causes: bool,
-) -> None:
-    """Another teacher moves nothing of the second read-out, nor does the label of a
-    splice, which is the teacher's too."""
-    spec = causal() if causes else causal(causal=False, token_kernel=0)
-    # Between clips the words of both may be heard, of a splice too.
-    settings = dataclasses.replace(spec.train, ema=0.0, between=0.0)
-    spec = dataclasses.replace(spec, train=settings)
-    rng = np.random.default_rng(0)
-    batch = {
-        "features": rng.integers(-90, 90, (4, FRAMES, 40), np.int8),
-        "label": np.arange(1, 5, dtype=np.int32),
-        "spliced": np.zeros(4, bool),
-        "share": np.ones(4, np.float32),
-    }
-    moved = []
-    for right in (1, 2):
-        batch["spliced"][0] = True
-        batch["label"][0] = right
-        tf_keras.utils.set_random_seed(1)
-        net = float_network(spec)
-        loop = SimpleNamespace(
-            network=net,
-            recipe=spec,
-            strategy=tf.distribute.get_strategy(),
-            mentor=None,
-            hold=None,
-            silence=None,
-            no_words=(0, 1),
-            batch=4,
-            clips=Pool(batch["features"][None], batch["label"], np.zeros((1, 4, 5))),
-            optimizer=tf_keras.optimizers.SGD(0.1),
-            averages=[tf.Variable(weight) for weight in net.trainable_weights],
-        )
-        taught = np.full((4, 5), -4.0, np.float32)
-        taught[:, right] = 4.0
-        loops._train_step(loop)({**batch, "teacher": taught})
-        head = net.get_layer("head")
-        moved.append([r.dense.kernel.numpy() for r in head.readouts])
-    first, second = zip(*moved, strict=True)
-    assert np.abs(first[0] - first[1]).max() > 1e-4
-    np.testing.assert_array_equal(*second)
-
-
-def test_a_network_of_one_read_out_is_the_beginning_of_two(tmp_path: Path) -> None:
-    """The one that there is counts for half, and the new one begins anew."""
-    alone = causal(readouts=1)
-    labels = tuple("abcde")
-    net = networks.fold(float_network(alone), alone, len(labels))
-    bundle = Bundle(tmp_path, alone, labels)
-    networks.save_weights(net, bundle)
-    check_beginning(alone, causal())
-    with pytest.raises(KwsError, match=r"same shape.*\[model\] readouts = 2"):
-        check_beginning(causal(), alone)
-    both = networks.begin_from(bundle, causal(), labels)
-    real = tf.random.stateless_normal((4, FRAMES, 40), (1, 2)) - 3
-    old, new = both.get_layer("head").apart(trained.tokens(both, real))
-    np.testing.assert_allclose(old, net(real), atol=1e-5)
-    assert np.abs(new - old).max() > 1e-2
-
-
-def test_a_narrower_read_out_keeps_the_units_that_matter(tmp_path: Path) -> None:
-    wide = causal(readout_dim=20)
-    labels = tuple("abcde")
-    net = networks.fold(float_network(wide), wide, len(labels))
-    for readout in net.get_layer("head").readouts:
-        rows = readout.dense.kernel.numpy()
-        rows[[0, 3, 4, 7, 8, 11, 18, 19]] = 0.0
-        readout.dense.kernel.assign(rows)
-    bundle = Bundle(tmp_path, wide, labels)
-    networks.save_weights(net, bundle)
-    check_beginning(wide, causal())
-    narrow = networks.begin_from(bundle, causal(), labels)
-    real = tf.random.stateless_normal((4, FRAMES, 40), (1, 2)) - 3
-    np.testing.assert_allclose(narrow(real), net(real), atol=1e-5)
-    with pytest.raises(KwsError, match=r"same shape.*\[model\] readout_dim = 12"):
-        check_beginning(causal(), wide)
-
-
-def test_read_outs_need_the_pool() -> None:
-    for changes in ({"readouts": 0}, {"readouts": 5}, {"readout": "mean"}):
-        with pytest.raises(KwsError, match=r"Bad \[model\] readouts: expected 1"):
-            networks.check(causal(**changes))
 
 
 def test_each_clip_is_judged_cold_and_after_the_one_before() -> None:

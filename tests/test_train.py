@@ -532,11 +532,6 @@ def splices_are_labelled_by(run: Path, audio: Path, folder: Path) -> None:
     before = labels.stat().st_mtime_ns
     again = pool.build(clips, [], spec, folder, teacher)  # found made
     assert np.array_equal(again.label, made.label)
-    assert again.splices == made.splices == kept
-    size, marked = 4, 0
-    for batch in pool.batches(made, spec, size, 0, 0):
-        marked += batch["spliced"].sum()
-    assert marked >= kept - len(made) % size and marked <= kept
     assert labels.stat().st_mtime_ns == before
     # A teacher of clean sound hears each recording once: a splice is what it was
     # labelled as, in every copy, whatever noise the copies have.

@@ -256,14 +256,10 @@ def find_stream(
                 part = Part("" if factor else kind, role, next(mlps))
                 every.append(_product(layer, part, shape))
     if (shape.layers - 1, "R") in slots:
-        # Of the layers that see one row, those in front; their logits come behind.
-        once = [n for n in dense if operators.row_count(n.output) == 1]
-        made = {id(node.output) for node in once}
-        every += [
-            _product(shape.layers - 1, Part("R", READOUT, node), shape, rows=1)
-            for node in once
-            if id(node.input(0)) not in made
-        ]
+        # Of the layers that see one row, the first; its logits come behind.
+        readout = next(n for n in dense if operators.row_count(n.output) == 1)
+        part = Part("R", READOUT, readout)
+        every.append(_product(shape.layers - 1, part, shape, rows=1))
     return _noted(graph, Products(every, slots, stream=True))
 
 

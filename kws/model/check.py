@@ -31,7 +31,6 @@ CHOICES = {
     "share": SHARES,
     "readout": ("mean", "pool"),
 }
-MOST_READOUTS = 4
 # Lowest and highest value of what a training is told in numbers.
 RANGES: dict[str, dict[str, tuple[float, float]]] = {
     "task": {"silence_percent": (0, 1000), "unknown_percent": (0, 100_000)},
@@ -194,10 +193,6 @@ def _check_model(recipe: Recipe) -> None:
     if not 1 <= model.readout_dim <= 4096:
         refuse("readout_dim", "1 to 4096")
     pooled = model.readout == "pool"
-    if not 1 <= model.readouts <= MOST_READOUTS:
-        refuse("readouts", f"1 to {MOST_READOUTS}")
-    if model.readouts > 1 and not pooled:
-        refuse("readouts", f"1, with the read-out {model.readout}")
     if (pooled or model.token_kernel) and model.norm_position != "pre":
         refuse("norm_position", "pre, with a token_kernel or the read-out pool")
     if (pooled or model.causal or model.token_kernel) and model.class_token:
@@ -278,8 +273,7 @@ def thresholds_of(text: str, model: Model) -> Thresholds:
 def check_beginning(source: Recipe, target: Recipe) -> None:
     """Refuse to begin a training from a network of another shape.
 
-    Only its MLPs and its read-outs' may be wider, which are pruned to the new network's
-    mlp_dim and readout_dim; and its read-outs fewer.
+    Only its MLPs may be wider: they are pruned to the new network's mlp_dim.
 
     Args:
         source: The recipe of the trained network.
@@ -302,11 +296,6 @@ def check_beginning(source: Recipe, target: Recipe) -> None:
     other = [key for key, value in right.items() if left[key] != value]
     if _prunes(source.model, target.model):
         other.remove("[model] mlp_dim")
-    if source.model.readouts < target.model.readouts:
-        other.remove("[model] readouts")
-    pooled = source.model.readout == target.model.readout == "pool"
-    if pooled and target.model.readout_dim < source.model.readout_dim:
-        other.remove("[model] readout_dim")
     if other:
         key = other[0]
         raise KwsError(

@@ -246,37 +246,35 @@ def _fit_mlp(mine: Sequence[Any], theirs: Sequence[Any], whole: bool) -> None:
             layer.bias.assign(bias)
 
 
-def narrower(
-    mlps: Sequence[tuple[Dense, Dense]], units: int
-) -> dict[int, np.ndarray]:
-    """Weights of MLPs that keep so many of their hidden units.
+def narrower(blocks: Sequence[Any], model: recipe.Model) -> dict[int, np.ndarray]:
+    """Weights of MLPs that keep `model.mlp_dim` of their hidden units.
 
     Those are kept that have the largest product of what comes in and what goes out:
-    norms of a unit's column of the first layer, with its bias, and of its row of the
-    second. Blocks that share an MLP keep the same ones. Not for MLPs in two factors.
+    norms of a unit's column of `expand`, with its bias, and of its row of `contract`.
+    Blocks that share an MLP keep the same ones. Not for MLPs in two factors.
 
     Args:
-        mlps: First and second dense layer of each, in mode `folded`.
-        units: How many to keep.
+        blocks: All of a trained network's, in mode `folded`.
+        model: Of the narrower network: its mlp_dim, share and groups are used.
 
     Returns:
-        id of a variable of `mlps` -> its new value.
+        id of a variable of `blocks` -> its new value.
     """
     values: dict[int, np.ndarray] = {}
-    chosen: dict[int, np.ndarray] = {}
-    for first, second in mlps:
-        expand, contract = first.kernel.numpy(), second.kernel.numpy()
-        bias = first.bias.numpy()
-        shared = id(first.kernel)
-        if shared not in chosen:
+    units: dict[int, np.ndarray] = {}
+    for block in blocks:
+        expand, contract = block.expand.kernel.numpy(), block.contract.kernel.numpy()
+        bias = block.expand.bias.numpy()
+        shared = id(block.expand.kernel)
+        if shared not in units:
             comes_in = np.linalg.norm(np.vstack([expand, bias]), axis=0)
             matters = comes_in * np.linalg.norm(contract, axis=1)
-            best = np.argsort(-matters, kind="stable")[:units]
-            chosen[shared] = np.sort(best)
-        kept = chosen[shared]
-        values[id(first.kernel)] = expand[:, kept]
-        values[id(first.bias)] = bias[kept]
-        values[id(second.kernel)] = contract[kept]
+            best = np.argsort(-matters, kind="stable")[: model.mlp_dim]
+            units[shared] = np.sort(best)
+        kept = units[shared]
+        values[id(block.expand.kernel)] = expand[:, kept]
+        values[id(block.expand.bias)] = bias[kept]
+        values[id(block.contract.kernel)] = contract[kept]
     return values
 
 

@@ -384,26 +384,26 @@ class Head(KwsLayer):
             x = self.pooled(tf.reduce_mean(x, axis=1), training=training)
         return self.logits_range(self.dense(x), training=training)
 
-    def apart(self, inputs: Any, training: Any = False) -> list[Any]:
-        """As `PoolHead.apart`, of one."""
-        return [self(inputs, training=training)]
-
     def fold(self, source: Head) -> None:
         self.dense.fold(source.dense, source.norm)
         if self.norm is not None and source.norm is not None:
             fold_norm(self.norm, source.norm)
 
 
-class Readout(KwsLayer):
-    """Attention of learned queries over the tokens, and a small MLP.
+class PoolHead(KwsLayer):
+    """Attention of learned queries over the tokens, a small MLP; beside it the mean of
+    linear logits.
 
-    Each query takes a softmax over the tokens and the mean of them that it weighs.
+    Each query takes a softmax over the tokens and the mean of them that it weighs. What
+    is computed for each token (scores, linear logits) is computed once in a stream; the
+    rest is small.
 
     Shapes: (B, T, dim) -> (B, labels).
     """
 
     def __init__(self, mode: str, name: str, model: Model, labels: int) -> None:
         super().__init__(mode, name)
+        self.norm = layers.NORMS[model.norm](mode, "norm", folded=True)
         # A bias would add the same to all tokens, which softmax takes out again.
         self.scores = Dense(mode, "scores", model.queries, use_bias=False)
         self.scores_range = Quantizer(mode, "scores_range")
@@ -413,20 +413,27 @@ class Readout(KwsLayer):
         self.activation = Activation(mode, "activation", "relu")
         self.dense = Dense(mode, "logits", labels)
         self.dense_range = Quantizer(mode, "dense_range")
+        self.linear = Dense(mode, "linear", labels)
+        self.linear_range = Quantizer(mode, "linear_range")
+        self.mean_range = Quantizer(mode, "mean_range")
+        self.logits_range = Quantizer(mode, "logits_range")
 
     def call(self, inputs: Any, training: Any = False) -> Any:
         rows = 1 if self.mode == "export" else -1
-        scores = self.scores_range(self.scores(inputs), training=training)
+        x = self.norm(inputs, training=training)
+        scores = self.scores_range(self.scores(x), training=training)
         shares = tf.nn.softmax(tf.transpose(scores, (0, 2, 1)))
         shares = self.shares_range(shares, training=training)
-        pooled = self.pooled(tf.matmul(shares, inputs), training=training)
+        pooled = self.pooled(tf.matmul(shares, x), training=training)
         pooled = tf.reshape(pooled, (rows, pooled.shape[1] * pooled.shape[2]))
         y = self.activation(self.expand(pooled), training=training)
-        return self.dense_range(self.dense(y), training=training)
+        y = self.dense_range(self.dense(y), training=training)
+        linear = self.linear_range(self.linear(x), training=training)
+        mean = self.mean_range(tf.reduce_mean(linear, axis=1), training=training)
+        return self.logits_range(y + mean, training=training)
 
-    def fold(self, source: Readout, norm: Norm) -> None:
-        """Load `source`; `norm`: of the head that both are part of."""
-        gamma, shift = norm.fold_terms()
+    def fold(self, source: PoolHead) -> None:
+        gamma, shift = source.norm.fold_terms()
         self.scores.kernel.assign(source.scores.kernel.numpy() * gamma[:, None])
         queries = source.scores.units
         kernel, bias = source.expand.kernel.numpy(), source.expand.bias.numpy()
@@ -434,59 +441,8 @@ class Readout(KwsLayer):
         bias = bias + np.tile(shift, queries) @ kernel
         self.expand.kernel.assign(kernel * np.tile(gamma, queries)[:, None])
         self.expand.bias.assign(bias)
-        self.dense.fold(source.dense, None)
-
-
-class PoolHead(KwsLayer):
-    """Read-outs, and beside them the mean of linear logits.
-
-    What is computed for each token (scores, linear logits) is computed once in a
-    stream; the rest is small. The logits are the linear ones and the sum of what the
-    read-outs give. Of several read-outs each is one vote: taken alone, it counts for
-    all (`apart`), which is what each is trained for.
-
-    Shapes: (B, T, dim) -> (B, labels).
-    """
-
-    def __init__(self, mode: str, name: str, model: Model, labels: int) -> None:
-        super().__init__(mode, name)
-        self.norm = layers.NORMS[model.norm](mode, "norm", folded=True)
-        self.readouts = [
-            Readout(mode, f"readout{index}", model, labels)
-            for index in range(model.readouts)
-        ]
-        self.sums = [Quantizer(mode, f"sum{i}") for i in range(1, model.readouts)]
-        self.linear = Dense(mode, "linear", labels)
-        self.linear_range = Quantizer(mode, "linear_range")
-        self.mean_range = Quantizer(mode, "mean_range")
-        self.logits_range = Quantizer(mode, "logits_range")
-
-    def call(self, inputs: Any, training: Any = False) -> Any:
-        return self._heard(inputs, training)[0]
-
-    def apart(self, inputs: Any, training: Any = False) -> list[Any]:
-        """The logits that each read-out alone would give, whose mean are the network's
-        but for the quantization of sums: (B, labels) each."""
-        logits, mean, votes = self._heard(inputs, training)
-        if len(votes) == 1:
-            return [logits]
-        return [len(votes) * vote + mean for vote in votes]
-
-    def _heard(self, inputs: Any, training: Any) -> tuple[Any, Any, list[Any]]:
-        """The logits, the mean of the linear ones, and what each read-out gives."""
-        x = self.norm(inputs, training=training)
-        votes = [readout(x, training=training) for readout in self.readouts]
-        linear = self.linear_range(self.linear(x), training=training)
-        mean = self.mean_range(tf.reduce_mean(linear, axis=1), training=training)
-        y = votes[0]
-        for vote, together in zip(votes[1:], self.sums, strict=True):
-            y = together(y + vote, training=training)
-        return self.logits_range(y + mean, training=training), mean, votes
-
-    def fold(self, source: PoolHead) -> None:
-        for mine, theirs in zip(self.readouts, source.readouts, strict=True):
-            mine.fold(theirs, source.norm)
         self.linear.fold(source.linear, source.norm)
+        self.dense.fold(source.dense, None)
         fold_norm(self.norm, source.norm)
 
 
@@ -578,12 +534,11 @@ def begin_from(source: Bundle, recipe: Recipe, labels: tuple[str, ...]) -> Any:
     """A network of a recipe that begins with another's weights.
 
     What it knows of labels that the source has too it keeps; of the others it begins
-    anew, as with read-outs that the source has not. Where its MLPs or its read-outs'
-    are narrower, they keep the hidden units that matter most.
+    anew. Where its MLPs are narrower, they keep the hidden units that matter most.
 
     Args:
-        source: With Keras weights, of an equal `[model]` but for mlp_dim, readout_dim
-            and readouts (`check_beginning`).
+        source: With Keras weights, of an equal `[model]` but for mlp_dim
+            (`check_beginning`).
         recipe: The new network's.
         labels: The new network's, in logit order.
 
@@ -594,29 +549,10 @@ def begin_from(source: Bundle, recipe: Recipe, labels: tuple[str, ...]) -> Any:
     narrower: dict[int, np.ndarray] = {}
     if recipe.model.mlp_dim != source.recipe.model.mlp_dim:
         blocks = [theirs.get_layer(f"block{i}") for i in range(recipe.model.layers)]
-        mlps = [(block.expand, block.contract) for block in blocks]
-        narrower |= lowrank.narrower(mlps, recipe.model.mlp_dim)
-    if recipe.model.readout_dim != source.recipe.model.readout_dim:
-        mlps = [(one.expand, one.dense) for one in theirs.get_layer("head").readouts]
-        narrower |= lowrank.narrower(mlps, recipe.model.readout_dim)
+        narrower = lowrank.narrower(blocks, recipe.model)
     mine = {id(w): w for w in _of_labels(network)}
-    # A read-out is one vote of so many.
-    votes = {id(w) for w in _of_labels(theirs, linear=False)}
-    share = source.recipe.model.readouts / recipe.model.readouts
-    head = {w.name: w for w in network.get_layer("head").weights}
-    pairs = [
-        (weight, given)
-        for layer in network.layers
-        if layer.name != "head"
-        for weight, given in zip(
-            layer.weights, theirs.get_layer(layer.name).weights, strict=True
-        )
-    ]
-    pairs += [(head[w.name], w) for w in theirs.get_layer("head").weights]
-    for weight, given in pairs:
+    for weight, given in zip(network.weights, theirs.weights, strict=True):
         value = narrower.get(id(given), given.numpy())
-        if id(given) in votes:
-            value = value * share
         if id(weight) not in mine:
             weight.assign(value)
             continue
@@ -628,14 +564,10 @@ def begin_from(source: Bundle, recipe: Recipe, labels: tuple[str, ...]) -> Any:
     return network
 
 
-def _of_labels(network: Any, linear: bool = True) -> list[Any]:
-    """The variables whose last axis is the labels; those of linear logits or not."""
+def _of_labels(network: Any) -> list[Any]:
+    """The variables whose last axis is the labels."""
     head = network.get_layer("head")
-    if isinstance(head, PoolHead):
-        ends = [readout.dense for readout in head.readouts]
-        ends += [head.linear] if linear else []
-    else:
-        ends = [head.dense]
+    ends = [head.dense, head.linear] if isinstance(head, PoolHead) else [head.dense]
     return [weight for end in ends for weight in end.trainable_weights]
 
 

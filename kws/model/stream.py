@@ -50,15 +50,12 @@ def seam(recipe: Recipe) -> int:
     return -recipe.features.frames % token_frames(recipe)
 
 
-def paired(
-    network: Any, recipe: Recipe, head: Callable[..., Any] | None = None
-) -> Callable[..., Any]:
+def paired(network: Any, recipe: Recipe) -> Callable[..., Any]:
     """A function of pairs of clips, one after the other.
 
     Args:
         network: Causal, in any mode but `export`.
         recipe: Its recipe.
-        head: Of tokens (B, tokens, dim) and `training`; None: the network's.
 
     Returns:
         (first, second, late, early, training): real features (B, frames, mel_bins)
@@ -67,7 +64,7 @@ def paired(
         each, and those of the second clips: in one tensor.
     """
     between = seam(recipe)
-    read = head or network.get_layer("head")
+    head = network.get_layer("head")
     window = shape_of(recipe, 2).tokens
 
     def run(
@@ -81,7 +78,7 @@ def paired(
         for start in starts:
             seen = x[:, start : start + window]
             seen.set_shape((None, window, x.shape[-1]))
-            ends.append(read(seen, training=training))
+            ends.append(head(seen, training=training))
         return tf.concat(ends, 0)
 
     return run
@@ -92,17 +89,12 @@ def trained(network: Any, recipe: Recipe) -> Callable[[Any, Any], tuple[Any, Any
 
     Returns:
         (real, step): features (B, frames, mel_bins), and the number of the step, which
-        the moments of the decisions are drawn from; logits (R, B, labels) of each
-        read-out alone, and those between two clips (R, (B + 1) // 2, labels), or None
-        where the recipe doesn't ask for them. The first half of the batch comes before
-        the second; of an odd one the last clip is heard twice, and counts once.
+        the moments of the decisions are drawn from; logits (B, labels), and those
+        between two clips ((B + 1) // 2, labels), or None where the recipe doesn't ask
+        for them. The first half of the batch comes before the second; of an odd one the
+        last clip is heard twice, and counts once.
     """
-    apart = network.get_layer("head").apart
-
-    def votes(seen: Any, training: Any) -> Any:
-        return tf.stack(apart(seen, training), 1)
-
-    run = paired(network, recipe, votes)
+    run = paired(network, recipe)
     window = shape_of(recipe, 2).tokens
     asks = recipe.train.between > 0 and window > LATE_TOKENS
 
@@ -119,10 +111,10 @@ def trained(network: Any, recipe: Recipe) -> Callable[[Any, Any], tuple[Any, Any
             late.append(moment(1000, LATE_TOKENS, window))
         early = moment(2000, 0, min(EARLY_TOKENS, window))
         logits = run(real[:half], real[size - half :], late, early, training=True)
-        logits = tf.transpose(logits, (1, 0, 2))
-        rest = tf.shape(logits)[1] - size + half
-        ends = tf.concat([logits[:, :half], logits[:, rest:]], 1)
-        return ends, logits[:, half : 2 * half] if asks else None
+        ends = tf.concat(
+            [logits[:half], logits[tf.shape(logits)[0] - size + half :]], 0
+        )
+        return ends, logits[half : 2 * half] if asks else None
 
     return forward
 

@@ -251,7 +251,6 @@ class Loop:
         kinds = {
             "features": tf.TensorSpec((local, spec.frames, spec.mel_bins), tf.int8),
             "label": tf.TensorSpec((local,), tf.int32),
-            "spliced": tf.TensorSpec((local,), tf.bool),
             "share": tf.TensorSpec((local,), tf.float32),
         }
         if self.clips.teacher is not None:
@@ -394,11 +393,7 @@ def _optimizer(network: Any, recipe: Recipe, schedule: Schedule, steps: int) -> 
 
 
 def _train_step(loop: Loop) -> Callable[[Any], Any]:
-    """The compiled step: a batch in, its mean loss out.
-
-    Read-outs are taught apart: the first by the teacher, the others by labels alone,
-    and so not by splices, of whose labels nobody knows.
-    """
+    """The compiled step: a batch in, its mean loss out."""
     from kws.layers.keras import tf
 
     network, recipe, strategy = loop.network, loop.recipe, loop.strategy
@@ -429,24 +424,17 @@ def _train_step(loop: Loop) -> Callable[[Any], Any]:
         those = tf.reduce_logsumexp(logits - 1e9 * (1.0 - allowed), axis=1)
         return tf.reduce_logsumexp(logits, axis=1) - those
 
-    from kws.model import stream
-
-    # Of features, the logits of each read-out: of clips, and of what lies between two.
     if recipe.model.causal:
+        from kws.model import stream
+
         paired = stream.trained(network, recipe)
 
         def forward(real: Any) -> Any:
-            ends, between = paired(real, tf.cast(loop.optimizer.iterations, tf.int32))
-            return tf.unstack(ends), None if between is None else tf.unstack(between)
-    elif recipe.model.readouts > 1:
-        head = network.get_layer("head")
-
-        def forward(real: Any) -> Any:
-            return head.apart(stream.tokens(network, real, True), True), None
+            return paired(real, tf.cast(loop.optimizer.iterations, tf.int32))
     else:
 
         def forward(real: Any) -> Any:
-            return [network(real, training=True)], None
+            return network(real, training=True), None
 
     def replica_step(batch: Any) -> Any:
         real = (tf.cast(batch["features"], tf.float32) - spec.zero_point) * spec.scale
@@ -462,34 +450,29 @@ def _train_step(loop: Loop) -> Callable[[Any], Any]:
             share = share[:, :, None]
             real = share * real + (1 - share) * tf.reverse(real, [0])
         with tf.GradientTape() as tape:
-            heard, between = forward(real)
-            loss = 0.0
-            for index, logits in enumerate(heard):
-                adjusted = logits + adjustment
-                own = tf.nn.softmax_cross_entropy_with_logits(target, adjusted)
-                if weight > 0 and index == 0:
-                    if mentor is not None:
-                        soft = tf.nn.softmax(mentor(real, training=False) / heat)
-                    else:
-                        soft = tf.nn.softmax(batch["teacher"] / heat)
-                    if settings.mixup > 0 and mentor is None:
-                        share = batch["share"][:, None]
-                        soft = share * soft + (1 - share) * tf.reverse(soft, [0])
-                    distance = tf.nn.softmax_cross_entropy_with_logits(
-                        soft, adjusted / heat
-                    )
-                    part = weight * tf.cast(batch["label"] != silence, tf.float32)
-                    own = (1 - part) * own + part * heat**2 * distance
-                own = tf.where(known, own, none_but(none, logits))
-                if index > 0:
-                    own = tf.where(batch["spliced"], 0.0, own)
-                loss += tf.reduce_sum(own) / loop.batch / len(heard)
-            for logits in between or ():
-                half = tf.shape(logits)[0]
+            logits, between = forward(real)
+            adjusted = logits + adjustment
+            loss = tf.nn.softmax_cross_entropy_with_logits(target, adjusted)
+            if weight > 0:
+                if mentor is not None:
+                    soft = tf.nn.softmax(mentor(real, training=False) / heat)
+                else:
+                    soft = tf.nn.softmax(batch["teacher"] / heat)
+                if settings.mixup > 0 and mentor is None:
+                    share = batch["share"][:, None]
+                    soft = share * soft + (1 - share) * tf.reverse(soft, [0])
+                distance = tf.nn.softmax_cross_entropy_with_logits(
+                    soft, adjusted / heat
+                )
+                part = weight * tf.cast(batch["label"] != silence, tf.float32)
+                loss = (1 - part) * loss + part * heat**2 * distance
+            loss = tf.where(known, loss, none_but(none, logits))
+            loss = tf.reduce_sum(loss) / loop.batch
+            if between is not None:
+                half = tf.shape(between)[0]
                 either = said[:half] + said[tf.shape(said)[0] - half :] + none
-                other = none_but(tf.minimum(either, 1.0), logits)
-                other = tf.reduce_sum(other) / loop.batch
-                loss += settings.between * other / len(heard)
+                other = none_but(tf.minimum(either, 1.0), between)
+                loss += settings.between * tf.reduce_sum(other) / loop.batch
             if penalty > 0:
                 share = loop.hold.expected_share()
                 loss += penalty * share / strategy.num_replicas_in_sync
