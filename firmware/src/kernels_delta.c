@@ -296,24 +296,24 @@ static int32_t hold(const int8_t *x, const int8_t *before, int8_t *after, int32_
  * One MLA makes two products: two weights as unsigned 16-bit lanes of a word times a
  * change. `start` takes away what the 128 that are added to each weight make, so a
  * lane ends as a sum of signed products, below 2^15 (LARGEST_GROUP); what the lower
- * borrows from the upper is given back at the end. In assembly because it takes all
- * registers:
- *   r0 list, r1 address, r2 r3 weights, r4-r11 sums of 16 columns, r12, lr change */
+ * borrows from the upper is given back at the end. A word of four weights as it is
+ * adds up the even columns' lanes and 2^8 times the odd ones', which are taken away at
+ * the end: all modulo 2^32, and only odd weights are taken out. In assembly because it
+ * takes all registers:
+ *   r0 list, r1 address, r2 r3 weights, r12, lr change; words and odd lanes of 16
+ *   columns: r4 r5, r6 r7, r8 r9, r10 r11 */
 void kws_dsp_add_changes(int32_t *sums, kws_delta_change_t *list, int32_t columns,
                          uint32_t start);
 
-/* Four weights: columns 0 and 2, then 1 and 3. */
-#define FOUR_COLUMNS(weights, even, odd) \
-  "  uxtb16 r12, " weights               \
-  "\n"                                   \
-  "  mla " even ", r12, lr, " even       \
-  "\n"                                   \
-  "  uxtb16 r12, " weights               \
-  ", ror #8\n"                           \
+#define FOUR_COLUMNS(weights, words, odd)    \
+  "  mla " words ", " weights ", lr, " words \
+  "\n"                                       \
+  "  uxtb16 r12, " weights                   \
+  ", ror #8\n"                               \
   "  mla " odd ", r12, lr, " odd "\n"
-#define EIGHT_COLUMNS(sum0, sum1, sum2, sum3)                \
-  "  ldrd r2, r3, [r1], #8\n" FOUR_COLUMNS("r2", sum0, sum1) \
-      FOUR_COLUMNS("r3", sum2, sum3)
+#define EIGHT_COLUMNS(words0, odd0, words1, odd1)              \
+  "  ldrd r2, r3, [r1], #8\n" FOUR_COLUMNS("r2", words0, odd0) \
+      FOUR_COLUMNS("r3", words1, odd1)
 #define NEXT_CHANGE           \
   "  str r1, [r0, #-8]\n"     \
   "  ldrd r1, lr, [r0], #8\n" \
@@ -324,8 +324,10 @@ void kws_dsp_add_changes(int32_t *sums, kws_delta_change_t *list, int32_t column
   "  add " lanes                     \
   ", #0x8000\n"                      \
   "  add " high ", " high ", " lanes ", asr #16\n"
-#define FOUR_SUMS(even, odd)                              \
-  "  ldm r0, {r1, r2, r3, r12}\n" LANES(even, "r1", "r3") \
+#define FOUR_SUMS(words, odd)                              \
+  "  sub " words ", " words ", " odd                       \
+  ", lsl #8\n"                                             \
+  "  ldm r0, {r1, r2, r3, r12}\n" LANES(words, "r1", "r3") \
       LANES(odd, "r2", "r12") "  stm r0!, {r1, r2, r3, r12}\n"
 
 __asm(
@@ -343,15 +345,15 @@ __asm(
     "  subs r2, #16\n"
     "  blt 4f\n"
     "  str r2, [sp, #8]\n"
-    "  ldrd r0, r4, [sp, #4]\n"
-    "  ldr r4, [sp, #12]\n"
-    "  mov r5, r4\n"
+    "  ldr r0, [sp, #4]\n"
+    "  ldr r5, [sp, #12]\n"
+    "  add r4, r5, r5, lsl #8\n"
     "  mov r6, r4\n"
-    "  mov r7, r4\n"
+    "  mov r7, r5\n"
     "  mov r8, r4\n"
-    "  mov r9, r4\n"
+    "  mov r9, r5\n"
     "  mov r10, r4\n"
-    "  mov r11, r4\n"
+    "  mov r11, r5\n"
     "  ldrd r1, lr, [r0], #8\n"
     "2:\n" EIGHT_COLUMNS("r4", "r5", "r6", "r7") EIGHT_COLUMNS("r8", "r9", "r10", "r11")
         NEXT_CHANGE
@@ -364,10 +366,10 @@ __asm(
     "  adds r2, #8\n"
     "  blt 6f\n"
     "  ldr r0, [sp, #4]\n"
-    "  ldr r4, [sp, #12]\n"
-    "  mov r5, r4\n"
+    "  ldr r5, [sp, #12]\n"
+    "  add r4, r5, r5, lsl #8\n"
     "  mov r6, r4\n"
-    "  mov r7, r4\n"
+    "  mov r7, r5\n"
     "  ldrd r1, lr, [r0], #8\n"
     "5:\n" EIGHT_COLUMNS("r4", "r5", "r6", "r7") NEXT_CHANGE
     "  bne 5b\n"
@@ -796,28 +798,43 @@ static void finish_each(const finish_t *f, const int32_t *sums, int32_t n, int8_
 }
 
 /* The same from multipliers and shifts as they are in flash; returns how many outputs
- * that was. Two at a time. */
-#define FINISH_PLAIN(sum)           \
-  "  ldrsb r10, [%[shift]], #1\n"   \
-  "  ldr r8, [%[multiplier]], #4\n" \
-  "  mvn r9, r10\n" /* right - 1 */ \
-  "  lsl r9, %[half], r9\n"         \
-  "  rsb r10, r10, #0\n"            \
-  "  lsl " sum ", #1\n" FINISH(sum, "r8", "r9", "r10", "r8", "[%[y]], #1")
+ * that was. Four at a time, whose shifts are one word: r10 has the right shift - 1 of
+ * the next in its low byte. The second rounding's half comes last, doubled and with the
+ * zero point. */
+#define FINISH_PLAIN(sum, multiplier)             \
+  "  lsl " sum                                    \
+  ", #1\n"                                        \
+  "  smmulr " multiplier ", " sum ", " multiplier \
+  "\n"                                            \
+  "  add " multiplier ", " multiplier ", " sum    \
+  ", asr #31\n"                                   \
+  "  asr " multiplier                             \
+  ", r10\n"                                       \
+  "  add " multiplier                             \
+  ", %[half]\n"                                   \
+  "  ssat " multiplier ", #8, " multiplier        \
+  ", asr #1\n"                                    \
+  "  strb " multiplier ", [%[y]], #1\n"
+#define FINISH_TWO_PLAIN                               \
+  "  ldm %[sums]!, {r2, r3}\n"                         \
+  "  ldrd r8, r9, [%[multiplier]], #8\n" FINISH_PLAIN( \
+      "r2", "r8") "  lsr r10, #8\n" FINISH_PLAIN("r3", "r9")
 
 static int32_t finish_plain(const finish_t *f, const int32_t *sums, int32_t n,
                             int8_t *y) {
   const int32_t *multiplier = f->multiplier;
   const int8_t *shift = f->shift;
   const int32_t half = 2 * f->zero_point + 1;
-  for (int32_t o = 0; o + 2 <= n; o += 2) {
-    __asm volatile("  ldm %[sums]!, {r2, r3}\n" FINISH_PLAIN("r2") FINISH_PLAIN("r3")
-                   : [sums] "+r"(sums), [multiplier] "+r"(multiplier),
-                     [shift] "+r"(shift), [y] "+r"(y)
-                   : [half] "r"(half)
-                   : "r2", "r3", "r8", "r9", "r10", "memory");
+  for (const int8_t *end = y + (n & ~3); y < end;) {
+    __asm volatile(
+        "  ldr r10, [%[shift]], #4\n"
+        "  mvn r10, r10\n" FINISH_TWO_PLAIN "  lsr r10, #8\n" FINISH_TWO_PLAIN
+        : [sums] "+r"(sums), [multiplier] "+r"(multiplier), [shift] "+r"(shift),
+          [y] "+r"(y)
+        : [half] "r"(half)
+        : "r2", "r3", "r8", "r9", "r10", "memory");
   }
-  return n & ~1;
+  return n & ~3;
 }
 
 #define FINISH_ALL(sum)                                \
