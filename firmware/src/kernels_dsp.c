@@ -1547,6 +1547,10 @@ static inline scaled_t scaled_of(int32_t zero_point, int32_t multiplier,
 
 void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                 const int8_t *x2, int8_t *y) {
+  if (p->x1_factor != 0) {
+    kws_add_linear_s8(p, shape, x1, x2, y);
+    return;
+  }
   const kws_add_t q = *p;
   const kws_broadcast_t s = kws_flatten(shape);
   const int unit1 = kws_is_unit(q.x1_multiplier, q.x1_shift) && is_scaled(q.x2_shift);
