@@ -100,63 +100,123 @@ static inline uint32_t select_bytes(uint32_t x, uint32_t held, uint32_t excess) 
   return result;
 }
 
-/* size + the sum of four |a - b|. */
-static inline uint32_t add_sizes(uint32_t a, uint32_t b, uint32_t size) {
-  uint32_t result;
-  a ^= 0x80808080u;
-  b ^= 0x80808080u;
-  __asm("usada8 %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(size));
-  return result;
-}
+/* Whole words of a row, and the group that they are listed in. */
+typedef struct {
+  const int8_t *x;        /* 0: moves to `end`, or to what no longer fits the group */
+  const int8_t *end;      /* 4 */
+  int8_t *held;           /* 8 */
+  kws_delta_change_t *at; /* 12: where the next change is listed */
+  uint32_t size;          /* 16 */
+  int32_t sum;            /* 20 */
+  uint32_t thresholds;    /* 24: in each byte */
+  uint32_t twice;         /* 28 */
+  int32_t stride;         /* 32 */
+  uint32_t base;          /* 36: row of weights of x[i]: base + (x + i + 4) * stride */
+} scan_t;
+
+/* Encodes them; x < end. In assembly because compilers run out of registers:
+ *   r0 x, r1 end, r2 held, r3 at, r4 size, r5 sum, r6 thresholds, r7 twice, r8 stride,
+ *   r9 other, r10 four now, then after, r11 before, r12 excess, lr other, then address
+ * See excess_bytes and select_bytes. Sizes are those of bytes without a sign, from
+ * which USADA8 adds up four. */
+void kws_dsp_scan(scan_t *scan);
+_Static_assert(offsetof(scan_t, at) == 12 && offsetof(scan_t, base) == 36,
+               "the assembly knows where they lie");
 
 /* Lists a byte of `after` where it is not `before`'s. */
-#define PUT_BYTE(bit)                                                           \
-  if ((excess >> (bit)) & 0xffu) {                                              \
-    const int32_t delta = (int8_t)(after >> (bit)) - (int8_t)(before >> (bit)); \
-    *at++ = (kws_delta_change_t){address, delta};                               \
-    sum += delta;                                                               \
-  }                                                                             \
-  address += stride;
+#define PUT_BYTE(mask, rotation) \
+  "  tst r12, #" mask            \
+  "\n"                           \
+  "  beq 4f\n"                   \
+  "  sxtb.w r9, r11" rotation    \
+  "\n"                           \
+  "  rsb r9, r9, #0\n"           \
+  "  sxtab r9, r9, r10" rotation \
+  "\n"                           \
+  "  strd lr, r9, [r3], #8\n"    \
+  "  add r5, r9\n"               \
+  "4:\n"
+
+__asm(
+    "  .syntax unified\n"
+    "  .thumb\n"
+    "  .pushsection .text.kws_dsp_scan, \"ax\", %progbits\n"
+    "  .align 2\n"
+    "  .global kws_dsp_scan\n"
+    "  .type kws_dsp_scan, %function\n"
+    "  .thumb_func\n"
+    "kws_dsp_scan:\n"
+    "  push {r0, r4-r11, lr}\n"
+    "  ldm.w r0, {r0-r9}\n"
+    "  push {r9}\n"
+    "1:\n"
+    "  ldr r10, [r0], #4\n"
+    "  ldr r11, [r2], #4\n"
+    "  qsub8 r12, r10, r11\n"
+    "  uadd8 r12, r12, r6\n"
+    "  uqsub8 r12, r12, r7\n"
+    "  cmp r12, #0\n"
+    "  bne 3f\n"
+    "2:\n"
+    "  cmp r0, r1\n"
+    "  bne 1b\n"
+    "  b 6f\n"
+    "3:\n"
+    "  mov lr, #0\n"
+    "  usub8 lr, lr, r12\n"
+    "  sel r10, r11, r10\n"
+    "  eor lr, r10, #0x80808080\n"
+    "  eor r9, r11, #0x80808080\n"
+    "  usada8 lr, lr, r9, r4\n"
+    "  cmp lr, #255\n"
+    "  bhi 5f\n"
+    "  mov r4, lr\n"
+    "  str r10, [r2, #-4]\n"
+    "  ldr r9, [sp]\n"
+    "  mla lr, r0, r8, r9\n" PUT_BYTE("0xff", "") "  add lr, r8\n"
+    PUT_BYTE("0xff00", ", ror #8") "  add lr, r8\n"
+    PUT_BYTE("0xff0000", ", ror #16") "  add lr, r8\n"
+    PUT_BYTE("0xff000000", ", ror #24")
+    "  b 2b\n"
+    "5:\n"
+    "  sub r0, #4\n"
+    "6:\n"
+    "  ldr r12, [sp, #4]\n"
+    "  str r0, [r12]\n"
+    "  str r3, [r12, #12]\n"
+    "  strd r4, r5, [r12, #16]\n"
+    "  add sp, #4\n"
+    "  pop {r0, r4-r11, pc}\n"
+    "  .size kws_dsp_scan, . - kws_dsp_scan\n"
+    "  .popsection\n");
+_Static_assert(LARGEST_GROUP == 255, "the assembly knows it");
 
 /* Four at a time. */
 static int encode_most(row_t *row, group_t *group) {
-  const int32_t threshold = row->threshold;
-  if (threshold >= INT8_MAX) return 1;
-  const uint32_t thresholds = (uint32_t)threshold * 0x01010101u;
-  const uint32_t twice = 2 * thresholds;
-  const int32_t stride = row->stride;
-  const int8_t *x = row->x + (row->at & ~3);
-  const int8_t *const end = row->x + (row->n & ~3);
-  int8_t *held = __builtin_assume_aligned(row->held + (row->at & ~3), 4);
-  kws_delta_change_t *at = group->end;
-  int32_t sum = group->sum;
-  uint32_t size = (uint32_t)group->size;
-  int more = 1;
-  for (; x < end; x += 4, held += 4) {
-    uint32_t now, before;
-    memcpy(&now, x, sizeof now);
-    memcpy(&before, __builtin_assume_aligned(held, 4), sizeof before);
-    const uint32_t excess = excess_bytes(now, before, thresholds, twice);
-    if (excess == 0) continue;
-    const uint32_t after = select_bytes(now, before, excess);
-    const uint32_t larger = add_sizes(after, before, size);
-    if (larger > LARGEST_GROUP) {
-      more = 0;
-      break;
-    }
-    size = larger;
-    memcpy(__builtin_assume_aligned(held, 4), &after, sizeof after);
-    int32_t address = (int32_t)(intptr_t)(row->rows + (x - row->x) * stride);
-    PUT_BYTE(0)
-    PUT_BYTE(8)
-    PUT_BYTE(16)
-    PUT_BYTE(24)
-  }
-  row->at = (int32_t)(x - row->x);
-  *group = (group_t){at, (int32_t)size, sum};
+  const int32_t at = row->at & ~3;
+  const uint32_t thresholds = (uint32_t)row->threshold * 0x01010101u;
+  const uint32_t first = (uint32_t)(uintptr_t)row->x + 4;
+  const uint32_t rows = (uint32_t)(uintptr_t)row->rows;
+  scan_t scan = {
+      .x = row->x + at,
+      .end = row->x + (row->n & ~3),
+      .held = row->held + at,
+      .at = group->end,
+      .size = (uint32_t)group->size,
+      .sum = group->sum,
+      .thresholds = thresholds,
+      .twice = 2 * thresholds,
+      .stride = row->stride,
+      .base = rows - first * (uint32_t)row->stride,
+  };
+  if (row->threshold >= INT8_MAX || scan.x >= scan.end) return 1;
+  kws_dsp_scan(&scan);
+  row->at = (int32_t)(scan.x - row->x);
+  *group = (group_t){scan.at, (int32_t)scan.size, scan.sum};
+  if (scan.x == scan.end) return 1;
   /* Four that don't fit even alone: as many of them as do. */
-  if (!more && at == row->list) encode_each(row, group, row->at + 4);
-  return more;
+  if (scan.at == row->list) encode_each(row, group, row->at + 4);
+  return 0;
 }
 
 #elif defined(KWS_CORE_MVE)
