@@ -1535,40 +1535,14 @@ static inline int32_t scale_element(scaled_t s, int32_t x) {
          s.right;
 }
 
-/* A row of ADD: the input `unit` has multiplier 1/2 and no shift. Either may be one
- * value for the whole row (step 0). */
-static inline __attribute__((always_inline)) void add_row(
-    output_t o, scaled_t s, const int8_t *x, int32_t x_step, int32_t x_sign,
-    const int8_t *unit, int32_t unit_step, int32_t unit_sign, int32_t unit_constant,
-    int32_t n, int8_t *y) {
-  int32_t term = 2 * x_sign * scale_element(s, *x);
-  int32_t unit_term = unit_constant + unit_sign * *unit * (1 << 20);
-#pragma GCC unroll 4
-  for (int32_t i = 0; i < n; ++i) {
-    if (x_step) term = 2 * x_sign * scale_element(s, x[i]);
-    if (unit_step) unit_term = unit_constant + unit_sign * unit[i] * (1 << 20);
-    y[i] = finish_element(o, unit_term + term);
-  }
-}
-
-/* Signs and steps as constants. */
-static inline __attribute__((always_inline)) void add_rows(
-    const kws_broadcast_t *b, output_t o, scaled_t s, const int8_t *x,
-    int32_t x_row_step, int32_t x_step, int32_t x_sign, const int8_t *unit,
-    int32_t unit_row_step, int32_t unit_step, int32_t unit_sign,
-    int32_t unit_zero_point, int8_t *y) {
-  const int32_t constant = -unit_sign * unit_zero_point * (1 << 20);
-  for (int32_t r = 0; r < b->rows; ++r) {
-    if (x_step && unit_step) {
-      add_row(o, s, x, 1, x_sign, unit, 1, unit_sign, constant, b->columns, y);
-    } else if (unit_step) {
-      add_row(o, s, x, 0, x_sign, unit, 1, unit_sign, constant, b->columns, y);
-    } else {
-      add_row(o, s, x, x_step, x_sign, unit, 0, unit_sign, constant, b->columns, y);
-    }
-    x += x_row_step;
-    unit += unit_row_step;
-    y += b->columns;
+/* A row of ADD: the input `unit` has multiplier 1/2 and no shift, so it is
+ * unit * factor + constant; x_factor is 2 with a sign. */
+static void add_row(output_t o, scaled_t s, const int8_t *x, int32_t x_step,
+                    int32_t x_factor, const int8_t *unit, int32_t unit_step,
+                    int32_t factor, int32_t constant, int32_t n, int8_t *y) {
+  for (const int8_t *end = y + n; y < end; x += x_step, unit += unit_step) {
+    const int32_t term = scale_element(s, *x) * x_factor;
+    *y++ = finish_element(o, constant + *unit * factor + term);
   }
 }
 
@@ -1600,21 +1574,22 @@ void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *
   }
   const output_t o =
       output_of(q.output_multiplier, q.output_shift, q.output_zero_point);
-  const scaled_t scaled = unit1
-                              ? scaled_of(q.x2_zero_point, q.x2_multiplier, q.x2_shift)
-                              : scaled_of(q.x1_zero_point, q.x1_multiplier, q.x1_shift);
-  if (unit1 && !q.subtract) {
-    add_rows(&s, o, scaled, x2, s.x2_row_step, s.x2_column_step, 1, x1, s.x1_row_step,
-             s.x1_column_step, 1, q.x1_zero_point, y);
-  } else if (unit1) {
-    add_rows(&s, o, scaled, x2, s.x2_row_step, s.x2_column_step, -1, x1, s.x1_row_step,
-             s.x1_column_step, 1, q.x1_zero_point, y);
-  } else if (!q.subtract) {
-    add_rows(&s, o, scaled, x1, s.x1_row_step, s.x1_column_step, 1, x2, s.x2_row_step,
-             s.x2_column_step, 1, q.x2_zero_point, y);
-  } else {
-    add_rows(&s, o, scaled, x1, s.x1_row_step, s.x1_column_step, 1, x2, s.x2_row_step,
-             s.x2_column_step, -1, q.x2_zero_point, y);
+  const int32_t sign = q.subtract ? -1 : 1;
+  for (int32_t r = 0; r < s.rows; ++r) {
+    if (unit1) {
+      const int32_t factor = 1 << 20;
+      add_row(o, scaled_of(q.x2_zero_point, q.x2_multiplier, q.x2_shift), x2,
+              s.x2_column_step, 2 * sign, x1, s.x1_column_step, factor,
+              -q.x1_zero_point * factor, s.columns, y);
+    } else {
+      const int32_t factor = sign * (1 << 20);
+      add_row(o, scaled_of(q.x1_zero_point, q.x1_multiplier, q.x1_shift), x1,
+              s.x1_column_step, 2, x2, s.x2_column_step, factor,
+              -q.x2_zero_point * factor, s.columns, y);
+    }
+    x1 += s.x1_row_step;
+    x2 += s.x2_row_step;
+    y += s.columns;
   }
 }
 
