@@ -375,7 +375,6 @@ static inline __attribute__((always_inline)) void add_linear_row(
   int32_t start = p->offset;
   if (step1 == 0) start += *x1 * factor1;
   if (step2 == 0) start += *x2 * factor2;
-#pragma GCC unroll 4
   for (int32_t i = 0; i < n; ++i) {
     int32_t value = start;
     if (step1 != 0) value += x1[i] * factor1;
