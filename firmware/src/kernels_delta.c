@@ -1259,12 +1259,18 @@ static int32_t add_segment(position_t *to, const kws_delta_change_t *at, int32_t
   const kws_delta_change_t *const first = at;
   const row_t row = {.rows = to->p->columns,
                      .stride = KWS_DELTA_STRIDE(to->p->conv.product.outputs)};
+  group_t group = to->group; /* a copy, for registers */
   for (; at->offset < end; ++at) {
     const int32_t size = at->delta < 0 ? -at->delta : at->delta;
-    if (size > LARGEST_GROUP - to->group.size) add_position(to);
-    put(&row, &to->group, at->offset + tap, at->delta);
-    to->group.size += size;
+    if (size > LARGEST_GROUP - group.size) {
+      to->group = group;
+      add_position(to);
+      group = to->group;
+    }
+    put(&row, &group, at->offset + tap, at->delta);
+    group.size += size;
   }
+  to->group = group;
   return (int32_t)(at - first);
 }
 

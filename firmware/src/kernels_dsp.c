@@ -1535,14 +1535,14 @@ static inline int32_t scale_element(scaled_t s, int32_t x) {
          s.right;
 }
 
-/* A row of ADD: the input `unit` has multiplier 1/2 and no shift, so it is
- * unit * factor + constant; x_factor is 2 with a sign. */
-static void add_row(output_t o, scaled_t s, const int8_t *x, int32_t x_step,
-                    int32_t x_factor, const int8_t *unit, int32_t unit_step,
-                    int32_t factor, int32_t constant, int32_t n, int8_t *y) {
-  for (const int8_t *end = y + n; y < end; x += x_step, unit += unit_step) {
-    const int32_t term = scale_element(s, *x) * x_factor;
-    *y++ = finish_element(o, constant + *unit * factor + term);
+/* ADD of two inputs of y's shape: `unit` has multiplier 1/2 and no shift, so it is
+ * unit * 2^20 + constant. */
+static inline void add_same_shape(output_t o, scaled_t s, const int8_t *x,
+                                  const int8_t *unit, int32_t constant, int32_t n,
+                                  int8_t *y) {
+  for (const int8_t *end = y + n; y < end;) {
+    const int32_t term = 2 * scale_element(s, *x++);
+    *y++ = finish_element(o, constant + *unit++ * (1 << 20) + term);
   }
 }
 
@@ -1567,29 +1567,20 @@ void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *
   const kws_broadcast_t s = kws_flatten(shape);
   const int unit1 = kws_is_unit(q.x1_multiplier, q.x1_shift) && is_scaled(q.x2_shift);
   const int unit2 = kws_is_unit(q.x2_multiplier, q.x2_shift) && is_scaled(q.x1_shift);
+  const int same_shape = s.rows == 1 && s.x1_column_step == 1 && s.x2_column_step == 1;
   if (!is_ordinary(q.output_shift, q.activation_min, q.activation_max) ||
-      !(unit1 || unit2)) {
+      !(unit1 || unit2) || !same_shape || q.subtract) {
     kws_add_any_s8(p, shape, x1, x2, y);
     return;
   }
   const output_t o =
       output_of(q.output_multiplier, q.output_shift, q.output_zero_point);
-  const int32_t sign = q.subtract ? -1 : 1;
-  for (int32_t r = 0; r < s.rows; ++r) {
-    if (unit1) {
-      const int32_t factor = 1 << 20;
-      add_row(o, scaled_of(q.x2_zero_point, q.x2_multiplier, q.x2_shift), x2,
-              s.x2_column_step, 2 * sign, x1, s.x1_column_step, factor,
-              -q.x1_zero_point * factor, s.columns, y);
-    } else {
-      const int32_t factor = sign * (1 << 20);
-      add_row(o, scaled_of(q.x1_zero_point, q.x1_multiplier, q.x1_shift), x1,
-              s.x1_column_step, 2, x2, s.x2_column_step, factor,
-              -q.x2_zero_point * factor, s.columns, y);
-    }
-    x1 += s.x1_row_step;
-    x2 += s.x2_row_step;
-    y += s.columns;
+  if (unit1) {
+    add_same_shape(o, scaled_of(q.x2_zero_point, q.x2_multiplier, q.x2_shift), x2, x1,
+                   -q.x1_zero_point * (1 << 20), s.columns, y);
+  } else {
+    add_same_shape(o, scaled_of(q.x1_zero_point, q.x1_multiplier, q.x1_shift), x1, x2,
+                   -q.x2_zero_point * (1 << 20), s.columns, y);
   }
 }
 
