@@ -980,7 +980,7 @@ static void finish_product(const finish_t *f, const int32_t *sums, int32_t corre
 #if defined(KWS_CORE_MVE)
 #define CROSSOVER 10
 #elif defined(KWS_CORE_DSP)
-#define CROSSOVER 24
+#define CROSSOVER 28
 #else
 #define CROSSOVER 24
 #endif
