@@ -78,6 +78,7 @@ def random_cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
         cases.attention(rng, "heads_1_of_98", (98, 1, 64)),
         cases.attention(rng, "heads_3_of_99", (99, 3, 16)),
         cases.attention(rng, "one_token", (1, 1, 4)),
+        *(cases.binary(rng, f"linear_{number}", linear=True) for number in range(24)),
         cases.linear_attention(rng, "heads_of_32", (40, 24, 32)),
         cases.linear_attention(rng, "long_window", (40, 36, 9)),
     ]
@@ -225,6 +226,38 @@ def test_scalar_constants_are_exact_as_tables() -> None:
                 for x in range(-128, 128)
             ]
             np.testing.assert_array_equal(got, expected[0])
+
+
+def test_a_linear_add_is_the_add_of_every_pair() -> None:
+    rng = np.random.default_rng(9)
+    values = range(-128, 128)
+    found = 0
+    for _ in range(12):
+        x1, x2, y = (
+            (float(np.float32(rng.uniform(*scales))), int(rng.integers(-40, 40)))
+            for scales in ((0.05, 0.1), (0.01, 0.1), (0.07, 0.2))
+        )
+        prepare = qm.add_parameters if rng.random() < 0.5 else qm.sub_parameters
+        p = prepare(x1, x2, y)
+        form = qm.linear_add(p)
+        if form == qm.LinearAdd():
+            continue
+        found += 1
+        for a in values:
+            for b in values:
+                value = a * form.x1_factor + b * form.x2_factor + form.offset
+                assert -(2**31) <= value < 2**31
+                assert min(max(value >> qm.LINEAR_SHIFT, -128), 127) == qm.add(p, a, b)
+    assert found > 6
+
+
+def test_an_add_that_is_not_linear_is_none() -> None:
+    scales = (0.1, 3), (0.05, -7), (0.1, 0)
+    assert qm.linear_add(qm.add_parameters(*scales)) != qm.LinearAdd()
+    # A clamp of its own; a sum that 32 bits don't hold at this precision.
+    assert qm.linear_add(qm.add_parameters(*scales, "relu")) == qm.LinearAdd()
+    coarse = qm.add_parameters((0.1, 3), (0.1, -7), (0.02, 0))
+    assert qm.linear_add(coarse) == qm.LinearAdd()
 
 
 def test_softmax_in_python_equals_tflm() -> None:

@@ -248,13 +248,19 @@ typedef struct {
   int32_t x2_row_step, x2_column_step;
 } kws_broadcast_t;
 
-/* ADD and SUB: TFLM's left shift of 20. For SUB the generator sets subtract = 1. */
+/* ADD and SUB: TFLM's left shift of 20. For SUB the generator sets subtract = 1. Where
+ * it found factors that give TFLM's result for all pairs of inputs, it is
+ *   saturate((x1 * x1_factor + x2 * x2_factor + offset) >> KWS_LINEAR_SHIFT)
+ * without overflow, and the clamp is int8's own; x1_factor = 0: it found none. */
+#define KWS_LINEAR_SHIFT 23
+
 typedef struct {
   int16_t x1_zero_point, x2_zero_point, output_zero_point;
   int8_t x1_shift, x2_shift, output_shift; /* <= 0 */
   int32_t x1_multiplier, x2_multiplier, output_multiplier;
   int8_t subtract;
   int8_t activation_min, activation_max;
+  int32_t x1_factor, x2_factor, offset;
 } kws_add_t;
 
 /* y may be x1 or x2 where that input has y's shape. */

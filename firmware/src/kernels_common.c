@@ -356,6 +356,50 @@ static void add_common(const kws_add_t *p, const kws_broadcast_t *s,
   }
 }
 
+/* Saturated to int8; the shift comes with the saturation where there is one. */
+static inline int8_t finish_linear(int32_t value) {
+#if defined(KWS_CORE_DSP) && defined(__ARM_FEATURE_DSP)
+  int32_t result;
+  __asm("ssat %0, #8, %1, asr %2" : "=r"(result) : "r"(value), "I"(KWS_LINEAR_SHIFT));
+  return (int8_t)result;
+#else
+  return (int8_t)kws_clamp(value >> KWS_LINEAR_SHIFT, INT8_MIN, INT8_MAX);
+#endif
+}
+
+/* A row; steps are constants, and one may be 0. */
+static inline __attribute__((always_inline)) void add_linear_row(
+    const kws_add_t *p, const int8_t *x1, int32_t step1, const int8_t *x2,
+    int32_t step2, int32_t n, int8_t *y) {
+  const int32_t factor1 = p->x1_factor, factor2 = p->x2_factor;
+  int32_t start = p->offset;
+  if (step1 == 0) start += *x1 * factor1;
+  if (step2 == 0) start += *x2 * factor2;
+  for (int32_t i = 0; i < n; ++i) {
+    int32_t value = start;
+    if (step1 != 0) value += x1[i] * factor1;
+    if (step2 != 0) value += x2[i] * factor2;
+    y[i] = finish_linear(value);
+  }
+}
+
+void kws_add_linear_s8(const kws_add_t *p, const kws_broadcast_t *shape,
+                       const int8_t *x1, const int8_t *x2, int8_t *y) {
+  const kws_broadcast_t s = kws_flatten(shape);
+  for (int32_t r = 0; r < s.rows; ++r) {
+    if (s.x1_column_step == 0) {
+      add_linear_row(p, x1, 0, x2, 1, s.columns, y);
+    } else if (s.x2_column_step == 0) {
+      add_linear_row(p, x1, 1, x2, 0, s.columns, y);
+    } else {
+      add_linear_row(p, x1, 1, x2, 1, s.columns, y);
+    }
+    x1 += s.x1_row_step;
+    x2 += s.x2_row_step;
+    y += s.columns;
+  }
+}
+
 void kws_add_any_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                     const int8_t *x2, int8_t *y) {
   /* Copies: a store to y might change what p points to, for all the compiler knows. */

@@ -100,63 +100,123 @@ static inline uint32_t select_bytes(uint32_t x, uint32_t held, uint32_t excess) 
   return result;
 }
 
-/* size + the sum of four |a - b|. */
-static inline uint32_t add_sizes(uint32_t a, uint32_t b, uint32_t size) {
-  uint32_t result;
-  a ^= 0x80808080u;
-  b ^= 0x80808080u;
-  __asm("usada8 %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(size));
-  return result;
-}
+/* Whole words of a row, and the group that they are listed in. */
+typedef struct {
+  const int8_t *x;        /* 0: moves to `end`, or to what no longer fits the group */
+  const int8_t *end;      /* 4 */
+  int8_t *held;           /* 8 */
+  kws_delta_change_t *at; /* 12: where the next change is listed */
+  uint32_t size;          /* 16 */
+  int32_t sum;            /* 20 */
+  uint32_t thresholds;    /* 24: in each byte */
+  uint32_t twice;         /* 28 */
+  int32_t stride;         /* 32 */
+  uint32_t base;          /* 36: row of weights of x[i]: base + (x + i + 4) * stride */
+} scan_t;
+
+/* Encodes them; x < end. In assembly because compilers run out of registers:
+ *   r0 x, r1 end, r2 held, r3 at, r4 size, r5 sum, r6 thresholds, r7 twice, r8 stride,
+ *   r9 other, r10 four now, then after, r11 before, r12 excess, lr other, then address
+ * See excess_bytes and select_bytes. Sizes are those of bytes without a sign, from
+ * which USADA8 adds up four. */
+void kws_dsp_scan(scan_t *scan);
+_Static_assert(offsetof(scan_t, at) == 12 && offsetof(scan_t, base) == 36,
+               "the assembly knows where they lie");
 
 /* Lists a byte of `after` where it is not `before`'s. */
-#define PUT_BYTE(bit)                                                           \
-  if ((excess >> (bit)) & 0xffu) {                                              \
-    const int32_t delta = (int8_t)(after >> (bit)) - (int8_t)(before >> (bit)); \
-    *at++ = (kws_delta_change_t){address, delta};                               \
-    sum += delta;                                                               \
-  }                                                                             \
-  address += stride;
+#define PUT_BYTE(mask, rotation) \
+  "  tst r12, #" mask            \
+  "\n"                           \
+  "  beq 4f\n"                   \
+  "  sxtb.w r9, r11" rotation    \
+  "\n"                           \
+  "  rsb r9, r9, #0\n"           \
+  "  sxtab r9, r9, r10" rotation \
+  "\n"                           \
+  "  strd lr, r9, [r3], #8\n"    \
+  "  add r5, r9\n"               \
+  "4:\n"
+
+__asm(
+    "  .syntax unified\n"
+    "  .thumb\n"
+    "  .pushsection .text.kws_dsp_scan, \"ax\", %progbits\n"
+    "  .align 2\n"
+    "  .global kws_dsp_scan\n"
+    "  .type kws_dsp_scan, %function\n"
+    "  .thumb_func\n"
+    "kws_dsp_scan:\n"
+    "  push {r0, r4-r11, lr}\n"
+    "  ldm.w r0, {r0-r9}\n"
+    "  push {r9}\n"
+    "1:\n"
+    "  ldr r10, [r0], #4\n"
+    "  ldr r11, [r2], #4\n"
+    "  qsub8 r12, r10, r11\n"
+    "  uadd8 r12, r12, r6\n"
+    "  uqsub8 r12, r12, r7\n"
+    "  cmp r12, #0\n"
+    "  bne 3f\n"
+    "2:\n"
+    "  cmp r0, r1\n"
+    "  bne 1b\n"
+    "  b 6f\n"
+    "3:\n"
+    "  mov lr, #0\n"
+    "  usub8 lr, lr, r12\n"
+    "  sel r10, r11, r10\n"
+    "  eor lr, r10, #0x80808080\n"
+    "  eor r9, r11, #0x80808080\n"
+    "  usada8 lr, lr, r9, r4\n"
+    "  cmp lr, #255\n"
+    "  bhi 5f\n"
+    "  mov r4, lr\n"
+    "  str r10, [r2, #-4]\n"
+    "  ldr r9, [sp]\n"
+    "  mla lr, r0, r8, r9\n" PUT_BYTE("0xff", "") "  add lr, r8\n"
+    PUT_BYTE("0xff00", ", ror #8") "  add lr, r8\n"
+    PUT_BYTE("0xff0000", ", ror #16") "  add lr, r8\n"
+    PUT_BYTE("0xff000000", ", ror #24")
+    "  b 2b\n"
+    "5:\n"
+    "  sub r0, #4\n"
+    "6:\n"
+    "  ldr r12, [sp, #4]\n"
+    "  str r0, [r12]\n"
+    "  str r3, [r12, #12]\n"
+    "  strd r4, r5, [r12, #16]\n"
+    "  add sp, #4\n"
+    "  pop {r0, r4-r11, pc}\n"
+    "  .size kws_dsp_scan, . - kws_dsp_scan\n"
+    "  .popsection\n");
+_Static_assert(LARGEST_GROUP == 255, "the assembly knows it");
 
 /* Four at a time. */
 static int encode_most(row_t *row, group_t *group) {
-  const int32_t threshold = row->threshold;
-  if (threshold >= INT8_MAX) return 1;
-  const uint32_t thresholds = (uint32_t)threshold * 0x01010101u;
-  const uint32_t twice = 2 * thresholds;
-  const int32_t stride = row->stride;
-  const int8_t *x = row->x + (row->at & ~3);
-  const int8_t *const end = row->x + (row->n & ~3);
-  int8_t *held = __builtin_assume_aligned(row->held + (row->at & ~3), 4);
-  kws_delta_change_t *at = group->end;
-  int32_t sum = group->sum;
-  uint32_t size = (uint32_t)group->size;
-  int more = 1;
-  for (; x < end; x += 4, held += 4) {
-    uint32_t now, before;
-    memcpy(&now, x, sizeof now);
-    memcpy(&before, __builtin_assume_aligned(held, 4), sizeof before);
-    const uint32_t excess = excess_bytes(now, before, thresholds, twice);
-    if (excess == 0) continue;
-    const uint32_t after = select_bytes(now, before, excess);
-    const uint32_t larger = add_sizes(after, before, size);
-    if (larger > LARGEST_GROUP) {
-      more = 0;
-      break;
-    }
-    size = larger;
-    memcpy(__builtin_assume_aligned(held, 4), &after, sizeof after);
-    int32_t address = (int32_t)(intptr_t)(row->rows + (x - row->x) * stride);
-    PUT_BYTE(0)
-    PUT_BYTE(8)
-    PUT_BYTE(16)
-    PUT_BYTE(24)
-  }
-  row->at = (int32_t)(x - row->x);
-  *group = (group_t){at, (int32_t)size, sum};
+  const int32_t at = row->at & ~3;
+  const uint32_t thresholds = (uint32_t)row->threshold * 0x01010101u;
+  const uint32_t first = (uint32_t)(uintptr_t)row->x + 4;
+  const uint32_t rows = (uint32_t)(uintptr_t)row->rows;
+  scan_t scan = {
+      .x = row->x + at,
+      .end = row->x + (row->n & ~3),
+      .held = row->held + at,
+      .at = group->end,
+      .size = (uint32_t)group->size,
+      .sum = group->sum,
+      .thresholds = thresholds,
+      .twice = 2 * thresholds,
+      .stride = row->stride,
+      .base = rows - first * (uint32_t)row->stride,
+  };
+  if (row->threshold >= INT8_MAX || scan.x >= scan.end) return 1;
+  kws_dsp_scan(&scan);
+  row->at = (int32_t)(scan.x - row->x);
+  *group = (group_t){scan.at, (int32_t)scan.size, scan.sum};
+  if (scan.x == scan.end) return 1;
   /* Four that don't fit even alone: as many of them as do. */
-  if (!more && at == row->list) encode_each(row, group, row->at + 4);
-  return more;
+  if (scan.at == row->list) encode_each(row, group, row->at + 4);
+  return 0;
 }
 
 #elif defined(KWS_CORE_MVE)
@@ -296,24 +356,24 @@ static int32_t hold(const int8_t *x, const int8_t *before, int8_t *after, int32_
  * One MLA makes two products: two weights as unsigned 16-bit lanes of a word times a
  * change. `start` takes away what the 128 that are added to each weight make, so a
  * lane ends as a sum of signed products, below 2^15 (LARGEST_GROUP); what the lower
- * borrows from the upper is given back at the end. In assembly because it takes all
- * registers:
- *   r0 list, r1 address, r2 r3 weights, r4-r11 sums of 16 columns, r12, lr change */
+ * borrows from the upper is given back at the end. A word of four weights as it is
+ * adds up the even columns' lanes and 2^8 times the odd ones', which are taken away at
+ * the end: all modulo 2^32, and only odd weights are taken out. In assembly because it
+ * takes all registers:
+ *   r0 list, r1 address, r2 r3 weights, r12, lr change; words and odd lanes of 16
+ *   columns: r4 r5, r6 r7, r8 r9, r10 r11 */
 void kws_dsp_add_changes(int32_t *sums, kws_delta_change_t *list, int32_t columns,
                          uint32_t start);
 
-/* Four weights: columns 0 and 2, then 1 and 3. */
-#define FOUR_COLUMNS(weights, even, odd) \
-  "  uxtb16 r12, " weights               \
-  "\n"                                   \
-  "  mla " even ", r12, lr, " even       \
-  "\n"                                   \
-  "  uxtb16 r12, " weights               \
-  ", ror #8\n"                           \
+#define FOUR_COLUMNS(weights, words, odd)    \
+  "  mla " words ", " weights ", lr, " words \
+  "\n"                                       \
+  "  uxtb16 r12, " weights                   \
+  ", ror #8\n"                               \
   "  mla " odd ", r12, lr, " odd "\n"
-#define EIGHT_COLUMNS(sum0, sum1, sum2, sum3)                \
-  "  ldrd r2, r3, [r1], #8\n" FOUR_COLUMNS("r2", sum0, sum1) \
-      FOUR_COLUMNS("r3", sum2, sum3)
+#define EIGHT_COLUMNS(words0, odd0, words1, odd1)              \
+  "  ldrd r2, r3, [r1], #8\n" FOUR_COLUMNS("r2", words0, odd0) \
+      FOUR_COLUMNS("r3", words1, odd1)
 #define NEXT_CHANGE           \
   "  str r1, [r0, #-8]\n"     \
   "  ldrd r1, lr, [r0], #8\n" \
@@ -324,8 +384,10 @@ void kws_dsp_add_changes(int32_t *sums, kws_delta_change_t *list, int32_t column
   "  add " lanes                     \
   ", #0x8000\n"                      \
   "  add " high ", " high ", " lanes ", asr #16\n"
-#define FOUR_SUMS(even, odd)                              \
-  "  ldm r0, {r1, r2, r3, r12}\n" LANES(even, "r1", "r3") \
+#define FOUR_SUMS(words, odd)                              \
+  "  sub " words ", " words ", " odd                       \
+  ", lsl #8\n"                                             \
+  "  ldm r0, {r1, r2, r3, r12}\n" LANES(words, "r1", "r3") \
       LANES(odd, "r2", "r12") "  stm r0!, {r1, r2, r3, r12}\n"
 
 __asm(
@@ -343,15 +405,15 @@ __asm(
     "  subs r2, #16\n"
     "  blt 4f\n"
     "  str r2, [sp, #8]\n"
-    "  ldrd r0, r4, [sp, #4]\n"
-    "  ldr r4, [sp, #12]\n"
-    "  mov r5, r4\n"
+    "  ldr r0, [sp, #4]\n"
+    "  ldr r5, [sp, #12]\n"
+    "  add r4, r5, r5, lsl #8\n"
     "  mov r6, r4\n"
-    "  mov r7, r4\n"
+    "  mov r7, r5\n"
     "  mov r8, r4\n"
-    "  mov r9, r4\n"
+    "  mov r9, r5\n"
     "  mov r10, r4\n"
-    "  mov r11, r4\n"
+    "  mov r11, r5\n"
     "  ldrd r1, lr, [r0], #8\n"
     "2:\n" EIGHT_COLUMNS("r4", "r5", "r6", "r7") EIGHT_COLUMNS("r8", "r9", "r10", "r11")
         NEXT_CHANGE
@@ -364,10 +426,10 @@ __asm(
     "  adds r2, #8\n"
     "  blt 6f\n"
     "  ldr r0, [sp, #4]\n"
-    "  ldr r4, [sp, #12]\n"
-    "  mov r5, r4\n"
+    "  ldr r5, [sp, #12]\n"
+    "  add r4, r5, r5, lsl #8\n"
     "  mov r6, r4\n"
-    "  mov r7, r4\n"
+    "  mov r7, r5\n"
     "  ldrd r1, lr, [r0], #8\n"
     "5:\n" EIGHT_COLUMNS("r4", "r5", "r6", "r7") NEXT_CHANGE
     "  bne 5b\n"
@@ -796,28 +858,43 @@ static void finish_each(const finish_t *f, const int32_t *sums, int32_t n, int8_
 }
 
 /* The same from multipliers and shifts as they are in flash; returns how many outputs
- * that was. Two at a time. */
-#define FINISH_PLAIN(sum)           \
-  "  ldrsb r10, [%[shift]], #1\n"   \
-  "  ldr r8, [%[multiplier]], #4\n" \
-  "  mvn r9, r10\n" /* right - 1 */ \
-  "  lsl r9, %[half], r9\n"         \
-  "  rsb r10, r10, #0\n"            \
-  "  lsl " sum ", #1\n" FINISH(sum, "r8", "r9", "r10", "r8", "[%[y]], #1")
+ * that was. Four at a time, whose shifts are one word: r10 has the right shift - 1 of
+ * the next in its low byte. The second rounding's half comes last, doubled and with the
+ * zero point. */
+#define FINISH_PLAIN(sum, multiplier)             \
+  "  lsl " sum                                    \
+  ", #1\n"                                        \
+  "  smmulr " multiplier ", " sum ", " multiplier \
+  "\n"                                            \
+  "  add " multiplier ", " multiplier ", " sum    \
+  ", asr #31\n"                                   \
+  "  asr " multiplier                             \
+  ", r10\n"                                       \
+  "  add " multiplier                             \
+  ", %[half]\n"                                   \
+  "  ssat " multiplier ", #8, " multiplier        \
+  ", asr #1\n"                                    \
+  "  strb " multiplier ", [%[y]], #1\n"
+#define FINISH_TWO_PLAIN                               \
+  "  ldm %[sums]!, {r2, r3}\n"                         \
+  "  ldrd r8, r9, [%[multiplier]], #8\n" FINISH_PLAIN( \
+      "r2", "r8") "  lsr r10, #8\n" FINISH_PLAIN("r3", "r9")
 
 static int32_t finish_plain(const finish_t *f, const int32_t *sums, int32_t n,
                             int8_t *y) {
   const int32_t *multiplier = f->multiplier;
   const int8_t *shift = f->shift;
   const int32_t half = 2 * f->zero_point + 1;
-  for (int32_t o = 0; o + 2 <= n; o += 2) {
-    __asm volatile("  ldm %[sums]!, {r2, r3}\n" FINISH_PLAIN("r2") FINISH_PLAIN("r3")
-                   : [sums] "+r"(sums), [multiplier] "+r"(multiplier),
-                     [shift] "+r"(shift), [y] "+r"(y)
-                   : [half] "r"(half)
-                   : "r2", "r3", "r8", "r9", "r10", "memory");
+  for (const int8_t *end = y + (n & ~3); y < end;) {
+    __asm volatile(
+        "  ldr r10, [%[shift]], #4\n"
+        "  mvn r10, r10\n" FINISH_TWO_PLAIN "  lsr r10, #8\n" FINISH_TWO_PLAIN
+        : [sums] "+r"(sums), [multiplier] "+r"(multiplier), [shift] "+r"(shift),
+          [y] "+r"(y)
+        : [half] "r"(half)
+        : "r2", "r3", "r8", "r9", "r10", "memory");
   }
-  return n & ~1;
+  return n & ~3;
 }
 
 #define FINISH_ALL(sum)                                \
@@ -903,7 +980,7 @@ static void finish_product(const finish_t *f, const int32_t *sums, int32_t corre
 #if defined(KWS_CORE_MVE)
 #define CROSSOVER 10
 #elif defined(KWS_CORE_DSP)
-#define CROSSOVER 24
+#define CROSSOVER 28
 #else
 #define CROSSOVER 24
 #endif
@@ -1182,12 +1259,18 @@ static int32_t add_segment(position_t *to, const kws_delta_change_t *at, int32_t
   const kws_delta_change_t *const first = at;
   const row_t row = {.rows = to->p->columns,
                      .stride = KWS_DELTA_STRIDE(to->p->conv.product.outputs)};
+  group_t group = to->group; /* a copy, for registers */
   for (; at->offset < end; ++at) {
     const int32_t size = at->delta < 0 ? -at->delta : at->delta;
-    if (size > LARGEST_GROUP - to->group.size) add_position(to);
-    put(&row, &to->group, at->offset + tap, at->delta);
-    to->group.size += size;
+    if (size > LARGEST_GROUP - group.size) {
+      to->group = group;
+      add_position(to);
+      group = to->group;
+    }
+    put(&row, &group, at->offset + tap, at->delta);
+    group.size += size;
   }
+  to->group = group;
   return (int32_t)(at - first);
 }
 

@@ -78,6 +78,19 @@ static inline uint32_t odd_bytes(uint32_t bytes) {
   return result;
 }
 
+/* The lower halves of two words, and the upper ones. */
+static inline uint32_t low_halves(uint32_t low, uint32_t high) {
+  uint32_t result;
+  __asm("pkhbt %0, %1, %2, lsl #16" : "=r"(result) : "r"(low), "r"(high));
+  return result;
+}
+
+static inline uint32_t high_halves(uint32_t low, uint32_t high) {
+  uint32_t result;
+  __asm("pkhtb %0, %1, %2, asr #16" : "=r"(result) : "r"(high), "r"(low));
+  return result;
+}
+
 static inline int32_t dual_multiply_add(uint32_t a, uint32_t b, int32_t sum) {
   int32_t result;
   __asm("smlad %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
@@ -383,6 +396,14 @@ static inline uint32_t even_bytes(uint32_t bytes) {
 
 static inline uint32_t odd_bytes(uint32_t bytes) {
   return add_odd_bytes(0, bytes);
+}
+
+static inline uint32_t low_halves(uint32_t low, uint32_t high) {
+  return (low & 0xffffu) | (high << 16);
+}
+
+static inline uint32_t high_halves(uint32_t low, uint32_t high) {
+  return (low >> 16) | (high & 0xffff0000u);
 }
 
 static inline int32_t dual_multiply_add(uint32_t a, uint32_t b, int32_t sum) {
@@ -965,8 +986,8 @@ static inline __attribute__((always_inline)) void sum_pair_of_rows(uint32_t row0
                                                                    uint32_t row2,
                                                                    uint32_t pair,
                                                                    int32_t *sums) {
-  const uint32_t low = (row0 & 0xffffu) | (row2 << 16);
-  const uint32_t high = (row0 >> 16) | (row2 & 0xffff0000u);
+  const uint32_t low = low_halves(row0, row2);
+  const uint32_t high = high_halves(row0, row2);
   sums[0] = dual_multiply_add(pair, even_bytes(low), sums[0]);
   sums[1] = dual_multiply_add(pair, odd_bytes(low), sums[1]);
   sums[2] = dual_multiply_add(pair, even_bytes(high), sums[2]);
@@ -1066,16 +1087,31 @@ void kws_batch_matmul_s8(const kws_batch_matmul_t *p, const int8_t *a, int32_t a
   }
 }
 
-/* Rows i and i + 2 of four columns as pairs. */
-static inline __attribute__((always_inline)) void pack_rows(uint32_t row0,
-                                                            uint32_t row2,
-                                                            int16_t *packed) {
-  const uint32_t low = (row0 & 0xffffu) | (row2 << 16);
-  const uint32_t high = (row0 >> 16) | (row2 & 0xffff0000u);
+/* Rows i and i + 2 of four columns as pairs; returns where the next ones go. */
+static inline __attribute__((always_inline)) int16_t *pack_rows(uint32_t row0,
+                                                                uint32_t row2,
+                                                                int16_t *packed) {
+  const uint32_t low = low_halves(row0, row2);
+  const uint32_t high = high_halves(row0, row2);
+#if defined(__ARM_FEATURE_DSP)
+  /* One store, which compilers don't find. */
+  __asm volatile(
+      "  sxtb16 r8, %[low]\n"
+      "  sxtb16 r9, %[low], ror #8\n"
+      "  sxtb16 r10, %[high]\n"
+      "  sxtb16 r11, %[high], ror #8\n"
+      "  stmia.w %[packed]!, {r8-r11}\n"
+      : [packed] "+r"(packed)
+      : [low] "r"(low), [high] "r"(high)
+      : "r8", "r9", "r10", "r11", "memory");
+  return packed;
+#else
   store_word(even_bytes(low), packed);
   store_word(odd_bytes(low), packed + 2);
   store_word(even_bytes(high), packed + 4);
   store_word(odd_bytes(high), packed + 6);
+  return packed + 8;
+#endif
 }
 
 /* Up to four columns of b, in pairs of rows as a panel has its inputs: for each 4 rows,
@@ -1083,18 +1119,18 @@ static inline __attribute__((always_inline)) void pack_rows(uint32_t row0,
 static void pack_columns(const int8_t *b, int32_t stride, int32_t inner,
                          int32_t columns, int16_t *packed) {
   if (columns == 4) {
-    for (; inner >= 4; inner -= 4, b += 4 * stride, packed += 16) {
-      pack_rows(load_word(b), load_word(b + 2 * stride), packed);
-      pack_rows(load_word(b + stride), load_word(b + 3 * stride), packed + 8);
+    for (; inner >= 4; inner -= 4, b += 4 * stride) {
+      packed = pack_rows(load_word(b), load_word(b + 2 * stride), packed);
+      packed = pack_rows(load_word(b + stride), load_word(b + 3 * stride), packed);
     }
   }
-  for (; inner > 0; inner -= 4, packed += 16) {
+  for (; inner > 0; inner -= 4) {
     uint32_t rows[4] = {0, 0, 0, 0};
     for (int32_t i = 0; i < kws_min(inner, 4); ++i, b += stride) {
       memcpy(&rows[i], b, (size_t)columns);
     }
-    pack_rows(rows[0], rows[2], packed);
-    pack_rows(rows[1], rows[3], packed + 8);
+    packed = pack_rows(rows[0], rows[2], packed);
+    packed = pack_rows(rows[1], rows[3], packed);
   }
 }
 
@@ -1230,7 +1266,9 @@ void kws_batch_matmul_columns_s8(const kws_batch_matmul_t *p, const int8_t *a,
                    .y_stride = y_stride,
                    .panel = panel,
                    .row_bytes = 2 * row};
-  memset(scratch, 0, KWS_BATCH_MATMUL_COLUMNS_SCRATCH_BYTES((size_t)inner));
+  if (inner != row) { /* what follows the last of them is read */
+    memset(scratch, 0, KWS_BATCH_MATMUL_COLUMNS_SCRATCH_BYTES((size_t)inner));
+  }
   for (; m > 0; m -= ROWS, a += ROWS * a_stride, y += ROWS * y_stride) {
     run.rows = kws_min(m, ROWS);
     for (int32_t r = 0; r < run.rows; ++r) {
@@ -1497,40 +1535,14 @@ static inline int32_t scale_element(scaled_t s, int32_t x) {
          s.right;
 }
 
-/* A row of ADD: the input `unit` has multiplier 1/2 and no shift. Either may be one
- * value for the whole row (step 0). */
-static inline __attribute__((always_inline)) void add_row(
-    output_t o, scaled_t s, const int8_t *x, int32_t x_step, int32_t x_sign,
-    const int8_t *unit, int32_t unit_step, int32_t unit_sign, int32_t unit_constant,
-    int32_t n, int8_t *y) {
-  int32_t term = 2 * x_sign * scale_element(s, *x);
-  int32_t unit_term = unit_constant + unit_sign * *unit * (1 << 20);
-#pragma GCC unroll 4
-  for (int32_t i = 0; i < n; ++i) {
-    if (x_step) term = 2 * x_sign * scale_element(s, x[i]);
-    if (unit_step) unit_term = unit_constant + unit_sign * unit[i] * (1 << 20);
-    y[i] = finish_element(o, unit_term + term);
-  }
-}
-
-/* Signs and steps as constants. */
-static inline __attribute__((always_inline)) void add_rows(
-    const kws_broadcast_t *b, output_t o, scaled_t s, const int8_t *x,
-    int32_t x_row_step, int32_t x_step, int32_t x_sign, const int8_t *unit,
-    int32_t unit_row_step, int32_t unit_step, int32_t unit_sign,
-    int32_t unit_zero_point, int8_t *y) {
-  const int32_t constant = -unit_sign * unit_zero_point * (1 << 20);
-  for (int32_t r = 0; r < b->rows; ++r) {
-    if (x_step && unit_step) {
-      add_row(o, s, x, 1, x_sign, unit, 1, unit_sign, constant, b->columns, y);
-    } else if (unit_step) {
-      add_row(o, s, x, 0, x_sign, unit, 1, unit_sign, constant, b->columns, y);
-    } else {
-      add_row(o, s, x, x_step, x_sign, unit, 0, unit_sign, constant, b->columns, y);
-    }
-    x += x_row_step;
-    unit += unit_row_step;
-    y += b->columns;
+/* ADD of two inputs of y's shape: `unit` has multiplier 1/2 and no shift, so it is
+ * unit * 2^20 + constant. */
+static inline void add_same_shape(output_t o, scaled_t s, const int8_t *x,
+                                  const int8_t *unit, int32_t constant, int32_t n,
+                                  int8_t *y) {
+  for (const int8_t *end = y + n; y < end;) {
+    const int32_t term = 2 * scale_element(s, *x++);
+    *y++ = finish_element(o, constant + *unit++ * (1 << 20) + term);
   }
 }
 
@@ -1547,32 +1559,28 @@ static inline scaled_t scaled_of(int32_t zero_point, int32_t multiplier,
 
 void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                 const int8_t *x2, int8_t *y) {
+  if (p->x1_factor != 0) {
+    kws_add_linear_s8(p, shape, x1, x2, y);
+    return;
+  }
   const kws_add_t q = *p;
   const kws_broadcast_t s = kws_flatten(shape);
   const int unit1 = kws_is_unit(q.x1_multiplier, q.x1_shift) && is_scaled(q.x2_shift);
   const int unit2 = kws_is_unit(q.x2_multiplier, q.x2_shift) && is_scaled(q.x1_shift);
+  const int same_shape = s.rows == 1 && s.x1_column_step == 1 && s.x2_column_step == 1;
   if (!is_ordinary(q.output_shift, q.activation_min, q.activation_max) ||
-      !(unit1 || unit2)) {
+      !(unit1 || unit2) || !same_shape || q.subtract) {
     kws_add_any_s8(p, shape, x1, x2, y);
     return;
   }
   const output_t o =
       output_of(q.output_multiplier, q.output_shift, q.output_zero_point);
-  const scaled_t scaled = unit1
-                              ? scaled_of(q.x2_zero_point, q.x2_multiplier, q.x2_shift)
-                              : scaled_of(q.x1_zero_point, q.x1_multiplier, q.x1_shift);
-  if (unit1 && !q.subtract) {
-    add_rows(&s, o, scaled, x2, s.x2_row_step, s.x2_column_step, 1, x1, s.x1_row_step,
-             s.x1_column_step, 1, q.x1_zero_point, y);
-  } else if (unit1) {
-    add_rows(&s, o, scaled, x2, s.x2_row_step, s.x2_column_step, -1, x1, s.x1_row_step,
-             s.x1_column_step, 1, q.x1_zero_point, y);
-  } else if (!q.subtract) {
-    add_rows(&s, o, scaled, x1, s.x1_row_step, s.x1_column_step, 1, x2, s.x2_row_step,
-             s.x2_column_step, 1, q.x2_zero_point, y);
+  if (unit1) {
+    add_same_shape(o, scaled_of(q.x2_zero_point, q.x2_multiplier, q.x2_shift), x2, x1,
+                   -q.x1_zero_point * (1 << 20), s.columns, y);
   } else {
-    add_rows(&s, o, scaled, x1, s.x1_row_step, s.x1_column_step, 1, x2, s.x2_row_step,
-             s.x2_column_step, -1, q.x2_zero_point, y);
+    add_same_shape(o, scaled_of(q.x1_zero_point, q.x1_multiplier, q.x1_shift), x1, x2,
+                   -q.x2_zero_point * (1 << 20), s.columns, y);
   }
 }
 

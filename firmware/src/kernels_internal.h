@@ -171,6 +171,10 @@ static inline kws_broadcast_t kws_flatten(const kws_broadcast_t *shape) {
   return s;
 }
 
+/* ADD where x1_factor isn't 0, in plain C; not for Helium. */
+void kws_add_linear_s8(const kws_add_t *p, const kws_broadcast_t *shape,
+                       const int8_t *x1, const int8_t *x2, int8_t *y);
+
 /* ADD and MUL of any parameters, in plain C; not for Helium. */
 void kws_add_any_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                     const int8_t *x2, int8_t *y);

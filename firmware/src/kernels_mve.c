@@ -832,67 +832,86 @@ static inline int32x4_t scale(scaled_t s, int32x4_t x) {
   return vrshlq_n_s32(vaddq_s32(product, vshrq_n_s32(product, 31)), s.shift);
 }
 
-/* Up to eight elements of ADD: the input `unit` has multiplier 1/2 and no shift, so
- * unit * factor + constant. Either may be one value for the whole row (step 0). */
-static inline __attribute__((always_inline)) void add_8(
-    output_t o, scaled_t s, int32_t sign, const int8_t *x, int32_t x_step,
-    int32x4_t x_term, const int8_t *unit, int32_t unit_step, int32_t factor,
-    int32_t constant, int32_t rest, int8_t *y) {
-  int32x4_t even = x_term, odd = x_term;
-  if (x_step) {
-    const int16x8_t value = load_8(x, rest);
-    even = scale(s, vmovlbq_s16(value));
-    odd = scale(s, vmovltq_s16(value));
-    if (sign < 0) {
-      even = vnegq_s32(even);
-      odd = vnegq_s32(odd);
-    }
-  }
-  if (unit_step) {
-    const int16x8_t value = load_8(unit, rest);
-    even = vmlaq_n_s32(even, vmovlbq_s16(value), factor);
-    odd = vmlaq_n_s32(odd, vmovltq_s16(value), factor);
-  }
-  finish_8(o, vaddq_n_s32(even, constant), vaddq_n_s32(odd, constant), y, rest);
+/* Four elements of ADD: the input `unit` has multiplier 1/2 and no shift, so it is
+ * unit * factor + constant. */
+static inline int32x4_t add_4(scaled_t s, int32_t sign, int32x4_t x, int32x4_t unit,
+                              int32_t factor, int32_t constant) {
+  const int32x4_t term = vmlaq_n_s32(vdupq_n_s32(constant), unit, factor);
+  return vmlaq_n_s32(term, scale(s, x), sign);
 }
 
-static inline __attribute__((always_inline)) void add_row(
-    output_t o, scaled_t s, int32_t sign, const int8_t *x, int32_t x_step,
-    const int8_t *unit, int32_t unit_step, int32_t factor, int32_t constant, int32_t n,
-    int8_t *y) {
-  int32x4_t x_term = vdupq_n_s32(0);
-  if (!x_step) x_term = vmulq_n_s32(scale(s, vdupq_n_s32(*x)), sign);
-  if (!unit_step) constant += *unit * factor;
-  for (; n >= 8; n -= 8) {
-    add_8(o, s, sign, x, x_step, x_term, unit, unit_step, factor, constant, 8, y);
-    x += 8 * x_step;
-    unit += 8 * unit_step;
-    y += 8;
-  }
-  if (n > 0) {
-    add_8(o, s, sign, x, x_step, x_term, unit, unit_step, factor, constant, n, y);
+/* A row of it; either input may be one value (step 0). */
+static void add_row(output_t o, scaled_t s, int32_t sign, const int8_t *x,
+                    int32_t x_step, const int8_t *unit, int32_t unit_step,
+                    int32_t factor, int32_t constant, int32_t n, int8_t *y) {
+  int16x8_t x_value = vdupq_n_s16(*x), unit_value = vdupq_n_s16(*unit);
+  for (; n > 0; n -= 8, x += 8 * x_step, unit += 8 * unit_step, y += 8) {
+    const mve_pred16_t lanes = vctp16q((uint32_t)n);
+    if (x_step) x_value = vldrbq_z_s16(x, lanes);
+    if (unit_step) unit_value = vldrbq_z_s16(unit, lanes);
+    finish_8(
+        o,
+        add_4(s, sign, vmovlbq_s16(x_value), vmovlbq_s16(unit_value), factor, constant),
+        add_4(s, sign, vmovltq_s16(x_value), vmovltq_s16(unit_value), factor, constant),
+        y, n);
   }
 }
 
-static void add_rows(const kws_broadcast_t *b, output_t o, scaled_t s, int32_t sign,
-                     const int8_t *x, int32_t x_row_step, int32_t x_step,
-                     const int8_t *unit, int32_t unit_row_step, int32_t unit_step,
-                     int32_t unit_sign, int32_t unit_zero_point, int8_t *y) {
-  const int32_t factor = unit_sign * (1 << (ADD_LEFT_SHIFT - 1));
-  const int32_t constant = -unit_zero_point * factor;
-  for (int32_t r = 0; r < b->rows; ++r) {
-    if (x_step && unit_step && sign > 0) {
-      add_row(o, s, 1, x, 1, unit, 1, factor, constant, b->columns, y);
-    } else if (x_step && unit_step) {
-      add_row(o, s, -1, x, 1, unit, 1, factor, constant, b->columns, y);
-    } else if (unit_step) {
-      add_row(o, s, sign, x, 0, unit, 1, factor, constant, b->columns, y);
+/* Up to eight elements of ADD as one linear form. Steps are constants, and one may be
+ * 0: then `start` has that input. */
+static inline __attribute__((always_inline)) void add_linear_8(
+    const kws_add_t *p, int32x4_t start, const int8_t *x1, int32_t step1,
+    const int8_t *x2, int32_t step2, int32_t rest, int8_t *y) {
+  int32x4_t even = start, odd = start;
+  if (step1 != 0) {
+    const int16x8_t value = load_8(x1, rest);
+    even = vmlaq_n_s32(even, vmovlbq_s16(value), p->x1_factor);
+    odd = vmlaq_n_s32(odd, vmovltq_s16(value), p->x1_factor);
+  }
+  if (step2 != 0) {
+    const int16x8_t value = load_8(x2, rest);
+    even = vmlaq_n_s32(even, vmovlbq_s16(value), p->x2_factor);
+    odd = vmlaq_n_s32(odd, vmovltq_s16(value), p->x2_factor);
+  }
+  even = vshrq_n_s32(even, KWS_LINEAR_SHIFT);
+  odd = vshrq_n_s32(odd, KWS_LINEAR_SHIFT);
+  int16x8_t value = vreinterpretq_s16_s32(even); /* both halves are written */
+  value = vqmovntq_s32(vqmovnbq_s32(value, even), odd);
+  value = vreinterpretq_s16_s8(vqmovnbq_s16(vreinterpretq_s8_s16(value), value));
+  if (rest >= 8) {
+    vstrbq_s16(y, value);
+  } else {
+    vstrbq_p_s16(y, value, vctp16q((uint32_t)rest));
+  }
+}
+
+static inline __attribute__((always_inline)) void add_linear_row(
+    const kws_add_t *p, const int8_t *x1, int32_t step1, const int8_t *x2,
+    int32_t step2, int32_t n, int8_t *y) {
+  int32_t constant = p->offset;
+  if (step1 == 0) constant += *x1 * p->x1_factor;
+  if (step2 == 0) constant += *x2 * p->x2_factor;
+  const int32x4_t start = vdupq_n_s32(constant);
+  for (; n >= 8; n -= 8, x1 += 8 * step1, x2 += 8 * step2, y += 8) {
+    add_linear_8(p, start, x1, step1, x2, step2, 8, y);
+  }
+  if (n > 0) add_linear_8(p, start, x1, step1, x2, step2, n, y);
+}
+
+static void add_linear(const kws_add_t *p, const kws_broadcast_t *s, const int8_t *x1,
+                       const int8_t *x2, int8_t *y) {
+  const kws_add_t q = *p;
+  for (int32_t r = 0; r < s->rows; ++r) {
+    if (s->x1_column_step == 0) {
+      add_linear_row(&q, x1, 0, x2, 1, s->columns, y);
+    } else if (s->x2_column_step == 0) {
+      add_linear_row(&q, x1, 1, x2, 0, s->columns, y);
     } else {
-      add_row(o, s, sign, x, x_step, unit, 0, factor, constant, b->columns, y);
+      add_linear_row(&q, x1, 1, x2, 1, s->columns, y);
     }
-    x += x_row_step;
-    unit += unit_row_step;
-    y += b->columns;
+    x1 += s->x1_row_step;
+    x2 += s->x2_row_step;
+    y += s->columns;
   }
 }
 
@@ -904,23 +923,37 @@ static int is_ordinary(int32_t shift, int32_t low, int32_t high) {
 void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                 const int8_t *x2, int8_t *y) {
   const kws_broadcast_t s = kws_flatten(shape);
+  if (p->x1_factor != 0) {
+    add_linear(p, &s, x1, x2, y);
+    return;
+  }
   const output_t o = {p->output_multiplier, p->output_shift, p->output_zero_point};
   const int32_t sign = p->subtract ? -1 : 1;
-  const int ordinary =
-      is_ordinary(p->output_shift, p->activation_min, p->activation_max);
-  if (ordinary && kws_is_unit(p->x1_multiplier, p->x1_shift) && p->x2_shift < 0) {
-    const scaled_t scaled = {-p->x2_zero_point * (1 << ADD_LEFT_SHIFT),
-                             p->x2_multiplier, p->x2_shift};
-    add_rows(&s, o, scaled, sign, x2, s.x2_row_step, s.x2_column_step, x1,
-             s.x1_row_step, s.x1_column_step, 1, p->x1_zero_point, y);
-  } else if (ordinary && kws_is_unit(p->x2_multiplier, p->x2_shift) &&
-             p->x1_shift < 0) {
-    const scaled_t scaled = {-p->x1_zero_point * (1 << ADD_LEFT_SHIFT),
-                             p->x1_multiplier, p->x1_shift};
-    add_rows(&s, o, scaled, 1, x1, s.x1_row_step, s.x1_column_step, x2, s.x2_row_step,
-             s.x2_column_step, sign, p->x2_zero_point, y);
-  } else {
+  const int unit1 = kws_is_unit(p->x1_multiplier, p->x1_shift) && p->x2_shift < 0;
+  const int unit2 = kws_is_unit(p->x2_multiplier, p->x2_shift) && p->x1_shift < 0;
+  if (!is_ordinary(p->output_shift, p->activation_min, p->activation_max) ||
+      !(unit1 || unit2)) {
     add_any(p, &s, x1, x2, y);
+    return;
+  }
+  const scaled_t scaled1 = {-p->x1_zero_point * (1 << ADD_LEFT_SHIFT), p->x1_multiplier,
+                            p->x1_shift};
+  const scaled_t scaled2 = {-p->x2_zero_point * (1 << ADD_LEFT_SHIFT), p->x2_multiplier,
+                            p->x2_shift};
+  const int32_t factor1 = 1 << (ADD_LEFT_SHIFT - 1), factor2 = sign * factor1;
+  const int32_t constant1 = -p->x1_zero_point * factor1;
+  const int32_t constant2 = -p->x2_zero_point * factor2;
+  for (int32_t r = 0; r < s.rows; ++r) {
+    if (unit1) {
+      add_row(o, scaled2, sign, x2, s.x2_column_step, x1, s.x1_column_step, factor1,
+              constant1, s.columns, y);
+    } else {
+      add_row(o, scaled1, 1, x1, s.x1_column_step, x2, s.x2_column_step, factor2,
+              constant2, s.columns, y);
+    }
+    x1 += s.x1_row_step;
+    x2 += s.x2_row_step;
+    y += s.columns;
   }
 }
 

@@ -606,7 +606,11 @@ void kws_attention_rows_s8(const kws_attention_t *p, const int8_t *q, int32_t ro
 
 void kws_add_s8(const kws_add_t *p, const kws_broadcast_t *shape, const int8_t *x1,
                 const int8_t *x2, int8_t *y) {
-  kws_add_any_s8(p, shape, x1, x2, y);
+  if (p->x1_factor != 0) {
+    kws_add_linear_s8(p, shape, x1, x2, y);
+  } else {
+    kws_add_any_s8(p, shape, x1, x2, y);
+  }
 }
 
 void kws_mul_s8(const kws_mul_t *p, const kws_broadcast_t *shape, const int8_t *x1,

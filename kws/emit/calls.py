@@ -704,9 +704,12 @@ def _two_inputs(kernel: str, ctype: str, prepare: Callable[..., Any]) -> Any:
         y = passes.quantization(node.output)
         fused = [passes.activation(node)] if "activation" in _names(prepare) else []
         try:
-            fields = dataclasses.asdict(prepare(x1, x2, y, *fused))
+            parameters = prepare(x1, x2, y, *fused)
         except ValueError as error:
             raise operators.refuse(node, str(error)) from None
+        fields = dataclasses.asdict(parameters)
+        if kernel == "kws_add_s8":
+            fields |= dataclasses.asdict(qm.linear_add(parameters))
         columns = node.output.shape[-1] if node.output.shape else 1
         steps = [operators.broadcast_steps(node, i) for i in (0, 1)]
         groups = operators.broadcast_groups(node)

@@ -20,6 +20,8 @@ Example:
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,6 +38,10 @@ ORDINARY_SHIFTS = range(-22, 0)
 # Left shift of the inputs of ADD and SUB, and of SQUARED_DIFFERENCE.
 ADD_LEFT_SHIFT = 20
 SQUARED_DIFFERENCE_LEFT_SHIFT = 7
+# ADD and SUB as one linear form (kws_kernels.h), and how far from the nearest factors
+# ones are looked for.
+LINEAR_SHIFT = 23
+LINEAR_REACH = 3
 
 
 # ---- gemmlowp's fixed point --------------------------------------------------
@@ -330,7 +336,8 @@ def _round_away(value: float) -> int:
 
 @dataclass(frozen=True)
 class AddParameters:
-    """The fields of kws_add_t (ADD, SUB, SQUARED_DIFFERENCE), in its order."""
+    """The fields of kws_add_t (ADD, SUB, SQUARED_DIFFERENCE), in its order, but for
+    those of LinearAdd."""
 
     x1_zero_point: int
     x2_zero_point: int
@@ -344,6 +351,15 @@ class AddParameters:
     subtract: int
     activation_min: int
     activation_max: int
+
+
+@dataclass(frozen=True)
+class LinearAdd:
+    """The last fields of kws_add_t: an ADD or SUB as one linear form; zeros: none."""
+
+    x1_factor: int = 0
+    x2_factor: int = 0
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -457,6 +473,74 @@ def add(p: AddParameters, x1: int, x2: int) -> int:
     total = scaled1 - scaled2 if p.subtract else scaled1 + scaled2
     value = multiply_by_quantized_multiplier(total, p.output_multiplier, p.output_shift)
     return _clamp(value + p.output_zero_point, p.activation_min, p.activation_max)
+
+
+def _every_add(p: AddParameters) -> np.ndarray:
+    """int64 [256, 256]: `add` of all pairs of inputs."""
+    values = range(INT8_MIN, INT8_MAX + 1)
+    scaled1, scaled2 = (
+        np.array(
+            [
+                multiply_by_quantized_multiplier(
+                    (x - zero_point) << ADD_LEFT_SHIFT, multiplier, shift
+                )
+                for x in values
+            ]
+        )
+        for zero_point, multiplier, shift in (
+            (p.x1_zero_point, p.x1_multiplier, p.x1_shift),
+            (p.x2_zero_point, p.x2_multiplier, p.x2_shift),
+        )
+    )
+    total = scaled1[:, None] + (-scaled2 if p.subtract else scaled2)
+    product = (total * p.output_multiplier + (1 << 30)) >> 31
+    if p.output_shift < 0:
+        half = 1 << (-p.output_shift - 1)
+        product = (product + half - (product < 0)) >> -p.output_shift
+    return np.clip(product + p.output_zero_point, p.activation_min, p.activation_max)
+
+
+@functools.lru_cache(maxsize=1024)
+def linear_add(p: AddParameters) -> LinearAdd:
+    """Factors with which an ADD or SUB is one linear form, for each of the 65,536 pairs
+    of inputs; tried are those nearest to the real ones first.
+
+    Returns:
+        None but zeros where no such factors were found (TFLM's roundings are not one),
+        or where another clamp than int8's own is fused.
+    """
+    if (p.activation_min, p.activation_max) != (INT8_MIN, INT8_MAX):
+        return LinearAdd()
+    y = _every_add(p)
+    x = np.arange(INT8_MIN, INT8_MAX + 1)
+    # Of what is saturated, only one side is asked for.
+    least = np.where(y > INT8_MIN, y << LINEAR_SHIFT, -(2**40))
+    most = np.where(y < INT8_MAX, ((y + 1) << LINEAR_SHIFT) - 1, 2**40)
+    one = math.ldexp(p.output_multiplier, p.output_shift + ADD_LEFT_SHIFT - 62)
+    near1, near2 = (
+        round(math.ldexp(one * multiplier, shift + LINEAR_SHIFT))
+        for multiplier, shift in (
+            (p.x1_multiplier, p.x1_shift),
+            (-p.x2_multiplier if p.subtract else p.x2_multiplier, p.x2_shift),
+        )
+    )
+    reach = range(-LINEAR_REACH, LINEAR_REACH + 1)
+    for step1, step2 in sorted(
+        itertools.product(reach, reach), key=lambda steps: max(map(abs, steps))
+    ):
+        factors = near1 + step1, near2 + step2
+        if 0 in factors or max(map(abs, factors)) >= 1 << 24:
+            continue
+        values = factors[0] * x[:, None] + factors[1] * x
+        low, high = int((least - values).max()), int((most - values).min())
+        offset = (low + high) // 2
+        if (
+            low <= high
+            and int(values.min()) + offset >= INT32_MIN
+            and int(values.max()) + offset <= INT32_MAX
+        ):
+            return LinearAdd(*factors, offset)
+    return LinearAdd()
 
 
 def squared_difference(p: AddParameters, x1: int, x2: int) -> int:

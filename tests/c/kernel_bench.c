@@ -234,6 +234,14 @@ int main(void) {
   begin();
   kws_add_s8(&add, &column, x, x2, y);
   end("add_98x64_to_98x1", TOKENS * DIM);
+  const kws_add_t linear_add = {
+      .x1_factor = 1 << 22, .x2_factor = 1 << 21, .offset = 1 << 22};
+  begin();
+  kws_add_s8(&linear_add, &shape, x, x2, y);
+  end("linear_add_98x64", TOKENS * DIM);
+  begin();
+  kws_add_s8(&linear_add, &column, x, x2, y);
+  end("linear_add_98x64_to_98x1", TOKENS * DIM);
   const kws_mul_t mul = {.output_shift = -7,
                          .output_multiplier = 1318500250,
                          .activation_min = -128,

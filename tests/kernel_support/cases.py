@@ -70,10 +70,10 @@ def c_depthwise_weights(name: str, weights: np.ndarray) -> str:
     return text
 
 
-def c_struct(kind: str, name: str, parameters: Any) -> str:
-    """A constant struct from a dataclass whose fields are the struct's, in order."""
-    fields = dataclasses.asdict(parameters)
-    body = ", ".join(f".{key} = {value}" for key, value in fields.items())
+def c_struct(kind: str, name: str, *parameters: Any) -> str:
+    """A constant struct from dataclasses whose fields are the struct's, in order."""
+    fields = [item for part in parameters for item in dataclasses.asdict(part).items()]
+    body = ", ".join(f".{key} = {value}" for key, value in fields)
     return f"static const {kind} {name} = {{{body}}};\n"
 
 
@@ -743,9 +743,27 @@ def softmax(rng: np.random.Generator, name: str) -> Case:
     return Case(name, constants, call)
 
 
-def binary(rng: np.random.Generator, name: str) -> Case:
-    """ADD, SUB, MUL or SQUARED_DIFFERENCE, with every broadcast of a matrix."""
-    kind = str(rng.choice(["ADD", "SUB", "MUL", "SQUARED_DIFFERENCE"]))
+def _linear_scales(
+    rng: np.random.Generator, prepare: Callable[..., qm.AddParameters]
+) -> list[qm.Quantization]:
+    """Of an ADD or SUB that has a linear form: x1, x2, y."""
+    while True:
+        made = [
+            (float(np.float32(rng.uniform(*scales))), int(rng.integers(-40, 40)))
+            for scales in ((0.02, 0.1), (0.02, 0.1), (0.07, 0.2))
+        ]
+        if qm.linear_add(prepare(*made)).x1_factor != 0:
+            return made
+
+
+def binary(rng: np.random.Generator, name: str, linear: bool = False) -> Case:
+    """ADD, SUB, MUL or SQUARED_DIFFERENCE, with every broadcast of a matrix.
+
+    Args:
+        linear: An ADD or SUB as its linear form.
+    """
+    kinds = ["ADD", "SUB"] if linear else ["ADD", "SUB", "MUL", "SQUARED_DIFFERENCE"]
+    kind = str(rng.choice(kinds))
     rows, columns = int(rng.integers(2, 9)), int(rng.integers(2, 40))
     shapes = {
         (rows, columns): (columns, 1),
@@ -781,6 +799,8 @@ def binary(rng: np.random.Generator, name: str) -> Case:
     if kind in ("ADD", "SUB"):
         # TFLM asks for an output multiplier below 1.
         y = max(y[0], float(np.float32(max(x1_q[0], x2_q[0]) * 2 / 2**19))), y[1]
+    if linear:
+        (x1_q, x2_q, y), activation = _linear_scales(rng, prepare), "none"
     if activation != "none":
         options.fusedActivationFunction = tflm.ACTIVATIONS[activation]
         parameters = prepare(x1_q, x2_q, y, activation)
@@ -790,8 +810,9 @@ def binary(rng: np.random.Generator, name: str) -> Case:
         kind, [(x1, *x1_q), (x2, *x2_q)], ((rows, columns), *y), options
     )
     steps1, steps2 = shapes[shape1], shapes[shape2]
+    more = [qm.linear_add(parameters)] if linear else []
     constants = (
-        c_struct(struct, name, parameters)
+        c_struct(struct, name, parameters, *more)
         + f"static const kws_broadcast_t {name}_shape = {{{rows}, {columns}, "
         f"{steps1[0]}, {steps1[1]}, {steps2[0]}, {steps2[1]}}};\n"
         + c_array(f"{name}_x1", x1)

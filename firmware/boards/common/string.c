@@ -8,14 +8,19 @@
 #undef memmove
 #undef memset
 
-/* Copying words through this type may alias anything. */
+/* Copying words through these types may alias anything. Four words are one LDM and one
+ * STM. */
 typedef uint32_t __attribute__((may_alias)) word_t;
+typedef struct __attribute__((may_alias)) {
+  uint32_t words[4];
+} block_t;
 
 void *memcpy(void *restrict to, const void *restrict from, size_t n) {
   uint8_t *t = to;
   const uint8_t *f = from;
   if ((((uintptr_t)t ^ (uintptr_t)f) & 3) == 0) {
     for (; n > 0 && ((uintptr_t)t & 3) != 0; n--) *t++ = *f++;
+    for (; n >= 16; n -= 16, t += 16, f += 16) *(block_t *)t = *(const block_t *)f;
     for (; n >= 4; n -= 4, t += 4, f += 4) *(word_t *)t = *(const word_t *)f;
   }
   for (; n > 0; n--) *t++ = *f++;
