@@ -48,28 +48,15 @@ class Pool:
         teacher: float32 [variants, N, labels] logits to distil from, or None.
         ambient: int8 [M, 2, frames, mel_bins]: windows without the words, each with the
             one that follows it, or None.
-        splices: How many of the clips, the last ones, are splices.
     """
 
     features: np.ndarray
     label: np.ndarray
     teacher: np.ndarray | None = None
     ambient: np.ndarray | None = None
-    splices: int = 0
 
     def __len__(self) -> int:
         return len(self.label)
-
-    def without_splices(self) -> Pool:
-        """The same, of whole clips only."""
-        whole = slice(len(self) - self.splices)
-        return dataclasses.replace(
-            self,
-            features=self.features[:, whole],
-            label=self.label[whole],
-            teacher=None if self.teacher is None else self.teacher[:, whole],
-            splices=0,
-        )
 
 
 def build(
@@ -225,7 +212,6 @@ def _build(
         features=np.load(folder / "features.npy", mmap_mode="r"),
         label=label,
         teacher=taught,
-        splices=count - len(clips),
     )
 
 

@@ -304,8 +304,6 @@ class Quantize:
         epochs: Passes of QAT after float training; 0 = post-training quantization.
         learning_rate: Peak.
         calibration_clips: Clips that set the activation ranges before QAT.
-        splices: Tune with splices too, where the training has them (`[augment]
-            splice_percent`). What is tuned without them hears a stream better.
         delta_thresholds: Tune with these delta thresholds in the graph, in int8 steps
             (`X=6,P=2,3.X=4`; kws/model/hold.py); empty: dense.
         delta_penalty: Weight of the expected share of multiply-accumulates that the
@@ -315,7 +313,6 @@ class Quantize:
     epochs: int = 8
     learning_rate: float = 2e-4
     calibration_clips: int = 512
-    splices: bool = True
     delta_thresholds: str = ""
     delta_penalty: float = 0.0
 

@@ -484,9 +484,6 @@ def _loop(
     mentor: Any = None,
 ) -> Loop:
     section = run.recipe.train if phase == FLOAT else run.recipe.quantize
-    clips = material.clips
-    if phase == QAT and not run.recipe.quantize.splices:
-        clips = clips.without_splices()
 
     def keep_epoch(epoch: int, weights: list[np.ndarray]) -> None:
         choose.keep_epoch(run.out, epoch, weights)
@@ -496,7 +493,7 @@ def _loop(
         network,
         run.recipe,
         Schedule(phase, section.epochs, section.learning_rate),
-        clips,
+        material.clips,
         material.validation,
         run.out,
         run.strategy,
