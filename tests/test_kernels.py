@@ -66,6 +66,11 @@ def random_cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
         cases.batch_matmul(rng, "readout", (4, 48, 24)),
         cases.batch_matmul(rng, "readout_of_25", (5, 50, 25)),
         *(
+            cases.batch_matmul(rng, f"rows_{m}_{inner}_by_{n}", (m, n, inner))
+            for m in range(2, 10)
+            for inner, n in ((24, 48), (23, 9), (6, 3), (1, 5))
+        ),
+        *(
             cases.batch_matmul(
                 rng, f"row_{inner}_by_{n}{'t' * rows}", (1, n, inner), rows
             )
