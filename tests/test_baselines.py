@@ -228,6 +228,28 @@ def test_what_a_family_does_not_read_is_refused(
         networks.check(changed(preset, **model))
 
 
+@pytest.mark.parametrize(
+    ("preset", "convert", "said"),
+    [
+        ("bc-resnet-1", True, True),
+        ("bc-resnet-1", False, False),
+        ("ds-cnn", True, False),
+    ],
+)
+def test_what_may_not_convert_is_said_before_it_is_trained(
+    preset: str,
+    convert: bool,
+    said: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = train.RunOptions(data=tmp_path / "nothing", convert=convert)
+    with pytest.raises(KwsError):  # no clips: nothing is trained
+        train.train(recipe.load(preset), tmp_path / "run", options)
+    heard = capsys.readouterr().err
+    assert ("may fail the conversion's check" in heard) == said
+
+
 def test_thresholds_are_for_transformers() -> None:
     with pytest.raises(KwsError, match="thresholds are for transformers"):
         attention.slots(recipe.load("sparknet-16").model)

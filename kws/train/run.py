@@ -42,6 +42,11 @@ from kws.train.loop import (
     set_weights,
 )
 
+# Families that train and may not reach a board, and why.
+MAY_NOT_CONVERT = {
+    "bc-resnet": "its twelve means are rounded twice each in int8, which adds up"
+}
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -254,6 +259,13 @@ def _begun(
 
     began = time.monotonic()
     check(recipe)
+    if options.convert and recipe.model.family in MAY_NOT_CONVERT:
+        print(
+            f"A trained {recipe.model.family} may fail the conversion's check at the "
+            f"end: {MAY_NOT_CONVERT[recipe.model.family]} (docs/variants.md). "
+            "--no-convert trains it for Keras alone",
+            file=sys.stderr,
+        )
     begins_from = "" if source is None else _digest(source.weights_path)
     features.check_length(recipe.task.clip_samples, recipe.features)
     labels = data.labels(recipe.task)
