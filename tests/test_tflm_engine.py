@@ -665,8 +665,9 @@ def test_an_incomplete_tflm_dir_is_told(
         tflm_library.find(boards.load("qemu-m4"))
 
 
-def built(board: str, bundle: Bundle, folder: Path) -> Path:
-    """The app `clips` with the user's TFLM; skips where there is none for the board."""
+def built(board: str, bundle: Bundle, folder: Path, step: bool = False) -> Path:
+    """The app `clips` with the user's TFLM, `step`: in its form for streams; skips where
+    there is none for the board."""
     if not os.environ.get(tflm_library.VARIABLE):
         pytest.skip("TFLM_DIR is not set: TFLM's C++ library is in no registry")
     toolbox.need_qemu()
@@ -676,7 +677,7 @@ def built(board: str, bundle: Bundle, folder: Path) -> Path:
         tflm_library.find(target)
     except KwsError as error:
         pytest.skip(error.message)
-    image = flash.emit_and_build(bundle, target, folder, "clips", "gcc", "tflm")
+    image = flash.emit_and_build(bundle, target, folder, "clips", "gcc", "tflm", step)
     return image.elf
 
 
@@ -701,6 +702,20 @@ def test_boards_with_tflm_equal_the_native_engine(
         ]
         assert len(asked) == result.sent.shape[1] > 0
         assert Counter(asked) == Counter(map(tuple, result.sent.T.tolist()))
+
+
+@pytest.mark.parametrize("name", ["kwt-stream-tiny", "kwt-stream-small"])
+@pytest.mark.parametrize("board", BOARDS)
+def test_boards_with_tflm_run_a_stream_in_steps(
+    board: str, name: str, tmp_path: Path
+) -> None:
+    """A clip is a stream from a reset: its logits are the native engine's, dense."""
+    bundle = dataclasses.replace(bundles.load(name), thresholds={})
+    image = built(board, bundle, tmp_path, step=True)
+    pcm = noise(12 if board == "qemu-m4" else 3)
+    expected = engines.get("host").logits(bundle, pcm)
+    result = run.clips(image, boards.load(board), pcm, len(bundle.labels), 1)
+    np.testing.assert_array_equal(result.logits, expected)
 
 
 def test_an_arena_that_is_too_small_is_found_at_boot(tmp_path: Path) -> None:
