@@ -666,8 +666,8 @@ def test_an_incomplete_tflm_dir_is_told(
 
 
 def built(board: str, bundle: Bundle, folder: Path, step: bool = False) -> Path:
-    """The app `clips` with the user's TFLM, `step`: in its form for streams; skips where
-    there is none for the board."""
+    """The app `clips` with the user's TFLM (`step`: in its form for streams); skips
+    where there is none for the board."""
     if not os.environ.get(tflm_library.VARIABLE):
         pytest.skip("TFLM_DIR is not set: TFLM's C++ library is in no registry")
     toolbox.need_qemu()
