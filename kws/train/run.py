@@ -42,11 +42,6 @@ from kws.train.loop import (
     set_weights,
 )
 
-# Families that train and may not reach a board, and why.
-MAY_NOT_CONVERT = {
-    "bc-resnet": "its twelve means are rounded twice each in int8, which adds up"
-}
-
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -259,10 +254,10 @@ def _begun(
 
     began = time.monotonic()
     check(recipe)
-    if options.convert and recipe.model.family in MAY_NOT_CONVERT:
+    if options.convert and recipe.model.family == "bc-resnet":
         print(
-            f"A trained {recipe.model.family} may fail the conversion's check at the "
-            f"end: {MAY_NOT_CONVERT[recipe.model.family]} (docs/variants.md). "
+            "A trained bc-resnet may fail the conversion's check at the end: its "
+            "twelve means are rounded twice each in int8 (docs/variants.md). "
             "--no-convert trains it for Keras alone",
             file=sys.stderr,
         )
