@@ -258,14 +258,17 @@ class Augment:
 
 @dataclass(frozen=True)
 class Train:
-    """Float training (AdamW, warm-up, cosine, label smoothing).
+    """Float training (warm-up, cosine, label smoothing).
 
     Args:
         epochs: Passes over the training clips.
         batch_size: Clips per step.
+        optimizer: `adamw`; or `muon`, which moves the matrices between hidden layers by
+            their directions alone, and the rest as AdamW does (kws/train/optimizer.py).
+            The tuning's too.
         learning_rate: Peak, after warm-up.
         warmup: Share of all steps spent warming up.
-        weight_decay: AdamW's, on kernels only.
+        weight_decay: Decoupled, as AdamW's, on kernels only.
         label_smoothing: 0..0.3.
         mixup: Beta parameter of mix-up; 0 = off.
         between: Weight of a causal network's loss between two clips, where nothing but
@@ -283,6 +286,7 @@ class Train:
 
     epochs: int = 60
     batch_size: int = 128
+    optimizer: str = "adamw"
     learning_rate: float = 2e-3
     warmup: float = 0.05
     weight_decay: float = 0.05

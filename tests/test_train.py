@@ -38,9 +38,10 @@ from kws.data.audio import wav_bytes  # noqa: E402
 from kws.data.tape import Window  # noqa: E402
 from kws.errors import KwsError  # noqa: E402
 from kws.layers.keras import tf, tf_keras  # noqa: E402
-from kws.model import network  # noqa: E402
+from kws.model import check, network  # noqa: E402
 from kws.recipe import Recipe, Task  # noqa: E402
 from kws.train import folder  # noqa: E402
+from kws.train import optimizer as optimizers  # noqa: E402
 
 LABELS = 3
 CLIPS = 40
@@ -91,10 +92,11 @@ def state(loop: train.Loop) -> list[np.ndarray]:
     return [variable.numpy() for variable in loop._variables()]
 
 
+@pytest.mark.parametrize("optimizer", check.OPTIMIZERS)
 def test_a_killed_run_ends_like_one_that_was_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
-    spec = recipe_of()
+    spec = recipe_of(optimizer=optimizer)
     clips = clips_of(spec, teacher=True)
     whole = loop_of(spec, tmp_path / "whole", clips)
     result = whole.run()
@@ -161,11 +163,55 @@ def test_curves_that_cannot_be_written_are_one_clear_message(tmp_path: Path) -> 
     assert "rerun" in error.value.hint
 
 
-def test_mirrored_replicas_train_the_same_network(tmp_path: Path) -> None:
+def test_muon_moves_hidden_matrices_by_their_directions_alone() -> None:
+    spec = recipe_of(optimizer="muon", weight_decay=0.0, warmup=0.0)
+    net = network.build(spec, LABELS)
+    moved = {weight.name for weight in optimizers.hidden_matrices(net)}
+    assert {"stem/embed/kernel:0", "block0/expand/kernel:0"} <= moved
+    assert not moved & {weight.name for weight in network.of_labels(net)}
+    assert all(weight.shape.rank > 1 for weight in optimizers.hidden_matrices(net))
+
+    rng = np.random.default_rng(3)
+    before = {weight.name: weight.numpy() for weight in net.trainable_weights}
+    gradients = [rng.normal(size=w.shape) * 1e-3 for w in net.trainable_weights]
+    # One direction is a hundred times as strong as the others.
+    for weight, gradient in zip(net.trainable_weights, gradients, strict=True):
+        if weight.name == "block0/expand/kernel:0":
+            gradient += 0.1 * np.outer(gradient[:, 0], gradient[0]) / 1e-6
+    for name in check.OPTIMIZERS:
+        train_ = dataclasses.replace(spec.train, optimizer=name)
+        made = optimizers.make(
+            net, dataclasses.replace(spec, train=train_), 1e-3, steps=10
+        )
+        made.apply_gradients(
+            [
+                (tf.constant(g, tf.float32), w)
+                for g, w in zip(gradients, net.trainable_weights, strict=True)
+            ]
+        )
+        steps = {w.name: before[w.name] - w.numpy() for w in net.trainable_weights}
+        for weight in net.trainable_weights:
+            weight.assign(before[weight.name])
+        if name == "adamw":
+            adamw = steps
+    for key, step in steps.items():
+        if key not in moved:
+            assert np.array_equal(step, adamw[key]), key
+            continue
+        flat = step.reshape(-1, step.shape[-1]) / 1e-3
+        values = np.linalg.svd(flat / np.sqrt(max(flat.shape)) / optimizers.RMS)[1]
+        assert values.max() < 1.3, key
+        assert values.min() > 0.2, key
+
+
+@pytest.mark.parametrize("optimizer", check.OPTIMIZERS)
+def test_mirrored_replicas_train_the_same_network(
+    tmp_path: Path, optimizer: str
+) -> None:
     """Two replicas on half a batch each: the same steps but for rounding."""
     if len(tf.config.list_logical_devices("CPU")) < 2:
         pytest.skip("needs two logical devices (asked for before TensorFlow starts)")
-    spec = recipe_of(epochs=2, mixup=0.0)
+    spec = recipe_of(epochs=2, mixup=0.0, optimizer=optimizer)
     spec = dataclasses.replace(
         spec, model=dataclasses.replace(spec.model, dropout=0.0, stem="patch")
     )

@@ -31,6 +31,7 @@ CHOICES = {
     "share": SHARES,
     "readout": ("mean", "pool"),
 }
+OPTIMIZERS = ("adamw", "muon")
 # Lowest and highest value of what a training is told in numbers.
 RANGES: dict[str, dict[str, tuple[float, float]]] = {
     "task": {"silence_percent": (0, 1000), "unknown_percent": (0, 100_000)},
@@ -87,12 +88,12 @@ def check(recipe: Recipe) -> None:
         >>> check(recipes.load("kwt-tiny"))
     """
     check_clip_seconds(recipe.task.clip_seconds)
-    _check_ranges(recipe)
+    _check_training(recipe)
     _check_model(recipe)
     _check_quantize(recipe)
 
 
-def _check_ranges(recipe: Recipe) -> None:
+def _check_training(recipe: Recipe) -> None:
     for section, ranges in RANGES.items():
         for key, (lowest, highest) in ranges.items():
             value = getattr(getattr(recipe, section), key)
@@ -104,6 +105,12 @@ def _check_ranges(recipe: Recipe) -> None:
                     f"Received: {value}",
                     "Compare the recipe with a preset in kws/recipes/.",
                 )
+    if recipe.train.optimizer not in OPTIMIZERS:
+        raise KwsError(
+            f"Bad [train] optimizer: expected one of {', '.join(OPTIMIZERS)}. "
+            f"Received: {recipe.train.optimizer!r}",
+            '[train] optimizer = "adamw"',
+        )
     snr_db = recipe.augment.snr_db
     if len(snr_db) != 2 or snr_db[0] > snr_db[1]:
         raise KwsError(

@@ -550,7 +550,7 @@ def begin_from(source: Bundle, recipe: Recipe, labels: tuple[str, ...]) -> Any:
     if recipe.model.mlp_dim != source.recipe.model.mlp_dim:
         blocks = [theirs.get_layer(f"block{i}") for i in range(recipe.model.layers)]
         narrower = lowrank.narrower(blocks, recipe.model)
-    mine = {id(w): w for w in _of_labels(network)}
+    mine = {id(w): w for w in of_labels(network)}
     for weight, given in zip(network.weights, theirs.weights, strict=True):
         value = narrower.get(id(given), given.numpy())
         if id(weight) not in mine:
@@ -564,7 +564,7 @@ def begin_from(source: Bundle, recipe: Recipe, labels: tuple[str, ...]) -> Any:
     return network
 
 
-def _of_labels(network: Any) -> list[Any]:
+def of_labels(network: Any) -> list[Any]:
     """The variables whose last axis is the labels."""
     head = network.get_layer("head")
     ends = [head.dense, head.linear] if isinstance(head, PoolHead) else [head.dense]

@@ -118,6 +118,7 @@ class Loop:
         keep: Callable[[int, list[np.ndarray]], None] | None = None,
     ) -> None:
         from kws.layers.keras import tf
+        from kws.train import optimizer
 
         self.hold, self.mentor, self.no_words = hold, mentor, no_words
         self.keep = keep
@@ -135,8 +136,8 @@ class Loop:
         self.best: dict[str, Any] = {}
         self.best_weights: list[np.ndarray] = []
         with strategy.scope():
-            self.optimizer = _optimizer(
-                network, recipe, schedule, self.steps * schedule.epochs
+            self.optimizer = optimizer.make(
+                network, recipe, schedule.learning_rate, self.steps * schedule.epochs
             )
             self.averages = [
                 tf.Variable(
@@ -356,40 +357,6 @@ def batch_size(recipe: Recipe, clips: int, replicas: int) -> int:
             "kws data verify DIR",
         )
     return size
-
-
-def _optimizer(network: Any, recipe: Recipe, schedule: Schedule, steps: int) -> Any:
-    from kws.layers.keras import tf, tf_keras
-    from kws.model import network as networks
-
-    class WarmupCosine(tf_keras.optimizers.schedules.LearningRateSchedule):
-        """Linear from 0 to the peak, then half a cosine to 0."""
-
-        def __init__(self) -> None:
-            self.warmup = max(1.0, recipe.train.warmup * steps)
-            self.decay = max(1.0, steps - self.warmup)
-
-        def __call__(self, step: Any) -> Any:
-            step = tf.cast(step, tf.float32)
-            done = tf.clip_by_value((step - self.warmup) / self.decay, 0.0, 1.0)
-            cosine = 0.5 * (1.0 + tf.cos(math.pi * done))
-            rising = tf.minimum(1.0, (step + 1.0) / self.warmup)
-            return schedule.learning_rate * rising * cosine
-
-    optimizer = tf_keras.optimizers.AdamW(
-        WarmupCosine(),
-        weight_decay=recipe.train.weight_decay,
-        # The legacy optimizers' epsilon lets a parameter that hardly gets a gradient
-        # take full steps on noise.
-        epsilon=1e-7,
-        jit_compile=False,
-    )
-    kernels = networks.kernels(network)
-    optimizer.exclude_from_weight_decay(
-        var_list=[w for w in network.trainable_weights if id(w) not in kernels]
-    )
-    optimizer.build(network.trainable_weights)
-    return optimizer
 
 
 def _train_step(loop: Loop) -> Callable[[Any], Any]:
