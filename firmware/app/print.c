@@ -265,6 +265,7 @@ void print_stats(void) {
   print_u64("instructions_per_inference", mean(stats.model_ticks, stats.inferences));
   print_u64("instructions_per_inference_max",
             kws_board_ticks_to_cost(stats.model_ticks_max));
+  print_u64("loop_instructions_per_frame", mean(stats.loop_ticks, stats.frames));
   print_end();
 }
 

@@ -57,6 +57,8 @@ typedef struct {
   uint64_t feature_ticks;   /* counter ticks spent in all feature frames */
   uint64_t model_ticks;     /* counter ticks spent in all steps that decided */
   uint64_t model_ticks_max; /* counter ticks of the longest of those */
+  uint64_t loop_ticks;      /* counter ticks of kws_poll around both: samples taken out
+                             * of the ring, the level meter, the detector */
 } kws_stats_t;
 
 /* Stack, in bytes, of kws_poll and kws_selftest, which compute features and network on

@@ -5,6 +5,10 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#if defined(__ARM_FEATURE_SIMD32)
+#include <arm_acle.h>
+#endif
+
 #include "kws_model.h"
 
 /* One producer (kws_push) owns `head`, one consumer (kws_poll) owns `tail`. Both only
@@ -58,6 +62,7 @@ enum {
 };
 
 static kws_stats_t stats;
+static uint64_t undecided_ticks; /* of the steps in between */
 static kws_counter_t counter;
 static uint64_t counter_cost; /* ticks between two reads with nothing in between */
 
@@ -175,18 +180,53 @@ static uint32_t ring_take(int16_t *out, uint32_t n) {
   return taken;
 }
 
+/* Lowest, highest and sum of some samples, 1 to a window's. */
+static void extremes(const int16_t *samples, uint32_t n, int32_t *low, int32_t *high,
+                     int32_t *sum) {
+  int32_t least = samples[0], most = least, all = 0;
+  uint32_t i = 0;
+#if defined(__ARM_FEATURE_SIMD32)
+  /* Two at a time: the greater, and the smaller, by the flags of a difference that
+   * does not saturate, since they are those of the exact one. */
+  if (n >= 2) {
+    int16x2_t lows, highs;
+    memcpy(&lows, samples, sizeof lows);
+    highs = lows;
+    for (; i + 2 <= n; i += 2) {
+      int16x2_t pair;
+      memcpy(&pair, samples + i, sizeof pair);
+      all = __smlad(pair, 0x00010001, all);
+      (void)__ssub16(pair, highs);
+      highs = (int16x2_t)__sel((uint8x4_t)pair, (uint8x4_t)highs);
+      (void)__ssub16(lows, pair);
+      lows = (int16x2_t)__sel((uint8x4_t)pair, (uint8x4_t)lows);
+    }
+    least = (int16_t)lows < lows >> 16 ? (int16_t)lows : lows >> 16;
+    most = (int16_t)highs > highs >> 16 ? (int16_t)highs : highs >> 16;
+  }
+#endif
+  for (; i < n; i++) {
+    const int32_t value = samples[i];
+    if (value < least) least = value;
+    if (value > most) most = value;
+    all += value;
+  }
+  *low = least;
+  *high = most;
+  *sum = all;
+}
+
 /* What is new in the frame, for the level meter and the microphone's test. */
 static void meter(const int16_t *samples, uint32_t n) {
   if (n == 0) return;
   if (heard.samples >= 1u << 31) memset(&heard, 0, sizeof heard); /* nobody has asked */
-  int32_t low = samples[0], high = low, sum = 0;
-  uint32_t clipped = 0;
-  for (uint32_t i = 0; i < n; i++) {
-    const int32_t value = samples[i];
-    if (value < low) low = value;
-    if (value > high) high = value;
-    sum += value;                                  /* of a window at most */
-    clipped += (uint32_t)(value + 32766) > 65532u; /* 32767, and below -32766 */
+  int32_t low, high, sum;
+  extremes(samples, n, &low, &high, &sum);
+  if (high == INT16_MAX || low < -32766) {
+    for (uint32_t i = 0; i < n; i++) {
+      heard.clipped +=
+          (uint32_t)(samples[i] + 32766) > 65532u; /* 32767, under -32766 */
+    }
   }
   if (high > peak) peak = (uint16_t)high;
   if (-low > peak) peak = (uint16_t)-low;
@@ -194,7 +234,6 @@ static void meter(const int16_t *samples, uint32_t n) {
   if (heard.samples == 0 || high > heard.high) heard.high = (int16_t)high;
   heard.sum += sum;
   heard.samples += n;
-  heard.clipped += clipped;
 }
 
 kws_microphone_t kws_microphone(void) {
@@ -261,7 +300,7 @@ static kws_poll_t decide(kws_event_t *event) {
   return KWS_HEARD;
 }
 
-kws_poll_t kws_poll(kws_event_t *event) {
+static kws_poll_t poll(kws_event_t *event) {
   const uint32_t window = kws_model_info.features->window;
   *event = (kws_event_t){0};
   count_dropped();
@@ -276,8 +315,24 @@ kws_poll_t kws_poll(kws_event_t *event) {
       frames_due = kws_model_info.step_frames;
       return decide(event);
     }
+    const uint64_t start = ticks();
     kws_model_step(features, 1, logits);
+    undecided_ticks += ticks_since(start);
   }
+}
+
+/* Ticks spent in features and network. */
+static uint64_t inside(void) {
+  return stats.feature_ticks + stats.model_ticks + undecided_ticks;
+}
+
+kws_poll_t kws_poll(kws_event_t *event) {
+  const uint64_t before = inside();
+  const uint64_t start = ticks();
+  const kws_poll_t done = poll(event);
+  const uint64_t all = ticks_since(start), theirs = inside() - before;
+  if (all > theirs) stats.loop_ticks += all - theirs;
+  return done;
 }
 
 const int8_t *kws_last_logits(void) {

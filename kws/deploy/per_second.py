@@ -32,6 +32,7 @@ class Instructions:
 
     Args:
         features, model: Instructions a second of sound.
+        loop: The same of kws_poll around both: samples, level meter, detector.
         decision: Of the network, for one decision; mean.
         decision_max: The dearest.
         sleep_share: Of the board's time, with its cycles per instruction.
@@ -41,6 +42,7 @@ class Instructions:
 
     features: int
     model: int
+    loop: int
     decision: int
     decision_max: int
     sleep_share: float
@@ -48,6 +50,7 @@ class Instructions:
 
     @property
     def total(self) -> int:
+        """Of features and network, as everywhere; the loop comes on top."""
         return self.features + self.model
 
 
@@ -93,6 +96,7 @@ class PerSecond:
                 "features": counted.features,
                 "model": counted.model,
                 "total": counted.total,
+                "loop": counted.loop,
             },
             "instructions_per_decision": counted
             and {"mean": counted.decision, "max": counted.decision_max},
@@ -118,7 +122,8 @@ class PerSecond:
         if counted is not None:
             lines += [
                 f"instructions a second: {counted.total:,} "
-                f"(features {counted.features:,}, network {counted.model:,})",
+                f"(features {counted.features:,}, network {counted.model:,}; the loop "
+                f"around them {counted.loop:,} more)",
                 f"a decision: {counted.decision:,}, at most {counted.decision_max:,}",
                 f"asleep {100 * counted.sleep_share:.0f} % of the time",
             ]
@@ -291,12 +296,15 @@ def counted(
     features = bundle.recipe.features
     decisions = 1000 / decision_ms(bundle.recipe)
     per_frame, each = result.instructions_per_frame, result.instructions_per_inference
-    front = round(run.SAMPLE_RATE / features.hop * per_frame)
+    frames = run.SAMPLE_RATE / features.hop
+    front = round(frames * per_frame)
+    loop = round(frames * result.loop_instructions_per_frame)
     model = round(decisions * each)
-    busy = (front + model) * board.cycles_per_instruction / board.clock_hz
+    busy = (front + model + loop) * board.cycles_per_instruction / board.clock_hz
     return Instructions(
         front,
         model,
+        loop,
         each,
         result.instructions_per_inference_max,
         max(0.0, 1 - busy),

@@ -209,6 +209,7 @@ class ClipsResult:
         instructions_per_inference: Mean over the clips.
         instructions_per_inference_max: The most expensive clip.
         instructions_per_frame: Mean over all feature frames.
+        loop_instructions_per_frame: The same of kws_poll around features and network.
         stack_bytes: Deepest use of the stack.
         sent: uint32 [N, products]: elements that each product with delta thresholds
             transmitted, in the order of the model's table; no columns without.
@@ -221,6 +222,7 @@ class ClipsResult:
     instructions_per_inference: int
     instructions_per_inference_max: int
     instructions_per_frame: int
+    loop_instructions_per_frame: int
     stack_bytes: int
     sent: np.ndarray
     steps: np.ndarray
@@ -302,19 +304,19 @@ def clips(
     def values(key: str) -> np.ndarray:
         return np.array([transcript.stats[key] for *_, transcript in results])
 
+    def mean(key: str) -> int:
+        return round(float(np.average(values(key), weights=counts)))
+
     return ClipsResult(
         logits=np.concatenate([logits for logits, *_ in results]),
         sent=np.concatenate([sent for _, sent, *_ in results]),
         steps=np.concatenate([steps for _, _, steps, _ in results]),
         hash=results[0][3].hash or "",
-        instructions_per_inference=round(
-            float(np.average(values("instructions_per_inference"), weights=counts))
-        ),
+        instructions_per_inference=mean("instructions_per_inference"),
         instructions_per_inference_max=int(
             values("instructions_per_inference_max").max()
         ),
-        instructions_per_frame=round(
-            float(np.average(values("instructions_per_frame"), weights=counts))
-        ),
+        instructions_per_frame=mean("instructions_per_frame"),
+        loop_instructions_per_frame=mean("loop_instructions_per_frame"),
         stack_bytes=int(values("stack").max()),
     )
