@@ -74,7 +74,14 @@ def measure(bundle: Bundle, board: str, pcm: np.ndarray) -> dict[str, float]:
     return {
         **{
             name: getattr(counted, name)
-            for name in ("features", "model", "total", "decision", "decision_max")
+            for name in (
+                "features",
+                "model",
+                "total",
+                "loop",
+                "decision",
+                "decision_max",
+            )
         },
         "macs_left": float(found.macs.mean()) / found.macs_dense,
     }
@@ -101,7 +108,8 @@ def main() -> None:
             if not options.json:
                 print(
                     f"{name:<24}{board:<10}{row['total'] / 1e6:7.2f} M a second "
-                    f"(features {row['features'] / 1e6:.2f}), "
+                    f"(features {row['features'] / 1e6:.2f}; the loop "
+                    f"{row['loop'] / 1e6:.2f} more), "
                     f"{row['decision']:,} a step, at most {row['decision_max']:,}; "
                     f"{100 * row['macs_left']:.0f} % of MACs",
                     flush=True,
