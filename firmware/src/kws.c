@@ -180,9 +180,10 @@ static uint32_t ring_take(int16_t *out, uint32_t n) {
   return taken;
 }
 
-/* Lowest, highest and sum of some samples, 1 to a window's. */
-static void extremes(const int16_t *samples, uint32_t n, int32_t *low, int32_t *high,
-                     int32_t *sum) {
+/* Lowest, highest and sum of n samples, n from 1 to a window's. */
+static __attribute__((noinline)) void extremes(const int16_t *samples, uint32_t n,
+                                               int32_t *low, int32_t *high,
+                                               int32_t *sum) {
   int32_t least = samples[0], most = least, all = 0;
   uint32_t i = 0;
 #if defined(__ARM_FEATURE_SIMD32)
@@ -261,7 +262,7 @@ static uint64_t ticks(void) {
 }
 
 /* Ticks since `start`, less what reading the counter costs. */
-static uint64_t ticks_since(uint64_t start) {
+static __attribute__((noinline)) uint64_t ticks_since(uint64_t start) {
   const uint64_t elapsed = ticks() - start;
   return elapsed > counter_cost ? elapsed - counter_cost : 0;
 }
