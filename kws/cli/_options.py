@@ -526,8 +526,8 @@ theta = click.option(
     "with commas, in units of the tensor itself, such as X=0.3,Q=0.3; or @FILE, as kws "
     "sweep writes it; or bundle: RUN's own. Kinds: X inputs of Q, K and V; Q; K; P "
     "softmax outputs; O attention outputs; M the MLP's inputs; H its hidden layer; of "
-    "a network for streams also F features, C and E in the stem, R the read-out. A kind "
-    "that is left out runs dense.",
+    "a network for streams also F features, C and E in the stem, R the read-out. A "
+    "kind that is left out runs dense.",
 )
 jobs = click.option(
     "--jobs", type=click.IntRange(1), help="Processes.  [default: one for each core]"
