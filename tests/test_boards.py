@@ -379,7 +379,7 @@ def test_a_model_that_is_too_slow_is_told_with_the_hop_that_would_do(
     inference: int, frame: int, hop: int, least: int | None
 ) -> None:
     board = boards.load("pico")  # 125 MHz / 1.4 = 89.3 M instructions a second
-    paced = pace.Pace(board, hop, 98, inference, frame)
+    paced = pace.Pace(board, hop, 98, inference, frame - 100, 100)
     assert paced.busy == pytest.approx(100 * (frame + inference / hop) * 1.4 / 125e6)
     warning = paced.warning("mine")
     assert (warning is None) == (paced.busy * 1.02 <= 1)
@@ -390,7 +390,7 @@ def test_a_model_that_is_too_slow_is_told_with_the_hop_that_would_do(
         assert ("smaller model" in warning) == (least is None)
     assert paced.least_hop == least
     if least is not None:
-        assert pace.Pace(board, least, 98, inference, frame).warning("mine") is None
+        assert pace.Pace(board, least, 98, inference, frame, 0).warning("mine") is None
 
 
 def test_building_for_a_pico_tells_before_flashing(tmp_path: Path) -> None:

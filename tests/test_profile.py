@@ -348,7 +348,7 @@ def budget(power: boards.Power | None, mah: float | None = 220) -> energy.Budget
     board = dataclasses.replace(
         boards.load("nrf52840dk"), cycles_per_instruction=1.0, power=power
     )
-    return energy.Budget(pace.Pace(board, 10, 98, 600_000, 100_000), mah)
+    return energy.Budget(pace.Pace(board, 10, 98, 600_000, 90_000, 10_000), mah)
 
 
 def test_a_day_and_a_cell_come_from_sourced_figures_alone() -> None:

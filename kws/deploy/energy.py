@@ -24,7 +24,7 @@ class Budget:
 
     Example:
         >>> from kws.deploy import boards
-        >>> pace = Pace(boards.load("nrf52840dk"), 16, 98, 3_400_000, 180_000)
+        >>> pace = Pace(boards.load("nrf52840dk"), 16, 98, 3_400_000, 178_600, 1_400)
         >>> budget = Budget(pace, 220)
         >>> round(budget.core_j), budget.total_j, round(budget.most_days or 0, 1)
         (742, None, 3.2)
@@ -82,7 +82,8 @@ class Budget:
         board, power = self.pace.board, self.pace.board.power
         lines = [
             f"duty      {100 * self.pace.busy:.1f} % of the time awake: "
-            f"{self.pace.instructions_per_second / 1e6:.1f} M instructions a second"
+            f"{self.pace.instructions_per_second / 1e6:.1f} M instructions a second, "
+            f"the loop's {self.pace.loop_per_second / 1e6:.2f} M among them"
         ]
         if power is None:
             lines.append(

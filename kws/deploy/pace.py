@@ -1,8 +1,8 @@
 """Can a board keep up with a model: measured before it is flashed.
 
-An emulated board with the same core counts the instructions of a feature frame and of a
-run of the model; the part's clock and its assumed cycles per instruction (board.toml)
-make time of them.
+An emulated board with the same core counts the instructions of a feature frame, of the
+loop around it and of a run of the model; the part's clock and its assumed cycles per
+instruction (board.toml) make time of them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Pace:
         window_frames: The most that a hop can be: what the model sees.
         inference: Instructions of one run of the model.
         frame: Instructions of one feature frame.
+        loop: Instructions of kws_poll around it, a frame: ring, level meter, detector.
         frame_ms: From one feature frame to the next.
     """
 
@@ -35,13 +36,19 @@ class Pace:
     window_frames: int
     inference: int
     frame: int
+    loop: int
     frame_ms: float = 10.0
 
     @property
     def instructions_per_second(self) -> float:
-        """Of audio: features and model."""
+        """Of audio: features, the loop around them, and model."""
         frames = 1000 / self.frame_ms
-        return frames * (self.frame + self.inference / self.hop_frames)
+        return frames * (self.frame + self.loop + self.inference / self.hop_frames)
+
+    @property
+    def loop_per_second(self) -> float:
+        """The loop's part of them."""
+        return 1000 / self.frame_ms * self.loop
 
     @property
     def busy(self) -> float:
@@ -52,7 +59,8 @@ class Pace:
     def least_hop(self) -> int | None:
         """Frames between two runs that the board could keep up with; None: no hop
         would do."""
-        hop = run.hop_for(self.inference, self.frame, self.board, self.frame_ms)
+        each = self.frame + self.loop
+        hop = run.hop_for(self.inference, each, self.board, self.frame_ms)
         return hop if hop is not None and hop <= self.window_frames else None
 
     def warning(self, name: str) -> str | None:
@@ -68,9 +76,9 @@ class Pace:
             f"Warning: {board.name} can't keep up with this model: it would work "
             f"{100 * self.busy:.0f} % of the time and lose audio. Every "
             f"{self.frame_ms * self.hop_frames:g} ms come {self.hop_frames} feature "
-            f"frames of {self.frame:,} instructions and a run of {self.inference:,}, "
-            f"at {board.clock_hz / 1e6:g} MHz and {board.cycles_per_instruction:g} "
-            "cycles per instruction (assumed)."
+            f"frames of {self.frame + self.loop:,} instructions, the loop's among them, "
+            f"and a run of {self.inference:,}, at {board.clock_hz / 1e6:g} MHz and "
+            f"{board.cycles_per_instruction:g} cycles per instruction (assumed)."
         )
         if self.least_hop is None:
             return f"{told}\nHint:    no hop would do: take a smaller model"
@@ -121,5 +129,6 @@ def measure(bundle: Bundle, board: Board, compiler: str | None = None) -> Pace |
         window_frames=bundle.recipe.features.frames,
         inference=stats["instructions_per_inference_max"],
         frame=stats["instructions_per_frame"],
+        loop=stats["loop_instructions_per_frame"],
         frame_ms=bundle.recipe.features.hop_ms,
     )

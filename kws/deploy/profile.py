@@ -345,6 +345,7 @@ def on_board(
     unit = "instructions" if flash.is_emulated(target) else "cycles"
     cost = exact.stats["instructions_per_inference"]
     feature_cost = exact.stats["instructions_per_frame"]
+    loop_cost = exact.stats["loop_instructions_per_frame"]
     cycles_each = board.cycles_per_instruction if unit == "instructions" else 1.0
     # A network for streams runs once a token, and decides at the window's end.
     runs = windows * (network.stream.tokens if network.stream else 1)
@@ -383,6 +384,7 @@ def on_board(
             window_frames=bundle.recipe.features.frames,
             inference=round(cost * cycles_each / board.cycles_per_instruction),
             frame=round(feature_cost * cycles_each / board.cycles_per_instruction),
+            loop=round(loop_cost * cycles_each / board.cycles_per_instruction),
             frame_ms=bundle.recipe.features.hop_ms,
         ),
     )

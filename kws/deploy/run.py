@@ -105,6 +105,7 @@ def least_hop(transcript: Transcript, board: Board, features: Features) -> int |
     if model <= 0:
         return None
     frame = stats.get("instructions_per_frame", 0)
+    frame += stats.get("loop_instructions_per_frame", 0)
     return hop_for(model, frame, board, features.hop_ms)
 
 
@@ -113,7 +114,7 @@ def hop_for(inference: int, frame: int, board: Board, frame_ms: float) -> int | 
 
     Args:
         inference: Instructions of one run of the model.
-        frame: Instructions of one feature frame.
+        frame: Instructions of one feature frame and the loop around it.
         board: Its clock and cycles per instruction.
         frame_ms: From one feature frame to the next.
     """
