@@ -76,7 +76,7 @@ class Pace:
             f"Warning: {board.name} can't keep up with this model: it would work "
             f"{100 * self.busy:.0f} % of the time and lose audio. Every "
             f"{self.frame_ms * self.hop_frames:g} ms come {self.hop_frames} feature "
-            f"frames of {self.frame + self.loop:,} instructions, the loop's among them, "
+            f"frames of {self.frame + self.loop:,} instructions, loop included, "
             f"and a run of {self.inference:,}, at {board.clock_hz / 1e6:g} MHz and "
             f"{board.cycles_per_instruction:g} cycles per instruction (assumed)."
         )
