@@ -118,6 +118,21 @@ def test_words_differ_from_each_other_and_stand_out_of_the_noise(corpus):
     assert high["yes"] > 1.5 * high["no"]
 
 
+def test_words_are_as_loud_and_as_clean_as_people_s_recordings(corpus):
+    """They were 8 dB too quiet, and all in noise: loud people were not heard."""
+    clips = [
+        audio.read(f).pcm.astype(float) for f in sorted(corpus.glob("*/*_nohash_*"))
+    ]
+    loud = [20 * np.log10(audio.loudest_second(pcm) / 32768) for pcm in clips]
+    assert min(loud) < -30 and max(loud) > -15
+    assert min(loud) > -37 and max(loud) < -9
+    noise = [
+        np.percentile(np.abs(pcm[:15840].reshape(-1, 160)).max(axis=1), 10)
+        for pcm in clips
+    ]
+    assert 0.1 < np.mean(np.array(noise) < 2) < 0.5
+
+
 def test_unknown_words_never_contain_a_keyword_but_do_its_parts():
     found = synth.unknown_words(("Seven", "hey robot"))
     assert found[:2] == ["hey", "robot"] and "seven" not in found

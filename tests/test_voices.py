@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 from kws.cli import data as verb
 from kws.data import splits, synth, voices
+from kws.data.accents import ACCENTS, accented
 from kws.data.voices import common, espeak, kokoro
 from kws.errors import KwsError
 
@@ -149,6 +151,9 @@ def test_kokoros_mixes_are_of_training_speakers_alone():
         assert len(terms) == 2 and {name for _, name in terms} <= single
         assert sum(float(share) for share, _ in terms) == pytest.approx(1)
     assert any("-" in voice.name for voice in mixed)
+    # Every accent, and mixes without any.
+    said = {voice.name.partition("@")[2] for voice in mixed}
+    assert said == {"", *ACCENTS}
     for split in ("val", "test"):
         assert not any("*" in voice.name for voice in named(kokoro, speaker, split))
 
@@ -260,6 +265,40 @@ def test_kokoro_knows_the_sounds_of_english():
         assert unknown - set(kokoro.SYMBOLS) <= set("\n"), unknown
     assert len(kokoro.SYMBOLS) == 114
     assert len(set(kokoro.SYMBOLS.values())) == 114
+
+
+def test_an_accent_is_made_of_sounds_that_kokoro_knows():
+    """Else it would leave them out without a word."""
+    for accent, sounds in ACCENTS.items():
+        unknown = {symbol for _, other in sounds for symbol in other}
+        assert unknown <= set(kokoro.SYMBOLS), accent
+
+
+@pytest.mark.parametrize("accent", ACCENTS)
+def test_an_accent_changes_words_and_a_speaker_keeps_to_it(accent):
+    word = "ðə kəmpjˈuːɾɚɹz θˈæŋk ɐlˈɔːɹt"
+    said = [accented(word, accent, speaker) for speaker in range(40)]
+    assert said == [accented(word, accent, speaker) for speaker in range(40)]
+    assert word not in said and len({*said}) > 3
+    assert all(re.sub("[ˈˌː]", "", other) for other in said)
+
+
+def test_a_mix_speaks_with_its_accent(monkeypatch):
+    toolbox.need_espeak()
+    speaker = without_network(tables(2))
+    speaker._linguist, speaker._session = espeak.start(), None
+    heard = []
+
+    def inferred(session, tokens, style, speed):
+        heard.append(tokens[0].tolist())
+        return np.zeros(2400, np.float32)
+
+    monkeypatch.setattr(kokoro.common, "inferred", inferred)
+    mix = "kokoro:1.30*af_aa-0.30*af_ab"
+    for voice in (mix, f"{mix}@spanish", f"{mix}@spanish", f"{mix}@german"):
+        speaker.say("computer", voice, 50, 160)
+    assert heard[1] == heard[2]
+    assert len({tuple(tokens) for tokens in heard}) == 3
 
 
 def test_a_throat_moves_every_frequency():

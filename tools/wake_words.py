@@ -29,19 +29,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from kws.data import ambient, names, tape  # noqa: E402
+from kws.data import ambient, audio, names, tape  # noqa: E402
 from kws.data.audio import SAMPLE_RATE, wav_bytes  # noqa: E402
 
 WAKE, NOISE = "wake", "noise"
 PAUSE_S = 1.0
 CLIPPED = 32767
-
-
-def loudest_second(pcm: np.ndarray) -> float:
-    """Root mean square of the loudest second."""
-    power = np.cumsum(np.square(np.append(0, pcm), dtype=np.float64))
-    size = min(SAMPLE_RATE, len(pcm))
-    return float(np.sqrt((power[size:] - power[:-size]).max() / size))
 
 
 def laid(
@@ -60,7 +53,7 @@ def laid(
         start = int(rng.integers(0, max(1, len(noise) - size)))
         under = np.resize(noise[start : start + size], size).astype(np.float64)
         rms = float(np.sqrt(np.mean(np.square(under)))) or 1.0
-        under *= loudest_second(pcm) / rms * 10 ** (-snr_db / 20)
+        under *= audio.loudest_second(pcm) / rms * 10 ** (-snr_db / 20)
         under[: len(pcm)] += pcm
         parts.append(np.clip(np.rint(under), -CLIPPED - 1, CLIPPED).astype(np.int16))
         windows.append(

@@ -212,6 +212,21 @@ def wav_bytes(pcm: np.ndarray) -> bytes:
     return out.getvalue()
 
 
+def loudest_second(pcm: np.ndarray) -> float:
+    """Root mean square of the loudest second, or of all where that is shorter.
+
+    Args:
+        pcm: [samples], at 16 kHz, at least one.
+
+    Example:
+        >>> loudest_second(np.array([0.0] * 8000 + [0.5] * 16000))
+        0.5
+    """
+    power = np.cumsum(np.square(np.append(0, pcm), dtype=np.float64))
+    size = min(SAMPLE_RATE, len(pcm))
+    return float(np.sqrt((power[size:] - power[:-size]).max() / size))
+
+
 @functools.cache
 def say(text: str) -> None:
     """A line on stderr; the same line is not said twice."""

@@ -49,7 +49,13 @@ SENTENCES = (
     "he told me a long story about his old car",
 )
 NOISE_SECONDS = 30
-CORPUS_VERSION = 2
+CORPUS_VERSION = 3
+# Of a clip's loudest second, in dB of full scale: people's recordings reach from -44 to
+# -10, one in thirty clipped (kws train adds `gain_db` either way).
+LOUDNESS_DB = (-36.0, -10.0)
+CLIPPED = 0.01  # share of a clip's samples at most
+NOISE_DB = (5.0, 35.0)  # how much louder than the noise a word is
+NO_NOISE = 0.25  # share of clips without any, as programs that take it away leave them
 MAX_CLIPS_PER_WORD = 20000
 
 
@@ -404,14 +410,14 @@ def _clip(
     heard *= math.sqrt(float(np.mean(clip**2) / np.mean(heard**2)))
     noise = noises[int(rng.integers(len(noises)))]
     at = int(rng.integers(0, len(noise) - size + 1))
-    ratio = 10 ** (-rng.uniform(5, 35) / 20)
+    ratio = 10 ** (-rng.uniform(*NOISE_DB) / 20)
+    if rng.random() < NO_NOISE:
+        ratio = 0.0
     mixed = heard + noise[at : at + size] * ratio
     taken = np.fft.rfft(mixed) * rooms.microphone(rng, size)
-    level = 10 ** (rng.uniform(-38, -16) / 20)
-    loudness = math.sqrt(float(np.mean(clip**2)))
     out = np.fft.irfft(taken, size)
-    out *= loudness / math.sqrt(float(np.mean(out**2)))
-    return _int16(out * level)
+    level = 10 ** (rng.uniform(*LOUDNESS_DB) / 20) / audio.loudest_second(out)
+    return _int16(out * min(level, 1 / float(np.quantile(np.abs(out), 1 - CLIPPED))))
 
 
 def _make(

