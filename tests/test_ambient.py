@@ -96,12 +96,29 @@ def test_what_holds_a_word_is_left_out_and_said(
     (tmp_path / "index.tsv").write_text(
         "file\tfirst_sample\tsamples\tsplit\tkind\ttext\n"
         f"long.wav\t0\t{RATE}\ttrain\tspeech\tTurn the lights on, please.\n"
-        f"long.wav\t{RATE}\t{RATE}\ttrain\tspeech\tonly the lightson onto it\n",
+        f"long.wav\t{RATE}\t{RATE}\ttrain\tspeech\tonly the lights onto it\n",
         encoding="utf-8",
     )
     (kept,) = ambient.recordings(tmp_path, "train", words)
     assert kept.text.startswith("only")
     assert "1 train recordings have one of the words" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a Computer.", True),
+        ("heycomputer", True),  # it was trained on as sound without the word
+        ("OK smartmirror", True),
+        ("oksmartmirror", True),
+        ("computers", False),
+        ("smart mirrors or a mirror", False),
+        ("", False),
+    ],
+)
+def test_a_word_is_found_in_a_text(text: str, said: bool) -> None:
+    assert ambient._said(text, ("computer", "smart mirror")) is said
+    assert not ambient._said(text, ())
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from kws.errors import KwsError
 SHORTEST_BED_S = 2.0
 LONG_S = 30  # a recording this long is cut for the splits
 SHARE = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
+CALLS = ("hey", "hi", "hello", "ok", "okay")  # what comes before a wake word
 _COLUMNS = ("file", "first_sample", "samples", "split", "kind")
 
 
@@ -90,12 +91,7 @@ def recordings(folder: Path, split: str, words: Sequence[str] = ()) -> list[Soun
             f"named speech, noise, music ... Received: {str(folder)!r}",
             f"Put recordings of half a minute or more into {folder / 'noise'}",
         )
-    wanted = [_spoken(word) for word in words]
-    kept = [
-        sound
-        for sound in found
-        if not sound.text or not any(word in _spoken(sound.text) for word in wanted)
-    ]
+    kept = [sound for sound in found if not _said(sound.text, words)]
     if not kept:
         raise KwsError(
             "Each of the ambient recordings has one of the words in its text. Expected "
@@ -217,6 +213,18 @@ def overview(sounds: Sequence[Sound]) -> str:
         f"{kind} {len(pcm) / SAMPLE_RATE / 60:.1f} min"
         for kind, pcm in joined(sounds).items()
     )
+
+
+def _said(text: str, words: Sequence[str]) -> bool:
+    """Whether one of the words is in a text; written as one with what people are called
+    by, too: *heycomputer*, *smartmirror*."""
+    whole = _spoken(text)
+    for word in map(_spoken, words):
+        glued = word.replace(" ", "")
+        as_one = {glued, *(call + glued for call in CALLS)}
+        if word in whole or not as_one.isdisjoint(whole.split()):
+            return True
+    return False
 
 
 def _spoken(text: str) -> str:
