@@ -145,7 +145,7 @@ def accented(ipa: str, accent: str, speaker: int) -> str:
     Example:
         >>> accented("kəmpjˈuːɾɚ", "german", 1)
         'kəmpjˈuːtɐ'
-        >>> accented("smˈɑːɹt mˈɪɹɚ", "spanish", 1)
+        >>> accented("smˈɑːɹt mˈɪɹɚ", "spanish", 2)
         'smˈaɾt mˈiɾeɾ'
     """
     rng = np.random.default_rng(speaker)
