@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 SPOKEN = ("yes", "stop", "no", "go", "no", "yes", "go", "stop")
 SHIPPED = "kwt-tiny"
-CLIPS_PER_WORD = 700
-UNKNOWN_CLIPS = 1600
+CLIPS_PER_WORD = 1100
+UNKNOWN_CLIPS = 2400
 # Of eight synthetic words a demo may miss one: trained for minutes, or on people.
 LEAST_HEARD = 7
 
