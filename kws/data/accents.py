@@ -1,7 +1,7 @@
 """Accents: how people whose first language is another say English words.
 
-A synthesizer of English says every word as a dictionary has it; half of the people who
-speak English do not. An accent here is a list of sounds that are put in another's
+A synthesizer of English says every word as a dictionary has it; many people who speak
+English do not. An accent here is a list of sounds that are put in another's
 place, in the international phonetic alphabet as eSpeak NG writes it: mostly those that
 the first language lacks. Nobody does all of it, so each speaker keeps some of an
 accent's habits, always the same ones.
