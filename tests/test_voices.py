@@ -81,6 +81,40 @@ def test_engines_take_turns_and_espeak_validates(tmp_path):
         assert file.read_bytes() == again.read_bytes()
 
 
+def test_processes_make_the_same_corpus_as_one(tmp_path, monkeypatch):
+    toolbox.need_espeak()
+    names = [
+        name
+        for name in ("flite", "pico", "kokoro")
+        if voices.get(name).missing() is None
+    ]
+    if not names:
+        toolbox.skip_or_fail("flite is not installed, nor another engine")
+    plan = synth.Plan(("yes", "no"), 20, 6, seed=4, voices=("espeak", names[-1]))
+    synth.make(plan, tmp_path / "one")  # so few that one process makes them
+    monkeypatch.setattr(synth, "FEW", 0)
+    monkeypatch.setattr(synth.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(voices.get(names[-1]), "IN_PROCESSES", True)
+    monkeypatch.setattr(synth._Studio, "clip", clip_of(synth.BASE))
+    synth.make(plan, tmp_path / "two")
+    files = sorted(p for p in (tmp_path / "one").rglob("*") if p.is_file())
+    assert len(files) > 46
+    for file in files:
+        again = tmp_path / "two" / file.relative_to(tmp_path / "one")
+        assert file.read_bytes() == again.read_bytes()
+
+
+def clip_of(engine):
+    """What makes clips in this process, and refuses those of another engine."""
+    make = synth._Studio.clip
+
+    def clip(studio, job):
+        assert job[1].engine == engine
+        return make(studio, job)
+
+    return clip
+
+
 @pytest.mark.parametrize("name", ["pico", "piper", "kokoro"])
 def test_an_engine_that_is_not_installed_says_how_to_get_it(name, monkeypatch):
     find = importlib.util.find_spec

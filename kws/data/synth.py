@@ -10,13 +10,17 @@ version of an engine gives others, so the versions are recorded in corpus.json.
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import itertools
 import json
 import math
+import multiprocessing
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -57,6 +61,10 @@ CLIPPED = 0.01  # share of a clip's samples at most
 NOISE_DB = (5.0, 35.0)  # how much louder than the noise a word is
 NO_NOISE = 0.25  # share of clips without any, as programs that take it away leave them
 MAX_CLIPS_PER_WORD = 20000
+MOST_PROCESSES = 8  # each has the engines' networks in memory, Kokoro's is 330 MB
+FEW = 100  # up to this many clips of such engines aren't worth starting processes
+
+Job = tuple[str, Voice, int]  # word, voice, take
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ def make(
     building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         jobs = list(_jobs(plan, cast, others))
-        count = _make(plan, cast, jobs, building, progress)
+        count = _make(plan, cast, jobs, building, folders, progress)
         building.chmod(0o755)
         if out.is_dir():
             out.rmdir()  # empty
@@ -423,8 +431,9 @@ def _clip(
 def _make(
     plan: Plan,
     cast: dict[str, Speaker],
-    jobs: list[tuple[str, Voice, int]],
+    jobs: list[Job],
     out: Path,
+    folders: Mapping[str, Path],
     progress: Callable[[int, int], None] | None,
 ) -> int:
     noises = _noise_recordings(cast[BASE], plan.seed)
@@ -432,17 +441,11 @@ def _make(
     for name, samples in noises.items():
         pcm = _int16(samples * 0.1)
         (out / "_background_noise_" / f"{name}.wav").write_bytes(wav_bytes(pcm))
-    parts = {
-        split: [n[int(a * len(n)) : int(b * len(n))] for n in noises.values()]
-        for split, (a, b) in NOISE_SHARE.items()
-    }
     lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for done, (word, voice, take) in enumerate(jobs):
-        name = f"{folder_of(word)}/{voice.id}_nohash_{take}.wav"
-        rng = _rng(plan.seed, name)
-        part, size = word not in plan.words, plan.clip_samples
-        said = _utterance(cast[voice.engine], word, voice, rng, part, size)
-        pcm = _clip(said, parts[voice.split], rng, size)
+    clips = _clips(_Studio(plan, cast, noises), jobs, folders)
+    for done, (job, pcm) in enumerate(zip(jobs, clips, strict=True)):
+        word, voice, take = job
+        name = _name(word, voice, take)
         file = out / name
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(wav_bytes(pcm))
@@ -458,10 +461,89 @@ def _make(
     return len(jobs)
 
 
+def _name(word: str, voice: Voice, take: int) -> str:
+    """A clip's file, within the corpus."""
+    return f"{folder_of(word)}/{voice.id}_nohash_{take}.wav"
+
+
+class _Studio:
+    """What makes clips: engines that are ready to speak, and noises."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        cast: Mapping[str, Speaker],
+        noises: Mapping[str, np.ndarray],
+    ) -> None:
+        self.plan, self.cast, self.noises = plan, cast, noises
+        self.parts = {
+            split: [n[int(a * len(n)) : int(b * len(n))] for n in noises.values()]
+            for split, (a, b) in NOISE_SHARE.items()
+        }
+
+    def clip(self, job: Job) -> np.ndarray:
+        """int16 [clip_samples]."""
+        word, voice, take = job
+        rng = _rng(self.plan.seed, _name(word, voice, take))
+        part, size = word not in self.plan.words, self.plan.clip_samples
+        said = _utterance(self.cast[voice.engine], word, voice, rng, part, size)
+        return _clip(said, self.parts[voice.split], rng, size)
+
+
+def _clips(
+    studio: _Studio, jobs: Sequence[Job], folders: Mapping[str, Path]
+) -> Iterator[np.ndarray]:
+    """Each job's clip, in order; those of engines that take long, in processes."""
+    slow = {name for name in studio.plan.voices if voices.get(name).IN_PROCESSES}
+    elsewhere = [job for job in jobs if job[1].engine in slow]
+    processes = min(os.cpu_count() or 1, MOST_PROCESSES)
+    if processes < 2 or len(elsewhere) <= FEW:
+        yield from map(studio.clip, jobs)
+        return
+    # spawn, not fork: TensorFlow's threads don't survive a fork.
+    pool = ProcessPoolExecutor(
+        processes,
+        multiprocessing.get_context("spawn"),
+        _start_worker,
+        (studio.plan, {name: folders.get(name) for name in slow}, studio.noises),
+    )
+    try:
+        waiting = iter(elsewhere)
+        # A few ahead of what is taken, so that memory does not fill with clips.
+        ahead = collections.deque(
+            pool.submit(_work, job) for job in itertools.islice(waiting, 4 * processes)
+        )
+        for job in jobs:
+            if job[1].engine not in slow:
+                yield studio.clip(job)
+                continue
+            made = ahead.popleft().result()
+            ahead.extend(pool.submit(_work, j) for j in itertools.islice(waiting, 1))
+            yield made
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_studio: _Studio | None = None
+
+
+def _start_worker(
+    plan: Plan, folders: Mapping[str, Path | None], noises: Mapping[str, np.ndarray]
+) -> None:
+    global _studio
+    cast = {name: voices.get(name).start(folder) for name, folder in folders.items()}
+    _studio = _Studio(plan, cast, noises)
+
+
+def _work(job: Job) -> np.ndarray:
+    assert _studio is not None
+    return _studio.clip(job)
+
+
 def _jobs(
     plan: Plan, speakers: Mapping[str, Speaker], others: list[str]
-) -> Iterator[tuple[str, Voice, int]]:
-    """(word, voice, take), voice by voice."""
+) -> Iterator[Job]:
+    """Voice by voice."""
     cast = _cast(plan, speakers)
     for place, voice in enumerate(cast):
         for word in plan.words:

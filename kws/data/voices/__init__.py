@@ -2,9 +2,11 @@
 
 An engine is a module of this folder with
 
-    TITLE, ENGLISH_ONLY, ASCII_ONLY, MEND
+    TITLE, ENGLISH_ONLY, ASCII_ONLY, IN_PROCESSES, MEND
         Its name for people; whether it speaks English alone; whether it leaves letters
-        out that are not ASCII; what to type when it is here and fails.
+        out that are not ASCII; whether several processes share its work, since it takes
+        long and what it says does not depend on what it said before; what to type when
+        it is here and fails.
 
     def missing(folder: Path | None = None) -> KwsError | None
         What keeps it from speaking on this machine, or None. `folder`: files of its

@@ -25,6 +25,7 @@ from kws.errors import KwsError, no_such
 
 TITLE = "eSpeak NG"
 ENGLISH_ONLY = ASCII_ONLY = False
+IN_PROCESSES = False
 MEND = "pip install --force-reinstall espeakng-loader"
 ACCENTS = (
     "en-us",

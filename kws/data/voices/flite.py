@@ -17,6 +17,7 @@ from kws.errors import KwsError
 
 TITLE = "Flite"
 ENGLISH_ONLY = ASCII_ONLY = True
+IN_PROCESSES = False
 MEND = "apt-get install --reinstall flite   (or: --voices espeak)"
 # Flite's speakers and the mean of their pitch in Hz: two men, a woman, and a man whose
 # voice is cut from pairs of phones.

@@ -31,6 +31,7 @@ from kws.errors import KwsError, pip_install
 
 TITLE = "Kokoro"
 ENGLISH_ONLY, ASCII_ONLY = True, False
+IN_PROCESSES = True
 SAMPLE_RATE = 24000
 RATE = 160  # words a minute at its own speed, about
 SPEEDS = (0.5, 2.0)

