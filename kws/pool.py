@@ -307,7 +307,9 @@ def _key(
     settings = {
         name: value
         for name, value in dataclasses.asdict(recipe.augment).items()
-        if not name.startswith(("time_mask", "mel_", "roll_", "filter_", "hold_"))
+        if not name.startswith(
+            ("time_mask", "mel_", "mix_", "roll_", "filter_", "hold_")
+        )
     }
     extracted = dataclasses.asdict(recipe.features)
     del extracted["floor"]
@@ -370,7 +372,10 @@ def batches(
             whole[first_at] = pool.ambient[drawn, 0]
             whole[second_at] = pool.ambient[drawn, 1]
         whole = augment.vary_spectrum(whole, rng, recipe.augment, recipe.features)
-        np.maximum(whole, np.int8(recipe.features.floor), out=whole)
+        floor = np.int8(recipe.features.floor)
+        np.maximum(whole, floor, out=whole)
+        whole = augment.mix_style(whole, rng, recipe.augment)
+        np.maximum(whole, floor, out=whole)
         whole = augment.spec_augment(whole, rng, recipe.augment)
         batch = {
             "features": augment.hold(whole, rng, recipe.augment),

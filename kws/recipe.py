@@ -226,6 +226,8 @@ class Augment:
         roll_frames: Largest shift of a clip's features on each draw, in frames.
         mel_warp: Largest stretch of a clip's frequencies on each draw, as a share.
         filter_db: Largest gain of a random frequency response on each draw, in dB.
+        mix_style: Share of clips, on each draw, whose mel bins' means and deviations
+            are mixed with another clip's of the batch.
         splice_percent: Clips per 100, cut and joined from others, that the teacher
             alone labels, where one is given (kws/data/splice.py).
         ambient_percent: Windows of ambient sound per 100 of a batch, where there are
@@ -247,6 +249,7 @@ class Augment:
     roll_frames: int = 3
     mel_warp: float = 0.0
     filter_db: float = 0.0
+    mix_style: float = 0.0
     splice_percent: float = 0.0
     ambient_percent: float = 25.0
     time_masks: int = 2

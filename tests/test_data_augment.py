@@ -10,7 +10,14 @@ import small_corpus
 
 from kws import features
 from kws.data import splice
-from kws.data.augment import augment, augment_many, hold, spec_augment, vary_spectrum
+from kws.data.augment import (
+    augment,
+    augment_many,
+    hold,
+    mix_style,
+    spec_augment,
+    vary_spectrum,
+)
 from kws.recipe import Augment, Features
 from kws.simulate.delta import encode
 
@@ -173,6 +180,40 @@ def test_a_warp_moves_the_pitch_by_its_share(most):
     peaks = out[:, 50].argmax(axis=1)
     assert abs(peaks.min() - low) <= 1 and abs(peaks.max() - high) <= 1
     assert low < middle < high and len(set(peaks)) >= high - low
+
+
+def test_no_style_is_mixed_where_none_is_asked_for():
+    made = rng().integers(-90, 90, (3, 48, 40)).astype(np.int8)
+    source = rng(1)
+    assert mix_style(made, source, Augment()) is made
+    assert source.random() == rng(1).random()  # nothing was drawn
+
+
+def test_a_mixed_style_lies_between_two_clips_and_the_shape_stays():
+    """Three clips, far apart in mean and deviation: nothing is clipped."""
+    shape = np.sign(rng(2).standard_normal((1, 48, 40)))
+    means, widths = np.array([-60, 0, 60]), np.array([20, 40, 60])
+    made = np.rint(means[:, None, None] + widths[:, None, None] * shape)
+    settings = Augment(mix_style=1.0)
+    moved = set()
+    for seed in range(30):
+        out = mix_style(made.astype(np.int8), rng(seed), settings).astype(float)
+        assert np.array_equal(out, mix_style(made.astype(np.int8), rng(seed), settings))
+        for own, clip in enumerate(out):
+            bins = [np.corrcoef(clip[:, b], made[own, :, b])[0, 1] for b in range(40)]
+            assert min(bins) > 0.99
+            # Mean and deviation go the same way, towards one other clip.
+            way = (clip.mean(0) - made[own].mean(0)).mean() / 60
+            wider = (clip.std(0) / made[own].std(0)).mean() * widths[own]
+            assert wider - widths[own] == pytest.approx(20 * way, abs=2.0)
+            moved.add(round(way))
+    assert moved == {-2, -1, 0, 1, 2}
+
+
+def test_a_share_of_clips_has_its_style_mixed():
+    made = rng(3).integers(-90, 90, (2000, 8, 4)).astype(np.int8)
+    out = mix_style(made, rng(4), Augment(mix_style=0.3))
+    assert 0.2 < np.any(out != made, axis=(1, 2)).mean() < 0.3
 
 
 def word(low: int, high: int, hz: float) -> np.ndarray:

@@ -575,6 +575,26 @@ def test_rooms_and_microphones_are_drawn_alike_from_alike_seeds():
     assert np.std([gain[7000] for gain in gains]) > 0.05
 
 
+def test_a_share_of_the_clips_has_no_room_in_it(monkeypatch):
+    """Where there is no room and no noise, nothing is heard after the word."""
+    said = np.random.default_rng(1).standard_normal(3200).astype(np.float32)
+    silent = [np.zeros(30000, np.float32)]
+
+    def dry(seed: int) -> bool:
+        rng = np.random.default_rng(seed)
+        pcm = synth._clip(said, silent, rng, 24000).astype(np.float64)
+        energy = np.cumsum(np.square(pcm))
+        end = int(np.argmax(energy[3200:] - energy[:-3200])) + 3200
+        after = min(end + 1600, len(pcm) - 1)  # what the microphone's filter leaves
+        return bool(energy[-1] - energy[after] < 1e-6 * energy[-1])
+
+    share = np.mean([dry(seed) for seed in range(100)])
+    monkeypatch.setattr(synth, "NO_ROOM", 0.0)
+    # Those whose word is at the end, where no room could be heard.
+    at_end = np.mean([dry(seed) for seed in range(100)])
+    assert at_end < 0.3 and 0.15 < share - at_end < 0.4
+
+
 def test_what_is_too_long_is_cut_if_it_is_no_keyword():
     class Slow:
         version = "none"

@@ -34,7 +34,7 @@ BEGINNING = "kwt-stream-tiny"
 SHORTLY = ("--epochs", "12", "--qat-epochs", "2", "--variants", "4")
 SPOKEN_CLIPS = 300  # of a word, by kws data synth
 MOST_TIMES = 8
-SPOKEN = "kwt-stream-spoken"  # recipe for words out of text
+SPOKEN_RECIPE = "kwt-stream-spoken"  # recipe for words out of text
 
 
 @click.group(cls=Verbs)
@@ -293,7 +293,7 @@ def synth(
     else:
         click.echo(f"The corpus is already in {out}")
     if not as_json:
-        given: list[object] = ["--from", BEGINNING, "--preset", SPOKEN]
+        given: list[object] = ["--from", BEGINNING, "--preset", SPOKEN_RECIPE]
         given += ["--words", ",".join(words), "--data", out]
         if clip_seconds != 1:
             given += ["--clip-seconds", f"{clip_seconds:g}"]

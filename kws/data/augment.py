@@ -17,6 +17,7 @@ from kws.recipe import Augment, Features
 WARPS = 33  # frequency warps that `vary_spectrum` chooses from
 HELD = 0.7  # share of clips that `hold` acts on
 FILTER_POINTS = 4  # of a random frequency response, over the mel axis
+MIX_STYLE_BETA = 0.3  # of a clip's share: mostly its own style or mostly another's
 
 
 def augment(
@@ -175,6 +176,42 @@ def _hats(points: int, bins: int) -> np.ndarray:
     """float64 [points, bins]: straight lines between `points` values over the bins."""
     at = np.linspace(0, points - 1, bins)
     return np.maximum(0, 1 - np.abs(at[None, :] - np.arange(points)[:, None]))
+
+
+def mix_style(
+    features: np.ndarray, rng: np.random.Generator, settings: Augment
+) -> np.ndarray:
+    """Each mel bin's mean and deviation over time, mixed with another clip's.
+
+    They are what a microphone, a room and a noise floor leave in every frame, and what
+    tells a synthesizer's clip from a recording. Where some labels come from one of
+    them alone, a network otherwise learns to hear that instead of the word.
+
+    Args:
+        features: int8 [B, frames, mel bins].
+        rng: Source of all randomness.
+        settings: The recipe's [augment]: `mix_style` is the share of clips.
+
+    Returns:
+        int8 [B, frames, mel bins]; the same array where `mix_style` is 0.
+
+    Reference: Kim et al. 2022, arXiv:2206.12513 (frequency-wise MixStyle: Zhou et al.
+    2021, arXiv:2104.02008).
+    """
+    if settings.mix_style <= 0:
+        return features
+    batch = len(features)
+    other = rng.permutation(batch)
+    own = rng.beta(MIX_STYLE_BETA, MIX_STYLE_BETA, size=batch)
+    own = np.where(rng.random(batch) < settings.mix_style, own, 1.0)
+    own = own.astype(np.float32)[:, None, None]
+    real = features.astype(np.float32)
+    mean = real.mean(axis=1, keepdims=True)
+    deviation = real.std(axis=1, keepdims=True) + np.float32(1)
+    real -= mean
+    real *= own + (1 - own) * deviation[other] / deviation
+    real += own * mean + (1 - own) * mean[other]
+    return np.clip(np.rint(real), -128, 127).astype(np.int8)
 
 
 def spec_augment(

@@ -53,13 +53,14 @@ SENTENCES = (
     "he told me a long story about his old car",
 )
 NOISE_SECONDS = 30
-CORPUS_VERSION = 3
+CORPUS_VERSION = 4
 # Of a clip's loudest second, in dB of full scale: people's recordings reach from -44 to
 # -10, one in thirty clipped (kws train adds `gain_db` either way).
 LOUDNESS_DB = (-36.0, -10.0)
 CLIPPED = 0.01  # share of a clip's samples at most
-NOISE_DB = (5.0, 35.0)  # how much louder than the noise a word is
-NO_NOISE = 0.25  # share of clips without any, as programs that take it away leave them
+NOISE_DB = (5.0, 50.0)  # how much louder than the noise a word is
+NO_NOISE = 0.3  # share of clips without any, as programs that take it away leave them
+NO_ROOM = 0.3  # share of clips without the sound of a room: said into the microphone
 MAX_CLIPS_PER_WORD = 20000
 MOST_PROCESSES = 8  # each has the engines' networks in memory, Kokoro's is 330 MB
 FEW = 100  # up to this many clips of such engines aren't worth starting processes
@@ -353,7 +354,7 @@ def _utterance(
     A longer one is said faster; or, with `cut`, a part of it is taken.
     """
     pitch = int(rng.integers(25, 76))
-    rate = int(rng.integers(120, 201))
+    rate = int(rng.integers(120, 261))
     shortest, longest = SAMPLE_RATE // 20, int(0.95 * size)
     for _ in range(4):
         said = _trim(_say(speaker, text, voice, pitch, rate))
@@ -414,6 +415,8 @@ def _clip(
     start = int(rng.integers(0, size - len(said) + 1))
     clip[start : start + len(said)] = said
     heard = rooms.heard(clip, rng)[:size]
+    if rng.random() < NO_ROOM:
+        heard = clip.copy()
     # Loudness over the noise is that of what arrives, near or far.
     heard *= math.sqrt(float(np.mean(clip**2) / np.mean(heard**2)))
     noise = noises[int(rng.integers(len(noises)))]

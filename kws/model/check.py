@@ -45,6 +45,7 @@ RANGES: dict[str, dict[str, tuple[float, float]]] = {
         "roll_frames": (0, 100),
         "mel_warp": (0, 0.5),
         "filter_db": (0, 60),
+        "mix_style": (0, 1),
         "splice_percent": (0, 1000),
         "ambient_percent": (0, 50),
         "time_masks": (0, 10),
