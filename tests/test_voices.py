@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import os
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,24 @@ def test_processes_make_the_same_corpus_as_one(tmp_path, monkeypatch):
     for file in files:
         again = tmp_path / "two" / file.relative_to(tmp_path / "one")
         assert file.read_bytes() == again.read_bytes()
+
+
+def test_a_process_that_was_killed_is_said_and_no_corpus_is_left(tmp_path, monkeypatch):
+    toolbox.need_espeak()
+    if voices.get("flite").missing() is not None:
+        toolbox.skip_or_fail("flite is not installed")
+    plan = synth.Plan(("yes", "no"), 20, 0, seed=4, voices=("espeak", "flite"))
+    monkeypatch.setattr(synth, "FEW", 0)
+    monkeypatch.setattr(synth.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(voices.get("flite"), "IN_PROCESSES", True)
+    monkeypatch.setattr(synth, "_start_worker", killed)
+    with pytest.raises(KwsError, match="killed, probably for lack of memory: 2 of"):
+        synth.make(plan, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def killed(*_arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def clip_of(engine):

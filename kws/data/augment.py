@@ -202,9 +202,9 @@ def mix_style(
         return features
     batch = len(features)
     other = rng.permutation(batch)
-    own = rng.beta(MIX_STYLE_BETA, MIX_STYLE_BETA, size=batch)
-    own = np.where(rng.random(batch) < settings.mix_style, own, 1.0)
-    own = own.astype(np.float32)[:, None, None]
+    share = rng.beta(MIX_STYLE_BETA, MIX_STYLE_BETA, size=batch)
+    share = np.where(rng.random(batch) < settings.mix_style, share, 1.0)
+    own = share.astype(np.float32)[:, None, None]
     real = features.astype(np.float32)
     mean = real.mean(axis=1, keepdims=True)
     deviation = real.std(axis=1, keepdims=True) + np.float32(1)

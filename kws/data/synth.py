@@ -18,9 +18,11 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -62,7 +64,7 @@ NOISE_DB = (5.0, 50.0)  # how much louder than the noise a word is
 NO_NOISE = 0.3  # share of clips without any, as programs that take it away leave them
 NO_ROOM = 0.3  # share of clips without the sound of a room: said into the microphone
 MAX_CLIPS_PER_WORD = 20000
-MOST_PROCESSES = 8  # each has the engines' networks in memory, Kokoro's is 330 MB
+MOST_PROCESSES = 8  # with Kokoro's network each takes half a gigabyte of memory
 FEW = 100  # up to this many clips of such engines aren't worth starting processes
 
 Job = tuple[str, Voice, int]  # word, voice, take
@@ -498,6 +500,7 @@ def _clips(
 ) -> Iterator[np.ndarray]:
     """Each job's clip, in order; those of engines that take long, in processes."""
     slow = {name for name in studio.plan.voices if voices.get(name).IN_PROCESSES}
+    fast = [name for name in studio.plan.voices if name not in slow]
     elsewhere = [job for job in jobs if job[1].engine in slow]
     processes = min(os.cpu_count() or 1, MOST_PROCESSES)
     if processes < 2 or len(elsewhere) <= FEW:
@@ -523,6 +526,13 @@ def _clips(
             made = ahead.popleft().result()
             ahead.extend(pool.submit(_work, j) for j in itertools.islice(waiting, 1))
             yield made
+    except BrokenProcessPool:
+        raise KwsError(
+            "A process that speaks was killed, probably for lack of memory: "
+            f"{processes} of them have the networks of {', '.join(sorted(slow))}.",
+            f"kws data synth --voices {','.join(fast)} ...",
+            exit_code=1,
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -534,6 +544,7 @@ def _start_worker(
     plan: Plan, folders: Mapping[str, Path | None], noises: Mapping[str, np.ndarray]
 ) -> None:
     global _studio
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
     cast = {name: voices.get(name).start(folder) for name, folder in folders.items()}
     _studio = _Studio(plan, cast, noises)
 
