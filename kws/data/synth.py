@@ -21,7 +21,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -513,18 +513,25 @@ def _clips(
         _start_worker,
         (studio.plan, {name: folders.get(name) for name in slow}, studio.noises),
     )
+
+    def asked(job: Job) -> Future[np.ndarray]:
+        try:
+            return pool.submit(_work, job)
+        except OSError as error:  # its pipe was closed just now
+            raise BrokenProcessPool(str(error)) from None
+
     try:
         waiting = iter(elsewhere)
         # A few ahead of what is taken, so that memory does not fill with clips.
         ahead = collections.deque(
-            pool.submit(_work, job) for job in itertools.islice(waiting, 4 * processes)
+            asked(job) for job in itertools.islice(waiting, 4 * processes)
         )
         for job in jobs:
             if job[1].engine not in slow:
                 yield studio.clip(job)
                 continue
             made = ahead.popleft().result()
-            ahead.extend(pool.submit(_work, j) for j in itertools.islice(waiting, 1))
+            ahead.extend(map(asked, itertools.islice(waiting, 1)))
             yield made
     except BrokenProcessPool:
         raise KwsError(
