@@ -63,6 +63,9 @@ CLIPPED = 0.01  # share of a clip's samples at most
 NOISE_DB = (5.0, 50.0)  # how much louder than the noise a word is
 NO_NOISE = 0.3  # share of clips without any, as programs that take it away leave them
 NO_ROOM = 0.3  # share of clips without the sound of a room: said into the microphone
+# Words a minute at most, of 120 at least. People who call a device are in a hurry; a
+# test stream is spoken as an announcer would.
+HURRIED, CALM = 260, 200
 MAX_CLIPS_PER_WORD = 20000
 MOST_PROCESSES = 8  # with Kokoro's network each takes half a gigabyte of memory
 FEW = 100  # up to this many clips of such engines aren't worth starting processes
@@ -244,7 +247,7 @@ def spoken_stream(
     for number, word in enumerate(map(names.composed, words)):
         gap = int(rng.uniform(*gap_s) * SAMPLE_RATE)
         voice = here[order[number % len(here)]]
-        said = _utterance(speaker, word, voice, rng) * np.float32(0.1)
+        said = _utterance(speaker, word, voice, rng, fastest=CALM) * np.float32(0.1)
         pieces += [np.zeros(gap, dtype=np.float32), said]
         start = position + gap
         position = start + len(said)
@@ -350,13 +353,14 @@ def _utterance(
     rng: np.random.Generator,
     cut: bool = False,
     size: int = SAMPLE_RATE,
+    fastest: int = HURRIED,
 ) -> np.ndarray:
     """One word, trimmed, at most 0.95 of a clip of `size`, root mean square 1: float32.
 
     A longer one is said faster; or, with `cut`, a part of it is taken.
     """
     pitch = int(rng.integers(25, 76))
-    rate = int(rng.integers(120, 261))
+    rate = int(rng.integers(120, fastest + 1))
     shortest, longest = SAMPLE_RATE // 20, int(0.95 * size)
     for _ in range(4):
         said = _trim(_say(speaker, text, voice, pitch, rate))
