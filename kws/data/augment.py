@@ -195,8 +195,9 @@ def mix_style(
     Returns:
         int8 [B, frames, mel bins]; the same array where `mix_style` is 0.
 
-    Reference: Kim et al. 2022, arXiv:2206.12513 (frequency-wise MixStyle: Zhou et al.
-    2021, arXiv:2104.02008).
+    Reference: Zhou et al. 2021, arXiv:2104.02008 (MixStyle); Kim et al. 2022,
+    arXiv:2206.12513 (a device shows in the statistics of frequencies); Morocutti et al.
+    2023, arXiv:2305.07499 (Freq-MixStyle against unseen devices).
     """
     if settings.mix_style <= 0:
         return features
