@@ -302,11 +302,7 @@ def listening(
                 )
             )
         if not any(recording.windows for recording in done):
-            raise KwsError(
-                "No word of the network's is said on the tapes. Expected some, to "
-                f"count misses. Received: {', '.join(r.name for r in done) or 'none'}",
-                "kws data tape --out tapes/words.wav",
-            )
+            raise tapes_of.without_words([r.name for r in done], bundle.labels)
         yield Listener(bundle, copy, done)
 
 
@@ -423,11 +419,18 @@ def _common(
     curve = sweep(listener, **shape, step=FINE)
     chosen = aim.best([counts.total for _, counts in curve], listener)
     if chosen is None:
-        fewest = min(counts.total[0] for _, counts in curve)
+        misses, alarms = (min(c.total[i] for _, c in curve) for i in range(2))
+        if aim.false_alarms is None:
+            raise CheckFailed(
+                f"No settings reach the aim: of {int(listener.said.sum())} words at "
+                f"least {misses} are missed. Received: --max-misses {aim.max_misses}",
+                "Train longer or on more like these tapes; or allow more misses.",
+            )
         raise CheckFailed(
-            f"No settings reach the aim: of {int(listener.said.sum())} words at least "
-            f"{fewest} are missed. Received: --max-misses {aim.max_misses}",
-            "Train longer or on more like these tapes; or allow more misses.",
+            f"No settings reach the aim: in {listener.hours:.2f} hours of tape there "
+            f"are at least {alarms} false alarms. Received: --false-alarms "
+            f"{aim.false_alarms:g}",
+            "Train with such sound (kws train --ambient), or allow more false alarms.",
         )
     return shape, curve, chosen
 
@@ -478,7 +481,7 @@ def _on_the_other_half(
         curve = sweep(chosen_on, **shape, step=FINE)
         best = aim.best([counts.total for _, counts in curve], chosen_on)
         if best is None:  # this half is the harder one: as near as it gets
-            best = 0
+            best = 0 if aim.false_alarms is None else len(curve) - 1
         one = _settings(shape, [curve[best][0]] * len(listener.words))
         each = _per_word(chosen_on, aim, shape, curve, best, often)
         for sums, settings in ((common, one), (own, each)):

@@ -282,6 +282,17 @@ def test_an_aim_in_misses_takes_the_fewest_false_alarms_or_says_that_there_are_n
         operating_points.search(deaf, Aim(max_misses=0.1))
 
 
+def test_a_rate_that_no_threshold_reaches_is_told_as_one(
+    bundle: Bundle, library: host.Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before: "Received: --max-misses None"."""
+    monkeypatch.setattr(operating_points, "HIGHEST_LOGIT", -1.5)
+    bursts = [(20.0 * i + 9, YES, 255, False) for i in range(30)]
+    loud = listener(bundle, library, [*bursts, (709.0, YES, 1, True)])
+    with pytest.raises(CheckFailed, match="at least 30 false alarms.*--false-alarms 2"):
+        operating_points.search(loud, Aim(false_alarms=2))
+
+
 def test_words_that_share_a_threshold_are_not_said_to_have_their_own(
     bundle: Bundle, library: host.Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:

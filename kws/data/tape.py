@@ -576,6 +576,21 @@ def asked_for(windows: Sequence[Window], labels: Sequence[str]) -> list[Window]:
     return known
 
 
+def without_words(recordings: Iterable[object], labels: Sequence[str]) -> KwsError:
+    """The error of tapes on which no word of a network's is said.
+
+    Args:
+        recordings: Their names.
+        labels: The network's; the hint makes a tape of its words.
+    """
+    words = ",".join(label for label in labels if label not in (SILENCE, UNKNOWN))
+    return KwsError(
+        "No word of the network's is said on the tapes. Expected some, to count "
+        f"misses. Received: {', '.join(map(str, recordings)) or 'none'}",
+        f"kws data tape --words {quoted(words)} --out tapes/words.wav",
+    )
+
+
 def _close(word: str, labels: Sequence[str]) -> str:
     near = difflib.get_close_matches(names.key(word), labels, 1, 0.8)
     return f", did you mean {near[0]!r}?" if near else ""

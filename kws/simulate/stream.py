@@ -331,11 +331,7 @@ def hearing(
         for name, tape in recordings
     )
     if not any(windows for *_, windows in every):
-        raise KwsError(
-            "No word of the network's is said on the tapes. Expected some, to count "
-            f"misses. Received: {', '.join(name for name, *_ in every) or 'none'}",
-            "kws data tape --out tapes/words.wav",
-        )
+        raise tapes.without_words([name for name, *_ in every], bundle.labels)
     return Hearing(every, _pieces([tape.pcm for _, tape, _ in every], excerpt_s))
 
 

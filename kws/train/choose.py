@@ -23,7 +23,7 @@ from kws import bundle as bundles
 from kws import operating_points
 from kws.bundle import Bundle
 from kws.data import tape as tapes_of
-from kws.errors import KwsError, quoted
+from kws.errors import CheckFailed, KwsError, quoted
 from kws.operating_points import Aim
 from kws.train.loop import set_weights
 
@@ -51,11 +51,7 @@ def check(tapes: Sequence[Path], labels: Sequence[str]) -> None:
         for window in tapes_of.asked_for(tape.windows, labels)
     ]
     if not words:
-        raise KwsError(
-            "No word of the network's is said on the tapes. Expected some, to count "
-            f"misses. Received: {', '.join(map(str, tapes))}",
-            "kws data tape --out tapes/words.wav",
-        )
+        raise tapes_of.without_words(tapes, labels)
 
 
 def best(
@@ -80,7 +76,8 @@ def best(
         The row, with `misses` and `false_alarms` beside. On a tie the later epoch's.
 
     Raises:
-        KwsError: epochs that were not kept; CheckFailed: a conversion does not hold.
+        KwsError: epochs that were not kept; CheckFailed: a conversion does not hold,
+            or no epoch reaches the aim.
     """
     place = bundle.path / "checkpoints" / FOLDER
     record = place / "heard.json"
@@ -91,10 +88,11 @@ def best(
         path = _weights(bundle.path, row["epoch"])
         if not path.is_file():
             raise KwsError(
-                f"Epoch {row['epoch']} of the tuning was not kept, as --tape was not "
-                f"given then. Received: {bundle.path}",
-                f"kws calibrate {quoted(bundle.path)} --tape {quoted(tapes[0])}   (or "
-                "train again with --restart)",
+                f"Epoch {row['epoch']} of the tuning was not kept, or is gone. "
+                f"Expected {path}. Received: {bundle.path}",
+                "Type the same command without --tape, then kws calibrate "
+                f"{quoted(bundle.path)} --tape {quoted(tapes[0])}   (or train again "
+                "with --restart)",
             )
         weights = path.read_bytes()
         key = hashlib.sha256(weights + asked).hexdigest()
@@ -102,14 +100,20 @@ def best(
             _load(tuned, weights)
             known[key] = _hear(bundle, place, tuned, tapes, aim, clips)
             bundles.write_atomic(record, json.dumps(known).encode())
-        misses, alarms = known[key]
-        print(
-            f"epoch {row['epoch']}: {misses} missed, {alarms} false alarms on the "
-            f"tapes, val {100 * row['val_accuracy']:.2f} %",
-            file=sys.stderr,
-            flush=True,
+        told = f"epoch {row['epoch']}: "
+        if known[key] is None:
+            told += "no settings reach the aim on the tapes, "
+        else:
+            misses, alarms = known[key]
+            told += f"{misses} missed, {alarms} false alarms on the tapes, "
+            rows.append({**row, "misses": misses, "false_alarms": alarms})
+        told += f"val {100 * row['val_accuracy']:.2f} %"
+        print(told, file=sys.stderr, flush=True)
+    if not rows:
+        raise CheckFailed(
+            f"No epoch's network reaches the aim on the tapes. Received: {aim}",
+            "Type the same command with more --false-alarms, or without --tape.",
         )
-        rows.append({**row, "misses": misses, "false_alarms": alarms})
     chosen = min(rows, key=lambda r: (r["misses"], r["false_alarms"], -r["epoch"]))
     _load(tuned, _weights(bundle.path, chosen["epoch"]).read_bytes())
     return chosen
@@ -127,8 +131,9 @@ def _hear(
     tapes: Sequence[Path],
     aim: Aim,
     clips: np.ndarray,
-) -> tuple[int, int]:
-    """Misses and false alarms of the network as it is, at the aim."""
+) -> tuple[int, int] | None:
+    """Misses and false alarms of the network as it is, at the aim; None: no settings
+    reach it."""
     from kws import convert as conversion
     from kws import quantize
 
@@ -139,7 +144,10 @@ def _hear(
     with operating_points.listening(
         candidate, operating_points.opened(tapes)
     ) as listener:
-        return operating_points.reached(listener, aim)
+        try:
+            return operating_points.reached(listener, aim)
+        except CheckFailed:
+            return None
 
 
 def _weights(folder: Path, epoch: int) -> Path:

@@ -508,7 +508,7 @@ def _loop(
         hold,
         mentor,
         no_words(run.labels),
-        keep_epoch if phase == QAT and run.tapes else None,
+        keep_epoch if phase == QAT else None,  # --tape may be asked for later
     )
 
 
