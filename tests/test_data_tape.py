@@ -142,8 +142,9 @@ def test_ambient_recordings_are_a_tape_without_words(tmp_path):
     tape.save(made, tmp_path / "t.wav")
     read = tape.open_tape(tmp_path / "t.wav")
     assert (read.kind, read.windows, read.said) == ("speech", [], made.said)
-    with pytest.raises(KwsError, match="one kind of sound"):
-        tape.of_sounds([*sounds, Sound(b, "music", "g", "3")])
+    with pytest.raises(KwsError, match="one kind of sound") as caught:
+        tape.of_sounds([Sound(b, "noise", "f", "1"), Sound(b, "music", "g", "3")])
+    assert "--kind music " in caught.value.hint  # one that is there
 
 
 def test_a_folder_is_all_of_its_tapes_and_an_empty_truth_says_no_word(tmp_path, capsys):

@@ -268,10 +268,12 @@ def of_sounds(sounds: Sequence[Sound], seconds: float | None = None) -> Tape:
     """
     kinds = sorted({sound.kind for sound in sounds})
     if len(kinds) != 1:
+        kind = kinds[0] if kinds else "speech"
         raise KwsError(
             "A tape without words is of one kind of sound. "
             f"Received: {', '.join(kinds) or 'no recordings'}",
-            "kws data tape --out speech.wav --ambient DIR --kind speech --no-words",
+            f"kws data tape --out {quoted(f'{kind}.wav')} --ambient DIR "
+            f"--kind {quoted(kind)} --no-words",
         )
     said, at = [], 0
     for sound in sounds:
