@@ -130,6 +130,30 @@ def test_a_tape_says_what_was_laid_and_how_loud(tmp_path):
         tape.open_tape(tmp_path / "t.wav")
 
 
+@pytest.mark.parametrize(
+    "known",
+    [
+        '"windows": [[1e999, "x"]], "said": []',
+        '"windows": [], "said": [[0, 1e999, "x", ""]]',
+        '"windows": [], "said": [[NaN, 1, "x", ""]]',
+    ],
+)
+def test_a_side_file_without_finite_numbers_is_refused(known, tmp_path):
+    tape.save(tape.Tape(np.zeros(16000, np.int16), []), tmp_path / "t.wav")
+    side = f'{{"kind": "words", "made": {{}}, {known}}}'
+    (tmp_path / "t.tape.json").write_text(side)
+    with pytest.raises(KwsError, match="(inf|nan) is no number"):
+        tape.open_tape(tmp_path / "t.wav")
+
+
+def test_a_word_that_goes_on_after_the_tape_sounds_to_its_end():
+    """Times beyond any float's product ended in an OverflowError."""
+    windows = [Window("yes", 0.5, 1e308), Window("no", 1e308, 1e308)]
+    made = tape.Tape(np.zeros(16000, np.int16), windows)
+    found = made.sounds(0, 4000, 4).tolist()
+    assert found == [tape.QUIET, tape.QUIET, tape.WORDS, tape.WORDS]
+
+
 def test_ambient_recordings_are_a_tape_without_words(tmp_path):
     rng = np.random.default_rng(0)
     a, b = (rng.integers(-99, 99, n).astype(np.int16) for n in (24000, 8000))

@@ -116,9 +116,11 @@ class Tape:
         found = np.where(quiet, QUIET, self.bed).astype(object)
         words = self.windows + (self.said if self.kind == WORDS else [])
         for window in words:
-            begin = (window.start_s * SAMPLE_RATE - first) / step
-            end = (window.end_s * SAMPLE_RATE - first) / step
-            found[max(0, math.floor(begin)) : max(0, math.ceil(end))] = WORDS
+            begin, end = (
+                min(max(0.0, (time_s * SAMPLE_RATE - first) / step), float(count))
+                for time_s in (window.start_s, window.end_s)
+            )
+            found[math.floor(begin) : math.ceil(end)] = WORDS
         return found.astype(str)
 
     def text_at(self, start_s: float, end_s: float) -> str:
@@ -697,11 +699,11 @@ def _with_side(tape: Tape, path: Path) -> Tape:
         table = json.loads(names.read_text(path, MAX_TSV_BYTES))
         kind, made = str(table["kind"]), dict(table["made"])
         said = [
-            Window(str(t), float(a), float(b), None, str(c))
+            Window(str(t), _finite(a), _finite(b), None, str(c))
             for a, b, t, c in table["said"]
         ]
         details = [
-            (None if s is None else float(s), str(c)) for s, c in table["windows"]
+            (None if s is None else _finite(s), str(c)) for s, c in table["windows"]
         ]
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise KwsError(
@@ -715,6 +717,13 @@ def _with_side(tape: Tape, path: Path) -> Tape:
             for window, (snr_db, clip) in zip(windows, details, strict=True)
         ]
     return Tape(tape.pcm, windows, kind, said, made)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no number")
+    return number
 
 
 def _word_of(name: str) -> str:
