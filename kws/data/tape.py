@@ -526,6 +526,9 @@ def _table_rows(rows: list[list[str]]) -> list[list[str]]:
     if lasts and "end" not in columns:
         raise ValueError(f"times of start and end were expected, not {lasts!r}")
     if set(columns) != set(_COLUMNS):
+        digits = any(cell[:1].isdigit() for cell in rows[0])
+        if len(rows) == 1 or len(rows[0]) < len(_COLUMNS) or digits:
+            return rows  # a text, or times that can't be read: named as broken
         # A header in another language: the order is then the usual one.
         columns = {"start": 0, "end": 1, "word": 2}
     out = []
