@@ -363,6 +363,42 @@ def test_the_loudness_of_a_word_is_the_one_that_it_was_laid_with():
         assert window.snr_db == pytest.approx(over_db, abs=0.6)
 
 
+def test_no_word_is_clipped_on_a_loud_bed(capsys):
+    """Speech has peaks: with --bed-dbfs -30 and a root mean square of 9000, 44 % of
+    its clips were clipped."""
+    pcm, label = clips()
+    peaky = pcm.copy()
+    peaky[:, 8000:8004] = [[0], [32000], [32000], [-32000]]
+    peaky[1:] //= 2
+    options = {"seconds": 60, "snr_db": (10.0, 25.0)}
+    audio.say.cache_clear()
+    made = tape.build(peaky, label, LABELS, [], noise_dbfs=-30.0, **options)
+    assert np.abs(made.pcm.astype(int)).max() == 32767
+    assert (np.abs(made.pcm.astype(int)) >= 32767).sum() <= len(made.said)
+    assert "words are laid softer than was drawn" in capsys.readouterr().err
+    bed = 32768 * 10 ** (-30 / 20)
+    for window in made.windows:
+        start, end = int(window.start_s * 16000), int(window.end_s * 16000)
+        heard = np.mean(made.pcm[start:end].astype(float) ** 2)
+        over_db = 10 * np.log10(heard / bed**2 - 1)
+        assert window.snr_db == pytest.approx(over_db, abs=0.6)
+    # On a bed that is clipped itself words are still heard, and the loudness is told.
+    made = tape.build(peaky, label, LABELS, [], noise_dbfs=-3.0, **options)
+    assert all(-40 < window.snr_db < 10 for window in made.windows)
+    # As before where nothing was clipped.
+    tape.build(peaky, label, LABELS, [], noise_dbfs=-60.0, **options)
+    assert "-60 dBFS" not in capsys.readouterr().err
+
+
+def test_a_bed_of_pieces_of_a_second_is_as_loud_as_was_asked_for():
+    """They lay over each other for half a second, and were not faded: 3 dB more."""
+    noise = np.random.default_rng(3).normal(0, 300, 16000).astype(np.int16)
+    pcm, label = clips()
+    made = tape.build(pcm, label, LABELS, [noise] * 2, 60, 1, 0, 0)
+    level = 20 * np.log10(np.sqrt(np.mean(made.pcm.astype(float) ** 2)) / 32768)
+    assert level == pytest.approx(-45, abs=0.3)
+
+
 def test_saving_and_opening_gives_the_same_tape(tmp_path):
     pcm, label = clips()
     made = tape.build(pcm, label, LABELS, [], 30)

@@ -28,6 +28,7 @@ WORDS, RECORDING = "words", "recording"  # kinds of tapes: with keywords, and wi
 TOLERANCE_S = 1.0  # how late after its end a word may be heard
 REPEAT_S = 1.0  # how close two events of one word count as one
 LOUDEST = 9000.0  # root mean square of a word that is laid
+HEADROOM = 8192.0  # what a word's peak may have at least, however loud the bed is
 SIDE = ".tape.json"  # what is known of a tape besides its truth
 TRUTHS = (".tsv", ".csv", ".txt", ".json")
 MAX_TSV_BYTES = 16 * 1024 * 1024
@@ -190,7 +191,8 @@ def build(
         seed: Of everything that is drawn.
         keywords_per_minute: How many keywords.
         unknown_per_minute: How many other words.
-        snr_db: Lowest and highest loudness of a word over the bed, in dB.
+        snr_db: Lowest and highest loudness of a word over the bed, in dB; on a loud bed
+            less, so that no word is clipped, which is said on stderr.
         noise_dbfs: Loudness of the bed, in dB of full scale.
         reverberation_s: Each word is said in a room whose sound dies away (by 60 dB)
             in a time between these; None: as it was recorded.
@@ -223,7 +225,7 @@ def build(
     bed_rms = 32768 * 10 ** (noise_dbfs / 20)
     places = np.sort(rng.permutation(slots)[: wanted + unwanted])
     is_keyword = rng.permutation(wanted + unwanted) < wanted
-    windows, said = [], []
+    windows, said, softer = [], [], 0
     for place, keyword in zip(places, is_keyword, strict=True):
         pool = keywords if keyword else others
         which = int(pool[int(rng.integers(len(pool)))])
@@ -237,12 +239,18 @@ def build(
         if loudness == 0:
             continue
         level = bed_rms * 10 ** (over_db / 20)
-        if level > LOUDEST:  # on a loud bed: it would be clipped
+        drawn_db = over_db
+        if level > LOUDEST:  # on a loud bed
             level = LOUDEST
             over_db = 20 * math.log10(level / bed_rms)
-        gain = level / loudness
         end = min(size, start + len(clip))
-        tape[start:end] += clip[: end - start] * np.float32(gain)
+        part = clip[: end - start] * np.float32(level / loudness)
+        share = _unclipped(part, tape[start:end])
+        if share < 1:
+            part *= np.float32(share)
+            over_db += 20 * math.log10(share)
+        softer += over_db < drawn_db
+        tape[start:end] += part
         name = clip_names[which] if clip_names is not None else ""
         window = Window(
             str(names[which]),
@@ -254,6 +262,11 @@ def build(
         said.append(replace(window, word=_word_of(name) or window.word))
         if keyword:
             windows.append(window)
+    if softer:
+        audio.say(
+            f"{softer} of {len(said)} words are laid softer than was drawn from "
+            f"--snr-db, so as not to be clipped: the bed, {noise_dbfs:g} dBFS, is loud"
+        )
     heard = np.clip(np.rint(tape), -32768, 32767).astype(np.int16)
     return Tape(heard, windows, said=said)
 
@@ -756,6 +769,18 @@ def _in_a_room(
     return np.fft.irfft(spectrum, size).astype(np.float32)
 
 
+def _unclipped(clip: np.ndarray, bed: np.ndarray) -> float:
+    """The share of a clip's gain with which it isn't clipped on its bed; 1: all of it.
+
+    Where the bed alone is near full scale or beyond it, the clip keeps HEADROOM.
+    """
+    both = np.rint(clip + bed)
+    over = (both > 32767) & (clip > 0) | (both < -32768) & (clip < 0)
+    room = 32767 - np.sign(clip[over]) * bed[over]
+    shares = np.maximum(room, HEADROOM) / np.abs(clip[over])
+    return float(shares.min(initial=1.0))
+
+
 def _spoken_part(clip: np.ndarray) -> tuple[int, int]:
     """First and last sample of the part with 98 % of the energy."""
     energy = np.cumsum(clip.astype(np.float64) ** 2)
@@ -781,7 +806,7 @@ def _bed(
         at = int(rng.integers(0, len(noise) - length + 1))
         piece = noise[at : at + length].astype(np.float32)
         piece *= level / max(1.0, math.sqrt(float(np.mean(piece**2))))
-        if len(piece) > 2 * fade:
+        if len(piece) >= 2 * fade:
             piece[:fade] *= ramp
             piece[-fade:] *= ramp[::-1]
         end = min(position + len(piece), len(bed))
