@@ -171,6 +171,42 @@ def test_ambient_recordings_are_a_tape_without_words(tmp_path):
     assert "--kind music " in caught.value.hint  # one that is there
 
 
+def told(folder: Path, made: tape.Tape, capsys) -> str:
+    """What is said on stderr when a network that knows yes and no hears a tape."""
+    tape.save(made, folder / "t.wav")
+    audio.say.cache_clear()
+    ((name, read),) = tape.opened([folder / "t.wav"], LABELS)
+    assert (name, len(read.pcm)) == (str(folder / "t.wav"), len(made.pcm))
+    return capsys.readouterr().err
+
+
+def test_words_that_the_truth_of_a_tape_leaves_out_are_told(tmp_path, capsys):
+    """They counted as false alarms, without a word, where a tape was made for others'
+    words."""
+    pcm = np.zeros(64000, np.int16)
+    texts = [Window("Oh yes, I know", 0, 2), Window("yes or no", 2, 4)]
+    made = tape.Tape(pcm, [], "speech", texts, {"split": "test", "words": ["up"]})
+    said = told(tmp_path, made, capsys)
+    assert "in 2 of the texts" in said and "'yes' (2), 'no' (1)." in said
+    command_line = said.strip().partition("Make a tape for these words: ")[2]
+    assert command_line == (
+        "kws data tape --words yes,no --split test --ambient DIR --kind speech "
+        f"--no-words --out {tmp_path / 't-new.wav'}"
+    )
+    # It works as it is typed.
+    sound = ambient(tmp_path / "ambient")
+    (sound / "noise").rename(sound / "speech")
+    kws_data(*command_line.replace("DIR", str(sound)).split()[2:])
+    # Words of the truth, and other words between, are none of that.
+    windows = [Window("Yes", 0.5, 1), Window("yes", 3, 3), Window("no", 3.5, 3.9)]
+    assert told(tmp_path, tape.Tape(pcm, windows, said=texts), capsys) == ""
+    between = [Window("yes", 0.5, 1), Window("bed", 2, 2.5)]
+    assert told(tmp_path, tape.Tape(pcm, windows, said=between), capsys) == ""
+    between = [Window("bed", 0.5, 1), Window("no", 2, 2.5)]
+    said = told(tmp_path, tape.Tape(pcm, windows, said=between), capsys)
+    assert "'no' (1)." in said and "words yes,no --split val --out" in said
+
+
 def test_a_folder_is_all_of_its_tapes_and_an_empty_truth_says_no_word(tmp_path, capsys):
     made = tape.Tape(np.zeros(16000, np.int16), [])
     for name in ("b.wav", "a.wav"):

@@ -186,6 +186,18 @@ def test_what_was_cut_out_is_another_word_to_training(made, tmp_path: Path) -> N
     assert not list((tmp_path / "mine").glob("*.txt"))
 
 
+def test_words_that_a_text_holds_are_told_before_they_count_as_false_alarms(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    said = [Window("he said yes", 0.0, 2.0)]
+    tape = Tape(np.zeros(32000, np.int16), [], "speech", said, {"words": ["lumos"]})
+    tapes_of.save(tape, tmp_path / "t.wav")
+    audio.say.cache_clear()
+    done = CliRunner().invoke(command, ["kwt-tiny", "--tape", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "'yes' (1). Heard there, they count as FALSE ALARMS" in done.stderr
+
+
 def test_what_tapes_need_is_refused_without_them(tmp_path: Path) -> None:
     for arguments, message in (
         (["--events", "e.tsv"], "no --tape"),

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ import numpy as np
 
 from kws.bundle import write_all, write_atomic
 from kws.data import audio, names
-from kws.data.ambient import Sound
+from kws.data.ambient import Sound, words_in
 from kws.data.audio import SAMPLE_RATE, wav_bytes
-from kws.data.splits import some
+from kws.data.splits import SPLITS, some
 from kws.errors import KwsError, quoted
 from kws.intervals import poisson_interval, wilson_interval
 from kws.recipe import SILENCE, UNKNOWN
@@ -707,6 +707,59 @@ def open_tape(path: Path, truth: Path | None = None) -> Tape:
     if not side.is_file():
         return Tape(pcm, windows, WORDS if windows else RECORDING)
     return _with_side(Tape(pcm, windows), side)
+
+
+def opened(
+    paths: Iterable[Path], labels: Sequence[str], truth: Path | None = None
+) -> Iterator[tuple[str, Tape]]:
+    """Name and tape of each recording, one at a time, for a network to hear.
+
+    Its words that are known to be said where the truth has none, as on a tape that was
+    made for other words, are said on stderr: heard, they count as false alarms.
+
+    Args:
+        paths: From `files`.
+        labels: The network's.
+        truth: As in `open_tape`.
+    """
+    for path in paths:
+        tape = open_tape(path, truth)
+        _tell_of_words(path, tape, labels)
+        yield str(path), tape
+
+
+def _tell_of_words(path: Path, tape: Tape, labels: Sequence[str]) -> None:
+    keywords = [label for label in labels if label not in (SILENCE, UNKNOWN)]
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for window in tape.windows:
+        spans.setdefault(names.key(window.word), []).append(
+            (window.start_s, window.end_s)
+        )
+    times = {word: np.array(rows) for word, rows in spans.items()}
+    found, texts = Counter[str](), 0
+    for said in tape.said:
+        unknown = []
+        for word in words_in(said.word, keywords):
+            start_s, end_s = times.get(names.key(word), np.zeros((0, 2))).T
+            if not ((start_s <= said.end_s) & (end_s >= said.start_s)).any():
+                unknown.append(word)
+        found.update(unknown)
+        texts += bool(unknown)
+    if not found:
+        return
+    words = ", ".join(f"{word!r} ({count})" for word, count in found.most_common(5))
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    split = tape.made.get("split")
+    command = f"--words {quoted(','.join(keywords))} "
+    command += f"--split {split if split in SPLITS else SPLITS[1]} "
+    if tape.kind != WORDS:
+        command += f"--ambient DIR --kind {quoted(tape.kind)} --no-words "
+    audio.say(
+        f"{path}: words of the network are said in {texts} of the texts that are known "
+        f"of it, and its truth does not have them: {words}{more}. Heard there, they "
+        "count as FALSE ALARMS. Make a tape for these words: kws data tape "
+        f"{command}--out {quoted(path.with_name(f'{path.stem}-new.wav'))}"
+    )
 
 
 def _with_side(tape: Tape, path: Path) -> Tape:
