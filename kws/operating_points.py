@@ -306,11 +306,6 @@ def listening(
         yield Listener(bundle, copy, done)
 
 
-def opened(tapes: Sequence[Path]) -> Iterator[tuple[str, Tape]]:
-    """Name and tape of each recording with its truth beside it, one at a time."""
-    return ((str(path), tapes_of.open_tape(path)) for path in tapes)
-
-
 def calibrate(
     bundle: Bundle,
     tapes: Sequence[Path],
@@ -337,7 +332,9 @@ def calibrate(
     check_own(bundle)
     say = progress or (lambda line: None)
     with listening(
-        bundle, opened(tapes), lambda name: say(f"Hearing {name}")
+        bundle,
+        tapes_of.opened(tapes, bundle.labels),
+        lambda name: say(f"Hearing {name}"),
     ) as listener:
         found = search(listener, aim)
         table = report(listener, aim, found, command)

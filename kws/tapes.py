@@ -17,8 +17,9 @@ import numpy as np
 from kws import engines
 from kws.bundle import Bundle, write_atomic
 from kws.data import tape as tapes
-from kws.data.audio import SAMPLE_RATE, wav_bytes
+from kws.data.audio import SAMPLE_RATE, say, wav_bytes
 from kws.data.speech_commands import MISTAKEN
+from kws.data.splits import LIST_FILES, all_for_training
 from kws.data.tape import Score, Tape, Window
 from kws.deploy import host
 from kws.engines.host import Event
@@ -169,7 +170,7 @@ def evaluate(
             bundle's are left out (kws.data.tape.asked_for).
         engine: One that can stream (`host`).
         findings: Tell what each false alarm and each miss was.
-        cut: Folder to cut each false alarm out to, a clip each.
+        cut: Folder to cut each false alarm out to, a clip each, all for training.
 
     Raises:
         KwsError: the engine does not stream.
@@ -208,7 +209,25 @@ def evaluate(
                 sorted(found, key=lambda finding: finding.time_s),
             )
         )
+    if cut is not None and used:
+        _for_training(cut)
     return TapeResult(done)
+
+
+def _for_training(cut: Path) -> None:
+    """All that was cut out is for training; the clips of others stay where they are."""
+    inside = sorted(cut.iterdir())
+    if any(path.stem.lower() in LIST_FILES.values() for path in inside):
+        return  # what they don't name is for training
+    others = [p.name for p in inside if p.is_dir() and p.name != MISTAKEN]
+    if others := [name for name in others if not name.startswith(".")]:
+        say(
+            f"{cut}: {others[0]} is there, too, so what was cut out is shared out to "
+            "training, validation and test like the rest: a new folder for --cut would "
+            "be for training alone"
+        )
+    else:
+        all_for_training(cut)
 
 
 def _alarm(

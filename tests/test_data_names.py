@@ -178,6 +178,12 @@ def test_a_truth_is_read_in_any_encoding(encoding, tmp_path, capsys):
         ("1.234,5\t2\tyes\n", "no times in seconds"),
         ("start\tduration\tword\n0.2\t0.5\tyes\n", "start and end were expected"),
         ("1.0\t2.0\tyes\textra\n", "3 fields were expected, not 4"),
+        # Before, each of these said that nobody says a word.
+        ("hello\n", "3 fields were expected, not 1"),
+        ("he came from the start\n", "no times in seconds"),
+        ("1m2s 1m3s yes\n", "no times in seconds"),
+        ("1m2s 1m3s yes\n1 2 no\n", "no times in seconds"),
+        ("hello\n1 2 no\n", "3 fields were expected, not 1"),
         ("\x00\x01\x02", "no text"),
     ],
 )
@@ -200,6 +206,13 @@ def test_a_truth_in_another_spelling_is_that_label_s(capsys):
     assert tape.asked_for([Window("yess", 1, 2), Window("maybe", 3, 4)], labels) == []
     said = capsys.readouterr().err
     assert "'yess' (1, did you mean 'yes'?)" in said and "'maybe' (1)" in said
+
+
+def test_a_header_alone_says_that_nobody_says_a_word(tmp_path):
+    path = tmp_path / "t.tsv"
+    for header in ("start_s\tend_s\tword\n", "label;begin [ms];end [ms]\n", "\n"):
+        path.write_text(header)
+        assert tape.read_windows(path) == []
 
 
 def test_a_truth_of_another_recording_is_refused(tmp_path):

@@ -130,6 +130,30 @@ def test_a_tape_says_what_was_laid_and_how_loud(tmp_path):
         tape.open_tape(tmp_path / "t.wav")
 
 
+@pytest.mark.parametrize(
+    "known",
+    [
+        '"windows": [[1e999, "x"]], "said": []',
+        '"windows": [], "said": [[0, 1e999, "x", ""]]',
+        '"windows": [], "said": [[NaN, 1, "x", ""]]',
+    ],
+)
+def test_a_side_file_without_finite_numbers_is_refused(known, tmp_path):
+    tape.save(tape.Tape(np.zeros(16000, np.int16), []), tmp_path / "t.wav")
+    side = f'{{"kind": "words", "made": {{}}, {known}}}'
+    (tmp_path / "t.tape.json").write_text(side)
+    with pytest.raises(KwsError, match="(inf|nan) is no number"):
+        tape.open_tape(tmp_path / "t.wav")
+
+
+def test_a_word_that_goes_on_after_the_tape_sounds_to_its_end():
+    """Times beyond any float's product ended in an OverflowError."""
+    windows = [Window("yes", 0.5, 1e308), Window("no", 1e308, 1e308)]
+    made = tape.Tape(np.zeros(16000, np.int16), windows)
+    found = made.sounds(0, 4000, 4).tolist()
+    assert found == [tape.QUIET, tape.QUIET, tape.WORDS, tape.WORDS]
+
+
 def test_ambient_recordings_are_a_tape_without_words(tmp_path):
     rng = np.random.default_rng(0)
     a, b = (rng.integers(-99, 99, n).astype(np.int16) for n in (24000, 8000))
@@ -142,8 +166,45 @@ def test_ambient_recordings_are_a_tape_without_words(tmp_path):
     tape.save(made, tmp_path / "t.wav")
     read = tape.open_tape(tmp_path / "t.wav")
     assert (read.kind, read.windows, read.said) == ("speech", [], made.said)
-    with pytest.raises(KwsError, match="one kind of sound"):
-        tape.of_sounds([*sounds, Sound(b, "music", "g", "3")])
+    with pytest.raises(KwsError, match="one kind of sound") as caught:
+        tape.of_sounds([Sound(b, "noise", "f", "1"), Sound(b, "music", "g", "3")])
+    assert "--kind music " in caught.value.hint  # one that is there
+
+
+def told(folder: Path, made: tape.Tape, capsys) -> str:
+    """What is said on stderr when a network that knows yes and no hears a tape."""
+    tape.save(made, folder / "t.wav")
+    audio.say.cache_clear()
+    ((name, read),) = tape.opened([folder / "t.wav"], LABELS)
+    assert (name, len(read.pcm)) == (str(folder / "t.wav"), len(made.pcm))
+    return capsys.readouterr().err
+
+
+def test_words_that_the_truth_of_a_tape_leaves_out_are_told(tmp_path, capsys):
+    """They counted as false alarms, without a word, where a tape was made for others'
+    words."""
+    pcm = np.zeros(64000, np.int16)
+    texts = [Window("Oh yes, I know", 0, 2), Window("yes or no", 2, 4)]
+    made = tape.Tape(pcm, [], "speech", texts, {"split": "test", "words": ["up"]})
+    said = told(tmp_path, made, capsys)
+    assert "in 2 of the texts" in said and "'yes' (2), 'no' (1)." in said
+    command_line = said.strip().partition("Make a tape for these words: ")[2]
+    assert command_line == (
+        "kws data tape --words yes,no --split test --ambient DIR --kind speech "
+        f"--no-words --out {tmp_path / 't-new.wav'}"
+    )
+    # It works as it is typed.
+    sound = ambient(tmp_path / "ambient")
+    (sound / "noise").rename(sound / "speech")
+    kws_data(*command_line.replace("DIR", str(sound)).split()[2:])
+    # Words of the truth, and other words between, are none of that.
+    windows = [Window("Yes", 0.5, 1), Window("yes", 3, 3), Window("no", 3.5, 3.9)]
+    assert told(tmp_path, tape.Tape(pcm, windows, said=texts), capsys) == ""
+    between = [Window("yes", 0.5, 1), Window("bed", 2, 2.5)]
+    assert told(tmp_path, tape.Tape(pcm, windows, said=between), capsys) == ""
+    between = [Window("bed", 0.5, 1), Window("no", 2, 2.5)]
+    said = told(tmp_path, tape.Tape(pcm, windows, said=between), capsys)
+    assert "'no' (1)." in said and "words yes,no --split val --out" in said
 
 
 def test_a_folder_is_all_of_its_tapes_and_an_empty_truth_says_no_word(tmp_path, capsys):
@@ -336,6 +397,42 @@ def test_the_loudness_of_a_word_is_the_one_that_it_was_laid_with():
         heard = np.mean(made.pcm[start:end].astype(float) ** 2)
         over_db = 10 * np.log10(heard / bed**2 - 1)
         assert window.snr_db == pytest.approx(over_db, abs=0.6)
+
+
+def test_no_word_is_clipped_on_a_loud_bed(capsys):
+    """Speech has peaks: with --bed-dbfs -30 and a root mean square of 9000, 44 % of
+    its clips were clipped."""
+    pcm, label = clips()
+    peaky = pcm.copy()
+    peaky[:, 8000:8004] = [[0], [32000], [32000], [-32000]]
+    peaky[1:] //= 2
+    options = {"seconds": 60, "snr_db": (10.0, 25.0)}
+    audio.say.cache_clear()
+    made = tape.build(peaky, label, LABELS, [], noise_dbfs=-30.0, **options)
+    assert np.abs(made.pcm.astype(int)).max() == 32767
+    assert (np.abs(made.pcm.astype(int)) >= 32767).sum() <= len(made.said)
+    assert "words are laid softer than was drawn" in capsys.readouterr().err
+    bed = 32768 * 10 ** (-30 / 20)
+    for window in made.windows:
+        start, end = int(window.start_s * 16000), int(window.end_s * 16000)
+        heard = np.mean(made.pcm[start:end].astype(float) ** 2)
+        over_db = 10 * np.log10(heard / bed**2 - 1)
+        assert window.snr_db == pytest.approx(over_db, abs=0.6)
+    # On a bed that is clipped itself words are still heard, and the loudness is told.
+    made = tape.build(peaky, label, LABELS, [], noise_dbfs=-3.0, **options)
+    assert all(-40 < window.snr_db < 10 for window in made.windows)
+    # As before where nothing was clipped.
+    tape.build(peaky, label, LABELS, [], noise_dbfs=-60.0, **options)
+    assert "-60 dBFS" not in capsys.readouterr().err
+
+
+def test_a_bed_of_pieces_of_a_second_is_as_loud_as_was_asked_for():
+    """They lay over each other for half a second, and were not faded: 3 dB more."""
+    noise = np.random.default_rng(3).normal(0, 300, 16000).astype(np.int16)
+    pcm, label = clips()
+    made = tape.build(pcm, label, LABELS, [noise] * 2, 60, 1, 0, 0)
+    level = 20 * np.log10(np.sqrt(np.mean(made.pcm.astype(float) ** 2)) / 32768)
+    assert level == pytest.approx(-45, abs=0.3)
 
 
 def test_saving_and_opening_gives_the_same_tape(tmp_path):

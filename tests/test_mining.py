@@ -208,6 +208,17 @@ def test_the_verb_reports_rounds(bundle, ambient, mined, tmp_path, monkeypatch):
     assert isinstance(refused.exception, KwsError)
 
 
+def test_a_round_of_next_to_nothing_is_reported(tmp_path):
+    """It was written, and then its rate was divided by no hours."""
+    write_atomic(tmp_path / "a.wav", audio.wav_bytes(np.zeros(20, np.int16)))
+    index = "file\tfirst_sample\tsamples\tsplit\tkind\na.wav\t0\t20\ttrain\tnoise\n"
+    (tmp_path / "index.tsv").write_text(index)
+    arguments = ["mine", "kwt-tiny", "--ambient", str(tmp_path)]
+    arguments += ["--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(verb.command, arguments, catch_exceptions=False)
+    assert "noise: 0.00 h, 0 false alarms, 0 clips taken" in result.stdout
+
+
 def test_clips_are_as_long_as_the_runs(bundle, ambient, tmp_path):
     task = dataclasses.replace(bundle.recipe.task, clip_seconds=1.5)
     recipe = dataclasses.replace(bundle.recipe, task=task)

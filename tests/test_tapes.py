@@ -166,19 +166,36 @@ def test_an_alarm_before_the_first_whole_clip_is_cut_out_too(
 
 
 def test_what_was_cut_out_is_another_word_to_training(made, tmp_path: Path) -> None:
+    """And to training alone: a fifth of it went to validation and test."""
     from kws.data import open_corpus
 
     folder, _ = made
-    arguments = ["kwt-tiny", "--tape", str(folder), "--cut", str(tmp_path / "cut")]
-    assert CliRunner().invoke(command, arguments).exit_code == 0
-    recordings = [
-        item
-        for split in ("train", "val", "test")
-        for item in open_corpus(tmp_path / "cut").recordings(split)
-    ]
+    for cut in ("cut", "mine"):
+        (tmp_path / "mine" / "yes").mkdir(parents=True, exist_ok=True)
+        arguments = ["kwt-tiny", "--tape", str(folder), "--cut", str(tmp_path / cut)]
+        done = CliRunner().invoke(command, arguments)
+        assert done.exit_code == 0
+        assert ("yes is there, too" in done.stderr) == (cut == "mine")
+    corpus = open_corpus(tmp_path / "cut")
     files = list((tmp_path / "cut" / "false_alarm").iterdir())
+    recordings = corpus.recordings("train")
     assert len(recordings) == len(files) > 2
     assert {item.word for item in recordings} == {MISTAKEN}
+    assert not corpus.recordings("val") and not corpus.recordings("test")
+    # Into a corpus: its own clips are shared out as before.
+    assert not list((tmp_path / "mine").glob("*.txt"))
+
+
+def test_words_that_a_text_holds_are_told_before_they_count_as_false_alarms(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    said = [Window("he said yes", 0.0, 2.0)]
+    tape = Tape(np.zeros(32000, np.int16), [], "speech", said, {"words": ["lumos"]})
+    tapes_of.save(tape, tmp_path / "t.wav")
+    audio.say.cache_clear()
+    done = CliRunner().invoke(command, ["kwt-tiny", "--tape", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "'yes' (1). Heard there, they count as FALSE ALARMS" in done.stderr
 
 
 def test_what_tapes_need_is_refused_without_them(tmp_path: Path) -> None:

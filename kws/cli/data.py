@@ -911,7 +911,8 @@ def mine(
     for number, row in enumerate(rounds, 1):
         click.echo(
             f"{number:<7}{row.run:<20}{row.hours:>7.2f}{row.false_alarms:>14}"
-            f"{row.false_alarms / row.hours:>9.1f}{row.heard:>7}{row.nearly:>8}"
+            f"{row.false_alarms / row.hours if row.hours else 0:>9.1f}"
+            f"{row.heard:>7}{row.nearly:>8}"
             f"{row.known:>7}{row.taken:>7}"
         )
     for kind, facts in done.kinds.items():

@@ -249,13 +249,13 @@ def _tapes(
     as_json: bool,
 ) -> None:
     from kws import tapes
-    from kws.data.tape import describe, files, open_tape
+    from kws.data.tape import describe, files, opened
 
     if events is not None:
         tapes.check_findings(events)
     found = files(paths)
-    opened = ((str(path), open_tape(path, truth)) for path in found)
-    result = tapes.evaluate(bundle, opened, engine, events is not None, cut)
+    recordings = opened(found, bundle.labels, truth)
+    result = tapes.evaluate(bundle, recordings, engine, events is not None, cut)
     if events is not None:
         tapes.write_findings(events, result.findings)
     table = result.as_dict()

@@ -132,7 +132,7 @@ def _tapes(
     keep: bool,
     as_json: bool,
 ) -> None:
-    from kws.data.tape import files, open_tape
+    from kws.data.tape import files, opened
     from kws.simulate import instructions, measure, stream
     from kws.simulate.simulator import Simulator
 
@@ -143,12 +143,12 @@ def _tapes(
     thresholds = measure.read_thresholds(simulator, theta)
     board = instructions.find_boards([board_name])[0] if board_name else None
     with_them = instructions.with_thresholds(simulator, thresholds)
-    opened = ((str(path), open_tape(path)) for path in files(paths))
+    recordings = opened(files(paths), bundle.labels)
 
     def say(name: str) -> None:
         click.echo(f"Hearing {name}", err=True)
 
-    heard = stream.follow(with_them, opened, board, say)
+    heard = stream.follow(with_them, recordings, board, say)
     table = {
         "thresholds": thresholds.to_dict(),
         "steps": simulator.steps(thresholds).to_steps(),

@@ -284,12 +284,11 @@ def _pcm(bundle: Any, split: str, folders: Any, limit: Any, task: Any) -> Any:
 
 def _heard(bundle: Any, paths: tuple[Path, ...], excerpt: float) -> Any:
     """The tapes, read once."""
-    from kws.data.tape import files, open_tape
+    from kws.data.tape import files, opened
     from kws.simulate import stream
 
     bundle.model_bytes()
-    opened = ((str(path), open_tape(path)) for path in files(paths))
-    return stream.hearing(bundle, opened, excerpt)
+    return stream.hearing(bundle, opened(files(paths), bundle.labels), excerpt)
 
 
 def _short(path: Path) -> Path:

@@ -215,6 +215,18 @@ def overview(sounds: Sequence[Sound]) -> str:
     )
 
 
+def words_in(text: str, words: Sequence[str]) -> list[str]:
+    """Those of the words that are in a text.
+
+    Example:
+        >>> words_in("Hey computer, no!", ("computer", "no", "yes"))
+        ['computer', 'no']
+    """
+    if not _said(text, words):
+        return []  # as most texts
+    return [word for word in words if _said(text, (word,))]
+
+
 def _said(text: str, words: Sequence[str]) -> bool:
     """Whether one of the words is in a text; written as one with what people are called
     by, too: *heycomputer*, *smartmirror*."""

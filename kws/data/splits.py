@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kws.bundle import write_atomic
 from kws.data import names
 from kws.errors import KwsError
 
@@ -193,6 +194,13 @@ def read_lists(folder: Path, clips: Sequence[str]) -> Lists | None:
             else:
                 elsewhere += 1
     return replace(out, elsewhere=elsewhere)
+
+
+def all_for_training(folder: Path) -> None:
+    """Write empty lists: no clip of the folder is of validation or test, whatever the
+    rule says of its name."""
+    for stem in LIST_FILES.values():
+        write_atomic(folder / f"{stem}.txt", b"")
 
 
 def _lookup(clips: Sequence[str]) -> dict[str, set[str]]:

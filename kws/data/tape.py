@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ import numpy as np
 
 from kws.bundle import write_all, write_atomic
 from kws.data import audio, names
-from kws.data.ambient import Sound
+from kws.data.ambient import Sound, words_in
 from kws.data.audio import SAMPLE_RATE, wav_bytes
-from kws.data.splits import some
+from kws.data.splits import SPLITS, some
 from kws.errors import KwsError, quoted
 from kws.intervals import poisson_interval, wilson_interval
 from kws.recipe import SILENCE, UNKNOWN
@@ -28,6 +28,7 @@ WORDS, RECORDING = "words", "recording"  # kinds of tapes: with keywords, and wi
 TOLERANCE_S = 1.0  # how late after its end a word may be heard
 REPEAT_S = 1.0  # how close two events of one word count as one
 LOUDEST = 9000.0  # root mean square of a word that is laid
+HEADROOM = 8192.0  # what a word's peak may have at least, however loud the bed is
 SIDE = ".tape.json"  # what is known of a tape besides its truth
 TRUTHS = (".tsv", ".csv", ".txt", ".json")
 MAX_TSV_BYTES = 16 * 1024 * 1024
@@ -116,9 +117,11 @@ class Tape:
         found = np.where(quiet, QUIET, self.bed).astype(object)
         words = self.windows + (self.said if self.kind == WORDS else [])
         for window in words:
-            begin = (window.start_s * SAMPLE_RATE - first) / step
-            end = (window.end_s * SAMPLE_RATE - first) / step
-            found[max(0, math.floor(begin)) : max(0, math.ceil(end))] = WORDS
+            begin, end = (
+                min(max(0.0, (time_s * SAMPLE_RATE - first) / step), float(count))
+                for time_s in (window.start_s, window.end_s)
+            )
+            found[math.floor(begin) : math.ceil(end)] = WORDS
         return found.astype(str)
 
     def text_at(self, start_s: float, end_s: float) -> str:
@@ -188,7 +191,8 @@ def build(
         seed: Of everything that is drawn.
         keywords_per_minute: How many keywords.
         unknown_per_minute: How many other words.
-        snr_db: Lowest and highest loudness of a word over the bed, in dB.
+        snr_db: Lowest and highest loudness of a word over the bed, in dB; on a loud bed
+            less, so that no word is clipped, which is said on stderr.
         noise_dbfs: Loudness of the bed, in dB of full scale.
         reverberation_s: Each word is said in a room whose sound dies away (by 60 dB)
             in a time between these; None: as it was recorded.
@@ -221,7 +225,7 @@ def build(
     bed_rms = 32768 * 10 ** (noise_dbfs / 20)
     places = np.sort(rng.permutation(slots)[: wanted + unwanted])
     is_keyword = rng.permutation(wanted + unwanted) < wanted
-    windows, said = [], []
+    windows, said, softer = [], [], 0
     for place, keyword in zip(places, is_keyword, strict=True):
         pool = keywords if keyword else others
         which = int(pool[int(rng.integers(len(pool)))])
@@ -235,12 +239,18 @@ def build(
         if loudness == 0:
             continue
         level = bed_rms * 10 ** (over_db / 20)
-        if level > LOUDEST:  # on a loud bed: it would be clipped
+        drawn_db = over_db
+        if level > LOUDEST:  # on a loud bed
             level = LOUDEST
             over_db = 20 * math.log10(level / bed_rms)
-        gain = level / loudness
         end = min(size, start + len(clip))
-        tape[start:end] += clip[: end - start] * np.float32(gain)
+        part = clip[: end - start] * np.float32(level / loudness)
+        share = _unclipped(part, tape[start:end])
+        if share < 1:
+            part *= np.float32(share)
+            over_db += 20 * math.log10(share)
+        softer += over_db < drawn_db
+        tape[start:end] += part
         name = clip_names[which] if clip_names is not None else ""
         window = Window(
             str(names[which]),
@@ -252,6 +262,11 @@ def build(
         said.append(replace(window, word=_word_of(name) or window.word))
         if keyword:
             windows.append(window)
+    if softer:
+        audio.say(
+            f"{softer} of {len(said)} words are laid softer than was drawn from "
+            f"--snr-db, so as not to be clipped: the bed, {noise_dbfs:g} dBFS, is loud"
+        )
     heard = np.clip(np.rint(tape), -32768, 32767).astype(np.int16)
     return Tape(heard, windows, said=said)
 
@@ -268,10 +283,12 @@ def of_sounds(sounds: Sequence[Sound], seconds: float | None = None) -> Tape:
     """
     kinds = sorted({sound.kind for sound in sounds})
     if len(kinds) != 1:
+        kind = kinds[0] if kinds else "speech"
         raise KwsError(
             "A tape without words is of one kind of sound. "
             f"Received: {', '.join(kinds) or 'no recordings'}",
-            "kws data tape --out speech.wav --ambient DIR --kind speech --no-words",
+            f"kws data tape --out {quoted(f'{kind}.wav')} --ambient DIR "
+            f"--kind {quoted(kind)} --no-words",
         )
     said, at = [], 0
     for sound in sounds:
@@ -522,6 +539,9 @@ def _table_rows(rows: list[list[str]]) -> list[list[str]]:
     if lasts and "end" not in columns:
         raise ValueError(f"times of start and end were expected, not {lasts!r}")
     if set(columns) != set(_COLUMNS):
+        digits = any(cell[:1].isdigit() for cell in rows[0])
+        if len(rows) == 1 or len(rows[0]) < len(_COLUMNS) or digits:
+            return rows  # a text, or times that can't be read: named as broken
         # A header in another language: the order is then the usual one.
         columns = {"start": 0, "end": 1, "word": 2}
     out = []
@@ -704,17 +724,70 @@ def open_tape(path: Path, truth: Path | None = None) -> Tape:
     return _with_side(Tape(pcm, windows), side)
 
 
+def opened(
+    paths: Iterable[Path], labels: Sequence[str], truth: Path | None = None
+) -> Iterator[tuple[str, Tape]]:
+    """Name and tape of each recording, one at a time, for a network to hear.
+
+    Its words that are known to be said where the truth has none, as on a tape that was
+    made for other words, are said on stderr: heard, they count as false alarms.
+
+    Args:
+        paths: From `files`.
+        labels: The network's.
+        truth: As in `open_tape`.
+    """
+    for path in paths:
+        tape = open_tape(path, truth)
+        _tell_of_words(path, tape, labels)
+        yield str(path), tape
+
+
+def _tell_of_words(path: Path, tape: Tape, labels: Sequence[str]) -> None:
+    keywords = [label for label in labels if label not in (SILENCE, UNKNOWN)]
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for window in tape.windows:
+        spans.setdefault(names.key(window.word), []).append(
+            (window.start_s, window.end_s)
+        )
+    times = {word: np.array(rows) for word, rows in spans.items()}
+    found, texts = Counter[str](), 0
+    for said in tape.said:
+        unknown = []
+        for word in words_in(said.word, keywords):
+            start_s, end_s = times.get(names.key(word), np.zeros((0, 2))).T
+            if not ((start_s <= said.end_s) & (end_s >= said.start_s)).any():
+                unknown.append(word)
+        found.update(unknown)
+        texts += bool(unknown)
+    if not found:
+        return
+    words = ", ".join(f"{word!r} ({count})" for word, count in found.most_common(5))
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    split = tape.made.get("split")
+    command = f"--words {quoted(','.join(keywords))} "
+    command += f"--split {split if split in SPLITS else SPLITS[1]} "
+    if tape.kind != WORDS:
+        command += f"--ambient DIR --kind {quoted(tape.kind)} --no-words "
+    audio.say(
+        f"{path}: words of the network are said in {texts} of the texts that are known "
+        f"of it, and its truth does not have them: {words}{more}. Heard there, they "
+        "count as FALSE ALARMS. Make a tape for these words: kws data tape "
+        f"{command}--out {quoted(path.with_name(f'{path.stem}-new.wav'))}"
+    )
+
+
 def _with_side(tape: Tape, path: Path) -> Tape:
     """The tape with what its side file knows of it."""
     try:
         table = json.loads(names.read_text(path, MAX_TSV_BYTES))
         kind, made = str(table["kind"]), dict(table["made"])
         said = [
-            Window(str(t), float(a), float(b), None, str(c))
+            Window(str(t), _finite(a), _finite(b), None, str(c))
             for a, b, t, c in table["said"]
         ]
         details = [
-            (None if s is None else float(s), str(c)) for s, c in table["windows"]
+            (None if s is None else _finite(s), str(c)) for s, c in table["windows"]
         ]
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise KwsError(
@@ -728,6 +801,13 @@ def _with_side(tape: Tape, path: Path) -> Tape:
             for window, (snr_db, clip) in zip(windows, details, strict=True)
         ]
     return Tape(tape.pcm, windows, kind, said, made)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no number")
+    return number
 
 
 def _word_of(name: str) -> str:
@@ -757,6 +837,18 @@ def _in_a_room(
     return np.fft.irfft(spectrum, size).astype(np.float32)
 
 
+def _unclipped(clip: np.ndarray, bed: np.ndarray) -> float:
+    """The share of a clip's gain with which it isn't clipped on its bed; 1: all of it.
+
+    Where the bed alone is near full scale or beyond it, the clip keeps HEADROOM.
+    """
+    both = np.rint(clip + bed)
+    over = (both > 32767) & (clip > 0) | (both < -32768) & (clip < 0)
+    room = 32767 - np.sign(clip[over]) * bed[over]
+    shares = np.maximum(room, HEADROOM) / np.abs(clip[over])
+    return float(shares.min(initial=1.0))
+
+
 def _spoken_part(clip: np.ndarray) -> tuple[int, int]:
     """First and last sample of the part with 98 % of the energy."""
     energy = np.cumsum(clip.astype(np.float64) ** 2)
@@ -782,7 +874,7 @@ def _bed(
         at = int(rng.integers(0, len(noise) - length + 1))
         piece = noise[at : at + length].astype(np.float32)
         piece *= level / max(1.0, math.sqrt(float(np.mean(piece**2))))
-        if len(piece) > 2 * fade:
+        if len(piece) >= 2 * fade:
             piece[:fade] *= ramp
             piece[-fade:] *= ramp[::-1]
         end = min(position + len(piece), len(bed))

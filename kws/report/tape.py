@@ -95,7 +95,8 @@ def measure(
     Raises:
         KwsError: no such tape, no truth, too short a tape.
     """
-    opened = [(path.name, tapes.open_tape(path)) for path in tapes.files(paths)]
+    found = tapes.opened(tapes.files(paths), bundle.labels)
+    opened = [(Path(name).name, tape) for name, tape in found]
     every = stream.follow(bundle, opened, None, lambda name: say(f"Hearing {name}"))
     size = stream.step_samples(bundle)
     drawn, excerpts, cuts = opened[:MOST_DRAWN], [], []

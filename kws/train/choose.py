@@ -47,7 +47,7 @@ def check(tapes: Sequence[Path], labels: Sequence[str]) -> None:
     """Raises KwsError for tapes that can't be read, or have no word of `labels`."""
     words = [
         window
-        for _, tape in operating_points.opened(tapes)
+        for _, tape in tapes_of.opened(tapes, labels)
         for window in tapes_of.asked_for(tape.windows, labels)
     ]
     if not words:
@@ -142,7 +142,7 @@ def _hear(
     quantize.save_calibration(place, clips)
     candidate = conversion.convert(candidate, tuned, clips)
     with operating_points.listening(
-        candidate, operating_points.opened(tapes)
+        candidate, tapes_of.opened(tapes, bundle.labels)
     ) as listener:
         try:
             return operating_points.reached(listener, aim)
@@ -157,7 +157,7 @@ def _weights(folder: Path, epoch: int) -> Path:
 def _asked(bundle: Bundle, tapes: Sequence[Path], aim: Aim) -> bytes:
     """Differs where other tapes, another aim or other thresholds were given."""
     digest = hashlib.sha256(repr((aim, bundle.thresholds)).encode())
-    for name, tape in operating_points.opened(tapes):
+    for name, tape in tapes_of.opened(tapes, bundle.labels):
         digest.update(f"{name} {tape.windows}".encode())
         digest.update(np.ascontiguousarray(tape.pcm).tobytes())
     return digest.digest()
