@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import os
 import re
 import signal
@@ -373,3 +374,54 @@ def test_a_library_that_ends_its_process_is_an_utterance_that_failed(monkeypatch
     monkeypatch.setattr(pico, "_SCRIPT", "import os; os.abort()")
     with pytest.raises(OSError, match="exit code -6 and no audio"):
         speaker.say("seven", "pico:en-GB*1.0000", 50, 160)
+
+
+def test_a_corpus_of_other_speakers_is_not_this_one(tmp_path, monkeypatch):
+    """--kokoro-dir was ignored without a word where a corpus was there."""
+    toolbox.need_espeak()
+
+    class Robot(kokoro.Kokoro):
+        def say(self, text, voice, pitch, rate):
+            return np.sin(np.arange(8000) * 0.1).astype(np.float32)
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: object() if name == "onnxruntime" else find(name, *rest),
+    )
+    monkeypatch.setattr(kokoro.common, "onnx_session", lambda model: None)
+    monkeypatch.setattr(kokoro, "Kokoro", Robot)
+    five, six = tmp_path / "five", tmp_path / "six"
+    for count, folder in ((5, five), (6, six)):
+        folder.mkdir()
+        (folder / "net.onnx").write_bytes(b"network")
+        for name, table in tables(count).items():
+            table.tofile(folder / f"{name}.bin")
+    plan = synth.Plan(("up",), 10, 0, voices=("espeak", "kokoro"))
+    out = tmp_path / "out"
+
+    def again(folder: Path | None) -> int:
+        return synth.make(plan, out, None, {} if folder is None else {"kokoro": folder})
+
+    assert again(five) == 10
+    # Nothing is loaded to see that it is there.
+    monkeypatch.setattr(kokoro.common, "onnx_session", None)
+    assert again(five) == 0
+    with pytest.raises(KwsError, match=r"in use.*--kokoro-dir"):
+        again(six)
+    with pytest.raises(KwsError, match="is not there"):
+        again(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    if kokoro.missing() is None:
+        with pytest.raises(KwsError, match="none of its files"):
+            again(tmp_path / "empty")
+        with pytest.raises(KwsError, match="in use"):
+            again(None)  # the installed speakers
+    # One of an earlier version doesn't say what it was made with.
+    record = json.loads((out / "corpus.json").read_text())
+    del record["files"]
+    (out / "corpus.json").write_text(json.dumps(record))
+    assert again(None) == 0
+    with pytest.raises(KwsError, match="in use"):
+        again(five)

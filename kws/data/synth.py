@@ -109,7 +109,8 @@ def make(
 ) -> int:
     """Write a corpus in the Speech Commands layout, whole or not at all.
 
-    Nothing is done where `out` already holds the corpus of an equal plan.
+    Nothing is done where `out` already holds the corpus of an equal plan, made with the
+    same files.
 
     Args:
         plan: What to make.
@@ -134,12 +135,15 @@ def make(
             'kws data synth --words "yes,no" --clips-per-word 300 --out corpus',
         )
     out = Path(out)
+    folders = folders or {}
+    files = _files(plan, folders)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        if _same_corpus(out, plan):
+        if _same_corpus(out, plan, files, folders):
             return 0
         raise KwsError(
             "The folder to write to is in use. Expected a new or empty folder, or a "
-            "corpus of the same words, numbers of clips, seed and voices. "
+            "corpus of the same words, numbers of clips, seed, voices and files for "
+            "them (--kokoro-dir). "
             f"Received: {str(out)!r}",
             f"kws data synth ... --out {quoted(f'{out}-new')}",
         )
@@ -149,13 +153,12 @@ def make(
             f"eSpeak NG has no other words in {plan.language}: the corpus will have no "
             "unknown ones. Add recordings of some (--also)."
         )
-    folders = folders or {}
     cast = {name: voices.get(name).start(folders.get(name)) for name in plan.voices}
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         jobs = list(_jobs(plan, cast, others))
-        count = _make(plan, cast, jobs, building, folders, progress)
+        count = _make(plan, cast, jobs, building, folders, files, progress)
         building.chmod(0o755)
         if out.is_dir():
             out.rmdir()  # empty
@@ -443,6 +446,7 @@ def _make(
     jobs: list[Job],
     out: Path,
     folders: Mapping[str, Path],
+    files: Mapping[str, str],
     progress: Callable[[int, int], None] | None,
 ) -> int:
     noises = _noise_recordings(cast[BASE], plan.seed)
@@ -466,6 +470,7 @@ def _make(
         (out / f"{file_name}_list.txt").write_text(text, encoding="utf-8")
     versions = {name: speaker.version for name, speaker in cast.items()}
     record = asdict(plan) | {"version": CORPUS_VERSION, "synthesizers": versions}
+    record |= {"files": dict(files)} if files else {}
     (out / "corpus.json").write_text(json.dumps(record, indent=1) + "\n")
     return len(jobs)
 
@@ -691,13 +696,40 @@ def _int16(samples: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
 
 
-def _same_corpus(out: Path, plan: Plan) -> bool:
+def _files(plan: Plan, folders: Mapping[str, Path]) -> dict[str, str]:
+    """What tells the files of engines from others, where they may be the user's.
+
+    Raises:
+        KwsError: a folder of the user's that can't be used.
+    """
+    found = {}
+    for name in plan.voices:
+        engine, folder = voices.get(name), folders.get(name)
+        if not hasattr(engine, "digest"):
+            continue
+        if (error := engine.missing(folder)) is None:
+            found[name] = engine.digest(folder)
+        elif folder is not None:
+            raise error
+    return found
+
+
+def _same_corpus(
+    out: Path, plan: Plan, files: Mapping[str, str], folders: Mapping[str, Path]
+) -> bool:
     try:
         record = json.loads((out / "corpus.json").read_text(encoding="utf-8"))
         record.setdefault("clip_seconds", 1.0)
+        made_with = record.get("files", {})
+        for name, digest in files.items():
+            # Older corpora don't tell: made with what is installed, if no folder is
+            # named.
+            told = made_with.get(name) or ("" if name in folders else digest)
+            if told != digest:
+                return False
         return record.get("version") == CORPUS_VERSION and all(
             record.get(key) == (list(value) if isinstance(value, tuple) else value)
             for key, value in asdict(plan).items()
         )
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False

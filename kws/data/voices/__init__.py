@@ -19,6 +19,11 @@ An engine is a module of this folder with
         Its voices of a split (`train`, `val`, `test`), in the order in which a corpus
         takes them; without end where it can make more. A voice has one split for ever.
 
+and, where it can use such a folder,
+
+    def digest(folder: Path | None = None) -> str
+        What tells the files that it speaks with from others, without loading it.
+
 This folder's listing is the registry.
 """
 
