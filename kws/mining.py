@@ -34,8 +34,14 @@ MAX_CLIPS = 100_000
 DIGITS = 16  # of a recording's hash
 FITS = 1 << 40  # no count, time or score of a record is as large
 # What files may raise that somebody else wrote.
-_UNREADABLE = (OSError, LookupError, ValueError, TypeError, AttributeError)
-_UNREADABLE += (RecursionError,)
+_UNREADABLE = (
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True)
