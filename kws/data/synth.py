@@ -57,9 +57,11 @@ SENTENCES = (
 NOISE_SECONDS = 30
 CORPUS_VERSION = 4
 # Of a clip's loudest second, in dB of full scale: people's recordings reach from -44 to
-# -10, one in thirty clipped (kws train adds `gain_db` either way).
+# -10 (kws train adds `gain_db` either way).
 LOUDNESS_DB = (-36.0, -10.0)
-CLIPPED = 0.01  # share of a clip's samples at most
+# Share of a clip's samples at most. Three clips in ten have some at full scale; of
+# people's recordings, one in thirty.
+CLIPPED = 0.01
 NOISE_DB = (5.0, 50.0)  # how much louder than the noise a word is
 NO_NOISE = 0.3  # share of clips without any, as programs that take it away leave them
 NO_ROOM = 0.3  # share of clips without the sound of a room: said into the microphone
