@@ -425,3 +425,35 @@ def test_a_corpus_of_other_speakers_is_not_this_one(tmp_path, monkeypatch):
     assert again(None) == 0
     with pytest.raises(KwsError, match="in use"):
         again(five)
+
+
+def test_no_accent_makes_another_word_a_keyword():
+    """A German bad was an unknown word of the keyword bed."""
+    toolbox.need_espeak()
+
+    class Listed(kokoro.Kokoro):
+        said: list[tuple[str, str]] = []
+
+        def say(self, text, voice, pitch, rate):
+            self.said.append((text, voice))
+            return np.ones(8000, np.float32)
+
+    speaker = Listed.__new__(Listed)
+    speaker._linguist, speaker.version = espeak.start(), "none"
+    mix = "kokoro:1.30*af_aa-0.30*af_ab"
+    plan = synth.Plan(("bed", "led", "light"), voices=("espeak", "kokoro"))
+    noises = {"pink": np.ones(60_000, np.float32)}
+    studio = synth._Studio(plan, {"kokoro": speaker}, noises)
+
+    def accent(word: str, name: str) -> str:
+        voice = voices.Voice(f"{mix}@{name}", "0a1b2c3d", "train")
+        studio.clip((word, voice, 0))
+        text, spoken_by = speaker.said.pop()
+        assert text == word and spoken_by.startswith(mix)
+        return spoken_by.removeprefix(mix)
+
+    assert accent("bad", "german") == accent("the bad", "german") == ""
+    assert accent("bad", "british") == "@british"
+    assert accent("red", "japanese") == accent("right", "japanese") == ""
+    assert accent("red", "german") == "@german"
+    assert accent("bed", "german") == "@german"  # the keyword itself

@@ -299,6 +299,10 @@ def _language(
     linguist = espeak.start()
     accents = espeak.accents(linguist, language)
     voice = accents[0]
+
+    def alike(one: str, other: str) -> bool:
+        return espeak.same_sound(linguist, one, other, voice)
+
     try:
         wrong = {word: espeak.cannot_say(linguist, word, voice) for word in words}
         wrong = {word: why for word, why in wrong.items() if why}
@@ -313,7 +317,7 @@ def _language(
         others = [
             text
             for text in _others(words, language, lambda w: linguist.ipa(w, voice))
-            if not _holds(linguist, text, words, voice)
+            if not _holds(text, words, alike)
             and (language == ENGLISH or not espeak.cannot_say(linguist, text, voice))
         ]
     except OSError:
@@ -335,20 +339,32 @@ def _others(
     return list(dict.fromkeys(text for text in mixed if text is not None))
 
 
-def _holds(
-    linguist: espeak.Linguist, text: str, words: Sequence[str], voice: str
-) -> bool:
-    """Whether a keyword is heard in a text."""
+def _holds(text: str, words: Sequence[str], alike: Callable[[str, str], bool]) -> bool:
+    """Whether a keyword is heard in a text. `alike`: whether two texts sound so."""
     parts = text.split(" ")
     for word in words:
         length = word.count(" ") + 1
         for place in range(len(parts) - length + 1):
             run = " ".join(parts[place : place + length])
-            if names.key(run) == names.key(word) or espeak.same_sound(
-                linguist, run, word, voice
-            ):
+            if names.key(run) == names.key(word) or alike(run, word):
                 return True
     return False
+
+
+def _mistakable(
+    speaker: voices.Accented, text: str, words: Sequence[str], voice: Voice
+) -> bool:
+    """Whether an accent makes another word a keyword, as that accent or none has it:
+    German *bad* is *bed*."""
+
+    def alike(one: str, other: str) -> bool:
+        said = speaker.sounds(one, voice.name)
+        return any(
+            near.distance(said, speaker.sounds(other, name)) == 0
+            for name in (voice.name, voice.plain.name)
+        )
+
+    return _holds(text, words, alike)
 
 
 def _utterance(
@@ -502,7 +518,15 @@ class _Studio:
         word, voice, take = job
         rng = _rng(self.plan.seed, _name(word, voice, take))
         part, size = word not in self.plan.words, self.plan.clip_samples
-        said = _utterance(self.cast[voice.engine], word, voice, rng, part, size)
+        speaker = self.cast[voice.engine]
+        if (
+            part
+            and voice != voice.plain
+            and isinstance(speaker, voices.Accented)
+            and _mistakable(speaker, word, self.plan.words, voice)
+        ):
+            voice = voice.plain
+        said = _utterance(speaker, word, voice, rng, part, size)
         return _clip(said, self.parts[voice.split], rng, size)
 
 

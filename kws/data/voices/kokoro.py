@@ -162,6 +162,12 @@ def _voice(name: str) -> Voice:
     return named(f"kokoro:{name}")
 
 
+def _speaker(voice: str) -> tuple[str, str]:
+    """A speaker or a mix, and an accent or ''."""
+    name, _, accent = voice.removeprefix("kokoro:").partition("@")
+    return name, accent
+
+
 class Kokoro:
     """The network in onnxruntime, on one thread.
 
@@ -181,10 +187,8 @@ class Kokoro:
         self.version = f"model {digest}, {self._linguist.version}"
 
     def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
-        name, _, accent = voice.removeprefix("kokoro:").partition("@")
-        ipa = self._linguist.ipa(text, "en" if name.startswith("b") else "en-us")
-        if accent:
-            ipa = accented(ipa, accent, zlib.crc32(name.encode()))
+        name = _speaker(voice)[0]
+        ipa = self.sounds(text, voice)
         symbols = [SYMBOLS[s] for s in ipa if s in SYMBOLS][: STYLE[0]]
         if not symbols:
             raise OSError(f"nothing to say in {ipa!r}")
@@ -197,6 +201,11 @@ class Kokoro:
             np.array([speed], np.float32),
         )
         return common.to_16k(said, SAMPLE_RATE)
+
+    def sounds(self, text: str, voice: str) -> str:
+        name, accent = _speaker(voice)
+        ipa = self._linguist.ipa(text, "en" if name.startswith("b") else "en-us")
+        return accented(ipa, accent, zlib.crc32(name.encode())) if accent else ipa
 
     def style(self, name: str) -> np.ndarray:
         """The styles of a speaker, or of a mix of speakers: float32 [510, 256]."""
