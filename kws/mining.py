@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,16 @@ VERSION = 2
 APART = SAMPLE_RATE // 2  # samples from one clip of a recording to the next, at least
 MAX_CLIPS = 100_000
 DIGITS = 16  # of a recording's hash
+FITS = 1 << 40  # no count, time or score of a record is as large
+# What files may raise that somebody else wrote.
+_UNREADABLE = (
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,18 @@ class Round:
     words: dict[str, int]
 
 
+@dataclass
+class _Record:
+    """A folder's rounds, and of each clip: recording, first sample, name, sound."""
+
+    rounds: list[Round] = field(default_factory=list)
+    clips: list[tuple[str, int, str, str]] = field(default_factory=list)
+
+    def write(self, out: Path) -> None:
+        table = {"version": VERSION, **asdict(self)}
+        write_atomic(out / RECORD, (json.dumps(table, indent=1) + "\n").encode())
+
+
 def mine(
     bundle: Bundle,
     folders: Sequence[Path],
@@ -101,7 +123,8 @@ def mine(
 ) -> tuple[Round, list[Round]]:
     """Listen to ambient recordings of training, and cut out what sounds like a word.
 
-    Stopped, the same call goes on after the last whole recording.
+    Stopped, the same call goes on after the last whole recording, or makes the clips
+    again.
 
     Args:
         bundle: The run that listens.
@@ -121,7 +144,7 @@ def mine(
         raise KwsError(
             "Expected a share of the threshold above 0 and at most 1, and 1 to "
             f"{MAX_CLIPS} clips. Received: {near:g} and {most}",
-            "kws data mine RUN --ambient DIR --out mined --nearly 0.5 --most 2000",
+            "kws data mine ... --nearly 0.5 --most 2000",
         )
     record = _read(out)
     first = first_word(bundle.labels)
@@ -129,7 +152,7 @@ def mine(
     recordings = _recordings(folders, words)
     digests = [hashlib.sha256(sound.pcm.tobytes()).hexdigest() for sound in recordings]
     sound = hashlib.sha256("".join(digests).encode()).hexdigest()
-    rounds = [Round(**row) for row in record["rounds"]]
+    rounds = record.rounds
     for old in rounds:
         if (old.hash, old.near, old.most, old.sound) == (
             bundle.hash,
@@ -140,7 +163,7 @@ def mine(
             return old, rounds
     finds, alarms = _listen(bundle, recordings, digests, out, near, progress)
     known: dict[str, list[int]] = {}
-    for _, start, _, heard in record["clips"]:
+    for _, start, _, heard in record.clips:
         known.setdefault(heard, []).append(start)
     places = {heard: np.array(starts) for heard, starts in known.items()}
     fresh = [
@@ -151,6 +174,8 @@ def mine(
     ]
     fresh.sort(key=lambda find: (-find.score, find.kind, find.file, find.start))
     taken = fresh[:most]
+    # Before the first clip: the folder is known as one of rounds, should this one stop.
+    record.write(out)
     by_file = {recording.file: recording.pcm for recording in recordings}
     for find in taken:
         clip = _cut(by_file[find.file], find.start, bundle.recipe.task.clip_samples)
@@ -186,14 +211,11 @@ def mine(
         {word: sum(find.word == word for find in taken) for word in words},
     )
     rounds.append(done)
-    clips = record["clips"] + [
-        [find.file, find.start, _name(find), find.sound] for find in taken
-    ]
+    record.clips += [(find.file, find.start, _name(find), find.sound) for find in taken]
     # All of it is for training, whatever the data set's rule says of the names.
     for name in ("validation_list.txt", "testing_list.txt"):
         write_atomic(out / name, b"")
-    table = {"version": VERSION, "rounds": [asdict(r) for r in rounds], "clips": clips}
-    write_atomic(out / RECORD, (json.dumps(table, indent=1) + "\n").encode())
+    record.write(out)
     shutil.rmtree(_partial(out, bundle, near), ignore_errors=True)
     return done, rounds
 
@@ -229,12 +251,11 @@ def _listen(
     with host.opened(host.library(bundle), len(bundle.labels)) as copy:
         for sound, digest, length in zip(recordings, digests, seconds, strict=True):
             file = folder / f"{digest}.json"
-            try:
-                row = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+            row = _kept(file)
+            if row is None:
                 row = _peaks(bundle, copy, sound.pcm, near)
                 write_atomic(file, json.dumps(row).encode())
-            alarms.append(int(row["false_alarms"]))
+            alarms.append(row["false_alarms"])
             finds += [
                 Find(sound.kind, sound.file, digest[:DIGITS], start, word, score)
                 for start, word, score in row["peaks"]
@@ -243,6 +264,17 @@ def _listen(
             if progress is not None:
                 progress(heard, sum(seconds))
     return finds, alarms
+
+
+def _kept(file: Path) -> dict[str, Any] | None:
+    """What was heard of a recording before; None where that can't be read."""
+    try:
+        row = json.loads(file.read_text(encoding="utf-8"))
+        _check((), [row["false_alarms"], *(at for at, _, _ in row["peaks"])])
+        _check([word for _, word, _ in row["peaks"]], (), [s for *_, s in row["peaks"]])
+    except _UNREADABLE:
+        return None
+    return dict(row)
 
 
 def _peaks(
@@ -309,23 +341,52 @@ def _partial(out: Path, bundle: Bundle, near: float) -> Path:
     return out / f".listening-{bundle.hash[:12]}-{near:g}"
 
 
-def _read(out: Path) -> dict[str, Any]:
+def _read(out: Path) -> _Record:
     """The rounds of a folder; none where it is new."""
     begun = out.is_dir() and any(
         not path.name.startswith(".listening-") for path in out.iterdir()
     )
     if not begun and not out.is_file():
-        return {"rounds": [], "clips": []}
+        return _Record()
     try:
         table = json.loads((out / RECORD).read_text(encoding="utf-8"))
         if table["version"] != VERSION:
             raise ValueError
-        [Round(**row) for row in table["rounds"]]
-        [(str(f), int(at), str(n), str(s)) for f, at, n, s in table["clips"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        rounds = [_round(row) for row in table["rounds"]]
+        clips = [(file, at, name, sound) for file, at, name, sound in table["clips"]]
+        for file, at, name, sound in clips:
+            _check([file, name, sound], [at])
+    except _UNREADABLE:
         raise KwsError(
             "The folder to write to is in use. Expected a new one, or one of earlier "
             f"rounds. Received: {str(out)!r}",
-            f"kws data mine RUN --ambient DIR --out {quoted(f'{out}-new')}",
+            f"kws data mine ... --out {quoted(f'{out}-new')}",
         ) from None
-    return {"rounds": table["rounds"], "clips": table["clips"]}
+    return _Record(rounds, clips)
+
+
+def _round(row: dict[str, Any]) -> Round:
+    done = Round(**row)
+    _check(
+        [done.run, done.hash, done.sound],
+        [done.most, done.false_alarms, done.heard, done.nearly, done.known, done.taken],
+        [done.near, done.hours],
+    )
+    for facts in done.kinds.values():
+        _check((), [facts["false_alarms"], facts["taken"]], [facts["hours"]])
+    _check((), list(done.words.values()))
+    return done
+
+
+def _check(
+    texts: Sequence[Any], counts: Sequence[Any], numbers: Sequence[Any] = ()
+) -> None:
+    """Raise ValueError unless these are texts, whole numbers and numbers of 0 or more
+    that fit."""
+    if (
+        not all(type(text) is str for text in texts)
+        or not all(type(count) is int for count in counts)
+        or not all(type(number) in (int, float) for number in numbers)
+        or not all(0 <= number < FITS for number in (*counts, *numbers))
+    ):
+        raise ValueError

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import shutil
+import subprocess
+import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small_corpus
+import soundfile
+import toolbox
 
 from kws import pool, recipe
 from kws.bundle import write_atomic
@@ -121,6 +128,67 @@ def test_a_word_is_found_in_a_text(text: str, said: bool) -> None:
     assert not ambient._said(text, ())
 
 
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_word_is_found_whether_its_letters_are_composed_or_not(form: str) -> None:
+    text = unicodedata.normalize(form, "Un café noir")
+    for word in ("café", "cafe\u0301"):
+        assert ambient._said(text, (word,))
+    assert not ambient._said(text, ("cafe",))
+
+
+def test_columns_are_known_in_any_case_and_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A text that was not seen let recordings of the word in."""
+    write(tmp_path / "a.wav", tone(2, 5))
+    head = "File\tfirst sample\tSAMPLES\tsplit\tkind\t"
+    row = f"a.wav\t0\t{RATE}\ttrain\tspeech\tsays yes"
+    index = tmp_path / "index.tsv"
+    index.write_text(f"{head} Text \n{row}\n", encoding="utf-8")
+    with pytest.raises(KwsError, match="Each .* has one of the words"):
+        ambient.recordings(tmp_path, "train", ("yes",))
+    index.write_text(f"{head}text\tText\n{row}\t\n", encoding="utf-8")
+    with pytest.raises(KwsError, match="names text twice"):
+        ambient.recordings(tmp_path, "train", ("yes",))
+    index.write_text(f"{head}txt\n{row}\n", encoding="utf-8")
+    assert ambient.recordings(tmp_path, "train", ("yes",))
+    assert "columns that aren't read: txt" in capsys.readouterr().err
+
+
+def test_what_to_do_where_there_is_an_index(tmp_path: Path) -> None:
+    head = "file\tfirst_sample\tsamples\tsplit\tkind\n"
+    index = tmp_path / "index.tsv"
+    index.write_text(f"{head}a.wav\t0\t9\ttrain\tnoise\n", encoding="utf-8")
+    with pytest.raises(KwsError) as error:
+        ambient.recordings(tmp_path, "val")
+    assert "index.tsv" in error.value.hint and "noise" not in error.value.hint
+    soundfile.write(tmp_path / "a.wav", tone(1, 5), 44100)
+    with pytest.raises(KwsError, match="44100") as error:
+        ambient.recordings(tmp_path, "train")
+    command = error.value.hint.partition("   (")[0]
+    if shutil.which("ffmpeg"):
+        subprocess.run(shlex.split(command), check=True, capture_output=True)
+        index.write_text(f"{head}a-16k.wav\t0\t9\ttrain\tnoise\n")
+        assert len(ambient.recordings(tmp_path, "train")) == 1
+
+
+def test_the_innermost_folder_of_a_known_name_is_the_kind(tmp_path: Path) -> None:
+    """MUSAN's noise is of two sources, and was of two kinds, none of them noise."""
+    around = tmp_path / "music"
+    write(around / "musan" / "noise" / "free-sound" / "a.wav", tone(40, 5))
+    write(around / "musan" / "music" / "jamendo" / "a.wav", tone(40, 5))
+    write(around / "kitchen" / "pans" / "a.wav", tone(40, 5))
+
+    def kinds(folder: Path) -> set[str]:
+        return {sound.kind for sound in ambient.recordings(folder, "train")}
+
+    assert kinds(around / "musan") == {"noise", "music"}
+    assert kinds(around / "musan" / "noise") == {"noise"}
+    assert kinds(around / "musan" / "music" / "jamendo") == {"jamendo"}
+    assert kinds(around / "kitchen") == {"pans"}
+    assert kinds(around) == {"noise", "music"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -128,6 +196,10 @@ def test_a_word_is_found_in_a_text(text: str, said: bool) -> None:
         ("file\tfirst_sample\tsamples\tsplit\tkind\na.wav\t0\tx\ttrain\tn", "line 2"),
         ("file\tfirst_sample\tsamples\tsplit\tkind\n../a\t0\t9\ttrain\tn", "line 2"),
         ("file\tfirst_sample\tsamples\tsplit\tkind\na.wav\t9\t9999\ttrain\tn", "ends"),
+        (
+            "file\tfirst_sample\tsamples\tsplit\tkind\na.wav\t9\t0\ttrain\tn",
+            "no sample",
+        ),
     ],
 )
 def test_a_broken_index_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -312,3 +384,33 @@ def test_librispeech_is_split_by_speaker_and_its_words_are_known(
     for sound in heard["val"]:
         assert (sound.kind, sound.text) == ("speech", "HE SAID NOTHING")
     assert len(ambient.recordings(tmp_path, "train")) == 2 * len(heard["train"])
+
+
+def test_the_tool_of_wake_words_writes_into_an_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten recordings of an earlier call were among the three of the next."""
+    tool = toolbox.tool("wake_words")
+    around, out = tmp_path / "around", tmp_path / "wake"
+    write(around / "long.wav", np.tile(tone(20, 900), 3))
+    rows = ["file\tfirst_sample\tsamples\tsplit\tkind\ttext"]
+    for number, split in enumerate(("train", "train", "val", "test")):
+        rows.append(f"long.wav\t{number * RATE}\t{RATE}\t{split}\twake\talexa")
+    for number, split in enumerate(("train", "val", "test")):
+        at = (10 + 12 * number) * RATE
+        rows.append(f"long.wav\t{at}\t{12 * RATE}\t{split}\tnoise\t")
+    (around / "index.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+    def call(recordings: int) -> int:
+        given = [str(around), "--words", "alexa", "--out", str(out)]
+        given += ["--recordings", str(recordings)]
+        monkeypatch.setattr(sys, "argv", ["wake_words.py", *given])
+        return int(tool.main())
+
+    assert call(2) == 0
+    files = sorted(out.rglob("*"))
+    assert sum(file.suffix == ".wav" for file in files) == 4
+    with pytest.raises(SystemExit):
+        call(1)
+    assert "expected a new or empty folder" in capsys.readouterr().err
+    assert sorted(out.rglob("*")) == files

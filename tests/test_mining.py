@@ -122,6 +122,39 @@ def test_stopped_it_goes_on_after_the_last_whole_recording(
     assert done == mined[1] and tree(tmp_path / "out") == tree(mined[0])
 
 
+def test_stopped_while_it_writes_clips_it_goes_on(
+    bundle, ambient, mined, tmp_path, monkeypatch
+):
+    write, out = mining.write_atomic, tmp_path / "out"
+
+    def stopping(path, data):
+        if path.suffix == ".wav" and any(out.glob("false_alarm/*")):
+            raise KeyboardInterrupt
+        write(path, data)
+
+    monkeypatch.setattr(mining, "write_atomic", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        mining.mine(bundle, [ambient], out)
+    assert len(list(out.glob("false_alarm/*.wav"))) == 1
+    monkeypatch.setattr(mining, "write_atomic", write)
+    monkeypatch.setattr(mining, "_peaks", None)  # nothing is heard again
+    done, _ = mining.mine(bundle, [ambient], out)
+    assert done == mined[1] and tree(out) == tree(mined[0])
+
+
+@pytest.mark.parametrize("kept", ["[" * 100_000, "[]", '{"false_alarms": "1"}'])
+def test_what_was_heard_before_and_cant_be_read_is_heard_again(
+    bundle, ambient, mined, tmp_path, kept
+):
+    out = tmp_path / "out"
+    place = mining._partial(out, bundle, 0.5)
+    place.mkdir(parents=True)
+    pcm = training_part(ambient, "noise")
+    file = place / f"{hashlib.sha256(pcm.tobytes()).hexdigest()}.json"
+    file.write_text(kept)
+    assert mining.mine(bundle, [ambient], out)[0] == mined[1]
+
+
 def test_another_run_adds_a_round_and_takes_nothing_twice(bundle, ambient, tmp_path):
     out = tmp_path / "out"
     first, _ = mining.mine(bundle, [ambient], out, most=5)
@@ -247,3 +280,29 @@ def test_a_folder_in_use_is_left_alone(bundle, ambient, tmp_path, record):
     with pytest.raises(KwsError, match="in use"):
         mining.mine(bundle, [ambient], tmp_path / "mine")
     assert (tmp_path / "mine" / "file").read_text() == "keep"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table["clips"][0].__setitem__(1, "5"),
+        lambda table: table["clips"][0].__setitem__(1, -5),
+        lambda table: table["clips"][0].__setitem__(3, ["a"]),
+        lambda table: table["rounds"][0].update(hours="1"),
+        lambda table: table["rounds"][0].update(kinds=[1]),
+        lambda table: table["rounds"][0]["kinds"]["noise"].update(hours=10**400),
+        lambda table: table["rounds"][0]["words"].update(yes=None),
+        None,
+    ],
+)
+def test_a_broken_record_is_no_record(bundle, ambient, mined, tmp_path, change):
+    out = tmp_path / "out"
+    shutil.copytree(mined[0], out)
+    table = json.loads((out / mining.RECORD).read_text())
+    if change is not None:
+        change(table)
+    text = "[" * 100_000 if change is None else json.dumps(table)
+    (out / mining.RECORD).write_text(text)
+    with pytest.raises(KwsError, match="in use") as error:
+        mining.mine(bundle, [ambient], out, near=0.6)
+    assert error.value.hint.startswith("kws data mine ... --out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import os
 import re
 import signal
@@ -373,3 +374,86 @@ def test_a_library_that_ends_its_process_is_an_utterance_that_failed(monkeypatch
     monkeypatch.setattr(pico, "_SCRIPT", "import os; os.abort()")
     with pytest.raises(OSError, match="exit code -6 and no audio"):
         speaker.say("seven", "pico:en-GB*1.0000", 50, 160)
+
+
+def test_a_corpus_of_other_speakers_is_not_this_one(tmp_path, monkeypatch):
+    """--kokoro-dir was ignored without a word where a corpus was there."""
+    toolbox.need_espeak()
+
+    class Robot(kokoro.Kokoro):
+        def say(self, text, voice, pitch, rate):
+            return np.sin(np.arange(8000) * 0.1).astype(np.float32)
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: object() if name == "onnxruntime" else find(name, *rest),
+    )
+    monkeypatch.setattr(kokoro.common, "onnx_session", lambda model: None)
+    monkeypatch.setattr(kokoro, "Kokoro", Robot)
+    five, six = tmp_path / "five", tmp_path / "six"
+    for count, folder in ((5, five), (6, six)):
+        folder.mkdir()
+        (folder / "net.onnx").write_bytes(b"network")
+        for name, table in tables(count).items():
+            table.tofile(folder / f"{name}.bin")
+    plan = synth.Plan(("up",), 10, 0, voices=("espeak", "kokoro"))
+    out = tmp_path / "out"
+
+    def again(folder: Path | None) -> int:
+        return synth.make(plan, out, None, {} if folder is None else {"kokoro": folder})
+
+    assert again(five) == 10
+    # Nothing is loaded to see that it is there.
+    monkeypatch.setattr(kokoro.common, "onnx_session", None)
+    assert again(five) == 0
+    with pytest.raises(KwsError, match=r"in use.*--kokoro-dir"):
+        again(six)
+    with pytest.raises(KwsError, match="is not there"):
+        again(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    if kokoro.missing() is None:
+        with pytest.raises(KwsError, match="none of its files"):
+            again(tmp_path / "empty")
+        with pytest.raises(KwsError, match="in use"):
+            again(None)  # the installed speakers
+    # One of an earlier version doesn't say what it was made with.
+    record = json.loads((out / "corpus.json").read_text())
+    del record["files"]
+    (out / "corpus.json").write_text(json.dumps(record))
+    assert again(None) == 0
+    with pytest.raises(KwsError, match="in use"):
+        again(five)
+
+
+def test_no_accent_makes_another_word_a_keyword():
+    """A German bad was an unknown word of the keyword bed."""
+    toolbox.need_espeak()
+
+    class Listed(kokoro.Kokoro):
+        said: list[tuple[str, str]] = []
+
+        def say(self, text, voice, pitch, rate):
+            self.said.append((text, voice))
+            return np.ones(8000, np.float32)
+
+    speaker = Listed.__new__(Listed)
+    speaker._linguist, speaker.version = espeak.start(), "none"
+    mix = "kokoro:1.30*af_aa-0.30*af_ab"
+    plan = synth.Plan(("bed", "led", "light"), voices=("espeak", "kokoro"))
+    noises = {"pink": np.ones(60_000, np.float32)}
+    studio = synth._Studio(plan, {"kokoro": speaker}, noises)
+
+    def accent(word: str, name: str) -> str:
+        voice = voices.Voice(f"{mix}@{name}", "0a1b2c3d", "train")
+        studio.clip((word, voice, 0))
+        text, spoken_by = speaker.said.pop()
+        assert text == word and spoken_by.startswith(mix)
+        return spoken_by.removeprefix(mix)
+
+    assert accent("bad", "german") == accent("the bad", "german") == ""
+    assert accent("bad", "british") == "@british"
+    assert accent("red", "japanese") == accent("right", "japanese") == ""
+    assert accent("red", "german") == "@german"
+    assert accent("bed", "german") == "@german"  # the keyword itself

@@ -89,6 +89,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    if options.out.exists() and (
+        not options.out.is_dir() or any(options.out.iterdir())
+    ):  # recordings of an earlier call would be among this one's
+        parser.error(f"--out: expected a new or empty folder. Received: {options.out}")
     words = [names.composed(word) for word in options.words.split(",")]
     rng = np.random.default_rng(options.seed)
     said, _ = of_split(options.folder, "train", words)

@@ -10,6 +10,8 @@ its columns:
     file <TAB> first_sample <TAB> samples <TAB> split <TAB> kind
     <TAB> speaker <TAB> name <TAB> text
 
+Of folders in one another, the given one included, the innermost that is named speech,
+noise or music says what a recording is; where none is, the outermost within.
 Without an index, recordings of half a minute and more are cut in three, 80/10/10 %, for
 train, val and test; shorter ones go whole to where the data set's rule puts their name.
 What is said in recordings is known where a `.trans.txt` beside them says it, as in
@@ -29,13 +31,15 @@ import numpy as np
 from kws.data import archives, audio, names
 from kws.data.audio import SAMPLE_RATE
 from kws.data.splits import SPLITS, split_of
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 
 SHORTEST_BED_S = 2.0
 LONG_S = 30  # a recording this long is cut for the splits
 SHARE = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 CALLS = ("hey", "hi", "hello", "ok", "okay")  # what comes before a wake word
+KINDS = ("speech", "noise", "music")  # what folders within others are known by
 _COLUMNS = ("file", "first_sample", "samples", "split", "kind")
+_MORE_COLUMNS = ("speaker", "name", "text")
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,11 @@ def recordings(folder: Path, split: str, words: Sequence[str] = ()) -> list[Soun
         raise KwsError(
             f"No ambient recordings of the split {split}. Expected some in folders "
             f"named speech, noise, music ... Received: {str(folder)!r}",
-            f"Put recordings of half a minute or more into {folder / 'noise'}",
+            f"Give recordings the split {split} in {quoted(folder / 'index.tsv')}, or "
+            "remove it: then the files in the folder are taken"
+            if indexed
+            else "Put recordings of half a minute or more into "
+            f"{quoted(folder / 'noise')}",
         )
     kept = [sound for sound in found if not _said(sound.text, words)]
     if not kept:
@@ -241,17 +249,22 @@ def _said(text: str, words: Sequence[str]) -> bool:
 
 def _spoken(text: str) -> str:
     """A text's words with spaces around each, so that a phrase is found in it."""
-    found = re.findall(r"[^\W_]+", text)
+    found = re.findall(r"[^\W_]+", names.composed(text))
     return f" {' '.join(names.key(word) for word in found)} "
 
 
 def _indexed(folder: Path, split: str) -> list[Sound]:
     path = folder / "index.tsv"
     header, *lines = names.read_text(path).splitlines() or [""]
-    columns = {name: place for place, name in enumerate(header.split("\t"))}
+    columns = [names.key(name) for name in header.split("\t")]
     missing = [name for name in _COLUMNS if name not in columns]
     if missing:
         raise _broken(path, f"its first line doesn't name {', '.join(missing)}")
+    known = (*_COLUMNS, *_MORE_COLUMNS)
+    if twice := [name for name in known if columns.count(name) > 1]:
+        raise _broken(path, f"its first line names {', '.join(twice)} twice")
+    if others := [name for name in columns if name and name not in known]:
+        audio.say(f"{path}: columns that aren't read: {', '.join(others)}")
     out = []
     for number, line in enumerate(lines, 2):
         fields = dict(zip(columns, line.split("\t"), strict=False))
@@ -263,12 +276,14 @@ def _indexed(folder: Path, split: str) -> list[Sound]:
             or not re.fullmatch(r"[\w.-]{1,60}", fields.get("file", ""))
         ):
             raise _broken(path, f"line {number} can't be read: {line[:80]!r}")
+        if not int(numbers[1]):
+            raise _broken(path, f"line {number} is of no samples: {line[:80]!r}")
         if fields["split"] != split:
             continue
         if not (folder / fields["file"]).is_file():
             raise _broken(path, f"line {number}: there is no {fields['file']}")
         first, length = map(int, numbers)
-        samples = archives.decoded(folder / fields["file"])[first : first + length]
+        samples = _decoded(folder / fields["file"])[first : first + length]
         if len(samples) != length:
             raise _broken(path, f"{fields['file']} ends before line {number}'s samples")
         out.append(
@@ -281,6 +296,19 @@ def _indexed(folder: Path, split: str) -> list[Sound]:
             )
         )
     return out
+
+
+def _decoded(file: Path) -> np.ndarray:
+    try:
+        return archives.decoded(file)
+    except audio.NotUsable as error:
+        if error.fault in ("wrong_rate", "stereo"):
+            error.hint = (
+                f"ffmpeg -i {quoted(file)} -ac 1 -ar {SAMPLE_RATE} -sample_fmt s16 "
+                f"{quoted(file.with_name(f'{file.stem}-16k.wav'))}   (and name that in "
+                f"index.tsv, by samples of {SAMPLE_RATE} Hz)"
+            )
+        raise
 
 
 def _files(folder: Path, split: str) -> list[Sound]:
@@ -303,9 +331,16 @@ def _files(folder: Path, split: str) -> list[Sound]:
         elif split_of(path.name) != split:
             continue
         relative = path.relative_to(folder)
-        kind = relative.parts[0] if len(relative.parts) > 1 else folder.name
+        kind = _kind(folder, relative)
         out.append(Sound(samples, kind, str(relative), path.stem, text or ""))
     return out
+
+
+def _kind(folder: Path, relative: Path) -> str:
+    within = relative.parts[:-1]
+    own = folder.resolve().name
+    known = [name for name in (own, *within) if name in KINDS]
+    return known[-1] if known else (*within, own)[0]
 
 
 def _transcripts(folder: Path) -> dict[tuple[Path, str], str]:

