@@ -22,6 +22,7 @@ from kws.data import ambient
 from kws.data.ambient import Sound
 from kws.data.audio import SAMPLE_RATE, wav_bytes
 from kws.data.speech_commands import MISTAKEN
+from kws.data.splits import all_for_training
 from kws.deploy import host
 from kws.emit.common import first_word, word_thresholds
 from kws.errors import KwsError, quoted
@@ -213,8 +214,7 @@ def mine(
     rounds.append(done)
     record.clips += [(find.file, find.start, _name(find), find.sound) for find in taken]
     # All of it is for training, whatever the data set's rule says of the names.
-    for name in ("validation_list.txt", "testing_list.txt"):
-        write_atomic(out / name, b"")
+    all_for_training(out)
     record.write(out)
     shutil.rmtree(_partial(out, bundle, near), ignore_errors=True)
     return done, rounds

@@ -817,7 +817,7 @@ def _lasting(sounds: list[Sound], folders: tuple[Path, ...]) -> list[Sound]:
         raise KwsError(
             f"A bed is of recordings of {least} or more. Received: {len(sounds)} of "
             f"--ambient, all of them shorter, in {', '.join(map(str, folders))}",
-            f"Put recordings of half a minute or more into {folders[0] / 'noise'}",
+            f"kws data tape ... --ambient DIR   (of recordings of {least} or more)",
         )
     count = len(sounds) - len(taken)
     audio.say(f"{count} ambient recordings are shorter than {least}, and no bed")
