@@ -427,7 +427,8 @@ def _common(
             f"No settings reach the aim: in {listener.hours:.2f} hours of tape there "
             f"are at least {alarms} false alarms. Received: --false-alarms "
             f"{aim.false_alarms:g}",
-            "Train with such sound (kws train --ambient), or allow more false alarms.",
+            "kws train ... --ambient DIR   (train with such sound; or allow more false "
+            "alarms)",
         )
     return shape, curve, chosen
 
