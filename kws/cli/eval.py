@@ -52,8 +52,8 @@ Examples:
 @click.option(
     "--cut",
     type=_options.PATH,
-    help="Folder to cut each false alarm on the tapes out to, a second each: to hear "
-    "it, or to train with it (kws train --also).",
+    help="Folder to cut each false alarm on the tapes out to, as long as RUN's clips: "
+    "to hear it, or to train with it (kws train --also).",
 )
 @click.option(
     "--truth",
