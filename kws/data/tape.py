@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -765,15 +766,15 @@ def _tell_of_words(path: Path, tape: Tape, labels: Sequence[str]) -> None:
     words = ", ".join(f"{word!r} ({count})" for word, count in found.most_common(5))
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     split = tape.made.get("split")
-    command = f"--words {quoted(','.join(keywords))} "
-    command += f"--split {split if split in SPLITS else SPLITS[1]} "
+    command = ["kws", "data", "tape", "--words", ",".join(keywords)]
+    command += ["--split", split if split in SPLITS else SPLITS[1]]
     if tape.kind != WORDS:
-        command += f"--ambient DIR --kind {quoted(tape.kind)} --no-words "
+        command += ["--ambient", "DIR", "--kind", tape.kind, "--no-words"]
+    command += ["--out", str(path.with_name(f"{path.stem}-new.wav"))]
     audio.say(
         f"{path}: words of the network are said in {texts} of the texts that are known "
         f"of it, and its truth does not have them: {words}{more}. Heard there, they "
-        "count as FALSE ALARMS. Make a tape for these words: kws data tape "
-        f"{command}--out {quoted(path.with_name(f'{path.stem}-new.wav'))}"
+        f"count as FALSE ALARMS. Make a tape for these words: {shlex.join(command)}"
     )
 
 
