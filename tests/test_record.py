@@ -16,6 +16,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,7 @@ from kws.cli import cli
 from kws.data import audio, record
 from kws.data.record import Session, prompts
 from kws.data.verify import verify
-from kws.deploy import live
+from kws.deploy import live, page_server
 from kws.deploy import record as serving
 from kws.deploy.record import Recorder
 from kws.emit import web as emitted
@@ -1019,6 +1020,25 @@ def started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]
     ):
         end.callback(process.kill)
         yield process
+
+
+def test_who_asks_for_the_end_hears_the_answer() -> None:
+    """The process ended while it was answered, now and then."""
+    asked, answered = threading.Event(), threading.Event()
+
+    class Slow(page_server.PageServer):
+        def get(self, path: str, query: dict[str, str]) -> page_server.Answer | None:
+            asked.set()
+            time.sleep(0.3)
+            answered.set()
+            return None
+
+    server = Slow(0, "kws live")
+    with server.serving() as address:
+        connection = http.client.HTTPConnection(server.host, timeout=60)
+        connection.request("GET", address.removeprefix(server.origin))
+        assert asked.wait(60)
+    assert answered.is_set() and connection.getresponse().status == 404
 
 
 def send(match: re.Match[str], path: str, pcm: np.ndarray | None = None) -> Any:

@@ -27,6 +27,7 @@ from kws.errors import KwsError
 
 LOOPBACK = "127.0.0.1"
 TIMEOUT_S = 30
+LAST_ANSWER_S = 2.0  # that the end waits for answers at most
 MOST_FIELDS = 8  # of a query
 
 
@@ -92,6 +93,7 @@ class PageServer:
     ) -> None:
         # Other pages in the browser can send requests here, but not know this.
         self.token = token or secrets.token_urlsafe(16)
+        self._answering, self._answered = 0, threading.Condition()
         self.scheme = "http" if tls is None else "https"
         try:
             self.http = _Server((address, port), _handler(self))
@@ -138,7 +140,22 @@ class PageServer:
         finally:
             self.http.shutdown()
             thread.join()
+            # Whoever asked for the end hears the answer: threads die with the process.
+            with self._answered:
+                self._answered.wait_for(lambda: not self._answering, LAST_ANSWER_S)
             self.http.server_close()
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """While a request is answered, `serving` doesn't end."""
+        with self._answered:
+            self._answering += 1
+        try:
+            yield
+        finally:
+            with self._answered:
+                self._answering -= 1
+                self._answered.notify_all()
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -156,11 +173,16 @@ def _handler(server: PageServer) -> type[http.server.BaseHTTPRequestHandler]:
         timeout = TIMEOUT_S
 
         def do_GET(self) -> None:
-            path, query = self._asked()
-            answer = None if path is None else server.get(path, query)
-            self._say(answer or NOT_HERE)
+            with server.answering():
+                path, query = self._asked()
+                answer = None if path is None else server.get(path, query)
+                self._say(answer or NOT_HERE)
 
         def do_POST(self) -> None:
+            with server.answering():
+                self._take()
+
+        def _take(self) -> None:
             path, query = self._asked()
             if path not in server.takes:
                 return self._say(NOT_HERE)
