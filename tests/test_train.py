@@ -36,7 +36,7 @@ from kws.cli.tune import command as tune_command  # noqa: E402
 from kws.data import augment, record, tape  # noqa: E402
 from kws.data.audio import wav_bytes  # noqa: E402
 from kws.data.tape import Window  # noqa: E402
-from kws.errors import KwsError  # noqa: E402
+from kws.errors import CheckFailed, KwsError  # noqa: E402
 from kws.layers.keras import tf, tf_keras  # noqa: E402
 from kws.model import check, network  # noqa: E402
 from kws.recipe import Recipe, Task  # noqa: E402
@@ -713,6 +713,9 @@ def tapes_choose_the_epoch(run: Path, audio: Path, tmp_path: Path) -> None:
     with pytest.raises(KwsError, match="No word of the network's"):
         invoke(tune_command, options)
     tape.write_windows(tapes / "words.tsv", said)
+    (place / "heard.json").write_text(json.dumps(dict.fromkeys(heard)))
+    with pytest.raises(CheckFailed, match="No epoch's network.*--false-alarms 600"):
+        invoke(tune_command, options)
     (place / "epoch-002.npz").unlink()
     with pytest.raises(KwsError, match="Epoch 2 of the tuning was not kept"):
         invoke(tune_command, options)

@@ -111,7 +111,8 @@ def best(
         print(told, file=sys.stderr, flush=True)
     if not rows:
         raise CheckFailed(
-            f"No epoch's network reaches the aim on the tapes. Received: {aim}",
+            "No epoch's network reaches the aim on the tapes. Received: --false-alarms "
+            f"{aim.false_alarms}",
             "Type the same command with more --false-alarms, or without --tape.",
         )
     chosen = min(rows, key=lambda r: (r["misses"], r["false_alarms"], -r["epoch"]))
