@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,6 +33,7 @@ RECORD = "mined.json"
 VERSION = 2
 APART = SAMPLE_RATE // 2  # samples from one clip of a recording to the next, at least
 MAX_CLIPS = 100_000
+_NAME = re.compile(r"[0-9a-f]{12}_nohash_0\.wav")  # see _name
 DIGITS = 16  # of a recording's hash
 FITS = 1 << 40  # no count, time or score of a record is as large
 # What files may raise that somebody else wrote.
@@ -177,6 +179,7 @@ def mine(
     taken = fresh[:most]
     # Before the first clip: the folder is known as one of rounds, should this one stop.
     record.write(out)
+    _remove_unlisted(out, record)
     by_file = {recording.file: recording.pcm for recording in recordings}
     for find in taken:
         clip = _cut(by_file[find.file], find.start, bundle.recipe.task.clip_samples)
@@ -335,6 +338,16 @@ def _name(find: Find) -> str:
     where = f"{find.sound} {find.file} {find.start}"
     where = hashlib.sha256(where.encode()).hexdigest()[:12]
     return f"{MISTAKEN}/{where}_nohash_0.wav"
+
+
+def _remove_unlisted(out: Path, record: _Record) -> None:
+    """Clips of a round that was stopped while it wrote them: no round has them, and this
+    one may be another run's. Files of other names are somebody else's."""
+    listed = {name for _, _, name, _ in record.clips}
+    for path in sorted((out / MISTAKEN).glob("*.wav")):
+        name = f"{MISTAKEN}/{path.name}"
+        if _NAME.fullmatch(path.name) and name not in listed:
+            path.unlink()
 
 
 def _partial(out: Path, bundle: Bundle, near: float) -> Path:

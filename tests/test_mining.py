@@ -142,6 +142,30 @@ def test_stopped_while_it_writes_clips_it_goes_on(
     assert done == mined[1] and tree(out) == tree(mined[0])
 
 
+def test_clips_of_a_round_that_was_stopped_are_no_other_rounds(
+    bundle, ambient, tmp_path, monkeypatch
+):
+    write, out = mining.write_atomic, tmp_path / "out"
+
+    def stopping(path, data):
+        if path.suffix == ".wav" and len(list(out.glob("false_alarm/*"))) == 3:
+            raise KeyboardInterrupt
+        write(path, data)
+
+    monkeypatch.setattr(mining, "write_atomic", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        mining.mine(bundle, [ambient], out)
+    monkeypatch.setattr(mining, "write_atomic", write)
+    own = out / "false_alarm" / "door_nohash_0.wav"
+    shutil.copy(next((out / "false_alarm").iterdir()), own)
+    assert len(list((out / "false_alarm").iterdir())) == 4
+    mining.mine(bundle, [ambient], out, most=1)  # another command
+    clips = json.loads((out / mining.RECORD).read_text())["clips"]
+    names = sorted([Path(name).name for _, _, name, _ in clips] + [own.name])
+    assert sorted(p.name for p in (out / "false_alarm").iterdir()) == names
+    assert len(clips) == 1
+
+
 @pytest.mark.parametrize("kept", ["[" * 100_000, "[]", '{"false_alarms": "1"}'])
 def test_what_was_heard_before_and_cant_be_read_is_heard_again(
     bundle, ambient, mined, tmp_path, kept
