@@ -293,6 +293,26 @@ def test_a_rate_that_no_threshold_reaches_is_told_as_one(
         operating_points.search(loud, Aim(false_alarms=2))
 
 
+def test_a_half_that_no_threshold_is_enough_for_takes_the_one_that_is_nearest(
+    bundle: Bundle, library: host.Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three false alarms of an hour's second half: allowed in an hour, not in half of
+    one, so the highest threshold counts there; or the lowest, where misses matter."""
+    monkeypatch.setattr(operating_points, "HIGHEST_LOGIT", -1.3)
+    ends = [1 / (1 + math.exp(-level)) for level in (-1.5, -1.3)]
+    weak = next(s for s in range(256) if ends[0] < posterior(bundle, s) < ends[1])
+    bursts = [(50.0 * i + 9, YES, weak, True) for i in range(60)]
+    bursts += [(2500.0 + 20.0 * i, YES, 255, False) for i in range(3)]
+    heard = listener(bundle, library, bursts)
+    halves = operating_points._on_the_other_half(heard, Aim(false_alarms=3), [])
+    assert halves == ((30, 3), (30, 3))
+    bursts = [(50.0 * i + 9, YES, 0 if i >= 40 else weak, True) for i in range(60)]
+    bursts += [(20.0 * i + 30, YES, weak, False) for i in range(3)]
+    heard = listener(bundle, library, bursts)
+    halves = operating_points._on_the_other_half(heard, Aim(max_misses=0.5), [])
+    assert halves == ((20, 3), (20, 3))
+
+
 def test_words_that_share_a_threshold_are_not_said_to_have_their_own(
     bundle: Bundle, library: host.Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
