@@ -1,6 +1,7 @@
 """How good a bundle is on the clips of a split (on long tapes: kws/tapes.py).
 
-Every accuracy comes with its task, N and a 95 % interval (DESIGN D10).
+Every accuracy comes with its task, N and a 95 % interval (DESIGN D10), and with another
+one by speaker, where clips' names tell who speaks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from kws import engines
 from kws.bundle import Bundle
 from kws.data import ClipSet, load
 from kws.data.audio import SAMPLE_RATE
+from kws.data.speakers import BySpeaker, by_speaker
 from kws.deploy import boards
 from kws.errors import CheckFailed, KwsError, quoted
 from kws.intervals import wilson_interval
@@ -48,6 +50,7 @@ class Evaluation:
         after: What the stream heard before each clip: `reset` (nothing), `silence` or
             `word`.
         late_ms: How long after the clip's end the decision came.
+        speakers: The same clips by who speaks; None: not known, or nobody twice.
     """
 
     task: str
@@ -61,6 +64,7 @@ class Evaluation:
     cost: dict[str, Any] | None = None
     after: str = "reset"
     late_ms: int = 0
+    speakers: BySpeaker | None = None
 
     @property
     def n(self) -> int:
@@ -72,7 +76,7 @@ class Evaluation:
 
     @property
     def ci95(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy."""
+        """Wilson's 95 % interval of the accuracy, as if every clip were by itself."""
         return wilson_interval(int(np.trace(self.confusion)), self.n)
 
     @property
@@ -96,6 +100,7 @@ class Evaluation:
             "n": self.n,
             "accuracy": self.accuracy,
             "ci95": list(self.ci95),
+            "speakers": None if self.speakers is None else self.speakers.as_dict(),
             "recall": self.recall,
             "labels": list(self.labels),
             "confusion": self.confusion.tolist(),
@@ -202,20 +207,20 @@ def evaluate_clips(
     used = (board or module.DEFAULT_BOARD) if engine == "qemu" else None
     core = boards.load(used).core if used else "portable"
     cost = None if sent is None else spared(bundle, clips.pcm, logits, sent, core)
+    heard = logits.argmax(axis=1)
     return Evaluation(
         task=bundle.recipe.task.name,
         split=clips.split,
         engine=engine,
         board=used,
         labels=bundle.labels,
-        confusion=confusion_matrix(
-            clips.label, logits.argmax(axis=1), len(bundle.labels)
-        ),
+        confusion=confusion_matrix(clips.label, heard, len(bundle.labels)),
         logits=logits,
         seconds=seconds,
         cost=cost,
         after=after,
         late_ms=late_ms,
+        speakers=by_speaker(clips.names, heard == clips.label),
     )
 
 

@@ -341,8 +341,8 @@ def _name(find: Find) -> str:
 
 
 def _remove_unlisted(out: Path, record: _Record) -> None:
-    """Clips of a round that was stopped while it wrote them: no round has them, and this
-    one may be another run's. Files of other names are somebody else's."""
+    """Clips of a round that was stopped while it wrote them: no round has them, and
+    this one may be another run's. Files of other names are somebody else's."""
     listed = {name for _, _, name, _ in record.clips}
     for path in sorted((out / MISTAKEN).glob("*.wav")):
         name = f"{MISTAKEN}/{path.name}"

@@ -7,6 +7,7 @@ hours that it was counted in (DESIGN D18).
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ import numpy as np
 from kws import engines
 from kws.bundle import Bundle, write_atomic
 from kws.data import tape as tapes
-from kws.data.audio import SAMPLE_RATE, say, wav_bytes
+from kws.data.audio import LOUDEST_S, SAMPLE_RATE, loudness, say, wav_bytes
+from kws.data.speakers import BySpeaker, by_speaker
 from kws.data.speech_commands import MISTAKEN
 from kws.data.splits import LIST_FILES, all_for_training
 from kws.data.tape import Score, Tape, Window
@@ -29,7 +31,8 @@ from kws.recipe import Q15_ONE, decision_ms
 
 FALSE_ALARM, MISS = "false alarm", "miss"
 COLUMNS = ("tape", "kind", "what", "time_s", "word", "score", "snr_db", "said", "cut")
-SNR_STEP = 5  # dB: misses are counted in steps of loudness
+SNR_STEP = 5  # dB: misses are counted in steps of loudness over the bed
+DBFS_STEP = 10  # and of loudness as it is on the tape
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,9 @@ class Heard:
         score: Hits, misses, false alarms.
         events: All that was heard.
         windows: Words that could be heard.
-        missed: Those that were not.
+        dbfs: How loud each of them is on the tape, its loudest 0.2 s in dB of full
+            scale, with what lies under it.
+        missed: Indices of those that were not.
         findings: False alarms and misses, in order of time; empty where nobody asked.
     """
 
@@ -78,7 +83,8 @@ class Heard:
     score: Score
     events: list[Event]
     windows: list[Window]
-    missed: list[Window]
+    dbfs: list[float]
+    missed: list[int]
     findings: list[Finding]
 
 
@@ -100,8 +106,8 @@ class TapeResult:
     def as_dict(self) -> dict[str, Any]:
         """Stable keys of `kws eval --tape --json` (DESIGN section 4)."""
         score = self.score
-        words = score.hits + score.misses
         several = len(self.tapes) > 1
+        over = [[window.snr_db for window in heard.windows] for heard in self.tapes]
         return {
             **tapes.figures(score),
             "hits": score.hits,
@@ -116,7 +122,11 @@ class TapeResult:
                 word: {"hits": h, "misses": m, "false_alarms": f}
                 for word, (h, m, f) in score.per_word.items()
             },
-            "snr_db": self._by_snr() if words else {},
+            "speakers": None if self.speakers is None else self.speakers.as_dict(),
+            "snr_db": self._by_step(SNR_STEP, over),
+            "loudness_dbfs": self._by_step(
+                DBFS_STEP, [heard.dbfs for heard in self.tapes]
+            ),
             "events": [
                 {
                     **({"tape": heard.name} if several else {}),
@@ -129,17 +139,30 @@ class TapeResult:
             ],
         }
 
-    def _by_snr(self) -> dict[str, dict[str, int]]:
-        """Misses by how much louder than the bed the word was laid."""
+    @property
+    def speakers(self) -> BySpeaker | None:
+        """Words heard by who says them, where the tapes tell their clips."""
+        clips = [window.clip for heard in self.tapes for window in heard.windows]
+        heard = [
+            np.isin(np.arange(len(heard.windows)), heard.missed, invert=True)
+            for heard in self.tapes
+        ]
+        return by_speaker(clips, np.concatenate(heard)) if clips else None
+
+    def _by_step(
+        self, step: int, levels: Sequence[Sequence[float | None]]
+    ) -> dict[str, dict[str, int]]:
+        """Misses by a level of each tape's windows, in steps of so many dB."""
         table: dict[int, list[int]] = {}
-        for heard in self.tapes:
-            for column, windows in enumerate((heard.windows, heard.missed)):
-                for window in windows:
-                    if window.snr_db is not None:
-                        step = int(window.snr_db // SNR_STEP) * SNR_STEP
-                        table.setdefault(step, [0, 0])[column] += 1
+        for heard, of_windows in zip(self.tapes, levels, strict=True):
+            missed = set(heard.missed)
+            for place, level in enumerate(of_windows):
+                if level is not None:
+                    row = table.setdefault(math.floor(level / step) * step, [0, 0])
+                    row[0] += 1
+                    row[1] += place in missed
         return {
-            f"{low} to {low + SNR_STEP}": {"words": said, "missed": missed}
+            f"{low} to {low + step}": {"words": said, "missed": missed}
             for low, (said, missed) in sorted(table.items())
         }
 
@@ -205,13 +228,25 @@ def evaluate(
                 tapes.score(plain, windows, tape.hours),
                 events,
                 windows,
-                [windows[i] for i in judged.misses],
+                _loudness(tape.pcm, windows),
+                judged.misses,
                 sorted(found, key=lambda finding: finding.time_s),
             )
         )
     if cut is not None and used:
         _for_training(cut)
     return TapeResult(done)
+
+
+def _loudness(pcm: np.ndarray, windows: Sequence[Window]) -> list[float]:
+    """Of each window, in dB of full scale."""
+    least, found = round(LOUDEST_S * SAMPLE_RATE), []
+    for window in windows:
+        start, end = (round(t * SAMPLE_RATE) for t in (window.start_s, window.end_s))
+        part = pcm[start : max(end, start + least)]
+        part = np.pad(part, (0, max(0, least - len(part))))  # at the tape's end
+        found.append(round(float(loudness(part[None])[0]), 1))
+    return found
 
 
 def _for_training(cut: Path) -> None:

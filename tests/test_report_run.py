@@ -26,7 +26,7 @@ from click.testing import CliRunner
 from kws import bundle as bundles
 from kws import data, recipe
 from kws.cli import cli
-from kws.data import Sources, sheet
+from kws.data import Sources, audio, sheet
 from kws.deploy.boards import load as board
 from kws.deploy.runners import qemu
 from kws.errors import KwsError
@@ -367,10 +367,18 @@ def test_a_pair_is_told_apart_by_clips_that_one_alone_hears(own: Path) -> None:
     better = compare.Paired("a", "b", 100, 1, 9)
     assert "b is better" in better.text() and better.p < 0.05
     assert "can't be told apart" in compare.Paired("a", "b", 100, 3, 5).text()
+    # Twenty clips of one person are one voice.
+    one_voice = compare.Paired("a", "b", 100, 1, 20, 1, 1)
+    assert one_voice.p < 0.05 and one_voice.p_speakers == 1.0
+    assert "can't be told apart" in one_voice.text()
+    assert "b is better" in compare.Paired("a", "b", 100, 1, 20, 1, 12).text()
+    # More clips for the one, more people for the other: nobody's.
+    crossed = compare.Paired("a", "b", 100, 40, 12, 1, 12)
+    assert "can't be told apart" in crossed.text()
 
 
 def test_loudness_is_that_of_the_loudest_part() -> None:
     pcm = np.zeros((2, 16000), np.int16)
     pcm[0, 9000:13000] = small_corpus.tone(400, 4000, 16384 * 2**0.5)
-    quiet, silent = facts.loudness(pcm)
+    quiet, silent = audio.loudness(pcm)
     assert quiet == pytest.approx(-6.02, abs=0.1) and silent == -100

@@ -101,6 +101,44 @@ def test_figures_add_up_by_kind(bundle: Bundle, sound: np.ndarray, made) -> None
     assert len(table["events"]) == len(events) + len(noise)
 
 
+def test_words_are_counted_by_speaker_and_by_loudness(
+    bundle: Bundle, sound: np.ndarray, tmp_path: Path
+) -> None:
+    """Anna's are heard, Bert's are not; half of either lies where the tape is soft."""
+    events = engine.detect(bundle, sound)
+    word, time_s = events[0].word, events[0].time_s
+    part = sound[: round((time_s + 1) * 16000)]
+    quiet = np.rint(part / 8).astype(np.int16)
+    silent = next(
+        label for label in bundle.labels[2:] if label not in {e.word for e in events}
+    )
+    windows = [
+        Window(word, time_s - 0.6, time_s - 0.1, clip=f"{word}/anna_nohash_0.wav"),
+        Window(silent, time_s - 0.6, time_s - 0.1, clip=f"{silent}/bert_nohash_0.wav"),
+    ]
+    for name, pcm in (("loud", part), ("soft", quiet)):
+        tapes_of.save(Tape(pcm, windows), tmp_path / f"{name}.wav")
+    arguments = ["kwt-tiny", "--tape", str(tmp_path)]
+    done = CliRunner().invoke(command, [*arguments, "--json"])
+    table = json.loads(done.stdout)
+    heard = [{e.word for e in engine.detect(bundle, pcm)} for pcm in (part, quiet)]
+    missed_anna = sum(word not in words for words in heard)
+    assert table["missed"] == 2 + missed_anna
+    assert table["speakers"]["n"] == 2 and table["speakers"]["clips"] == 4
+    assert table["speakers"]["hardest"][0] == {
+        "speaker": "bert",
+        "wrong": 2,
+        "clips": 2,
+    }
+    by_level = table["loudness_dbfs"]
+    assert [row["words"] for row in by_level.values()] == [2, 2]
+    low, high = (int(step.split(" to ")[0]) for step in by_level)
+    assert 10 <= high - low <= 20  # 18 dB apart, in steps of 10
+    assert table["snr_db"] == {}  # nobody laid them
+    said = CliRunner().invoke(command, arguments).output
+    assert "most missed: bert 2 of 2" in said and f"{low} to {low + 10} dBFS" in said
+
+
 def test_every_fault_is_told_and_every_false_alarm_cut_out(
     bundle: Bundle, sound: np.ndarray, made, tmp_path: Path
 ) -> None:

@@ -101,7 +101,8 @@ def command(
     """Measure RUN on the clips of a split or, with --tape, on long recordings.
 
     Every figure comes with its task, the number of clips and a 95 % interval; of tapes,
-    with the hours and the kind of sound.
+    with the hours and the kind of sound. Where names tell who speaks, a second interval
+    says how far it varies from person to person, and who is heard worst.
     """
     from kws import bundle as bundles
     from kws import engines
@@ -221,6 +222,8 @@ def _print(result: Evaluation) -> None:
     from kws.evaluate import CUTS, describe
 
     click.echo(f"{describe(result)}, {result.seconds:.1f} s")
+    if result.speakers is not None:
+        click.echo(result.speakers.text())
     if result.cost is not None:
         cuts = [100 * result.cost[key] for key in CUTS]
         text = (
@@ -268,16 +271,22 @@ def _tapes(
         click.echo(f"{heard.name} ({heard.kind}): {describe(heard.score)}")
     if len(result.tapes) > 1:
         click.echo(f"Together: {describe(result.score)}")
+    if result.speakers is not None:
+        click.echo(result.speakers.text(missed=True))
     for word, counts in table["per_word"].items():
         click.echo(
             f"  {word:<16} {counts['hits']:>4} heard {counts['misses']:>4} missed "
             f"{counts['false_alarms']:>4} false alarms"
         )
-    for steps, counts in table["snr_db"].items():
-        click.echo(
-            f"  {steps + ' dB louder':<20} {counts['missed']:>4} of "
-            f"{counts['words']:>4} words missed"
-        )
+    for what, steps in (
+        ("dB louder", table["snr_db"]),
+        ("dBFS", {} if table["snr_db"] else table["loudness_dbfs"]),
+    ):
+        for step, counts in steps.items():
+            click.echo(
+                f"  {f'{step} {what}':<20} {counts['missed']:>4} of "
+                f"{counts['words']:>4} words missed"
+            )
     for path in (events, cut):
         if path is not None:
             click.echo(f"Wrote {path}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kws.data.speakers import places
 from kws.report.facts import Facts
 
 Row = tuple[str, list[str]]
@@ -22,6 +23,8 @@ class Paired:
         n: Clips.
         only_first: Right by the first alone.
         only_second: Right by the second alone.
+        speakers_first, speakers_second: Speakers of whom the one hears more clips, or
+            the other; None: not known who speaks.
     """
 
     first: str
@@ -29,6 +32,8 @@ class Paired:
     n: int
     only_first: int
     only_second: int
+    speakers_first: int | None = None
+    speakers_second: int | None = None
 
     @property
     def p(self) -> float:
@@ -36,20 +41,35 @@ class Paired:
         that is McNemar's exact one)."""
         return sign_test(self.only_first, self.only_second)
 
+    @property
+    def p_speakers(self) -> float | None:
+        """The same of speakers: many clips of one are no more than one voice."""
+        if self.speakers_first is None or self.speakers_second is None:
+            return None
+        return sign_test(self.speakers_first, self.speakers_second)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return dataclasses.asdict(self) | {"p": self.p}
+        return dataclasses.asdict(self) | {"p": self.p, "p_speakers": self.p_speakers}
 
     def text(self) -> str:
         """For people."""
         told = (
             f"{self.second} against {self.first}, clip by clip ({self.n:,}): right "
-            f"where the other was wrong {self.only_second} to {self.only_first} times; "
+            f"where the other was wrong {self.only_second} to {self.only_first} times "
+            f"(p = {self.p:.2g}); "
         )
-        if self.p < 0.05:
-            better = self.second if self.only_second > self.only_first else self.first
-            return f"{told}{better} is better (p = {self.p:.2g})"
-        return f"{told}they can't be told apart (p = {self.p:.2g})"
+        second_leads = self.only_second > self.only_first
+        sure = self.p < 0.05
+        more, fewer = self.speakers_second, self.speakers_first
+        if self.p_speakers is not None and more is not None and fewer is not None:
+            told += (
+                f"better for {more} speakers to {fewer} (p = {self.p_speakers:.2g}); "
+            )
+            sure &= self.p_speakers < 0.05 and (more > fewer) == second_leads
+        if sure:
+            return f"{told}{self.second if second_leads else self.first} is better"
+        return f"{told}they can't be told apart"
 
 
 def sign_test(first: int, second: int) -> float:
@@ -72,12 +92,18 @@ def paired(first: Facts, second: Facts) -> Paired | None:
     if a.clips.audio_hash != b.clips.audio_hash or a.clips.names != b.clips.names:
         return None
     right, also = a.heard == a.clips.label, b.heard == b.clips.label
+    lead = also.astype(int) - right
+    more: list[int] | list[None] = [None, None]
+    if a.evaluation.speakers is not None:
+        leads = [int(lead[rows].sum()) for rows in places(a.clips.names).values()]
+        more = [sum(x < 0 for x in leads), sum(x > 0 for x in leads)]
     return Paired(
         first.run,
         second.run,
         len(right),
-        int((right & ~also).sum()),
-        int((also & ~right).sum()),
+        int((lead < 0).sum()),
+        int((lead > 0).sum()),
+        *more,
     )
 
 

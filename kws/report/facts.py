@@ -23,7 +23,7 @@ from kws import data as datasets
 from kws import operating_points
 from kws.bundle import Bundle
 from kws.data import ClipSet, Sources
-from kws.data.audio import SAMPLE_RATE
+from kws.data.audio import loudness
 from kws.deploy import boards as registry
 from kws.deploy import energy, fit, flash, host, pace, profile
 from kws.deploy.boards import Board
@@ -40,8 +40,6 @@ from kws.report.tape import OnTapes
 
 MAX_RESULTS_BYTES = 16 << 20
 MOST = 1e15  # of a figure: JSON's numbers have no bound of their own
-# What a person hears of a clip is its loudest part: a word fills a third of its second.
-LOUDEST_S = 0.2
 STEP_DB = 6
 FEWEST = 10  # clips: fewer say nothing of a loudness
 NO_WORDS = (SILENCE, UNKNOWN)
@@ -362,27 +360,6 @@ def hear(bundle: Bundle, folders: Sources, asked: Asked) -> Heard:
     with host.opened(host.library(bundle), len(bundle.labels)) as copy:
         sums, _ = copy.sums(found.logits, 1)
     return Heard(clips, found, sums / Q15_ONE)
-
-
-def loudness(pcm: np.ndarray) -> np.ndarray:
-    """Of each clip's loudest part, in dB of full scale (a root mean square).
-
-    Args:
-        pcm: int16 [N, samples] at 16 kHz.
-
-    Example:
-        >>> loudness(np.full((1, 16000), 16384, np.int16)).round(1).tolist()
-        [-6.0]
-    """
-    size = int(LOUDEST_S * SAMPLE_RATE)
-    part = max(1, size // 4)
-    count = pcm.shape[1] // part
-    power = np.square(pcm[:, : count * part].astype(np.float32) / 32768)
-    blocks = power.reshape(len(pcm), count, part).mean(axis=2, dtype=np.float64)
-    sums = np.cumsum(np.pad(blocks, ((0, 0), (1, 0))), axis=1)
-    width = min(size // part, count)
-    loudest = ((sums[:, width:] - sums[:, :-width]) / width).max(axis=1)
-    return 10 * np.log10(np.maximum(loudest, 1e-10))
 
 
 def _cost(

@@ -212,7 +212,26 @@ def _words(facts: Facts) -> str:
         '<div class="halves"><div>'
         f"<h3>{term('recall', 'Recall')} by word</h3>{_ranges(shares)}</div>"
         f"<div><h3>Words by {term('loudness', 'loudness')}</h3>{_ranges(loud)}</div>"
-        f"</div><h3>{term('confusion', 'Confusion')}</h3>{_confusion(heard)}"
+        f"</div>{_speakers(facts)}"
+        f"<h3>{term('confusion', 'Confusion')}</h3>{_confusion(heard)}"
+    )
+
+
+def _speakers(facts: Facts) -> str:
+    """How accuracy varies from person to person, and who is heard worst."""
+    assert facts.heard is not None
+    found = facts.heard.evaluation.speakers
+    if found is None:
+        return ""
+    told = "too few to tell how accuracy varies from one to another"
+    if found.ci95 is not None:
+        low, high = (100 * share for share in found.ci95)
+        told = f"as they vary, {term('speakers', '95 %')}: {low:.1f} to {high:.1f} %"
+    worst = [(name, count - wrong, count) for name, wrong, count in found.hardest]
+    shown = f"<h4>Heard worst</h4>{_ranges(worst)}" if worst else ""
+    return (
+        f'<h3>Speakers</h3><p class="soft">{found.speakers:,} speakers of '
+        f"{found.clips:,} clips; {told}.</p>{shown}"
     )
 
 

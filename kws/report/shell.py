@@ -27,6 +27,9 @@ TERMS = {
     "interval": "With so many clips the true share lies between these two, 95 times of "
     "100 (Wilson's interval; of false alarms Poisson's). Two networks whose intervals "
     "overlap widely can't be told apart on these clips.",
+    "speakers": "Clips of one person go right or wrong together, so that many clips of "
+    "few people say less than their number. This interval takes each person for one "
+    "draw: other people would give a share between these two, 95 times of 100.",
     "recall": "Of the clips that say a word, the share that was heard as it.",
     "confusion": "A row for each word that was said, a column for each that was heard. "
     "What is right lies on the diagonal.",
