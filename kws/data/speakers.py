@@ -1,8 +1,8 @@
 """Who is heard and who is not: a share of clips, by the people who speak.
 
 Clips of one person go right or wrong together. Many clips of few people tell less than
-their number says: the official test files hold 3,276 clips of eight words, and half of
-them are 53 people's.
+their number says: of the official test files' 3,276 clips of eight words, three in five
+are 53 people's.
 """
 
 from __future__ import annotations
