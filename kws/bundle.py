@@ -135,6 +135,27 @@ def save(bundle: Bundle) -> None:
     write_all({bundle.path / name: data for name, data in files.items()})
 
 
+def unchanged(bundle: Bundle, since: str, again: str) -> Bundle:
+    """The run as it lies there now, to be changed and saved.
+
+    Args:
+        bundle: As it was loaded.
+        since: Its hash then.
+        again: What to type where it is another by now.
+
+    Raises:
+        KwsError: what runs on the board was changed meanwhile.
+    """
+    now = load(bundle.path)
+    if now.hash != since:
+        raise KwsError(
+            "The run was changed meanwhile: nothing is written into it. Expected hash "
+            f"{since[:16]}. Received: {now.hash[:16]} in {bundle.path}",
+            again,
+        )
+    return now
+
+
 def load(run: str | Path, accept_changed: bool = False) -> Bundle:
     """Read a bundle by folder, or a shipped preset by name, and check it.
 

@@ -450,6 +450,20 @@ def test_a_hop_that_was_kept_is_the_runs(tmp_path: Path) -> None:
     assert bundles.load(run.path) == run
     refused = kws("flash", "--keep")
     assert isinstance(refused.exception, SystemExit) and "--hop" in refused.output
+    # What was changed while the board heard is not taken back.
+    whole = flash.flash
+
+    def meanwhile(*arguments: Any) -> flash.Flashed:
+        bundles.save(flash.with_hop(run, 20))
+        return whole(*arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(flash, "flash", meanwhile)
+        refused = kws("flash", "--hop", "30", "--keep")
+    assert isinstance(refused.exception, KwsError)
+    assert "changed meanwhile" in refused.exception.message
+    assert bundles.load(run.path) == flash.with_hop(run, 20)
+    bundles.save(run)
     done = kws("flash", "--hop", "30", "--keep")
     assert done.exit_code == 0, done.output
     assert bundles.load(run.path).hash == other.hash
