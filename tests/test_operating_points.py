@@ -569,6 +569,12 @@ def test_nothing_of_a_table_is_taken_as_html(
         made | {"command": "rm -r ~ # kws calibrate"},  # offered to be copied
         made | {"command": "kws calibrate r; rm -r ~"},
         made | {"command": None},
+        *(made | {"hours": hours} for hours in (0, -1, 10**400, math.nan)),
+        *(made | {"words": words} for words in (10**300, 1.5, -1, True, "3")),
+        made | {"said": dict.fromkeys(made["said"], 1)},  # fewer than were missed
+        made | {"aim": {"false_alarms": math.nan}},
+        made | {"curve": [{"threshold": 0.5, "misses": [], "false_alarms": []}]},
+        made | {"curve": [made["curve"][0] | {"false_alarms": [10**12] * 8}]},
     )
     for broken in wrong:
         with pytest.raises(KwsError, match="broken"):
