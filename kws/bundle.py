@@ -112,25 +112,48 @@ def board_hash(
 
 
 def save(bundle: Bundle) -> None:
-    """Write recipe.toml, metrics.json and, last, bundle.json; each by rename."""
-    bundle.path.mkdir(parents=True, exist_ok=True)
-    write_atomic(bundle.path / "recipe.toml", recipes.to_toml(bundle.recipe).encode())
-    write_atomic(
-        bundle.path / "metrics.json", _json_bytes(bundle.metrics, sort_keys=True)
-    )
+    """Write recipe.toml, metrics.json and bundle.json; where one can't be written, none
+    is."""
+    recipe = recipes.to_toml(bundle.recipe).encode()
+    hashes = {"recipe.toml": hashlib.sha256(recipe).hexdigest()}
+    for path in (bundle.weights_path, bundle.model_path):
+        if path.is_file():
+            hashes[path.name] = _sha256(path)
     table: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
         "labels": list(bundle.labels),
         "thresholds": bundle.thresholds,
-        "files": {
-            name: _sha256(bundle.path / name)
-            for name in ("recipe.toml", "weights.h5", "model.tflite")
-            if (bundle.path / name).is_file()
-        },
+        "files": hashes,
     }
     if bundle.model_path.is_file():
         table["hash"] = bundle.hash
-    write_atomic(bundle.path / "bundle.json", _json_bytes(table))
+    files = {
+        "recipe.toml": recipe,
+        "metrics.json": _json_bytes(bundle.metrics, sort_keys=True),
+        "bundle.json": _json_bytes(table),
+    }
+    write_all({bundle.path / name: data for name, data in files.items()})
+
+
+def unchanged(bundle: Bundle, since: str, again: str) -> Bundle:
+    """The run as it lies there now, to be changed and saved.
+
+    Args:
+        bundle: As it was loaded.
+        since: Its hash then.
+        again: What to type where it is another by now.
+
+    Raises:
+        KwsError: what runs on the board was changed meanwhile.
+    """
+    now = load(bundle.path)
+    if now.hash != since:
+        raise KwsError(
+            "The run was changed meanwhile: nothing is written into it. Expected hash "
+            f"{since[:16]}. Received: {now.hash[:16]} in {bundle.path}",
+            again,
+        )
+    return now
 
 
 def load(run: str | Path, accept_changed: bool = False) -> Bundle:
@@ -289,23 +312,15 @@ def read_json(path: Path) -> Any:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write to a temporary name beside `path`, then rename: never half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_all({path: data})
 
 
 def write_all(files: Mapping[Path, bytes], again: str = "") -> None:
-    """Write files that belong together.
+    """Write files that belong together: all lie there whole, under temporary names,
+    before the first takes its place.
 
     Args:
-        files: Path -> what it is to hold.
+        files: Path -> what it is to hold; the last takes its place last.
         again: What to type where something else is there; empty: it is written over.
 
     Raises:
@@ -322,8 +337,21 @@ def write_all(files: Mapping[Path, bytes], again: str = "") -> None:
                 f"same command made. Received: {str(path)!r}",
                 again,
             )
-    for path, held in files.items():
-        write_atomic(path, held)
+    written: list[tuple[Path, Path]] = []
+    try:
+        for path, held in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            written.append((Path(name), path))
+            with os.fdopen(handle, "wb") as file:
+                file.write(held)
+            Path(name).chmod(0o644)
+        for temporary, path in written:
+            temporary.replace(path)
+    except BaseException:
+        for temporary, _ in written:
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def _json_bytes(table: Any, sort_keys: bool = False) -> bytes:

@@ -3,6 +3,7 @@ alarms)."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -89,6 +90,7 @@ def _t95(freedom: int) -> float:
     )
 
 
+@functools.lru_cache(maxsize=4096)
 def poisson_interval(count: int, confidence: float = 0.95) -> tuple[float, float]:
     """Exact (Garwood) interval for the mean of a Poisson count.
 
@@ -102,23 +104,30 @@ def poisson_interval(count: int, confidence: float = 0.95) -> tuple[float, float
     # P(X >= count | low) = tail and P(X <= count | high) = tail, by bisection.
     low = 0.0
     if count:
-        low = _bisect(lambda mean: 1 - _poisson_cdf(count - 1, mean) - tail, count)
-    high = _bisect(lambda mean: tail - _poisson_cdf(count, mean), count)
+        low = _bisect(lambda mean: _poisson_tail(count, mean) - tail, 0.0, count)
+    far = count + 12 * math.sqrt(count + 1) + 12
+    high = _bisect(lambda mean: tail - _poisson_tail(count, mean), count, far)
     return low, high
 
 
-def _poisson_cdf(count: int, mean: float) -> float:
-    """P(X <= count), summed in logarithms: no overflow at any mean."""
-    if mean <= 0:
-        return 1.0
-    log_mean = math.log(mean)
-    terms = [k * log_mean - mean - math.lgamma(k + 1) for k in range(count + 1)]
-    return min(1.0, math.fsum(math.exp(term) for term in terms))
+def _poisson_tail(count: int, mean: float) -> float:
+    """P(X >= count) of a mean below count, P(X <= count) of another: terms fall from
+    the count on, so that the first that adds nothing is the last."""
+    term = math.exp(count * math.log(mean) - mean - math.lgamma(count + 1))
+    total, k = 0.0, count
+    while term > total * 2**-60:
+        total += term
+        if mean < count:
+            k += 1
+            term *= mean / k
+        else:
+            term *= k / mean
+            k -= 1
+    return total
 
 
-def _bisect(rising: Callable[[float], float], count: int) -> float:
-    low, high = 0.0, count + 12 * math.sqrt(count + 1) + 12
-    for _ in range(200):
+def _bisect(rising: Callable[[float], float], low: float, high: float) -> float:
+    while high - low > 1e-12 * high:
         middle = (low + high) / 2
         if rising(middle) < 0:
             low = middle

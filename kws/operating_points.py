@@ -326,10 +326,11 @@ def calibrate(
         See `report`.
 
     Raises:
-        KwsError: a shipped run, or no word of its on the tapes; CheckFailed: no
-            settings reach the aim.
+        KwsError: a shipped run, one that was changed meanwhile, or no word of its on
+            the tapes; CheckFailed: no settings reach the aim.
     """
     check_own(bundle)
+    since = bundle.hash
     say = progress or (lambda line: None)
     with listening(
         bundle,
@@ -339,7 +340,7 @@ def calibrate(
         found = search(listener, aim)
         table = report(listener, aim, found, command)
         say(f"{listener.tried:,} settings tried")
-    keep(bundle, table)
+    keep(bundle, table, since)
     return table
 
 
@@ -676,21 +677,24 @@ def _point(listener: Listener, settings: Settings) -> dict[str, Any]:
     }
 
 
-def keep(bundle: Bundle, table: dict[str, Any]) -> Bundle:
+def keep(bundle: Bundle, table: dict[str, Any], since: str) -> Bundle:
     """Write what was found into a run: its detector, and operating_points.json.
 
     Args:
         bundle: The run. Its model stays; its hash changes, since another detector is
             another firmware.
         table: From `report`.
+        since: The run's hash as it was heard.
 
     Returns:
         The run as it is now.
 
     Raises:
-        KwsError: a shipped run.
+        KwsError: a shipped run, or one that was changed since.
     """
     check_own(bundle)
+    again = f"kws calibrate {quoted(bundle.path)} ..."
+    bundle = bundles.unchanged(bundle, since, again)
     chosen = {**table["after"]["detector"]}
     chosen["word_thresholds"] = tuple(chosen["word_thresholds"])
     recipe = dataclasses.replace(bundle.recipe, detector=Detector(**chosen))

@@ -20,8 +20,9 @@ from click.testing import CliRunner
 from fake_model import LABELS, FakeModel, tone
 from toolbox import SANITIZE, host_compile, need_compiler, need_qemu
 
+from kws import bundle as bundles
 from kws.cli import cli
-from kws.deploy import boards, build, elf, fit, pace, run, runners, toolchain
+from kws.deploy import boards, build, elf, fit, flash, pace, run, runners, toolchain
 from kws.deploy.boards import BOARDS
 from kws.errors import KwsError
 from kws.features import extract
@@ -248,6 +249,31 @@ def test_objects_are_cached_by_content(
     del objects[old]
     assert len(after) == len(objects) + 1  # the model alone was compiled again
     assert all(after[file] == inode for file, inode in objects.items())
+
+
+@pytest.mark.parametrize("suffix", [".elf", *build.BESIDE])
+def test_an_image_that_was_not_built_here_stays(
+    model: Path, tmp_path: Path, suffix: str
+) -> None:
+    """main.elf, .bin and the like of a user's own firmware were replaced."""
+    need_compiler()
+    board = boards.load("qemu-m4")
+    mine = tmp_path / f"main{suffix}"
+    mine.write_text("my firmware")
+    message = f"did not write main{suffix}, which"
+    with pytest.raises(KwsError, match=message) as caught:
+        flash.emit_and_build(bundles.load("kwt-tiny"), board, tmp_path)
+    assert caught.value.hint == f"--out {tmp_path}-new"
+    with pytest.raises(KwsError, match=message):
+        build.build(model, board, tmp_path)
+    assert list(tmp_path.iterdir()) == [mine]
+    assert mine.read_text() == "my firmware"
+    mine.unlink()
+    build.build(model, board, tmp_path)
+    if suffix != ".elf":
+        mine.write_text("of an earlier image")
+    build.build(model, board, tmp_path)
+    build.build(model, board, tmp_path, "clips")
 
 
 def test_no_model_to_build(tmp_path: Path) -> None:

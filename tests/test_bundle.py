@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import toolbox
 
 from kws import bundle, recipe
 from kws.errors import KwsError
@@ -147,6 +148,22 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
         bundle.write_atomic(path, "not bytes")  # type: ignore[arg-type]
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_leaves_the_run_as_it_was(run: Path) -> None:
+    """A new recipe beside the old bundle.json made the run another's than it says."""
+    loaded = bundle.load(run)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    changed = dataclasses.replace(
+        loaded,
+        recipe=dataclasses.replace(loaded.recipe, name="other"),
+        metrics={"long": "x" * 20_000},
+    )
+    with toolbox.full_disk(10_000), pytest.raises(OSError, match="too large"):
+        bundle.save(changed)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    bundle.save(changed)
+    assert bundle.load(run) == changed
 
 
 def test_a_page_replaces_pages_alone(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from decimal import Decimal, localcontext
 from pathlib import Path
 
 import numpy as np
@@ -500,6 +501,37 @@ def test_a_word_said_twice_in_a_second_can_be_heard_twice():
 )
 def test_the_poisson_interval_is_the_tabulated_one(count, low, high):
     assert intervals.poisson_interval(count) == pytest.approx((low, high), abs=6e-4)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 100, 1000, 20_000])
+def test_the_poisson_interval_leaves_a_fortieth_on_either_side(count):
+    def at_most(most, mean):
+        """P(X <= most), term by term, in sixty digits."""
+        term = total = Decimal(1)
+        for k in range(1, most + 1):
+            term *= mean / k
+            total += term
+        return total * (-mean).exp()
+
+    with localcontext(prec=60):
+        low, high = map(Decimal, intervals.poisson_interval(count))
+        assert float(at_most(count, high)) == pytest.approx(0.025, rel=1e-9)
+        if count:
+            assert float(1 - at_most(count - 1, low)) == pytest.approx(0.025, rel=1e-9)
+        else:
+            assert low == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high"),
+    [  # found by 200 bisections of the whole sum, as earlier versions did
+        (3, 0.6186721228956011, 8.767273069742323),
+        (50, 37.110963737461404, 65.91876666433674),
+        (999, 938.0040185616904, 1062.9211512248871),
+    ],
+)
+def test_the_poisson_interval_is_that_of_earlier_versions(count, low, high):
+    assert intervals.poisson_interval(count) == pytest.approx((low, high), rel=1e-9)
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 50, 999])

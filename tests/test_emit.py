@@ -497,6 +497,35 @@ def test_what_cannot_be_is_refused_before_anything_runs(
 
 
 @pytest.mark.parametrize("engine", emit.ENGINES)
+def test_files_that_were_not_emitted_stay(
+    bundle: Any, tmp_path: Path, engine: str
+) -> None:
+    """A model.tflite and C of the user's own names were replaced, or removed."""
+    logits = np.zeros(len(bundle.labels), np.int8)
+    foreign = ("kws_model.c", "kws_operators.cc", "model.tflite")
+    for name in foreign:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("/* mine */")
+        with pytest.raises(KwsError, match=f"did not write {name}, which"):
+            emission.emit_bundle(bundle, folder, "dsp", engine)
+        with pytest.raises(KwsError, match=f"did not write {name}, which") as caught:
+            emit.emit(bundle, folder, logits, "dsp", engine, 1 << 16)
+        assert caught.value.hint == f"--out {folder}-new"
+        assert [path.name for path in folder.iterdir()] == [name]
+        assert (folder / name).read_text() == "/* mine */"
+    # What either engine emitted goes, also where it was stopped before its network.
+    for before in emit.ENGINES:
+        for left in ((), ("kws_model.c",), ("kws_model.c", "model_data.cc")):
+            folder = tmp_path / f"{before}{len(left)}"
+            emit.emit(bundle, folder, logits, "dsp", before, 1 << 16)
+            for name in left:
+                (folder / name).unlink(missing_ok=True)
+            made = emit.emit(bundle, folder, logits, "dsp", engine, 1 << 16)
+            assert sorted(folder.iterdir()) == sorted(made.files)
+
+
+@pytest.mark.parametrize("engine", emit.ENGINES)
 def test_emitting_runs_nothing(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

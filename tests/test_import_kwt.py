@@ -119,6 +119,32 @@ def test_a_folder_in_use_is_left_alone(data, tmp_path):
         import_kwt(FILE, tmp_path, data)
 
 
+def test_files_that_no_import_wrote_are_left_alone(tmp_path):
+    """weights.h5 and recipe.toml of the user's own were replaced."""
+    mine = tmp_path / "my k36" / "weights.h5"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    for out in (mine.parent, mine):
+        done = CliRunner().invoke(cli, ["import-kwt", "kwt1.tflite", "--out", str(out)])
+        assert isinstance(done.exception, KwsError)
+        assert "new or empty folder" in done.exception.message
+        assert shlex.split(done.exception.hint)[-1] == f"{out}-new"
+    assert [path.read_text() for path in mine.parent.iterdir()] == ["mine"]
+
+
+def test_an_import_that_fails_leaves_nothing_in_the_way(tmp_path):
+    pytest.importorskip("tf_keras")
+    from kws import model, recipe
+    from kws.model import import_kwt
+
+    small = recipe.load("kwt-nano")
+    labels = ("_silence_", "_unknown_", "yes")
+    broken = bundles.Bundle(tmp_path, small, labels, metrics={"no JSON": object()})
+    with pytest.raises(TypeError):
+        import_kwt.save(broken, model.build(small, len(labels), mode="float"))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -436,6 +436,23 @@ def test_the_page_alone_reads_and_writes(own: Path) -> None:
         assert asked("GET", here)[0] == 500
 
 
+def test_a_full_disk_is_said_to_the_page(own: Path) -> None:
+    """The page got no answer, the terminal a stack trace."""
+    toolbox.need_compiler("zig")
+    before = {path.name: path.read_bytes() for path in own.iterdir()}
+    server = serve.Server(own)
+    good = {"hash": bundles.load(own).hash[:16], "word_thresholds": [0.5] * 8}
+    with server.serving(), toolbox.full_disk(100):
+        connection = http.client.HTTPConnection(server.host, timeout=30)
+        kind = {"Content-Type": "application/json"}
+        there = f"/{server.token}/{emitted.CHANGES}"
+        connection.request("POST", there, json.dumps(good), kind)
+        answer = connection.getresponse()
+        said = json.loads(answer.read())
+    assert answer.status == 409 and "can't be written: File too large" in said["error"]
+    assert {path.name: path.read_bytes() for path in own.iterdir()} == before
+
+
 def test_a_page_that_was_sent_works_without_a_network(
     browser: Browser, spoken: Spoken, page: str
 ) -> None:

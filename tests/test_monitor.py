@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -450,6 +451,20 @@ def test_a_hop_that_was_kept_is_the_runs(tmp_path: Path) -> None:
     assert bundles.load(run.path) == run
     refused = kws("flash", "--keep")
     assert isinstance(refused.exception, SystemExit) and "--hop" in refused.output
+    # What was changed while the board heard is not taken back.
+    whole = flash.flash
+
+    def meanwhile(*arguments: Any) -> flash.Flashed:
+        bundles.save(flash.with_hop(run, 20))
+        return whole(*arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(flash, "flash", meanwhile)
+        refused = kws("flash", "--hop", "30", "--keep")
+    assert isinstance(refused.exception, KwsError)
+    assert "changed meanwhile" in refused.exception.message
+    assert bundles.load(run.path) == flash.with_hop(run, 20)
+    bundles.save(run)
     done = kws("flash", "--hop", "30", "--keep")
     assert done.exit_code == 0, done.output
     assert bundles.load(run.path).hash == other.hash
@@ -459,6 +474,32 @@ def test_a_hop_that_was_kept_is_the_runs(tmp_path: Path) -> None:
     )
     assert isinstance(shipped.exception, KwsError)
     assert "cp -r" in shipped.exception.hint
+
+
+def test_a_verb_that_is_killed_takes_its_emulator_along(tmp_path: Path) -> None:
+    """`kill` (SIGTERM) left qemu-system-arm running and its folder behind."""
+    need_compiler()
+    need_qemu()
+    audio, temporary = tmp_path / "audio.wav", tmp_path / "tmp"
+    temporary.mkdir()
+    run = talkative(tmp_path / "run").path
+    soundfile.write(audio, np.tile(tone(700, 16000) // 4, 600), 16000)
+    code = "from kws.cli import main; main()"
+    arguments = ["monitor", str(run), "--board", "qemu-m4", "--audio", str(audio)]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments, "--json"],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()  # the board speaks
+        assert list(temporary.glob("kws-run-*"))
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert list(temporary.iterdir()) == []
+    running = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True)
+    assert str(run / "build") not in running.stdout
 
 
 MICROPHONE = """

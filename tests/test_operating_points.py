@@ -23,7 +23,7 @@ from kws.bundle import Bundle
 from kws.cli import cli
 from kws.data import tape as tapes_of
 from kws.data.tape import Tape, Window
-from kws.deploy import host
+from kws.deploy import flash, host
 from kws.engines import host as engine
 from kws.errors import CheckFailed, KwsError
 from kws.graph import reader
@@ -432,6 +432,31 @@ def what_was_found_is_of_the_network_that_it_was_found_for(run: Bundle) -> None:
     assert facts.Facts("run", told, facts.Asked()).point == known.point
 
 
+def test_what_was_changed_while_it_calibrated_stays(
+    bundle: Bundle, sound: np.ndarray, tmp_path: Path
+) -> None:
+    """Thresholds that were saved meanwhile were taken back without a word."""
+    tape = tmp_path / "words.wav"
+    tapes_of.save(Tape(sound, words_of(bundle, sound)), tape)
+    run = bundles.load(shutil.copytree(bundle.path, tmp_path / "run"))
+    moved = flash.with_hop(run, run.recipe.detector.hop_frames + 1)
+
+    def meanwhile(line: str) -> None:
+        if line.startswith("Hearing"):
+            bundles.save(moved)
+
+    arguments = run, [tape], Aim(false_alarms=200), "kws calibrate ..."
+    with pytest.raises(KwsError, match="changed meanwhile") as caught:
+        operating_points.calibrate(*arguments, meanwhile)
+    assert caught.value.hint == f"kws calibrate {run.path} ..."
+    assert bundles.load(run.path) == moved
+    assert not (run.path / operating_points.FILE).exists()
+    # What else was measured of the run meanwhile stays too.
+    bundles.save(dataclasses.replace(run, metrics={**run.metrics, "other": 1}))
+    operating_points.calibrate(*arguments)
+    assert bundles.load(run.path).metrics.keys() >= {"operating_point", "other"}
+
+
 def test_a_shipped_run_is_refused_before_anything_is_heard() -> None:
     done = CliRunner().invoke(cli, ["calibrate", "kwt-tiny", "--tape", "none.wav"])
     assert isinstance(done.exception, KwsError)
@@ -544,6 +569,12 @@ def test_nothing_of_a_table_is_taken_as_html(
         made | {"command": "rm -r ~ # kws calibrate"},  # offered to be copied
         made | {"command": "kws calibrate r; rm -r ~"},
         made | {"command": None},
+        *(made | {"hours": hours} for hours in (0, -1, 10**400, math.nan)),
+        *(made | {"words": words} for words in (10**300, 1.5, -1, True, "3")),
+        made | {"said": dict.fromkeys(made["said"], 1)},  # fewer than were missed
+        made | {"aim": {"false_alarms": math.nan}},
+        made | {"curve": [{"threshold": 0.5, "misses": [], "false_alarms": []}]},
+        made | {"curve": [made["curve"][0] | {"false_alarms": [10**12] * 8}]},
     )
     for broken in wrong:
         with pytest.raises(KwsError, match="broken"):

@@ -441,22 +441,11 @@ def test_noise_in_place_of_sound_breaks_nothing(tmp_path: Path) -> None:
             assert status == 200 and table["problem"]
 
 
-def test_a_full_disk_is_said_and_leaves_no_half_clip(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As where a quota ends: this process may write files of a few bytes alone."""
-    import resource
-
+def test_a_full_disk_is_said_and_leaves_no_half_clip(tmp_path: Path) -> None:
     with serving_line(tmp_path) as (line, _):
         take = "take?speaker=Anna&prompt=0&rate=48000"
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        try:
+        with toolbox.full_disk(1000):
             status, table = line.sent(take, WORD.tobytes())
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-            signal.signal(signal.SIGXFSZ, before)
         assert status == 409 and "can't be written" in table["error"]
         assert list((tmp_path / "mine").rglob("*.wav")) == []
         assert line.sent(take, WORD.tobytes())[1]["done"] == 1

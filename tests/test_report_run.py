@@ -24,7 +24,7 @@ from browser import Browser
 from click.testing import CliRunner
 
 from kws import bundle as bundles
-from kws import data, recipe
+from kws import data, operating_points, recipe
 from kws.cli import cli
 from kws.data import Sources, audio, sheet
 from kws.deploy.boards import load as board
@@ -227,6 +227,20 @@ def test_what_a_shipped_run_lacks_is_made_in_a_copy() -> None:
     found = facts.gather("kwt-tiny", facts.Asked(limit=1, boards=()))
     assert "cp -r" in found.missing["operating"]
     assert "kws calibrate runs/kwt-tiny " in found.missing["operating"]
+
+
+def test_a_broken_table_of_operating_points_is_said_in_its_place(
+    tmp_path: Path,
+) -> None:
+    """The whole page failed for it, after all was measured."""
+    run_ = Path(shutil.copytree(bundles.PRETRAINED / "kwt-tiny", tmp_path / "mine"))
+    table = {"schema": operating_points.SCHEMA, "hours": 0}
+    (run_ / operating_points.FILE).write_text(json.dumps(table))
+    found = facts.gather(str(run_), facts.Asked(limit=1, boards=()))
+    assert found.operating is None
+    assert "is broken: ValueError('no hours: 0.0')" in found.missing["operating"]
+    assert f"kws calibrate {run_} --tape tapes" in found.missing["operating"]
+    assert "no hours: 0.0" in run.page(found)
 
 
 def test_the_tape_has_clips_as_long_as_the_runs(own: Path, tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ KWS_REQUIRE_TOOLS=1 (tools/test.sh sets it) turns every such skip into a failure
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -43,6 +46,21 @@ def typed(line: str, verb: str, module: Any, name: str, stand_in: Any) -> Result
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, name, stand_in)
         return CliRunner().invoke(cli, words)
+
+
+@contextlib.contextmanager
+def full_disk(most: int) -> Iterator[None]:
+    """As where a quota ends: this process may write files of `most` bytes alone."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
 
 
 class _Begins(Exception):

@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
+import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -100,8 +102,9 @@ def cli(ctx: click.Context, debug: bool) -> None:
 def main() -> None:
     """Run the command line and turn every failure into one message and a code.
 
-    Exit codes: 0; 1 ran, but a check failed; 2 bad input.
+    Exit codes: 0; 1 ran, but a check failed; 2 bad input; 130 or 143 stopped.
     """
+    signal.signal(signal.SIGTERM, _end)
     wants_json = "--json" in sys.argv
     for stream in (sys.stdout, sys.stderr):
         # A name on disk need not be text, and a terminal need not know its letters.
@@ -143,6 +146,12 @@ def main() -> None:
             wants_json,
         )
         sys.exit(2)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    """`kill` ends it through all that cleans up, as Ctrl-C does; once is enough."""
+    signal.signal(number, lambda *_: None)  # not ignored: who is started would inherit
+    sys.exit(128 + number)
 
 
 def _report(message: str, hint: str, as_json: bool) -> None:

@@ -96,6 +96,7 @@ def command(
         _options.heed(ctx, OF_EMULATED, why)
     pcm = flash.read_stream(audio) if audio is not None else None
     bundle = bundles.load(run)
+    since = bundle.hash
     if hop is not None:
         bundle = flash.with_hop(bundle, hop)
     if keep:
@@ -110,8 +111,9 @@ def command(
         result = _program(
             bundle, board, folder, engine, compiler, run, probe, port, tool, unlock
         )
-    if keep and not result.problems:
-        bundles.save(bundle)
+    if keep and hop is not None and not result.problems:
+        now = bundles.unchanged(bundle, since, "kws flash RUN ...")
+        bundles.save(flash.with_hop(now, hop))
         click.echo(f"{bundle.path} now runs every {hop} frames", err=True)
     if as_json:
         click.echo(json.dumps(result.as_dict()))

@@ -24,7 +24,7 @@ from kws.deploy import elf, fit, tflm_library, toolchain
 from kws.deploy.boards import BOARDS, Board
 from kws.deploy.tflm_library import Library
 from kws.deploy.toolchain import Toolchain
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.paths import FIRMWARE, user_cache
 
 JOBS = 2
@@ -43,6 +43,7 @@ APPS = {
     "profile": ("profile.c", "print.c"),
 }
 BESIDE = (".map", ".bin", ".hex", ".uf2")
+MARK = b"kws_board_init"  # a symbol of each app's, and of no library's
 _OVERFLOW = re.compile(r"overflowed by \d+ bytes|will not fit in region")
 
 
@@ -96,7 +97,8 @@ def build(
 
     Raises:
         KwsError: no compiler; the model's C does not compile; the image is too large;
-            the engine is tflm and TFLM_DIR holds no library for the board.
+            the engine is tflm and TFLM_DIR holds no library for the board; there are
+            files of the image's names that this did not write.
 
     Example:
         >>> from kws import bundle
@@ -106,6 +108,7 @@ def build(
         >>> build(Path("c"), board, Path("build")).fit.fits
         True
     """
+    check_folder(out, app)
     tools = toolchain.find(compiler)
     if tools.name not in board.flags:
         raise KwsError(
@@ -165,6 +168,25 @@ def build(
     map_file = image.with_suffix(".map")
     write_atomic(map_file, ("\n".join(lines) + "\n").encode())
     return Image(image, sizes, map_file, tools.version)
+
+
+def check_folder(out: Path, app: str = "main") -> None:
+    """See that a build there replaces nothing but an earlier image of ours.
+
+    Raises:
+        KwsError: there are files of an image's names, and the .elf is not ours.
+    """
+    image = out / f"{app}.elf"
+    if image.is_file() and MARK in image.read_bytes():
+        return
+    paths = (image, *(image.with_suffix(suffix) for suffix in BESIDE))
+    foreign = [path.name for path in paths if path.exists() or path.is_symlink()]
+    if foreign:
+        raise KwsError(
+            f"kws did not write {', '.join(foreign)}, which would be replaced or "
+            f"removed. Expected another folder. Received: {str(out)!r}",
+            f"--out {quoted(f'{out}-new')}",
+        )
 
 
 def _compile(

@@ -42,6 +42,7 @@ def emit_bundle(
         2060400
     """
     emit.check_target(core, engine)  # before time is spent
+    emit.check_folder(out_dir)
     model = bundle.model_bytes()
     if stream:
         bundle = dataclasses.replace(bundle, thresholds={})

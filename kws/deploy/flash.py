@@ -161,6 +161,7 @@ def emit_and_build(
         KwsError: the model cannot be emitted, built, or does not fit the board.
     """
     model_dir = out / "model"
+    build.check_folder(out, app)  # before a file of the model is written
     emission.emit_bundle(bundle, model_dir, board.core, engine, stream)
     return build.build(model_dir, board, out, app, compiler)
 

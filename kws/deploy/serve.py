@@ -85,6 +85,14 @@ class Server(PageServer):
             return page_server.table(hash=self.save(body))
         except KwsError as error:
             return page_server.refused(error)
+        except OSError as error:
+            return page_server.refused(
+                KwsError(
+                    f"It can't be written: {error.strerror}. "
+                    f"Received: {error.filename or self.run}",
+                    "Make room on the disk, or allow writing there.",
+                )
+            )
 
     def page(self) -> str:
         """The page of the run as it is now."""

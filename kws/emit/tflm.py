@@ -26,7 +26,8 @@ from kws.errors import KwsError
 from kws.graph import delta, operators, parameters, passes, reader, weight_layout
 from kws.graph.nodes import Graph, Node
 
-FILES = ("model.tflite", "model_data.cc", "model_data.h", "kws_operators.cc")
+OPERATORS = "kws_operators.cc"
+FILES = ("model.tflite", "model_data.cc", "model_data.h", OPERATORS)
 
 # TFLite's operator -> tflite::MicroMutableOpResolver's method.
 METHODS = {
@@ -175,7 +176,7 @@ def sources(
     texts = {
         "model_data.cc": data_source(data),
         "model_data.h": DATA_HEADER,
-        "kws_operators.cc": operators_source(kinds, skips),
+        OPERATORS: operators_source(kinds, skips),
         common.MODEL: "\n".join(text),
         common.FEATURES: common.features_source(bundle),
     }

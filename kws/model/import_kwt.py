@@ -109,7 +109,7 @@ def import_kwt(file: Path, out: Path, data: bytes | None = None) -> Bundle:
 
     Args:
         file: A float .tflite of the published KWT-1 shape, any number of layers.
-        out: Folder of the new bundle; must not hold one yet.
+        out: Folder of the new bundle; must not hold anything yet.
         data: The file's bytes, where they have been read already.
 
     Returns:
@@ -120,10 +120,17 @@ def import_kwt(file: Path, out: Path, data: bytes | None = None) -> Bundle:
         KwsError: not such a file, or `out` is in use.
         CheckFailed: our network's logits differ from the file's.
     """
+    again = f"kws import-kwt {quoted(file)} --out {quoted(f'{out}-new')}"
     if (out / "bundle.json").exists():
         raise KwsError(
             f"There is a bundle already. Expected a new folder. Received: {out}",
-            f"kws import-kwt {quoted(file)} --out {quoted(f'{out}-new')}",
+            again,
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise KwsError(
+            "There is something else already. Expected a new or empty folder. "
+            f"Received: {str(out)!r}",
+            again,
         )
     if data is None:
         data = _read_file(file)
@@ -523,7 +530,7 @@ def file_logits(data: bytes, pcm: np.ndarray) -> np.ndarray:
 
 
 def save(bundle: Bundle, network: Any) -> None:
-    """Write the bundle; bundle.json comes last, so a half-written one isn't one."""
+    """Write the bundle into a new folder, whole or not at all."""
     from kws import model
 
     folded = model.fold(network, bundle.recipe, len(bundle.labels))
@@ -532,6 +539,9 @@ def save(bundle: Bundle, network: Any) -> None:
     try:
         folded.save_weights(str(partial), save_format="h5")
         partial.replace(bundle.weights_path)
+        bundles.save(bundle)
+    except BaseException:
+        bundle.weights_path.unlink(missing_ok=True)  # or the next import is refused
+        raise
     finally:
         partial.unlink(missing_ok=True)
-    bundles.save(bundle)

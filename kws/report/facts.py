@@ -34,8 +34,8 @@ from kws.errors import KwsError, quoted
 from kws.evaluate import Evaluation, evaluate_clips
 from kws.intervals import wilson_interval
 from kws.recipe import Q15_ONE, SILENCE, UNKNOWN
+from kws.report import operating, tape
 from kws.report import sweep as sweeps
-from kws.report import tape
 from kws.report.tape import OnTapes
 
 MAX_RESULTS_BYTES = 16 << 20
@@ -284,7 +284,9 @@ def gather(run: str, asked: Asked) -> Facts:
 def _operating(bundle: Bundle) -> dict[str, Any]:
     """Its operating points; a shipped run is copied first to get some."""
     try:
-        return operating_points.of_run(bundle)
+        table = operating_points.of_run(bundle)
+        operating.body(table)  # a broken one is said before anything is measured
+        return table
     except KwsError as error:
         if not bundle.shipped:
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from kws.report import shell
 from kws.report.shell import term, text
 
 TEMPLATE = Path(__file__).with_name("operating.html")
+MOST = 1_000_000  # of a count: weeks of tape that is heard as words throughout
 
 
 def body(table: dict[str, Any]) -> str:
@@ -24,7 +27,13 @@ def body(table: dict[str, Any]) -> str:
     """
     try:
         parts = _parts(table)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+    ) as error:
         raise KwsError(
             f"The table of operating points is broken: {error!r}.",
             "kws calibrate RUN --tape tapes   (makes it again)",
@@ -34,12 +43,14 @@ def body(table: dict[str, Any]) -> str:
 
 def _parts(table: dict[str, Any]) -> dict[str, str]:
     hours = float(table["hours"])
+    if not 0 < hours < math.inf:
+        raise ValueError(f"no hours: {hours}")
     if not shell.is_command(table["command"], "kws", "calibrate"):
         raise ValueError(f"no command of kws calibrate: {table['command']!r}")
-    said = {str(word): int(count) for word, count in table["said"].items()}
+    said = {str(word): _count(count) for word, count in table["said"].items()}
     words = list(said)
     series: list[tuple[str, int, int | None]] = [
-        ("all words", int(table["words"]), None)
+        ("all words", _count(table["words"]), None)
     ]
     series += [(word, said[word], i) for i, word in enumerate(words)]
     data = {
@@ -58,6 +69,7 @@ def _parts(table: dict[str, Any]) -> dict[str, str]:
             if count
         ],
     }
+    json.dumps(data, allow_nan=False)  # a browser reads no NaN
     settings = [
         ("before", table["before"]),
         ("after", table["after"]),
@@ -126,7 +138,7 @@ def _dots(
     dots: dict[tuple[int, int], dict[str, Any]] = {}
     for point in curve:
         misses, alarms = (
-            sum(point[key]) if place is None else int(point[key][place])
+            sum(map(_count, point[key])) if place is None else point[key][place]
             for key in ("misses", "false_alarms")
         )
         shares = _shares(misses, alarms, hours, said)
@@ -149,12 +161,18 @@ def _marked(
 
 
 def _shares(misses: int, alarms: int, hours: float, said: int) -> dict[str, Any]:
-    low, high = poisson_interval(alarms)
+    low, high = poisson_interval(_count(alarms))
     return {
         "misses": misses,
         "missed": round(misses / said, 5),
-        "missed_ci95": [round(x, 5) for x in wilson_interval(misses, said)],
+        "missed_ci95": [round(x, 5) for x in wilson_interval(_count(misses), said)],
         "alarms": alarms,
         "rate": round(alarms / hours, 5),
         "rate_ci95": [round(low / hours, 5), round(high / hours, 5)],
     }
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= MOST:
+        raise ValueError(f"no count: {value!r:.40}")
+    return value
