@@ -130,6 +130,30 @@ def test_a_tape_says_what_was_laid_and_how_loud(tmp_path):
         tape.open_tape(tmp_path / "t.wav")
 
 
+@pytest.mark.parametrize("named", [NAMES, None])
+def test_an_edited_truth_keeps_what_is_known_of_the_words_that_stayed(
+    tmp_path, capsys, named
+):
+    """By count alone, every word got its neighbour's loudness and clip."""
+    pcm, label = clips()
+    made = tape.build(pcm, label, LABELS, [], 60, 1, 10, 8, (5, 9), clip_names=named)
+    tape.save(made, tmp_path / "t.wav")
+    known = [(w.snr_db, w.clip) for w in made.windows]
+    rows = (tmp_path / "t.tsv").read_text().splitlines()
+    audio.say.cache_clear()
+    assert [(w.snr_db, w.clip) for w in tape.open_tape(tmp_path / "t.wav").windows] == (
+        known
+    )
+    assert not capsys.readouterr().err
+    edited = [rows[0], *rows[2:], "59.5\t59.9\tyes"]
+    (tmp_path / "t.tsv").write_text("\n".join(edited) + "\n")
+    read = tape.open_tape(tmp_path / "t.wav")
+    assert [(w.snr_db, w.clip) for w in read.windows] == [*known[1:], (None, "")]
+    assert "1 of 10 words of the truth are not as they were laid" in (
+        capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize(
     "known",
     [

@@ -51,7 +51,7 @@ def made(bundle: Bundle, sound: np.ndarray, tmp_path_factory: pytest.TempPathFac
         Window(silent, first.time_s + 5, first.time_s + 5.5, 5.5, "missed.wav"),
         Window("lumos", first.time_s + 9, first.time_s + 9.5),
     ]
-    said = [Window("a sentence", 0.0, len(sound) / 16000)]
+    said = [Window("a sentence", 0.0, len(sound) / 16000), *windows]
     folder = tmp_path_factory.mktemp("tapes")
     tape = Tape(sound, windows, said=said)
     tapes_of.save(tape, folder / "words.wav")
@@ -117,7 +117,7 @@ def test_words_are_counted_by_speaker_and_by_loudness(
         Window(silent, time_s - 0.6, time_s - 0.1, clip=f"{silent}/bert_nohash_0.wav"),
     ]
     for name, pcm in (("loud", part), ("soft", quiet)):
-        tapes_of.save(Tape(pcm, windows), tmp_path / f"{name}.wav")
+        tapes_of.save(Tape(pcm, windows, said=windows), tmp_path / f"{name}.wav")
     arguments = ["kwt-tiny", "--tape", str(tmp_path)]
     done = CliRunner().invoke(command, [*arguments, "--json"])
     table = json.loads(done.stdout)

@@ -795,13 +795,40 @@ def _with_side(tape: Tape, path: Path) -> Tape:
             f"What is known of the tape can't be read: {error}. Received: {path}",
             f"rm {quoted(path)}   (the truth is not in it)",
         ) from None
-    windows = tape.windows
-    if len(details) == len(windows):  # a truth that was edited is another one
-        windows = [
-            replace(window, snr_db=snr_db, clip=clip)
-            for window, (snr_db, clip) in zip(windows, details, strict=True)
-        ]
+    laid, windows, others = _laid(said, details), [], 0
+    for window in tape.windows:
+        snr_db, clip = laid.get(_place(window), (None, ""))
+        windows.append(replace(window, snr_db=snr_db, clip=clip))
+        others += _place(window) not in laid
+    if others and set(details) - {(None, "")}:  # a truth that was edited
+        audio.say(
+            f"{path}: {others} of {len(windows)} words of the truth are not as they "
+            "were laid: their clips, and how loud they are, are not known"
+        )
     return Tape(tape.pcm, windows, kind, said, made)
+
+
+def _place(window: Window) -> tuple[float, float, str]:
+    """Start, end and word, the same of the truth and of the side file."""
+    return round(window.start_s, 4), round(window.end_s, 4), names.key(window.word)
+
+
+def _laid(
+    said: Sequence[Window], details: Sequence[tuple[float | None, str]]
+) -> dict[tuple[float, float, str], tuple[float | None, str]]:
+    """Where each word of the truth was laid -> its loudness and clip.
+
+    Args:
+        said: All that was laid.
+        details: Of the truth's words among it, in the same order.
+    """
+    found = {}
+    rest = iter(said)
+    for snr_db, clip in details:
+        mine = (w for w in rest if w.clip == clip and w.word != UNKNOWN)
+        if (window := next(mine, None)) is not None:
+            found[_place(window)] = snr_db, clip
+    return found
 
 
 def _finite(value: Any) -> float:
