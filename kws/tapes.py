@@ -6,7 +6,7 @@ hours that it was counted in (DESIGN D18).
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -209,7 +209,6 @@ def evaluate(
             "kws eval RUN --tape TAPE.wav --engine host",
         )
     done = []
-    used: set[str] = set()
     for name, tape in recordings:
         events = module.detect(bundle, tape.pcm)
         windows = tapes.asked_for(tape.windows, bundle.labels)
@@ -218,7 +217,9 @@ def evaluate(
         found: list[Finding] = []
         if findings or cut is not None:
             alarms = [events[i] for i in judged.false_alarms]
-            found = [_alarm(bundle, name, tape, event, cut, used) for event in alarms]
+            if cut is not None and alarms:
+                _for_training(cut)
+            found = [_alarm(bundle, name, tape, event, cut) for event in alarms]
             missed = [windows[i] for i in judged.misses]
             found += _misses(bundle, name, tape, missed)
         done.append(
@@ -233,8 +234,6 @@ def evaluate(
                 sorted(found, key=lambda finding: finding.time_s),
             )
         )
-    if cut is not None and used:
-        _for_training(cut)
     return TapeResult(done)
 
 
@@ -250,14 +249,16 @@ def _loudness(pcm: np.ndarray, windows: Sequence[Window]) -> list[float]:
 
 
 def _for_training(cut: Path) -> None:
-    """All that was cut out is for training; the clips of others stay where they are."""
-    inside = sorted(cut.iterdir())
+    """All that is cut out is for training; the clips of others stay where they are.
+
+    Before the first clip is there: whatever ends this, none is of another split."""
+    inside = sorted(cut.iterdir()) if cut.is_dir() else []
     if any(path.stem.lower() in LIST_FILES.values() for path in inside):
         return  # what they don't name is for training
     others = [p.name for p in inside if p.is_dir() and p.name != MISTAKEN]
     if others := [name for name in others if not name.startswith(".")]:
         say(
-            f"{cut}: {others[0]} is there, too, so what was cut out is shared out to "
+            f"{cut}: {others[0]} is there, too, so what is cut out is shared out to "
             "training, validation and test like the rest: a new folder for --cut would "
             "be for training alone"
         )
@@ -271,28 +272,23 @@ def _alarm(
     tape: Tape,
     event: Event,
     cut: Path | None,
-    used: set[str],
 ) -> Finding:
-    """What a false alarm was; cut out, where a folder is given, under a name that is
-    not `used`."""
+    """What a false alarm was; cut out, where a folder is given."""
     # The decision in the middle of those that were averaged.
     recipe, size = bundle.recipe, bundle.recipe.task.clip_samples
     late_s = (recipe.detector.smoothing // 2) * decision_ms(recipe) / 1000
     end = max(0, round((event.time_s - late_s) * SAMPLE_RATE))
     file = ""
     if cut is not None:
-        # One name a false alarm, which the data set's rule takes for a speaker's.
-        said = event.word.replace(" ", "-")
-        start = f"{MISTAKEN}/{Path(name).stem}-{round(event.time_s * 1000):08d}-{said}"
-        file = f"{start}_nohash_0.wav"
-        for again in itertools.count(2):  # of another tape of that name
-            if file not in used:
-                break
-            file = f"{start}-{again}_nohash_0.wav"
-        used.add(file)
         clip = np.zeros(size, np.int16)
         part = tape.pcm[max(0, end - size) : end]
         clip[len(clip) - len(part) :] = part
+        # One name a false alarm, which the data set's rule takes for a speaker's. Part
+        # of it is the sound's: another tape of that name writes over none.
+        said = event.word.replace(" ", "-")
+        at, digest = round(event.time_s * 1000), hashlib.sha256(clip.tobytes())
+        file = f"{MISTAKEN}/{Path(name).stem}-{at:08d}-{said}-{digest.hexdigest()[:8]}"
+        file += "_nohash_0.wav"
         write_atomic(cut / file, wav_bytes(clip))
     said = tape.text_at((end - size) / SAMPLE_RATE, end / SAMPLE_RATE)
     return Finding(

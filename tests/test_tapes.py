@@ -183,11 +183,46 @@ def test_every_fault_is_told_and_every_false_alarm_cut_out(
 def test_alarms_of_tapes_of_one_name_are_cut_out_beside_each_other(
     bundle: Bundle, sound: np.ndarray, tmp_path: Path
 ) -> None:
-    recordings = [(f"{place}/x.wav", Tape(sound, [], "noise")) for place in "ab"]
-    found = tapes.evaluate(bundle, recordings, cut=tmp_path).findings
-    assert len(found) == len({finding.cut for finding in found}) > 2
-    files = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.wav")}
-    assert files == {finding.cut for finding in found}
+    """Of one call or of two: the second's replaced the first's."""
+    softer = (sound // 2).astype(np.int16)  # the same words at the same times
+    both = [(f"{p}/x.wav", Tape(pcm, [])) for p, pcm in (("a", sound), ("b", softer))]
+    found = tapes.evaluate(bundle, both, cut=tmp_path / "one").findings
+    alone = [tapes.evaluate(bundle, [one], cut=tmp_path / "two") for one in both]
+    assert found == [finding for result in alone for finding in result.findings]
+    times = [(finding.time_s, finding.word) for finding in found]
+    assert len(found) == len({finding.cut for finding in found}) > len(set(times)) > 2
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        files = {str(file.relative_to(folder)) for file in folder.rglob("*.wav")}
+        assert files == {finding.cut for finding in found}
+    # The same again is the same files.
+    assert tapes.evaluate(bundle, both, cut=tmp_path / "one").findings == found
+    assert len(list((tmp_path / "one").rglob("*.wav"))) == len(found)
+
+
+def test_what_was_cut_out_before_an_error_is_for_training_too(
+    bundle: Bundle, sound: np.ndarray, tmp_path: Path
+) -> None:
+    """The lists came at the very end."""
+    tapes_of.save(Tape(sound, []), tmp_path / "tapes" / "a.wav")
+    (tmp_path / "tapes" / "b.wav").write_bytes(b"no sound")
+    (tmp_path / "tapes" / "b.tsv").touch()
+    arguments = ["kwt-tiny", "--tape", str(tmp_path / "tapes"), "--cut"]
+    done = CliRunner().invoke(command, [*arguments, str(tmp_path / "cut")])
+    assert isinstance(done.exception, KwsError)
+    assert list((tmp_path / "cut").rglob("*.wav"))
+    assert sorted(file.name for file in (tmp_path / "cut").glob("*.txt")) == [
+        "testing_list.txt",
+        "validation_list.txt",
+    ]
+
+
+def test_where_nothing_is_cut_out_that_is_said(tmp_path: Path) -> None:
+    tapes_of.save(Tape(np.zeros(32000, np.int16), []), tmp_path / "t.wav")
+    arguments = ["kwt-tiny", "--tape", str(tmp_path), "--cut", str(tmp_path / "cut")]
+    done = CliRunner().invoke(command, arguments)
+    assert done.exit_code == 0, done.output
+    assert "No false alarm: nothing was cut out" in done.output
+    assert "Wrote" not in done.output and not (tmp_path / "cut").exists()
 
 
 def test_an_alarm_before_the_first_whole_clip_is_cut_out_too(
@@ -199,7 +234,7 @@ def test_an_alarm_before_the_first_whole_clip_is_cut_out_too(
     late = dataclasses.replace(bundle, recipe=recipe)
     event = engine.Event("yes", 0.0, 0.5, 0.9)
     tape = Tape(sound, [])
-    found = tapes._alarm(late, "x.wav", tape, event, tmp_path, set())
+    found = tapes._alarm(late, "x.wav", tape, event, tmp_path)
     assert not audio.read(tmp_path / found.cut).pcm.any()
 
 

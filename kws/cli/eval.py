@@ -287,6 +287,8 @@ def _tapes(
                 f"  {f'{step} {what}':<20} {counts['missed']:>4} of "
                 f"{counts['words']:>4} words missed"
             )
-    for path in (events, cut):
-        if path is not None:
-            click.echo(f"Wrote {path}")
+    if events is not None:
+        click.echo(f"Wrote {events}")
+    if cut is not None:
+        some = any(finding.cut for finding in result.findings)
+        click.echo(f"Wrote {cut}" if some else "No false alarm: nothing was cut out")
