@@ -204,6 +204,24 @@ def told(folder: Path, made: tape.Tape, capsys) -> str:
     return capsys.readouterr().err
 
 
+def test_a_tape_without_truth_is_refused_before_another_is_decoded(tmp_path):
+    """Ten tapes of an hour were heard, and the eleventh had none."""
+    made = tape.Tape(np.zeros(16000, np.int16), [])
+    for name in ("a.wav", "z.wav"):
+        tape.save(made, tmp_path / name)
+    both = [tmp_path / "a.wav", tmp_path / "z.wav"]
+    assert len(list(tape.opened(iter(both), LABELS))) == 2
+    (tmp_path / "z.tape.json").write_text("{")
+    with pytest.raises(KwsError, match="known of the tape can't be read"):
+        tape.opened(both, LABELS)
+    (tmp_path / "z.tsv").unlink()
+    with pytest.raises(KwsError, match="No truth file"):
+        tape.opened(both, LABELS)
+    both[1].unlink()
+    with pytest.raises(KwsError, match="No such recording"):
+        tape.opened(both, LABELS)
+
+
 def test_words_that_the_truth_of_a_tape_leaves_out_are_told(tmp_path, capsys):
     """They counted as false alarms, without a word, where a tape was made for others'
     words."""

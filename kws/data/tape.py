@@ -695,6 +695,36 @@ def open_tape(path: Path, truth: Path | None = None) -> Tape:
     Raises:
         KwsError: no such recording, no truth, or a truth of another recording.
     """
+    silent, truth = _without_sound(path, truth)
+    pcm = audio.samples(path, 48 * 3600.0)
+    seconds = len(pcm) / SAMPLE_RATE
+    late = [window for window in silent.windows if window.start_s >= seconds]
+    if late:
+        raise KwsError(
+            f"The truth goes on after the recording: expected words within its "
+            f"{seconds:.1f} s. Received: {late[0].word!r} at {late[0].start_s:.1f} s, "
+            f"and {len(late) - 1} more in {truth}",
+            "Check that it is the truth of this recording, in seconds.",
+        )
+    return replace(silent, pcm=pcm)
+
+
+def check(paths: Iterable[Path], truth: Path | None = None) -> None:
+    """See that every recording and its truth are there, before hours of sound are read.
+
+    Args:
+        paths: From `files`.
+        truth: As in `open_tape`.
+
+    Raises:
+        KwsError: no such recording, no truth, or one that can't be read.
+    """
+    for path in paths:
+        _without_sound(path, truth)
+
+
+def _without_sound(path: Path, truth: Path | None) -> tuple[Tape, Path]:
+    """All that is known of a tape but its samples, and the file of its truth."""
     if not path.is_file():
         raise KwsError(
             f"No such recording. Expected a recording (.wav, .flac, .mp3 and more). "
@@ -709,20 +739,9 @@ def open_tape(path: Path, truth: Path | None = None) -> Tape:
             rest = ", ".join(file.name for file in there[1:])
             audio.say(f"The truth is taken from {truth.name}, not from {rest}")
     windows = read_windows(truth)
-    pcm = audio.samples(path, 48 * 3600.0)
-    seconds = len(pcm) / SAMPLE_RATE
-    late = [window for window in windows if window.start_s >= seconds]
-    if late:
-        raise KwsError(
-            f"The truth goes on after the recording: expected words within its "
-            f"{seconds:.1f} s. Received: {late[0].word!r} at {late[0].start_s:.1f} s, "
-            f"and {len(late) - 1} more in {truth}",
-            "Check that it is the truth of this recording, in seconds.",
-        )
+    tape = Tape(np.zeros(0, np.int16), windows, WORDS if windows else RECORDING)
     side = path.with_suffix(SIDE)
-    if not side.is_file():
-        return Tape(pcm, windows, WORDS if windows else RECORDING)
-    return _with_side(Tape(pcm, windows), side)
+    return (_with_side(tape, side) if side.is_file() else tape), truth
 
 
 def opened(
@@ -737,7 +756,18 @@ def opened(
         paths: From `files`.
         labels: The network's.
         truth: As in `open_tape`.
+
+    Raises:
+        KwsError: at once what `check` raises, of any of them.
     """
+    every = list(paths)
+    check(every, truth)
+    return _one_by_one(every, labels, truth)
+
+
+def _one_by_one(
+    paths: Sequence[Path], labels: Sequence[str], truth: Path | None
+) -> Iterator[tuple[str, Tape]]:
     for path in paths:
         tape = open_tape(path, truth)
         _tell_of_words(path, tape, labels)
