@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kws import engines
-from kws.bundle import Bundle, write_atomic
+from kws.bundle import Bundle, check_folder, write_atomic
 from kws.data import tape as tapes
 from kws.data.audio import LOUDEST_S, SAMPLE_RATE, loudness, say, wav_bytes
 from kws.data.speakers import BySpeaker, by_speaker
@@ -334,7 +334,8 @@ def _misses(
 
 
 def check_findings(path: Path) -> None:
-    """Raises KwsError where something else is there than findings: a truth, say."""
+    """Raises KwsError where something else is there than findings: a truth, say; or a
+    file where their folder should be."""
     head, other = "\t".join(COLUMNS).encode() + b"\n", f"{path.stem}-events"
     if path.is_dir() or (path.exists() and path.read_bytes()[: len(head)] != head):
         raise KwsError(
@@ -342,6 +343,7 @@ def check_findings(path: Path) -> None:
             f"wrote before. Received: --events {str(path)!r}",
             f"kws eval RUN ... --events {quoted(path.with_stem(other))}",
         )
+    check_folder(path.parent, path, "--events")
 
 
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:

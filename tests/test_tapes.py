@@ -272,12 +272,16 @@ def test_words_that_a_text_holds_are_told_before_they_count_as_false_alarms(
 
 
 def test_what_tapes_need_is_refused_without_them(tmp_path: Path) -> None:
+    tape, file = tmp_path / "of" / "none.wav", tmp_path / "file"  # nothing is heard
+    file.touch()
     for arguments, message in (
         (["--events", "e.tsv"], "no --tape"),
         (["--cut", "c"], "no --tape"),
         (["--truth", "t.tsv"], "one tape"),
         (["--tape", str(tmp_path), "--truth", "t.tsv"], "several tapes"),
         (["--tape", str(tmp_path)], "without tapes"),
+        (["--tape", str(tape), "--events", str(file / "e.tsv")], "Expected a folder"),
+        (["--tape", str(tape), "--cut", str(file)], "Expected a folder"),
     ):
         done = CliRunner().invoke(command, ["kwt-tiny", *arguments])
         assert isinstance(done.exception, KwsError)

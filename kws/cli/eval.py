@@ -252,10 +252,13 @@ def _tapes(
     as_json: bool,
 ) -> None:
     from kws import tapes
+    from kws.bundle import check_folder
     from kws.data.tape import describe, files, opened
 
     if events is not None:
         tapes.check_findings(events)
+    if cut is not None:
+        check_folder(cut, cut, "--cut")
     found = files(paths)
     recordings = opened(found, bundle.labels, truth)
     result = tapes.evaluate(bundle, recordings, engine, events is not None, cut)
