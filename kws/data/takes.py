@@ -472,13 +472,28 @@ def _word(folder: Path) -> str:
 def _speaker(file: Path, folder: Path, given: str | None) -> tuple[str, str]:
     """(name, how it was found) of the speaker of a recording in a word's folder."""
     if given is not None:
-        return plain(given), "given by --speaker"
+        return named(given), "given by --speaker"
     told = re.fullmatch(r"([^_].*)_nohash_\d+", file.stem)
     if told is not None:
         return plain(told[1]), "from the names of the recordings"
     if file.parent != folder:
         return plain(file.parent.name), "from the folder within the word's"
     return plain(folder.parent.name), "from the folder that holds the words'"
+
+
+def named(text: str) -> str:
+    """`plain` of a speaker's name that somebody chose.
+
+    Raises:
+        KwsError: nothing of it can stand in a file's name: all such were one person.
+    """
+    if not any(letter.isalnum() for letter in text):
+        raise KwsError(
+            "A speaker's name stands in the files' names. Expected a letter or a digit "
+            f"in it. Received: {text!r}",
+            "Choose another name, such as: anna",
+        )
+    return plain(text)
 
 
 def plain(text: str) -> str:
