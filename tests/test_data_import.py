@@ -267,6 +267,29 @@ def test_a_short_recording_is_one_clip_with_its_sound_in_the_middle(tmp_path):
         assert abs(np.searchsorted(energy, 0.5) - 8000) < 400
 
 
+def test_a_click_is_no_word_however_short_its_recording_is(tmp_path):
+    """One of a single sample became a clip."""
+    rng = np.random.default_rng(0)
+    click, root = rng.normal(0, 0.2, 160), tmp_path / "anna"
+    write(root / "stop" / "1.wav", click[:1])
+    write(root / "stop" / "2.wav", click)
+    write(root / "stop" / "3.wav", np.concatenate([np.zeros(6000), click] * 2))
+    write(root / "stop" / "4.wav", small_corpus.tone(500, 6000, 9000))
+    # A tightly cut word with a burst before it.
+    word = small_corpus.tone(500, 6000, 3000) / 32768
+    write(root / "stop" / "5.wav", np.concatenate([rng.normal(0, 0.4, 300), word]))
+    done = takes.make([root], tmp_path / "out")
+    assert [(p.take.file.name, p.problem) for p in done.pieces] == [
+        ("1.wav", "a click, too short for a word"),
+        ("2.wav", "a click, too short for a word"),
+        ("3.wav", "a click, too short for a word"),
+        ("3.wav", "a click, too short for a word"),
+        ("4.wav", ""),
+        ("5.wav", ""),
+    ]
+    assert done.made == 2
+
+
 def test_the_room_goes_on_where_the_neighbours_were(tmp_path):
     """A clip beside digital zeros, or with the next word's beginning, teaches those."""
     rng = np.random.default_rng(2)

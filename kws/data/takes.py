@@ -41,6 +41,7 @@ MAX_GAIN_DB = 36.0  # a word that needs more was hardly recorded
 LOUDER_DB = 6.0  # than the room: less is no word to learn from
 QUIETER_DB = 15.0  # than the other words of a take: a breath, a chair
 SHORTER = 0.4  # of their length: a key, a part of the word
+CLICK = "a click, too short for a word"
 PHRASE_PAUSE_S = 0.45  # sets phrases of several words apart
 _ROOM = 800  # samples: what is shorter does not tell how the room sounds
 _FADE = 80  # samples, between a word's surroundings and the room's sound
@@ -252,7 +253,8 @@ def pieces_of(
     """Cut a take: every stretch of sound with the clip that it gives.
 
     A recording no longer than a clip is one clip as it is, moved so that its sound is
-    in the middle. In a longer one, pauses set the words apart.
+    in the middle; unless that is but a click. In a longer one, pauses set the words
+    apart.
 
     Args:
         take: What it is.
@@ -266,6 +268,10 @@ def pieces_of(
     phrase = " " in take.word or "-" in take.word
     found = cut.words(pcm, PHRASE_PAUSE_S if phrase else cut.PAUSE_S)
     if len(pcm) <= size:
+        if clicks := _nothing_but_clicks(pcm, found):
+            for span in clicks:
+                yield _left(take, pcm, span, CLICK)
+            return
         if not found.spans:  # cut so tightly that there is no pause in it
             found = cut.Found([Span(0, len(pcm), 0.0)], [], (0, 0), 0.0)
         first, last = found.spans[0].start, found.spans[-1].stop
@@ -287,7 +293,7 @@ def pieces_of(
         high = (span.stop + after) // 2 if place + 1 < len(sounds) else len(pcm)
         problem = ""
         if span in found.clicks:
-            problem = "a click, too short for a word"
+            problem = CLICK
         elif span.seconds > cut.longest_s(size):
             problem = (
                 f"{span.seconds:.1f} s of sound without a pause; a clip is "
@@ -307,6 +313,19 @@ def pieces_of(
             yield _left(take, pcm, span, problem)
         else:
             yield _taken(take, pcm, span, found, (low, high), size)
+
+
+def _nothing_but_clicks(pcm: np.ndarray, found: cut.Found) -> list[Span]:
+    """The clicks of a recording that is too short for a word, or too quiet but for
+    them. In a word that was cut tightly a burst may stand out, too."""
+    if found.spans:
+        return []
+    if len(pcm) < cut.SHORTEST_S * SAMPLE_RATE:
+        return [Span(0, len(pcm), 0.0)]
+    rest = pcm.copy()
+    for span in found.clicks:
+        rest[span.start : span.stop] = 0
+    return found.clicks if loudness(rest) < LEVEL_DB - MAX_GAIN_DB else []
 
 
 def _upper(values: list[float]) -> float:
