@@ -253,6 +253,26 @@ def test_new_recordings_are_taken_up_but_nothing_of_yours_is_overwritten(
     assert (tmp_path / "mine" / "file").read_text() == "keep"
 
 
+def test_a_link_to_a_folder_is_written_through(tmp_path):
+    """After all the work: Is a directory; and a hidden folder stayed."""
+    root, real, link = tmp_path / "anna", tmp_path / "on" / "real", tmp_path / "link"
+    write(root / "stop" / "1.wav", small_corpus.tone(500, 6000, 9000))
+    real.mkdir(parents=True)
+    link.symlink_to(real)
+    assert takes.make([root], link).made == 1
+    write(root / "stop" / "2.wav", small_corpus.tone(700, 6000, 9000))
+    assert takes.make([root], link).made == 2
+    assert takes.make([root], real).made == 0
+    assert link.is_symlink() and len(list(real.glob("stop/*.wav"))) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["anna", "link", "on"]
+    assert list(real.parent.iterdir()) == [real]
+    # Where it can't be put in place, nothing else is left.
+    (tmp_path / "building").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        takes._put(tmp_path / "building", link)
+    assert len(list(tmp_path.iterdir())) == 4 and len(list(real.iterdir())) == 3
+
+
 def test_a_short_recording_is_one_clip_with_its_sound_in_the_middle(tmp_path):
     tone = np.zeros(12000)
     tone[:5000] = small_corpus.tone(500, 5000, 9000) / 32768

@@ -183,9 +183,10 @@ def make(
         KwsError: nothing to import, or a folder that holds something else.
     """
     out = Path(out)
+    place = out.resolve()  # a link stays one: its folder is written
     takes, speakers, strays = find(folders, speaker)
     for folder in folders:
-        if out.resolve().is_relative_to(folder.resolve()):
+        if place.is_relative_to(folder.resolve()):
             raise KwsError(
                 "The corpus can't be inside what is imported. Expected another folder "
                 f"for --out. Received: {str(out)!r} in {str(folder)!r}",
@@ -194,7 +195,7 @@ def make(
             )
     sources = [
         {
-            "file": os.path.relpath(take.file, out.parent.resolve()),
+            "file": os.path.relpath(take.file, place.parent),
             "word": take.word,
             "speaker": take.speaker,
             "sha256": _hash(take.file),
@@ -212,8 +213,8 @@ def make(
             done.unreadable = {takes[i].file: why for i, why in record["unreadable"]}
             return done
         _check_untouched(out, record)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
     try:
         _make(takes, done, building, progress, size)
         done.made = len(list(building.glob("*/*.wav")))
@@ -228,19 +229,21 @@ def make(
             for path in sorted(building.rglob("*"))
             if path.is_file()
         }
-        place = {take.file: number for number, take in enumerate(takes)}
+        numbers = {take.file: number for number, take in enumerate(takes)}
         text = {
             **kept,
             "pieces": [
-                [place[p.take.file], p.start_s, p.stop_s, p.name, p.problem]
+                [numbers[p.take.file], p.start_s, p.stop_s, p.name, p.problem]
                 for p in done.pieces
             ],
-            "unreadable": [[place[file], why] for file, why in done.unreadable.items()],
+            "unreadable": [
+                [numbers[file], why] for file, why in done.unreadable.items()
+            ],
             "files": files,
         }
         (building / RECORD).write_text(json.dumps(text, indent=1) + "\n")
         building.chmod(0o755)
-        _put(building, out)
+        _put(building, place)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
@@ -598,8 +601,15 @@ def _put(building: Path, out: Path) -> None:
     """Rename the finished folder into its place."""
     if out.is_dir():
         old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        out.replace(old)
-        building.replace(out)
+        try:
+            out.replace(old)
+            building.replace(out)
+        except BaseException:
+            if out.exists():
+                old.rmdir()
+            else:
+                old.replace(out)
+            raise
         shutil.rmtree(old)
     else:
         building.replace(out)
