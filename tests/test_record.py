@@ -965,6 +965,24 @@ def test_a_terminal_records_too(tmp_path: Path) -> None:
     assert asked[0].startswith('Say "go" (1 of 2)') and "no" in asked[-1]
 
 
+def test_a_terminal_keeps_nothing_with_a_gap_in_it(tmp_path: Path) -> None:
+    made, anna = session(tmp_path, wanted=1, others=(), room_s=0)
+    blocks = np.split(sound((0.7, 0.4), rate=16000, seconds=3), 30)
+    none = blocks[0][:0]
+    with_gaps = [[*blocks[:9], none, *blocks[9:]], [none, *blocks]]  # and at its start
+
+    @contextlib.contextmanager
+    def microphone() -> Iterator[Iterator[np.ndarray]]:
+        yield iter(with_gaps.pop(0))
+
+    said: list[str] = []
+    serving.terminal(made, anna, microphone, lambda _: "", said.append, print)
+    assert (
+        not with_gaps and len([t for t in said if "Not kept: sound was lost" in t]) == 1
+    )
+    assert list(tree(tmp_path / "mine")) == ["go/Anna_nohash_0.wav"]
+
+
 def test_a_terminal_needs_sounddevice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     made = Session(Path("mine"), prompts(["go"]))
