@@ -129,7 +129,7 @@ def command(
     from kws.evaluate import agreement, check_after, evaluate_clips
 
     for name in names:
-        check_after(bundle, name, after, late_ms)
+        check_after(bundle, name, after, late_ms, run)
         if engines.get(name).INTEGER:
             bundle.model_bytes()  # refused before clips are read: not converted yet
     folders = datasets.of_run(bundle, data, also)
