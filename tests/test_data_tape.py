@@ -490,6 +490,16 @@ def test_saving_and_opening_gives_the_same_tape(tmp_path):
     assert tape.read_windows(json_truth) == [Window("yes", 1.0, 1.5)]
 
 
+def test_a_word_that_the_truth_has_twice_counts_once(tmp_path, capsys):
+    """The second one was a miss."""
+    lines = ["start_s\tend_s\tword", "1.0\t1.5\tyes", "2\t2.5\tno"]
+    path = tmp_path / "t.tsv"
+    path.write_text("\n".join([*lines, "1.00\t1.50\tYes", "2\t2.5\tup"]) + "\n")
+    found = tape.read_windows(path)
+    assert [w.word.lower() for w in found] == ["yes", "no", "up"]
+    assert f"{path}: 1 entry says the same word" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("file", sorted(BAD.glob("truth_*.tsv")), ids=lambda p: p.stem)
 def test_broken_truth_is_refused(file):
     with pytest.raises(KwsError, match="broken at entry 1"):

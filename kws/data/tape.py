@@ -478,6 +478,8 @@ def read_windows(path: Path) -> list[Window]:
     """Truth from a table (start and end in seconds, word) or JSON (a list of objects
     with word, start_s, end_s).
 
+    An entry that comes twice counts once, which is said on stderr.
+
     Tables may have tabs, semicolons or commas between their columns, decimal commas,
     and a header that names the columns in any order; Audacity's label tracks are such
     tables.
@@ -510,7 +512,13 @@ def read_windows(path: Path) -> list[Window]:
             f"Received: {path}",
             hint,
         ) from None
-    return sorted(windows, key=lambda window: window.start_s)
+    once = {_place(window): window for window in windows}
+    if again := len(windows) - len(once):
+        audio.say(
+            f"{path}: {again} {'entry says' if again == 1 else 'entries say'} the same "
+            "word at the same time as another: counted once"
+        )
+    return sorted(once.values(), key=lambda window: window.start_s)
 
 
 def _json_rows(said: Any) -> list[list[str]]:
