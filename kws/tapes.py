@@ -287,8 +287,8 @@ def _alarm(
         # of it is the sound's: another tape of that name writes over none.
         said = event.word.replace(" ", "-")
         at, digest = round(event.time_s * 1000), hashlib.sha256(clip.tobytes())
-        file = f"{MISTAKEN}/{Path(name).stem}-{at:08d}-{said}-{digest.hexdigest()[:8]}"
-        file += "_nohash_0.wav"
+        where = f"{_cell(Path(name).stem)}-{at:08d}-{said}-{digest.hexdigest()[:8]}"
+        file = f"{MISTAKEN}/{where}_nohash_0.wav"
         write_atomic(cut / file, wav_bytes(clip))
     said = tape.text_at((end - size) / SAMPLE_RATE, end / SAMPLE_RATE)
     return Finding(
@@ -346,19 +346,24 @@ def check_findings(path: Path) -> None:
     check_folder(path.parent, path, "--events")
 
 
+def _cell(text: str) -> str:
+    """Without tabs and ends of lines, which names of files may have."""
+    return " ".join(text.splitlines()).replace("\t", " ")
+
+
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:
     """Every false alarm and miss, a line each (TSV)."""
     lines = ["\t".join(COLUMNS)]
     for finding in findings:
         cells = (
-            finding.tape,
+            _cell(finding.tape),
             finding.kind,
             finding.what,
             f"{finding.time_s:.2f}",
             finding.word,
             f"{finding.score:.4f}",
             "" if finding.snr_db is None else f"{finding.snr_db:.1f}",
-            " ".join(finding.said.split()),
+            _cell(finding.said),
             finding.cut,
         )
         lines.append("\t".join(cells))

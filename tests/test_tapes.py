@@ -216,6 +216,19 @@ def test_what_was_cut_out_before_an_error_is_for_training_too(
     ]
 
 
+def test_a_tab_in_a_tapes_name_is_none_of_the_tables(
+    sound: np.ndarray, tmp_path: Path
+) -> None:
+    tapes_of.save(Tape(sound, []), tmp_path / "my\ttape.wav")
+    arguments = ["kwt-tiny", "--tape", str(tmp_path), "--cut", str(tmp_path / "cut")]
+    arguments += ["--events", str(tmp_path / "e.tsv")]
+    assert CliRunner().invoke(command, arguments).exit_code == 0
+    head, *lines = (tmp_path / "e.tsv").read_text().splitlines()
+    rows = [dict(zip(head.split("\t"), x.split("\t"), strict=True)) for x in lines]
+    assert {row["tape"] for row in rows} == {str(tmp_path / "my tape.wav")}
+    assert all((tmp_path / "cut" / row["cut"]).is_file() for row in rows)
+
+
 def test_where_nothing_is_cut_out_that_is_said(tmp_path: Path) -> None:
     tapes_of.save(Tape(np.zeros(32000, np.int16), []), tmp_path / "t.wav")
     arguments = ["kwt-tiny", "--tape", str(tmp_path), "--cut", str(tmp_path / "cut")]
