@@ -198,16 +198,8 @@ def evaluate(
     Raises:
         KwsError: the engine does not stream.
     """
+    check_engine(engine, "kws eval RUN --tape TAPE.wav")
     module = engines.get(engine)
-    if not hasattr(module, "detect"):
-        able = [
-            name for name in engines.names() if hasattr(engines.get(name), "detect")
-        ]
-        raise KwsError(
-            f"This engine does not stream. Expected {', '.join(able)}. "
-            f"Received: {engine!r}",
-            "kws eval RUN --tape TAPE.wav --engine host",
-        )
     done = []
     for name, tape in recordings:
         events = module.detect(bundle, tape.pcm)
@@ -235,6 +227,24 @@ def evaluate(
             )
         )
     return TapeResult(done)
+
+
+def check_engine(engine: str, command: str) -> None:
+    """Raises KwsError where an engine can't stream; the hint is a command with another.
+
+    Args:
+        engine: Its name.
+        command: As it was typed, without --engine.
+    """
+    if not hasattr(engines.get(engine), "detect"):
+        able = [
+            name for name in engines.names() if hasattr(engines.get(name), "detect")
+        ]
+        raise KwsError(
+            f"This engine does not stream. Expected {', '.join(able)}. "
+            f"Received: {engine!r}",
+            f"{command} --engine {able[0]}",
+        )
 
 
 def _loudness(pcm: np.ndarray, windows: Sequence[Window]) -> list[float]:

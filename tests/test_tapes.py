@@ -291,7 +291,6 @@ def test_what_tapes_need_is_refused_without_them(tmp_path: Path) -> None:
         (["--events", "e.tsv"], "no --tape"),
         (["--cut", "c"], "no --tape"),
         (["--truth", "t.tsv"], "one tape"),
-        (["--tape", str(tmp_path), "--truth", "t.tsv"], "several tapes"),
         (["--tape", str(tmp_path)], "without tapes"),
         (["--tape", str(tape), "--events", str(file / "e.tsv")], "Expected a folder"),
         (["--tape", str(tape), "--cut", str(file)], "Expected a folder"),
@@ -299,6 +298,31 @@ def test_what_tapes_need_is_refused_without_them(tmp_path: Path) -> None:
         done = CliRunner().invoke(command, ["kwt-tiny", *arguments])
         assert isinstance(done.exception, KwsError)
         assert message in done.exception.message
+
+
+def test_hints_name_the_users_own_tapes(made, tmp_path: Path) -> None:
+    """They said tape.wav and TAPE.wav, and RUN."""
+    folder, _ = made
+
+    def refused(*arguments: str) -> KwsError:
+        done = CliRunner().invoke(command, ["kwt-tiny", *arguments])
+        assert isinstance(done.exception, KwsError)
+        return done.exception
+
+    error = refused("--tape", str(folder), "--truth", "my t.tsv")
+    assert error.message.endswith("several tapes")
+    one = folder / "noise.wav"
+    assert error.hint == f"kws eval kwt-tiny --tape {one} --truth 'my t.tsv'"
+    for named in ("float", "float,host"):
+        error = refused("--tape", str(one), "--tape", str(folder), "--engine", named)
+        assert "does not stream" in error.message
+        both = f"kws eval kwt-tiny --tape {one} --tape {folder}"
+        assert error.hint == f"{both} --engine host"
+    # A folder with one tape is one.
+    tapes_of.save(Tape(np.zeros(32000, np.int16), []), tmp_path / "one" / "t.wav")
+    (tmp_path / "t.tsv").touch()
+    arguments = ["--tape", str(tmp_path / "one"), "--truth", str(tmp_path / "t.tsv")]
+    assert CliRunner().invoke(command, ["kwt-tiny", *arguments]).exit_code == 0
 
 
 def test_hours_needed_are_three_point_seven_by_the_rate() -> None:
