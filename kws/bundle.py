@@ -265,7 +265,8 @@ def check_page(path: Path) -> Path:
     """The file of a page, which replaces nothing but another page of ours.
 
     Raises:
-        KwsError: its name is not that of a page, or something else is there.
+        KwsError: its name is not that of a page, something else is there, or a file is
+            where its folder should be.
 
     Example:
         >>> check_page(Path("page.html")).name
@@ -282,7 +283,31 @@ def check_page(path: Path) -> Path:
             f"to replace. Received: --out {str(path)!r}",
             f"--out {quoted(path.with_stem(f'{path.stem}-new'))}",
         )
+    check_folder(path.parent, path, "--out")
     return path
+
+
+def check_folder(folder: Path, typed: Path, option: str) -> None:
+    """See that a folder is there or can be made, before there is something to write.
+
+    Args:
+        folder: Where that will be written.
+        typed: The folder, or a file in it.
+        option: That names it.
+
+    Raises:
+        KwsError: it, or what it would be in, is no folder.
+    """
+    there = folder
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        other = there.with_name(f"{there.name}-new") / typed.relative_to(there)
+        raise KwsError(
+            f"{str(there)!r} is no folder. Expected a folder, or a new name. "
+            f"Received: {option} {str(typed)!r}",
+            f"{option} {quoted(other)}",
+        )
 
 
 def _head(path: Path) -> bytes:

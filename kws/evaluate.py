@@ -224,36 +224,47 @@ def evaluate_clips(
     )
 
 
-def check_after(bundle: Bundle, engine: str, after: str, late_ms: int) -> None:
+def check_after(
+    bundle: Bundle, engine: str, after: str, late_ms: int, run: str = ""
+) -> None:
     """Refuse what can't be heard before or behind a clip; see `evaluate_clips`.
+
+    Args:
+        bundle: The run.
+        engine: As in `evaluate_clips`, like the next two.
+        after: What comes before a clip.
+        late_ms: How long after it.
+        run: As it was typed, for hints.
 
     Raises:
         KwsError: no network for streams, another engine than host; a decision at no
             step of the network, or without anything before the clip.
     """
-    recipe = bundle.recipe
-    if after == "reset":
-        if late_ms:
-            raise KwsError(
-                "A decision after the clip's end is one of a stream, which heard "
-                "something before the clip. Expected --after silence or word. "
-                f"Received: --late {late_ms} alone",
-                f"kws eval {quoted(bundle.path)} --after silence --late {late_ms}",
-            )
+    recipe, command = bundle.recipe, f"kws eval {quoted(run or bundle.path)}"
+    if after == "reset" and not late_ms:
         return
     if not recipe.model.causal or engine != "host":
+        what = f"before a clip ({after})" if after != "reset" else "after a clip"
         raise KwsError(
-            f"What comes before a clip ({after}) is heard by networks for streams, on "
+            f"What comes {what} is heard by networks for streams, on "
             f"the engine host. Received: {recipe.name}, causal = "
             f"{str(recipe.model.causal).lower()}, engine {engine}",
-            f"kws eval {quoted(bundle.path)}",
+            command,
         )
     step_ms = decision_ms(recipe)
+    steps = min(max(1, round(late_ms / step_ms)), int(MOST_LATE_MS / step_ms))
+    if after == "reset":
+        raise KwsError(
+            "A decision after the clip's end is one of a stream, which heard "
+            "something before the clip. Expected --after silence or word. "
+            f"Received: --late {late_ms} alone",
+            f"{command} --after silence --late {steps * step_ms:g}",
+        )
     if not 0 <= late_ms <= MOST_LATE_MS or late_ms % step_ms:
         raise KwsError(
             f"Decisions come every {step_ms:g} ms. Expected --late in such steps, to "
             f"{MOST_LATE_MS} ms. Received: {late_ms}",
-            f"kws eval {quoted(bundle.path)} --after silence --late {3 * step_ms:g}",
+            f"{command} --after {after} --late {steps * step_ms:g}",
         )
 
 

@@ -6,7 +6,7 @@ hours that it was counted in (DESIGN D18).
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kws import engines
-from kws.bundle import Bundle, write_atomic
+from kws.bundle import Bundle, check_folder, write_atomic
 from kws.data import tape as tapes
 from kws.data.audio import LOUDEST_S, SAMPLE_RATE, loudness, say, wav_bytes
 from kws.data.speakers import BySpeaker, by_speaker
@@ -198,18 +198,9 @@ def evaluate(
     Raises:
         KwsError: the engine does not stream.
     """
+    check_engine(engine, "kws eval RUN --tape TAPE.wav")
     module = engines.get(engine)
-    if not hasattr(module, "detect"):
-        able = [
-            name for name in engines.names() if hasattr(engines.get(name), "detect")
-        ]
-        raise KwsError(
-            f"This engine does not stream. Expected {', '.join(able)}. "
-            f"Received: {engine!r}",
-            "kws eval RUN --tape TAPE.wav --engine host",
-        )
     done = []
-    used: set[str] = set()
     for name, tape in recordings:
         events = module.detect(bundle, tape.pcm)
         windows = tapes.asked_for(tape.windows, bundle.labels)
@@ -218,7 +209,9 @@ def evaluate(
         found: list[Finding] = []
         if findings or cut is not None:
             alarms = [events[i] for i in judged.false_alarms]
-            found = [_alarm(bundle, name, tape, event, cut, used) for event in alarms]
+            if cut is not None and alarms:
+                _for_training(cut)
+            found = [_alarm(bundle, name, tape, event, cut) for event in alarms]
             missed = [windows[i] for i in judged.misses]
             found += _misses(bundle, name, tape, missed)
         done.append(
@@ -233,9 +226,25 @@ def evaluate(
                 sorted(found, key=lambda finding: finding.time_s),
             )
         )
-    if cut is not None and used:
-        _for_training(cut)
     return TapeResult(done)
+
+
+def check_engine(engine: str, command: str) -> None:
+    """Raises KwsError where an engine can't stream; the hint is a command with another.
+
+    Args:
+        engine: Its name.
+        command: As it was typed, without --engine.
+    """
+    if not hasattr(engines.get(engine), "detect"):
+        able = [
+            name for name in engines.names() if hasattr(engines.get(name), "detect")
+        ]
+        raise KwsError(
+            f"This engine does not stream. Expected {', '.join(able)}. "
+            f"Received: {engine!r}",
+            f"{command} --engine {able[0]}",
+        )
 
 
 def _loudness(pcm: np.ndarray, windows: Sequence[Window]) -> list[float]:
@@ -250,14 +259,16 @@ def _loudness(pcm: np.ndarray, windows: Sequence[Window]) -> list[float]:
 
 
 def _for_training(cut: Path) -> None:
-    """All that was cut out is for training; the clips of others stay where they are."""
-    inside = sorted(cut.iterdir())
+    """All that is cut out is for training; the clips of others stay where they are.
+
+    Before the first clip is there: whatever ends this, none is of another split."""
+    inside = sorted(cut.iterdir()) if cut.is_dir() else []
     if any(path.stem.lower() in LIST_FILES.values() for path in inside):
         return  # what they don't name is for training
     others = [p.name for p in inside if p.is_dir() and p.name != MISTAKEN]
     if others := [name for name in others if not name.startswith(".")]:
         say(
-            f"{cut}: {others[0]} is there, too, so what was cut out is shared out to "
+            f"{cut}: {others[0]} is there, too, so what is cut out is shared out to "
             "training, validation and test like the rest: a new folder for --cut would "
             "be for training alone"
         )
@@ -271,28 +282,23 @@ def _alarm(
     tape: Tape,
     event: Event,
     cut: Path | None,
-    used: set[str],
 ) -> Finding:
-    """What a false alarm was; cut out, where a folder is given, under a name that is
-    not `used`."""
+    """What a false alarm was; cut out, where a folder is given."""
     # The decision in the middle of those that were averaged.
     recipe, size = bundle.recipe, bundle.recipe.task.clip_samples
     late_s = (recipe.detector.smoothing // 2) * decision_ms(recipe) / 1000
     end = max(0, round((event.time_s - late_s) * SAMPLE_RATE))
     file = ""
     if cut is not None:
-        # One name a false alarm, which the data set's rule takes for a speaker's.
-        said = event.word.replace(" ", "-")
-        start = f"{MISTAKEN}/{Path(name).stem}-{round(event.time_s * 1000):08d}-{said}"
-        file = f"{start}_nohash_0.wav"
-        for again in itertools.count(2):  # of another tape of that name
-            if file not in used:
-                break
-            file = f"{start}-{again}_nohash_0.wav"
-        used.add(file)
         clip = np.zeros(size, np.int16)
         part = tape.pcm[max(0, end - size) : end]
         clip[len(clip) - len(part) :] = part
+        # One name a false alarm, which the data set's rule takes for a speaker's. Part
+        # of it is the sound's: another tape of that name writes over none.
+        said = event.word.replace(" ", "-")
+        at, digest = round(event.time_s * 1000), hashlib.sha256(clip.tobytes())
+        where = f"{_cell(Path(name).stem)}-{at:08d}-{said}-{digest.hexdigest()[:8]}"
+        file = f"{MISTAKEN}/{where}_nohash_0.wav"
         write_atomic(cut / file, wav_bytes(clip))
     said = tape.text_at((end - size) / SAMPLE_RATE, end / SAMPLE_RATE)
     return Finding(
@@ -338,7 +344,8 @@ def _misses(
 
 
 def check_findings(path: Path) -> None:
-    """Raises KwsError where something else is there than findings: a truth, say."""
+    """Raises KwsError where something else is there than findings: a truth, say; or a
+    file where their folder should be."""
     head, other = "\t".join(COLUMNS).encode() + b"\n", f"{path.stem}-events"
     if path.is_dir() or (path.exists() and path.read_bytes()[: len(head)] != head):
         raise KwsError(
@@ -346,6 +353,12 @@ def check_findings(path: Path) -> None:
             f"wrote before. Received: --events {str(path)!r}",
             f"kws eval RUN ... --events {quoted(path.with_stem(other))}",
         )
+    check_folder(path.parent, path, "--events")
+
+
+def _cell(text: str) -> str:
+    """Without tabs and ends of lines, which names of files may have."""
+    return " ".join(text.splitlines()).replace("\t", " ")
 
 
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:
@@ -353,14 +366,14 @@ def write_findings(path: Path, findings: Sequence[Finding]) -> None:
     lines = ["\t".join(COLUMNS)]
     for finding in findings:
         cells = (
-            finding.tape,
+            _cell(finding.tape),
             finding.kind,
             finding.what,
             f"{finding.time_s:.2f}",
             finding.word,
             f"{finding.score:.4f}",
             "" if finding.snr_db is None else f"{finding.snr_db:.1f}",
-            " ".join(finding.said.split()),
+            _cell(finding.said),
             finding.cut,
         )
         lines.append("\t".join(cells))

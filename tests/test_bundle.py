@@ -176,3 +176,21 @@ def test_a_page_replaces_pages_alone(tmp_path: Path) -> None:
     for name in ("report/shell.html", "emit/web/page.html"):
         page.write_bytes((Path(bundle.__file__).parent / name).read_bytes())
         assert bundle.check_page(page) == page
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    """After all the work the system said: File exists."""
+    file = tmp_path / "my file"
+    file.touch()
+    bundle.check_folder(tmp_path / "new" / "one", tmp_path / "new" / "one", "--cut")
+    for typed, folder, option in (
+        (file / "x.html", file, "--out"),
+        (file / "a" / "e.tsv", file / "a", "--events"),
+        (file, file, "--cut"),
+    ):
+        with pytest.raises(KwsError, match="Expected a folder") as caught:
+            bundle.check_folder(folder, typed, option)
+        other = str(typed).replace("my file", "my file-new")
+        assert caught.value.hint == f"{option} '{other}'"
+    with pytest.raises(KwsError, match="Expected a folder"):
+        bundle.check_page(file / "x.html")

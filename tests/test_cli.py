@@ -300,7 +300,8 @@ def test_an_evaluation_that_cannot_be_is_refused_before_clips_are_read(
     bundles.save(dataclasses.replace(bundles.load("kwt-tiny"), path=run))
     for words, says in (
         (["kwt-tiny", "--engine", "host,qemu", "--board", "pico"], "emulated board"),
-        (["kwt-tiny", "--late", "40"], "--after silence or word"),
+        (["kwt-tiny", "--late", "40"], "networks for streams"),
+        (["kwt-stream-tiny", "--late", "40"], "--after silence or word"),
         (["kwt-tiny", "--after", "word"], "networks for streams"),
         (["kwt-stream-tiny", "--after", "word", "--engine", "host,tflm"], "host"),
         (["kwt-stream-tiny", "--after", "word", "--late", "7"], "Decisions come"),

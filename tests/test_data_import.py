@@ -253,6 +253,26 @@ def test_new_recordings_are_taken_up_but_nothing_of_yours_is_overwritten(
     assert (tmp_path / "mine" / "file").read_text() == "keep"
 
 
+def test_a_link_to_a_folder_is_written_through(tmp_path):
+    """After all the work: Is a directory; and a hidden folder stayed."""
+    root, real, link = tmp_path / "anna", tmp_path / "on" / "real", tmp_path / "link"
+    write(root / "stop" / "1.wav", small_corpus.tone(500, 6000, 9000))
+    real.mkdir(parents=True)
+    link.symlink_to(real)
+    assert takes.make([root], link).made == 1
+    write(root / "stop" / "2.wav", small_corpus.tone(700, 6000, 9000))
+    assert takes.make([root], link).made == 2
+    assert takes.make([root], real).made == 0
+    assert link.is_symlink() and len(list(real.glob("stop/*.wav"))) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["anna", "link", "on"]
+    assert list(real.parent.iterdir()) == [real]
+    # Where it can't be put in place, nothing else is left.
+    (tmp_path / "building").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        takes._put(tmp_path / "building", link)
+    assert len(list(tmp_path.iterdir())) == 4 and len(list(real.iterdir())) == 3
+
+
 def test_a_short_recording_is_one_clip_with_its_sound_in_the_middle(tmp_path):
     tone = np.zeros(12000)
     tone[:5000] = small_corpus.tone(500, 5000, 9000) / 32768
@@ -265,6 +285,29 @@ def test_a_short_recording_is_one_clip_with_its_sound_in_the_middle(tmp_path):
         pcm = audio.read(tmp_path / "out" / piece.name).pcm.astype(float)
         energy = np.cumsum(pcm**2) / np.sum(pcm**2)
         assert abs(np.searchsorted(energy, 0.5) - 8000) < 400
+
+
+def test_a_click_is_no_word_however_short_its_recording_is(tmp_path):
+    """One of a single sample became a clip."""
+    rng = np.random.default_rng(0)
+    click, root = rng.normal(0, 0.2, 160), tmp_path / "anna"
+    write(root / "stop" / "1.wav", click[:1])
+    write(root / "stop" / "2.wav", click)
+    write(root / "stop" / "3.wav", np.concatenate([np.zeros(6000), click] * 2))
+    write(root / "stop" / "4.wav", small_corpus.tone(500, 6000, 9000))
+    # A tightly cut word with a burst before it.
+    word = small_corpus.tone(500, 6000, 3000) / 32768
+    write(root / "stop" / "5.wav", np.concatenate([rng.normal(0, 0.4, 300), word]))
+    done = takes.make([root], tmp_path / "out")
+    assert [(p.take.file.name, p.problem) for p in done.pieces] == [
+        ("1.wav", "a click, too short for a word"),
+        ("2.wav", "a click, too short for a word"),
+        ("3.wav", "a click, too short for a word"),
+        ("3.wav", "a click, too short for a word"),
+        ("4.wav", ""),
+        ("5.wav", ""),
+    ]
+    assert done.made == 2
 
 
 def test_the_room_goes_on_where_the_neighbours_were(tmp_path):

@@ -131,6 +131,30 @@ def test_a_tape_says_what_was_laid_and_how_loud(tmp_path):
         tape.open_tape(tmp_path / "t.wav")
 
 
+@pytest.mark.parametrize("named", [NAMES, None])
+def test_an_edited_truth_keeps_what_is_known_of_the_words_that_stayed(
+    tmp_path, capsys, named
+):
+    """By count alone, every word got its neighbour's loudness and clip."""
+    pcm, label = clips()
+    made = tape.build(pcm, label, LABELS, [], 60, 1, 10, 8, (5, 9), clip_names=named)
+    tape.save(made, tmp_path / "t.wav")
+    known = [(w.snr_db, w.clip) for w in made.windows]
+    rows = (tmp_path / "t.tsv").read_text().splitlines()
+    audio.say.cache_clear()
+    assert [(w.snr_db, w.clip) for w in tape.open_tape(tmp_path / "t.wav").windows] == (
+        known
+    )
+    assert not capsys.readouterr().err
+    edited = [rows[0], *rows[2:], "59.5\t59.9\tyes"]
+    (tmp_path / "t.tsv").write_text("\n".join(edited) + "\n")
+    read = tape.open_tape(tmp_path / "t.wav")
+    assert [(w.snr_db, w.clip) for w in read.windows] == [*known[1:], (None, "")]
+    assert "1 of 10 words of the truth are not as they were laid" in (
+        capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize(
     "known",
     [
@@ -179,6 +203,24 @@ def told(folder: Path, made: tape.Tape, capsys) -> str:
     ((name, read),) = tape.opened([folder / "t.wav"], LABELS)
     assert (name, len(read.pcm)) == (str(folder / "t.wav"), len(made.pcm))
     return capsys.readouterr().err
+
+
+def test_a_tape_without_truth_is_refused_before_another_is_decoded(tmp_path):
+    """Ten tapes of an hour were heard, and the eleventh had none."""
+    made = tape.Tape(np.zeros(16000, np.int16), [])
+    for name in ("a.wav", "z.wav"):
+        tape.save(made, tmp_path / name)
+    both = [tmp_path / "a.wav", tmp_path / "z.wav"]
+    assert len(list(tape.opened(iter(both), LABELS))) == 2
+    (tmp_path / "z.tape.json").write_text("{")
+    with pytest.raises(KwsError, match="known of the tape can't be read"):
+        tape.opened(both, LABELS)
+    (tmp_path / "z.tsv").unlink()
+    with pytest.raises(KwsError, match="No truth file"):
+        tape.opened(both, LABELS)
+    both[1].unlink()
+    with pytest.raises(KwsError, match="No such recording"):
+        tape.opened(both, LABELS)
 
 
 def test_words_that_the_truth_of_a_tape_leaves_out_are_told(tmp_path, capsys):
@@ -447,6 +489,16 @@ def test_saving_and_opening_gives_the_same_tape(tmp_path):
     json_truth = tmp_path / "t.json"
     json_truth.write_text('[{"word": "yes", "start_s": 1, "end_s": 1.5}]')
     assert tape.read_windows(json_truth) == [Window("yes", 1.0, 1.5)]
+
+
+def test_a_word_that_the_truth_has_twice_counts_once(tmp_path, capsys):
+    """The second one was a miss."""
+    lines = ["start_s\tend_s\tword", "1.0\t1.5\tyes", "2\t2.5\tno"]
+    path = tmp_path / "t.tsv"
+    path.write_text("\n".join([*lines, "1.00\t1.50\tYes", "2\t2.5\tup"]) + "\n")
+    found = tape.read_windows(path)
+    assert [w.word.lower() for w in found] == ["yes", "no", "up"]
+    assert f"{path}: 1 entry says the same word" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("file", sorted(BAD.glob("truth_*.tsv")), ids=lambda p: p.stem)

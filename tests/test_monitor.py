@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -555,6 +556,34 @@ def test_a_microphone_that_was_unplugged_is_told(
     with pytest.raises(KwsError, match="no sound any more") as caught:
         live._next(queue.Queue(), "kws listen RUN --audio recording.wav")
     assert "kws listen RUN --audio" in caught.value.hint
+
+
+def test_sound_that_portaudio_lost_is_told_and_marked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The callback never looked at the status: it was spliced without a word."""
+
+    class Stream:
+        def __init__(self, callback: Any, blocksize: int, **_: Any) -> None:
+            self.callback, self.block = callback, bytes(2 * blocksize)
+
+        def __enter__(self) -> None:
+            for number in range(live.MAX_BLOCKS + 3):
+                status = types.SimpleNamespace(input_overflow=number in (1, 2))
+                self.callback(self.block, live.BLOCK, None, status)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    module = types.SimpleNamespace(RawInputStream=Stream, PortAudioError=OSError)
+    monkeypatch.setitem(sys.modules, "sounddevice", module)
+    with live.microphone() as blocks:
+        sizes = [len(next(blocks)) for _ in range(5)]
+    assert sizes == [live.BLOCK, 0, live.BLOCK, 0, live.BLOCK]
+    assert capsys.readouterr().err.splitlines() == [
+        "0.5 s of sound were lost: too slow here",
+        "PortAudio lost sound 2 times (input overflow), nobody knows how much",
+    ]
 
 
 def test_listening_needs_a_microphone(monkeypatch: pytest.MonkeyPatch) -> None:

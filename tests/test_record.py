@@ -254,6 +254,22 @@ def test_who_speaks_is_a_chosen_name_or_a_hash(tmp_path: Path) -> None:
         made.join("x" * 41, hidden=True)
 
 
+def test_a_name_in_another_spelling_is_the_same_speaker(tmp_path: Path) -> None:
+    """Anna was trained on, and anna was validation's."""
+    made, anna = session(tmp_path)
+    assert made.join("anna", hidden=False) == made.join(" ANNA", hidden=False) == anna
+    made.add(anna, 0, WORD, RATE)
+    again = Session(made.out, made.asked)
+    assert again.join("anna", hidden=False) == anna == "Anna"
+    assert again.join("Anna B", hidden=False) == again.join("anna-b", hidden=False)
+    assert again.join("Ann", hidden=False) == "Ann"
+    for name in ("!!!", "_"):  # both were somebody
+        with pytest.raises(KwsError, match="a letter or a digit") as caught:
+            again.join(name, hidden=False)
+        assert repr(name) in caught.value.message and "anna" in caught.value.hint
+    assert again.join("7", hidden=False) == "7"
+
+
 @pytest.mark.parametrize("word", ["../x", "/etc", "a/b", "..", "_unknown_", "a\0b", ""])
 def test_a_word_is_a_folder_s_name_and_no_way_out(tmp_path: Path, word: str) -> None:
     with pytest.raises(KwsError, match="A word may have"):
@@ -936,6 +952,24 @@ def test_a_terminal_records_too(tmp_path: Path) -> None:
         "no/Anna_nohash_0.wav",
     ]
     assert asked[0].startswith('Say "go" (1 of 2)') and "no" in asked[-1]
+
+
+def test_a_terminal_keeps_nothing_with_a_gap_in_it(tmp_path: Path) -> None:
+    made, anna = session(tmp_path, wanted=1, others=(), room_s=0)
+    blocks = np.split(sound((0.7, 0.4), rate=16000, seconds=3), 30)
+    none = blocks[0][:0]
+    with_gaps = [[*blocks[:9], none, *blocks[9:]], [none, *blocks]]  # and at its start
+
+    @contextlib.contextmanager
+    def microphone() -> Iterator[Iterator[np.ndarray]]:
+        yield iter(with_gaps.pop(0))
+
+    said: list[str] = []
+    serving.terminal(made, anna, microphone, lambda _: "", said.append, print)
+    assert (
+        not with_gaps and len([t for t in said if "Not kept: sound was lost" in t]) == 1
+    )
+    assert list(tree(tmp_path / "mine")) == ["go/Anna_nohash_0.wav"]
 
 
 def test_a_terminal_needs_sounddevice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,6 +197,14 @@ def test_what_is_not_there_is_said(own: Path, tmp_path: Path) -> None:
     assert isinstance(done.exception, KwsError)  # it was asked for by name
 
 
+def test_a_tape_that_is_not_there_is_refused_before_clips_are_heard(own: Path) -> None:
+    said: list[str] = []
+    asked = facts.Asked(limit=1, boards=(), say=said.append, tapes=(own / "nope.wav",))
+    with pytest.raises(KwsError, match="No such recording"):
+        facts.gather(str(own), asked)
+    assert not said
+
+
 def test_curves_that_are_not_there_come_with_the_training_that_makes_them(
     own: Path, tmp_path: Path
 ) -> None:

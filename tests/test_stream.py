@@ -24,6 +24,7 @@ from kws import attention, evaluate, recipe
 from kws import bundle as bundles
 from kws.bundle import Bundle
 from kws.cli import emit as emit_command
+from kws.cli.eval import command as eval_command
 from kws.data import ClipSet
 from kws.deploy import boards, flash, host, run
 from kws.emit import native, step_model
@@ -394,6 +395,27 @@ def test_clips_are_judged_as_a_stream_hears_them(after: str, steps: int) -> None
             evaluate.evaluate_clips(bundle, clips, late_ms=late_ms)
         with pytest.raises(KwsError, match=f"every {late_ms // steps} ms"):
             evaluate.evaluate_clips(bundle, clips, after=after, late_ms=late_ms + 1)
+
+
+@pytest.mark.parametrize("late", ["100", "-7", "5000"])
+def test_hints_of_late_work_as_they_are_typed(late: str) -> None:
+    """They named the package's folder, steps that the network doesn't have, or streams
+    for one that is none."""
+
+    def refused(run: str, *more: str) -> KwsError:
+        done = CliRunner().invoke(eval_command, [run, "--late", late, *more])
+        assert isinstance(done.exception, KwsError)
+        return done.exception
+
+    assert refused("kwt-tiny").hint == "kws eval kwt-tiny"
+    error = refused("kwt-stream-tiny")
+    nearest = {"100": 80, "-7": 40, "5000": 1000}[late]
+    hint = f"kws eval kwt-stream-tiny --after silence --late {nearest}"
+    assert "Expected --after silence or word" in error.message and error.hint == hint
+    bundle = bundles.load("kwt-stream-tiny")
+    evaluate.check_after(bundle, "host", "silence", nearest)
+    error = refused("kwt-stream-tiny", "--after", "word")
+    assert error.hint == hint.replace("silence", "word")
 
 
 def test_what_comes_before_a_clip_is_for_networks_for_streams() -> None:

@@ -51,7 +51,7 @@ def made(bundle: Bundle, sound: np.ndarray, tmp_path_factory: pytest.TempPathFac
         Window(silent, first.time_s + 5, first.time_s + 5.5, 5.5, "missed.wav"),
         Window("lumos", first.time_s + 9, first.time_s + 9.5),
     ]
-    said = [Window("a sentence", 0.0, len(sound) / 16000)]
+    said = [Window("a sentence", 0.0, len(sound) / 16000), *windows]
     folder = tmp_path_factory.mktemp("tapes")
     tape = Tape(sound, windows, said=said)
     tapes_of.save(tape, folder / "words.wav")
@@ -117,7 +117,7 @@ def test_words_are_counted_by_speaker_and_by_loudness(
         Window(silent, time_s - 0.6, time_s - 0.1, clip=f"{silent}/bert_nohash_0.wav"),
     ]
     for name, pcm in (("loud", part), ("soft", quiet)):
-        tapes_of.save(Tape(pcm, windows), tmp_path / f"{name}.wav")
+        tapes_of.save(Tape(pcm, windows, said=windows), tmp_path / f"{name}.wav")
     arguments = ["kwt-tiny", "--tape", str(tmp_path)]
     done = CliRunner().invoke(command, [*arguments, "--json"])
     table = json.loads(done.stdout)
@@ -183,11 +183,59 @@ def test_every_fault_is_told_and_every_false_alarm_cut_out(
 def test_alarms_of_tapes_of_one_name_are_cut_out_beside_each_other(
     bundle: Bundle, sound: np.ndarray, tmp_path: Path
 ) -> None:
-    recordings = [(f"{place}/x.wav", Tape(sound, [], "noise")) for place in "ab"]
-    found = tapes.evaluate(bundle, recordings, cut=tmp_path).findings
-    assert len(found) == len({finding.cut for finding in found}) > 2
-    files = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.wav")}
-    assert files == {finding.cut for finding in found}
+    """Of one call or of two: the second's replaced the first's."""
+    softer = (sound // 2).astype(np.int16)  # the same words at the same times
+    both = [(f"{p}/x.wav", Tape(pcm, [])) for p, pcm in (("a", sound), ("b", softer))]
+    found = tapes.evaluate(bundle, both, cut=tmp_path / "one").findings
+    alone = [tapes.evaluate(bundle, [one], cut=tmp_path / "two") for one in both]
+    assert found == [finding for result in alone for finding in result.findings]
+    times = [(finding.time_s, finding.word) for finding in found]
+    assert len(found) == len({finding.cut for finding in found}) > len(set(times)) > 2
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        files = {str(file.relative_to(folder)) for file in folder.rglob("*.wav")}
+        assert files == {finding.cut for finding in found}
+    # The same again is the same files.
+    assert tapes.evaluate(bundle, both, cut=tmp_path / "one").findings == found
+    assert len(list((tmp_path / "one").rglob("*.wav"))) == len(found)
+
+
+def test_what_was_cut_out_before_an_error_is_for_training_too(
+    bundle: Bundle, sound: np.ndarray, tmp_path: Path
+) -> None:
+    """The lists came at the very end."""
+    tapes_of.save(Tape(sound, []), tmp_path / "tapes" / "a.wav")
+    (tmp_path / "tapes" / "b.wav").write_bytes(b"no sound")
+    (tmp_path / "tapes" / "b.tsv").touch()
+    arguments = ["kwt-tiny", "--tape", str(tmp_path / "tapes"), "--cut"]
+    done = CliRunner().invoke(command, [*arguments, str(tmp_path / "cut")])
+    assert isinstance(done.exception, KwsError)
+    assert list((tmp_path / "cut").rglob("*.wav"))
+    assert sorted(file.name for file in (tmp_path / "cut").glob("*.txt")) == [
+        "testing_list.txt",
+        "validation_list.txt",
+    ]
+
+
+def test_a_tab_in_a_tapes_name_is_none_of_the_tables(
+    sound: np.ndarray, tmp_path: Path
+) -> None:
+    tapes_of.save(Tape(sound, []), tmp_path / "my\ttape.wav")
+    arguments = ["kwt-tiny", "--tape", str(tmp_path), "--cut", str(tmp_path / "cut")]
+    arguments += ["--events", str(tmp_path / "e.tsv")]
+    assert CliRunner().invoke(command, arguments).exit_code == 0
+    head, *lines = (tmp_path / "e.tsv").read_text().splitlines()
+    rows = [dict(zip(head.split("\t"), x.split("\t"), strict=True)) for x in lines]
+    assert {row["tape"] for row in rows} == {str(tmp_path / "my tape.wav")}
+    assert all((tmp_path / "cut" / row["cut"]).is_file() for row in rows)
+
+
+def test_where_nothing_is_cut_out_that_is_said(tmp_path: Path) -> None:
+    tapes_of.save(Tape(np.zeros(32000, np.int16), []), tmp_path / "t.wav")
+    arguments = ["kwt-tiny", "--tape", str(tmp_path), "--cut", str(tmp_path / "cut")]
+    done = CliRunner().invoke(command, arguments)
+    assert done.exit_code == 0, done.output
+    assert "No false alarm: nothing was cut out" in done.output
+    assert "Wrote" not in done.output and not (tmp_path / "cut").exists()
 
 
 def test_an_alarm_before_the_first_whole_clip_is_cut_out_too(
@@ -199,7 +247,7 @@ def test_an_alarm_before_the_first_whole_clip_is_cut_out_too(
     late = dataclasses.replace(bundle, recipe=recipe)
     event = engine.Event("yes", 0.0, 0.5, 0.9)
     tape = Tape(sound, [])
-    found = tapes._alarm(late, "x.wav", tape, event, tmp_path, set())
+    found = tapes._alarm(late, "x.wav", tape, event, tmp_path)
     assert not audio.read(tmp_path / found.cut).pcm.any()
 
 
@@ -237,16 +285,44 @@ def test_words_that_a_text_holds_are_told_before_they_count_as_false_alarms(
 
 
 def test_what_tapes_need_is_refused_without_them(tmp_path: Path) -> None:
+    tape, file = tmp_path / "of" / "none.wav", tmp_path / "file"  # nothing is heard
+    file.touch()
     for arguments, message in (
         (["--events", "e.tsv"], "no --tape"),
         (["--cut", "c"], "no --tape"),
         (["--truth", "t.tsv"], "one tape"),
-        (["--tape", str(tmp_path), "--truth", "t.tsv"], "several tapes"),
         (["--tape", str(tmp_path)], "without tapes"),
+        (["--tape", str(tape), "--events", str(file / "e.tsv")], "Expected a folder"),
+        (["--tape", str(tape), "--cut", str(file)], "Expected a folder"),
     ):
         done = CliRunner().invoke(command, ["kwt-tiny", *arguments])
         assert isinstance(done.exception, KwsError)
         assert message in done.exception.message
+
+
+def test_hints_name_the_users_own_tapes(made, tmp_path: Path) -> None:
+    """They said tape.wav and TAPE.wav, and RUN."""
+    folder, _ = made
+
+    def refused(*arguments: str) -> KwsError:
+        done = CliRunner().invoke(command, ["kwt-tiny", *arguments])
+        assert isinstance(done.exception, KwsError)
+        return done.exception
+
+    error = refused("--tape", str(folder), "--truth", "my t.tsv")
+    assert error.message.endswith("several tapes")
+    one = folder / "noise.wav"
+    assert error.hint == f"kws eval kwt-tiny --tape {one} --truth 'my t.tsv'"
+    for named in ("float", "float,host"):
+        error = refused("--tape", str(one), "--tape", str(folder), "--engine", named)
+        assert "does not stream" in error.message
+        both = f"kws eval kwt-tiny --tape {one} --tape {folder}"
+        assert error.hint == f"{both} --engine host"
+    # A folder with one tape is one.
+    tapes_of.save(Tape(np.zeros(32000, np.int16), []), tmp_path / "one" / "t.wav")
+    (tmp_path / "t.tsv").touch()
+    arguments = ["--tape", str(tmp_path / "one"), "--truth", str(tmp_path / "t.tsv")]
+    assert CliRunner().invoke(command, ["kwt-tiny", *arguments]).exit_code == 0
 
 
 def test_hours_needed_are_three_point_seven_by_the_rate() -> None:

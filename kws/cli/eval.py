@@ -115,7 +115,7 @@ def command(
     elif set(names) == {"float"}:
         why = "Keras (--engine float) shares the work out by itself."
         _options.heed(ctx, ["--jobs"], why)
-    _check(names, board_name, tape, truth, events or cut)
+    _check(run, names, board_name, tape, truth, events or cut)
     if events is not None and (heard := _overwritten(events, tape, truth)):
         raise KwsError(
             f"--events would be written over what is read. Received: {heard}",
@@ -129,7 +129,7 @@ def command(
     from kws.evaluate import agreement, check_after, evaluate_clips
 
     for name in names:
-        check_after(bundle, name, after, late_ms)
+        check_after(bundle, name, after, late_ms, run)
         if engines.get(name).INTEGER:
             bundle.model_bytes()  # refused before clips are read: not converted yet
     folders = datasets.of_run(bundle, data, also)
@@ -165,42 +165,53 @@ def command(
 
 
 def _check(
+    run: str,
     names: list[str],
     board: str | None,
     tape: tuple[Path, ...],
     truth: Path | None,
-    found: Path | None,
+    faults: Path | None,
 ) -> None:
     """Refuse what would be left unheeded, or fail late."""
+    from kws.data.tape import files
     from kws.deploy import boards
     from kws.engines import qemu
     from kws.errors import KwsError, quoted
 
+    command = f"kws eval {quoted(run)}"
     if board is not None:
         boards.load(board)
     if board is not None and "qemu" not in names:
         raise KwsError(
             f"Only the engine qemu runs on a board. Received: --board {board} "
             f"--engine {','.join(names)}",
-            f"kws eval RUN --engine qemu --board {board}",
+            f"{command} --engine qemu --board {board}",
         )
     if "qemu" in names and not tape:
         qemu.emulated(board)
-    if truth is not None and (len(tape) != 1 or tape[0].is_dir()):
+    if truth is not None and len(found := files(tape)) != 1:
+        one = found[0] if found else "tape.wav"
         raise KwsError(
             f"--truth is what is said on one tape. Received: --truth {truth}, "
-            f"{'no --tape' if not tape else 'several tapes'}",
-            f"kws eval RUN --tape tape.wav --truth {quoted(truth)}",
+            f"{'several tapes' if found else 'no --tape'}",
+            f"{command} --tape {quoted(one)} --truth {quoted(truth)}",
         )
-    if found is not None and not tape:
+    if faults is not None and not tape:
         raise KwsError(
             "--events and --cut tell what was heard on tapes. Received: no --tape",
-            f"kws eval RUN --tape tape.wav --events {quoted(found)}",
+            f"{command} --tape tape.wav --events {quoted(faults)}",
         )
-    if tape and len(names) > 1:
+    if not tape:
+        return
+    from kws import tapes
+
+    command = " ".join([command, *(f"--tape {quoted(path)}" for path in tape)])
+    for name in names:
+        tapes.check_engine(name, command)
+    if len(names) > 1:
         raise KwsError(
             f"A tape runs through one engine. Received: --engine {','.join(names)}",
-            f"kws eval RUN --tape {quoted(tape[0])} --engine {names[0]}",
+            f"{command} --engine {names[0]}",
         )
 
 
@@ -252,10 +263,13 @@ def _tapes(
     as_json: bool,
 ) -> None:
     from kws import tapes
+    from kws.bundle import check_folder
     from kws.data.tape import describe, files, opened
 
     if events is not None:
         tapes.check_findings(events)
+    if cut is not None:
+        check_folder(cut, cut, "--cut")
     found = files(paths)
     recordings = opened(found, bundle.labels, truth)
     result = tapes.evaluate(bundle, recordings, engine, events is not None, cut)
@@ -287,6 +301,8 @@ def _tapes(
                 f"  {f'{step} {what}':<20} {counts['missed']:>4} of "
                 f"{counts['words']:>4} words missed"
             )
-    for path in (events, cut):
-        if path is not None:
-            click.echo(f"Wrote {path}")
+    if events is not None:
+        click.echo(f"Wrote {events}")
+    if cut is not None:
+        some = any(finding.cut for finding in result.findings)
+        click.echo(f"Wrote {cut}" if some else "No false alarm: nothing was cut out")

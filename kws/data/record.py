@@ -235,8 +235,11 @@ class Session:
             hidden: Write eight digits of its hash into the files' names instead.
 
         Returns:
-            What stands for the speaker in the files' names. The name itself is kept
-            nowhere else.
+            What stands for the speaker in the files' names, spelled as it is there
+            already. The name itself is kept nowhere else.
+
+        Raises:
+            KwsError: too long a name, or one without a letter or a digit.
         """
         name = names.composed(name)
         if len(name) > LONGEST_NAME:
@@ -245,13 +248,17 @@ class Session:
                 f"Received: {len(name)}",
                 "Choose a shorter name.",
             )
-        if not name:
-            who = secrets.token_hex(4)
-        elif hidden:
-            who = hashlib.sha256(name.casefold().encode()).hexdigest()[:8]
-        else:
-            who = takes.plain(name)
         with self._lock:
+            if not name:
+                who = secrets.token_hex(4)
+            elif hidden:
+                who = hashlib.sha256(name.casefold().encode()).hexdigest()[:8]
+            else:
+                who = takes.named(name)
+                # As two, Anna and anna may be trained on and tested.
+                known = [s for s in self.speakers() if names.key(s) == names.key(who)]
+                if known and who not in known:
+                    who = known[0]
             self._joined.add(who)
         return who
 

@@ -41,6 +41,7 @@ MAX_GAIN_DB = 36.0  # a word that needs more was hardly recorded
 LOUDER_DB = 6.0  # than the room: less is no word to learn from
 QUIETER_DB = 15.0  # than the other words of a take: a breath, a chair
 SHORTER = 0.4  # of their length: a key, a part of the word
+CLICK = "a click, too short for a word"
 PHRASE_PAUSE_S = 0.45  # sets phrases of several words apart
 _ROOM = 800  # samples: what is shorter does not tell how the room sounds
 _FADE = 80  # samples, between a word's surroundings and the room's sound
@@ -182,9 +183,10 @@ def make(
         KwsError: nothing to import, or a folder that holds something else.
     """
     out = Path(out)
+    place = out.resolve()  # a link stays one: its folder is written
     takes, speakers, strays = find(folders, speaker)
     for folder in folders:
-        if out.resolve().is_relative_to(folder.resolve()):
+        if place.is_relative_to(folder.resolve()):
             raise KwsError(
                 "The corpus can't be inside what is imported. Expected another folder "
                 f"for --out. Received: {str(out)!r} in {str(folder)!r}",
@@ -193,7 +195,7 @@ def make(
             )
     sources = [
         {
-            "file": os.path.relpath(take.file, out.parent.resolve()),
+            "file": os.path.relpath(take.file, place.parent),
             "word": take.word,
             "speaker": take.speaker,
             "sha256": _hash(take.file),
@@ -211,8 +213,8 @@ def make(
             done.unreadable = {takes[i].file: why for i, why in record["unreadable"]}
             return done
         _check_untouched(out, record)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
     try:
         _make(takes, done, building, progress, size)
         done.made = len(list(building.glob("*/*.wav")))
@@ -227,19 +229,21 @@ def make(
             for path in sorted(building.rglob("*"))
             if path.is_file()
         }
-        place = {take.file: number for number, take in enumerate(takes)}
+        numbers = {take.file: number for number, take in enumerate(takes)}
         text = {
             **kept,
             "pieces": [
-                [place[p.take.file], p.start_s, p.stop_s, p.name, p.problem]
+                [numbers[p.take.file], p.start_s, p.stop_s, p.name, p.problem]
                 for p in done.pieces
             ],
-            "unreadable": [[place[file], why] for file, why in done.unreadable.items()],
+            "unreadable": [
+                [numbers[file], why] for file, why in done.unreadable.items()
+            ],
             "files": files,
         }
         (building / RECORD).write_text(json.dumps(text, indent=1) + "\n")
         building.chmod(0o755)
-        _put(building, out)
+        _put(building, place)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
@@ -252,7 +256,8 @@ def pieces_of(
     """Cut a take: every stretch of sound with the clip that it gives.
 
     A recording no longer than a clip is one clip as it is, moved so that its sound is
-    in the middle. In a longer one, pauses set the words apart.
+    in the middle; unless that is but a click. In a longer one, pauses set the words
+    apart.
 
     Args:
         take: What it is.
@@ -266,6 +271,10 @@ def pieces_of(
     phrase = " " in take.word or "-" in take.word
     found = cut.words(pcm, PHRASE_PAUSE_S if phrase else cut.PAUSE_S)
     if len(pcm) <= size:
+        if clicks := _nothing_but_clicks(pcm, found):
+            for span in clicks:
+                yield _left(take, pcm, span, CLICK)
+            return
         if not found.spans:  # cut so tightly that there is no pause in it
             found = cut.Found([Span(0, len(pcm), 0.0)], [], (0, 0), 0.0)
         first, last = found.spans[0].start, found.spans[-1].stop
@@ -287,7 +296,7 @@ def pieces_of(
         high = (span.stop + after) // 2 if place + 1 < len(sounds) else len(pcm)
         problem = ""
         if span in found.clicks:
-            problem = "a click, too short for a word"
+            problem = CLICK
         elif span.seconds > cut.longest_s(size):
             problem = (
                 f"{span.seconds:.1f} s of sound without a pause; a clip is "
@@ -307,6 +316,19 @@ def pieces_of(
             yield _left(take, pcm, span, problem)
         else:
             yield _taken(take, pcm, span, found, (low, high), size)
+
+
+def _nothing_but_clicks(pcm: np.ndarray, found: cut.Found) -> list[Span]:
+    """The clicks of a recording that is too short for a word, or too quiet but for
+    them. In a word that was cut tightly a burst may stand out, too."""
+    if found.spans:
+        return []
+    if len(pcm) < cut.SHORTEST_S * SAMPLE_RATE:
+        return [Span(0, len(pcm), 0.0)]
+    rest = pcm.copy()
+    for span in found.clicks:
+        rest[span.start : span.stop] = 0
+    return found.clicks if loudness(rest) < LEVEL_DB - MAX_GAIN_DB else []
 
 
 def _upper(values: list[float]) -> float:
@@ -472,13 +494,28 @@ def _word(folder: Path) -> str:
 def _speaker(file: Path, folder: Path, given: str | None) -> tuple[str, str]:
     """(name, how it was found) of the speaker of a recording in a word's folder."""
     if given is not None:
-        return plain(given), "given by --speaker"
+        return named(given), "given by --speaker"
     told = re.fullmatch(r"([^_].*)_nohash_\d+", file.stem)
     if told is not None:
         return plain(told[1]), "from the names of the recordings"
     if file.parent != folder:
         return plain(file.parent.name), "from the folder within the word's"
     return plain(folder.parent.name), "from the folder that holds the words'"
+
+
+def named(text: str) -> str:
+    """`plain` of a speaker's name that somebody chose.
+
+    Raises:
+        KwsError: nothing of it can stand in a file's name: all such were one person.
+    """
+    if not any(letter.isalnum() for letter in text):
+        raise KwsError(
+            "A speaker's name stands in the files' names. Expected a letter or a digit "
+            f"in it. Received: {text!r}",
+            "Choose another name, such as: anna",
+        )
+    return plain(text)
 
 
 def plain(text: str) -> str:
@@ -564,8 +601,15 @@ def _put(building: Path, out: Path) -> None:
     """Rename the finished folder into its place."""
     if out.is_dir():
         old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        out.replace(old)
-        building.replace(out)
+        try:
+            out.replace(old)
+            building.replace(out)
+        except BaseException:
+            if out.exists():
+                old.rmdir()
+            else:
+                old.replace(out)
+            raise
         shutil.rmtree(old)
     else:
         building.replace(out)

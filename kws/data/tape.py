@@ -478,6 +478,8 @@ def read_windows(path: Path) -> list[Window]:
     """Truth from a table (start and end in seconds, word) or JSON (a list of objects
     with word, start_s, end_s).
 
+    An entry that comes twice counts once, which is said on stderr.
+
     Tables may have tabs, semicolons or commas between their columns, decimal commas,
     and a header that names the columns in any order; Audacity's label tracks are such
     tables.
@@ -510,7 +512,13 @@ def read_windows(path: Path) -> list[Window]:
             f"Received: {path}",
             hint,
         ) from None
-    return sorted(windows, key=lambda window: window.start_s)
+    once = {_place(window): window for window in windows}
+    if again := len(windows) - len(once):
+        audio.say(
+            f"{path}: {again} {'entry says' if again == 1 else 'entries say'} the same "
+            "word at the same time as another: counted once"
+        )
+    return sorted(once.values(), key=lambda window: window.start_s)
 
 
 def _json_rows(said: Any) -> list[list[str]]:
@@ -695,6 +703,36 @@ def open_tape(path: Path, truth: Path | None = None) -> Tape:
     Raises:
         KwsError: no such recording, no truth, or a truth of another recording.
     """
+    silent, truth = _without_sound(path, truth)
+    pcm = audio.samples(path, 48 * 3600.0)
+    seconds = len(pcm) / SAMPLE_RATE
+    late = [window for window in silent.windows if window.start_s >= seconds]
+    if late:
+        raise KwsError(
+            f"The truth goes on after the recording: expected words within its "
+            f"{seconds:.1f} s. Received: {late[0].word!r} at {late[0].start_s:.1f} s, "
+            f"and {len(late) - 1} more in {truth}",
+            "Check that it is the truth of this recording, in seconds.",
+        )
+    return replace(silent, pcm=pcm)
+
+
+def check(paths: Iterable[Path], truth: Path | None = None) -> None:
+    """See that every recording and its truth are there, before hours of sound are read.
+
+    Args:
+        paths: From `files`.
+        truth: As in `open_tape`.
+
+    Raises:
+        KwsError: no such recording, no truth, or one that can't be read.
+    """
+    for path in paths:
+        _without_sound(path, truth)
+
+
+def _without_sound(path: Path, truth: Path | None) -> tuple[Tape, Path]:
+    """All that is known of a tape but its samples, and the file of its truth."""
     if not path.is_file():
         raise KwsError(
             f"No such recording. Expected a recording (.wav, .flac, .mp3 and more). "
@@ -709,20 +747,9 @@ def open_tape(path: Path, truth: Path | None = None) -> Tape:
             rest = ", ".join(file.name for file in there[1:])
             audio.say(f"The truth is taken from {truth.name}, not from {rest}")
     windows = read_windows(truth)
-    pcm = audio.samples(path, 48 * 3600.0)
-    seconds = len(pcm) / SAMPLE_RATE
-    late = [window for window in windows if window.start_s >= seconds]
-    if late:
-        raise KwsError(
-            f"The truth goes on after the recording: expected words within its "
-            f"{seconds:.1f} s. Received: {late[0].word!r} at {late[0].start_s:.1f} s, "
-            f"and {len(late) - 1} more in {truth}",
-            "Check that it is the truth of this recording, in seconds.",
-        )
+    tape = Tape(np.zeros(0, np.int16), windows, WORDS if windows else RECORDING)
     side = path.with_suffix(SIDE)
-    if not side.is_file():
-        return Tape(pcm, windows, WORDS if windows else RECORDING)
-    return _with_side(Tape(pcm, windows), side)
+    return (_with_side(tape, side) if side.is_file() else tape), truth
 
 
 def opened(
@@ -737,7 +764,18 @@ def opened(
         paths: From `files`.
         labels: The network's.
         truth: As in `open_tape`.
+
+    Raises:
+        KwsError: at once what `check` raises, of any of them.
     """
+    every = list(paths)
+    check(every, truth)
+    return _one_by_one(every, labels, truth)
+
+
+def _one_by_one(
+    paths: Sequence[Path], labels: Sequence[str], truth: Path | None
+) -> Iterator[tuple[str, Tape]]:
     for path in paths:
         tape = open_tape(path, truth)
         _tell_of_words(path, tape, labels)
@@ -795,13 +833,40 @@ def _with_side(tape: Tape, path: Path) -> Tape:
             f"What is known of the tape can't be read: {error}. Received: {path}",
             f"rm {quoted(path)}   (the truth is not in it)",
         ) from None
-    windows = tape.windows
-    if len(details) == len(windows):  # a truth that was edited is another one
-        windows = [
-            replace(window, snr_db=snr_db, clip=clip)
-            for window, (snr_db, clip) in zip(windows, details, strict=True)
-        ]
+    laid, windows, others = _laid(said, details), [], 0
+    for window in tape.windows:
+        snr_db, clip = laid.get(_place(window), (None, ""))
+        windows.append(replace(window, snr_db=snr_db, clip=clip))
+        others += _place(window) not in laid
+    if others and set(details) - {(None, "")}:  # a truth that was edited
+        audio.say(
+            f"{path}: {others} of {len(windows)} words of the truth are not as they "
+            "were laid: their clips, and how loud they are, are not known"
+        )
     return Tape(tape.pcm, windows, kind, said, made)
+
+
+def _place(window: Window) -> tuple[float, float, str]:
+    """Start, end and word, the same of the truth and of the side file."""
+    return round(window.start_s, 4), round(window.end_s, 4), names.key(window.word)
+
+
+def _laid(
+    said: Sequence[Window], details: Sequence[tuple[float | None, str]]
+) -> dict[tuple[float, float, str], tuple[float | None, str]]:
+    """Where each word of the truth was laid -> its loudness and clip.
+
+    Args:
+        said: All that was laid.
+        details: Of the truth's words among it, in the same order.
+    """
+    found = {}
+    rest = iter(said)
+    for snr_db, clip in details:
+        mine = (w for w in rest if w.clip == clip and w.word != UNKNOWN)
+        if (window := next(mine, None)) is not None:
+            found[_place(window)] = snr_db, clip
+    return found
 
 
 def _finite(value: Any) -> float:

@@ -314,7 +314,8 @@ def microphone(
 ) -> Iterator[Iterator[np.ndarray]]:
     """Blocks of samples from this machine's microphone, until the context ends.
 
-    Where blocks were not taken in time, how much was lost is said at the end on stderr.
+    Where sound was lost comes an empty block. How much blocks that were not taken in
+    time held, and how often PortAudio lost some, is said at the end on stderr.
 
     Args:
         hint: The command that does without it.
@@ -324,15 +325,23 @@ def microphone(
     """
     sounddevice = portaudio(hint)
     arrived: queue.Queue[np.ndarray] = queue.Queue(MAX_BLOCKS)
-    lost = 0
+    lost = overflows = 0
+    gap = False
 
     def take(data: Any, frames: int, time: Any, status: Any) -> None:
         # A block that finds no room is lost; the next beat's time then lags behind.
-        nonlocal lost
+        nonlocal lost, overflows, gap
+        if status.input_overflow:
+            overflows += 1
+            gap = True
         try:
+            if gap:
+                arrived.put_nowait(np.zeros(0, np.int16))
             arrived.put_nowait(np.frombuffer(data, np.int16).copy())
+            gap = False
         except queue.Full:
             lost += frames
+            gap = True
 
     try:
         stream = sounddevice.RawInputStream(
@@ -354,3 +363,9 @@ def microphone(
         if lost:
             seconds = lost / run.SAMPLE_RATE
             print(f"{seconds:.1f} s of sound were lost: too slow here", file=sys.stderr)
+        if overflows:
+            print(
+                f"PortAudio lost sound {overflows} times (input overflow), nobody "
+                "knows how much",
+                file=sys.stderr,
+            )

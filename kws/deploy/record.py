@@ -330,7 +330,7 @@ def terminal(
     Args:
         session: Where recordings go.
         speaker: From `Session.join`.
-        microphone: Opens it: int16 blocks at 16 kHz.
+        microphone: Opens it: int16 blocks at 16 kHz; an empty one where some was lost.
         ask: Asks for a line.
         say: Prints one.
         play: Plays int16 samples at 16 kHz.
@@ -369,6 +369,9 @@ def terminal(
             )
             continue
         pcm = _recorded(microphone, prompt.seconds, say)
+        if pcm is None:
+            say("  Not kept: sound was lost on its way. End other programs here.")
+            continue
         verdict = session.add(speaker, place, pcm, SAMPLE_RATE)
         bar = meter(verdict.level_db)
         if verdict.problem:
@@ -400,13 +403,15 @@ def meter(level_db: float, width: int = 20) -> str:
 
 def _recorded(
     microphone: Microphone, seconds: float, say: Callable[[str], None]
-) -> np.ndarray:
-    """int16 [seconds * 16000]."""
+) -> np.ndarray | None:
+    """int16 [seconds * 16000]; None where sound was lost in between."""
     parts: list[np.ndarray] = []
     settle, count = round(SETTLE_S * SAMPLE_RATE), round(seconds * SAMPLE_RATE)
+    lost = False
     with microphone() as blocks:
         told_so = False
         for block in blocks:
+            lost |= settle <= 0 and not len(block)
             if settle > 0:
                 settle -= len(block)
                 continue
@@ -416,4 +421,4 @@ def _recorded(
             parts.append(block)
             if sum(map(len, parts)) >= count:
                 break
-    return np.concatenate(parts)[:count]
+    return None if lost else np.concatenate(parts)[:count]

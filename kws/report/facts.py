@@ -23,6 +23,7 @@ from kws import data as datasets
 from kws import operating_points
 from kws.bundle import Bundle
 from kws.data import ClipSet, Sources
+from kws.data import tape as tapes
 from kws.data.audio import loudness
 from kws.deploy import boards as registry
 from kws.deploy import energy, fit, flash, host, pace, profile
@@ -249,6 +250,7 @@ def gather(run: str, asked: Asked) -> Facts:
     boards = [registry.load(name) for name in chosen]
     missing: dict[str, str] = {}
     found: dict[str, Any] = {}
+    tapes.check(tapes.files(asked.tapes))  # before clips are heard
 
     def take(part: str, read: Callable[[], Any], given: bool = False) -> None:
         try:
