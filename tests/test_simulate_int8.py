@@ -338,8 +338,14 @@ def test_thresholds_go_into_the_bundle(simulator):
     from kws.simulate.measure import keep_thresholds, read_thresholds
 
     steps = np.array([[3, 2, 2, 1, -1, -1, 5], [4, 2, 0, 1, -1, -1, -1]])
+    # A sweep takes hours; what was changed in the run meanwhile is not taken back.
+    before = bundles.load(simulator.bundle.path)
+    detector = dataclasses.replace(before.recipe.detector, refractory_ms=321)
+    recipe = dataclasses.replace(before.recipe, detector=detector)
+    bundles.save(dataclasses.replace(before, recipe=recipe))
     assert keep_thresholds(simulator, of_steps(simulator, steps).to_dict())
     bundle = bundles.load(simulator.bundle.path)
+    assert bundle.recipe == recipe
     assert bundle.thresholds == {
         "0.X": 3,
         "1.X": 4,

@@ -219,10 +219,11 @@ def command(
         table["picked"] = pick(table, condition)
         picked = json.dumps(table["picked"]["thresholds"], indent=1) + "\n"
         write_atomic(out / "picked.json", picked.encode())
-        measure.keep_thresholds(simulator, table["picked"]["thresholds"])
     write_atomic(out / "sweep.json", (json.dumps(table) + "\n").encode())
     write_atomic(out / "sweep.csv", csv(table).encode())
     pages.write(table, out)
+    if condition is not None:  # last: a run that can't be written costs no sweep
+        measure.keep_thresholds(simulator, table["picked"]["thresholds"])
     if as_json:
         click.echo(json.dumps(table))
         return

@@ -210,11 +210,13 @@ def check_keeps(simulator: AnySimulator) -> None:
 
 
 def keep_thresholds(simulator: AnySimulator, table: dict[str, float]) -> bool:
-    """Write thresholds into the bundle, in int8 steps; False for a float network."""
+    """Write thresholds, in int8 steps, into the run as it is by now: what was changed
+    in it meanwhile, its detector say, stays. False for a float network."""
     if isinstance(simulator, Simulator):
         return False
     steps = simulator.steps(Thresholds.from_dict(table, simulator.slots))
-    bundles.save(dataclasses.replace(simulator.bundle, thresholds=steps.to_steps()))
+    now = bundles.load(simulator.bundle.path)
+    bundles.save(dataclasses.replace(now, thresholds=steps.to_steps()))
     return True
 
 
