@@ -283,6 +283,17 @@ def test_the_verb_fetches_from_another_address(server, tmp_path):
     assert report["sha256"] in result.stderr
 
 
+def test_files_beside_the_folder_are_left_alone(server, tmp_path):
+    """What it downloads has a name that nobody's own file has."""
+    own = [tmp_path / f"gsc.{end}" for end in ("tar.gz", "tar.gz.part", "archive")]
+    for file in own:
+        file.write_bytes(b"mine")
+    arguments = ["fetch", "--url", server.url, "--out", str(tmp_path / "gsc")]
+    assert CliRunner().invoke(verb.command, arguments).exit_code == 0
+    assert [file.read_bytes() for file in own] == [b"mine"] * 3
+    assert {*tmp_path.iterdir()} - {*own} == {tmp_path / "gsc"}
+
+
 def test_the_verb_takes_an_archive_at_hand(corpus_bytes, tmp_path, monkeypatch):
     archive = tmp_path / "mine.tar.gz"
     archive.write_bytes(corpus_bytes)
@@ -360,6 +371,9 @@ def test_ambient_sound_is_fetched_resumed_and_heard(places, tmp_path):
     out = tmp_path / "around" / "rain"
     first.break_after = [10_000, 20_000]
     second.break_after = [5_000]
+    own = out.with_name("rain.garden.archive")
+    own.parent.mkdir()
+    own.write_bytes(b"mine")
     done = fetch_ambient("rain", "--out", out, "--json")
     assert done.exit_code == 0, done.output
     assert "Licence: CC0, https://example.org/cc0" in done.stderr
@@ -372,7 +386,8 @@ def test_ambient_sound_is_fetched_resumed_and_heard(places, tmp_path):
     ]
     files = [file.relative_to(out).as_posix() for file in out.rglob("*.*")]
     assert sorted(files) == ["noise/garden/garden/ch01.wav", "noise/roof/roof/ch01.wav"]
-    assert list(out.parent.iterdir()) == [out]  # no archive is left behind
+    assert own.read_bytes() == b"mine"
+    assert {*out.parent.iterdir()} == {out, own}  # no archive is left behind
     sounds = ambient.recordings(out, "train")
     assert {sound.kind for sound in sounds} == {"noise"} and len(sounds) == 2
     again = fetch_ambient("rain", "--out", out)

@@ -513,7 +513,7 @@ def fetch(
             )
         count = unpack(archive, out, progress)
     else:
-        packed = out.with_name(out.name + ".tar.gz")
+        packed = _beside(out, "archive")
         received = download(source, packed, progress)
         try:
             count = unpack(packed, out, progress)
@@ -569,7 +569,7 @@ def fetch_ambient(
         if place.is_dir() and any(place.iterdir()):
             report["parts"].append({"url": source.url, "sha256": ""})
             continue
-        packed = out.with_name(f"{out.name}.{name}.archive")
+        packed = _beside(out, f"{name}.archive")
         if archives:
             packed = archives[number]
             received = _sha256(packed) if packed.is_file() else "no file"
@@ -590,6 +590,11 @@ def fetch_ambient(
                 packed.unlink(missing_ok=True)
         report["parts"].append({"url": source.url, "sha256": received})
     return report
+
+
+def _beside(out: Path, what: str) -> Path:
+    """What is ours beside a folder: hidden, so that it is no file of the user's."""
+    return out.with_name(f".{out.name}.{what}")
 
 
 def _too_large(source: Source, size: int, limit: int) -> KwsError:
