@@ -261,6 +261,61 @@ def test_load_reads_a_tar_gz(corpus_bytes, tmp_path):
         assert (clips.label >= 2).sum() == 4
 
 
+@pytest.fixture
+def published(server, tmp_path, monkeypatch):
+    """A version of clips and test files, with a manifest: the servers of both."""
+    files = {f"{word}/a_nohash_0.wav": rain(1) for word in ("yes", "_unknown_")}
+    tests = Server(zipped(files), "test.zip")
+    parts = [
+        f'[{name}]\nurl = "{part.url}"\nsha256 = "{sha256(part.body)}"\n'
+        for name, part in (("clips", server), ("test", tests))
+    ]
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "speech_commands_v9.toml").write_text("".join(parts))
+    monkeypatch.setattr(download, "DATASETS", tmp_path / "datasets")
+    yield server, tests
+    tests.close()
+
+
+def fetch_v9(out: Path, *arguments: str):
+    words = ["fetch", "--version", "v9", "--out", str(out), *arguments]
+    return CliRunner().invoke(verb.command, words)
+
+
+def test_what_is_there_is_known_by_what_was_unpacked(published, tmp_path):
+    """A folder that isn't empty is no data set."""
+    clips, tests = published
+    out = tmp_path / "sc"
+    for _ in range(2):
+        # The test files first, and the clips beside them.
+        for part in ("test", "all", "clips"):
+            assert fetch_v9(out, "--part", part).exit_code == 0
+    assert len(clips.requests) == len(tests.requests) == 1
+    assert (out / "test_v9" / "yes").is_dir() and (out / "yes").is_dir()
+    said = fetch_v9(out).stderr
+    assert f"clips: already in {out}\ntest: already in {out / 'test_v9'}" in said
+    (out / "test_v9" / download.MARK).unlink()
+    for folder, others in ((out, "_unknown_, yes"), (tmp_path / "own", "notes.txt")):
+        folder.mkdir(exist_ok=True)
+        (folder / "notes.txt").touch()
+        refused = fetch_v9(folder).exception
+        assert isinstance(refused, KwsError) and f"which holds {others}" in str(refused)
+        assert refused.hint == f"kws data fetch --out {folder}-new ..."
+    assert len(clips.requests) == 1  # refused before anything was fetched
+    (out / download.MARK).write_text('{"url": "", "sha256": "0"}')  # another version
+    assert isinstance(fetch_v9(out, "--part", "clips").exception, KwsError)
+
+
+def test_a_folder_that_is_there_stays_the_same(server, tmp_path):
+    """Somebody may stand in it, or a disk be mounted there."""
+    out = tmp_path / "out"
+    out.mkdir()
+    before = out.stat().st_ino
+    download.fetch(Source(server.url), out)
+    assert out.stat().st_ino == before and (out / "yes").is_dir()
+    assert not [file for file in out.iterdir() if "unpacking" in file.name]
+
+
 def test_manifests_name_the_official_addresses():
     assert download.versions() == ["v0.01", "v0.02"]
     for version in download.versions():
@@ -384,7 +439,7 @@ def test_ambient_sound_is_fetched_resumed_and_heard(places, tmp_path):
         sha256(first.body),
         sha256(second.body),
     ]
-    files = [file.relative_to(out).as_posix() for file in out.rglob("*.*")]
+    files = [file.relative_to(out).as_posix() for file in out.rglob("[!.]*.*")]
     assert sorted(files) == ["noise/garden/garden/ch01.wav", "noise/roof/roof/ch01.wav"]
     assert own.read_bytes() == b"mine"
     assert {*out.parent.iterdir()} == {out, own}  # no archive is left behind
@@ -392,6 +447,7 @@ def test_ambient_sound_is_fetched_resumed_and_heard(places, tmp_path):
     assert {sound.kind for sound in sounds} == {"noise"} and len(sounds) == 2
     again = fetch_ambient("rain", "--out", out)
     assert "0 files unpacked" in again.stdout
+    assert f"garden.tar.gz: already in {out}\nroof.zip: already" in again.stderr
     assert len(first.requests) == 3 and len(second.requests) == 2
 
 
@@ -406,6 +462,26 @@ def test_a_part_that_is_another_file_stops_and_leaves_the_others(places, tmp_pat
     second.body = good
     assert fetch_ambient("rain", "--out", out).exit_code == 0
     assert (out / "noise" / "roof").is_dir() and len(first.requests) == 1
+
+
+@pytest.mark.parametrize("kind", ["", "noise"])
+def test_other_sound_in_the_folder_is_not_taken_for_the_set(kind, places, tmp_path):
+    manifest = tmp_path / "datasets" / "ambient_rain.toml"
+    text = manifest.read_text().replace('kind = "noise"', f'kind = "{kind}"')
+    manifest.write_text("[[parts]]".join(text.split("[[parts]]")[:2]))  # the first
+    out = tmp_path / "around"
+    other = out / kind / "garden" / "x.wav"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(rain(1))
+    refused = fetch_ambient("rain", "--out", out).exception
+    assert isinstance(refused, KwsError) and "in use" in str(refused)
+    assert refused.hint == f"kws data fetch --out {out}-new ..."
+    assert not places[0].requests
+    other.unlink()
+    other.parent.rmdir()
+    for _ in range(2):
+        assert fetch_ambient("rain", "--out", out).exit_code == 0
+    assert len(list(out.rglob("ch01.wav"))) == len(places[0].requests) == 1
 
 
 def test_archives_at_hand_are_taken_and_left(places, tmp_path):

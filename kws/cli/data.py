@@ -113,6 +113,8 @@ def fetch(
     places = {"clips": out, "test": out / f"test_{version}"}
     wanted = ["clips", "test"] if part == "all" else [part]
     report: dict[str, Any] = {"version": version, "out": str(out), "parts": {}}
+    beside = {"clips": (f"test_{version}",), "test": ()}
+    sources = {}
     for name in wanted:
         source = download.source(version, name)
         if source is None and url is None and at_hand is None:
@@ -127,14 +129,18 @@ def fetch(
             # Another address is another file: the official checksum doesn't hold.
             address = url or (source.url if source else "")
             source = download.Source(address, sha256)
-        place = places[name]
-        if part == "all" and place.is_dir() and any(place.iterdir()):
-            click.echo(f"{name}: already in {place}", err=True)
+        if download.is_there(source, places[name]):
+            click.echo(f"{name}: already in {places[name]}", err=True)
             continue
+        download.check_free(places[name], out, beside[name])
+        sources[name] = source
+    for name, source in sources.items():
         origin = at_hand or source.url
-        click.echo(f"{name}: {origin} -> {place}", err=True)
+        click.echo(f"{name}: {origin} -> {places[name]}", err=True)
         show = _BytesProgress()
-        report["parts"][name] = download.fetch(source, place, at_hand, show)
+        report["parts"][name] = download.fetch(
+            source, places[name], at_hand, show, beside[name]
+        )
         show.end()
         if not report["parts"][name]["checked"]:
             digest = report["parts"][name]["sha256"]
@@ -161,6 +167,10 @@ def _fetch_ambient(
     show = _BytesProgress()
     report = download.fetch_ambient(sound, out, archives, show)
     show.end()
+    for part in report["parts"]:
+        if not part["sha256"]:
+            file = part["url"].rpartition("/")[2]
+            click.echo(f"{file}: already in {out}", err=True)
     if as_json:
         click.echo(json.dumps({"ambient": name, "licence": sound.licence, **report}))
         return

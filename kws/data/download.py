@@ -32,6 +32,7 @@ from typing import IO, Any
 
 from kws.bundle import write_atomic
 from kws.data.archives import file_key
+from kws.data.splits import some
 from kws.errors import KwsError, no_such, quoted
 from kws.paths import DATASETS, user_cache
 
@@ -43,6 +44,7 @@ MAX_MEMBERS = 1_000_000
 MAX_HEADER_BYTES = 1 << 20
 ATTEMPTS = 6
 TIMEOUT_S = 30
+MARK = ".fetched"  # in a folder: what was unpacked into it, by address and SHA-256
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is done, bytes done, bytes of all or 0 where unknown)."""
@@ -272,6 +274,8 @@ def unpack(
     progress: Progress | None = None,
     keep: Sequence[str] = (),
     member_bytes: int = MAX_MEMBER_BYTES,
+    mark: dict[str, str] | None = None,
+    beside: Sequence[str] = (),
 ) -> int:
     """Unpack a .tar.gz or a .zip into a new or empty folder, whole or not at all.
 
@@ -284,6 +288,8 @@ def unpack(
         progress: See `Progress`.
         keep: Patterns of members to unpack; (): all.
         member_bytes: The most that a member may have.
+        mark: What `is_there` is to know it by later.
+        beside: See `check_free`.
 
     Returns:
         Number of files.
@@ -291,14 +297,11 @@ def unpack(
     Raises:
         KwsError: refused, broken, or the folder is in use.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise KwsError(
-            "The folder to unpack into is in use. Expected a new or empty folder. "
-            f"Received: {str(out)!r}",
-            f"kws data fetch --out {quoted(f'{out}-new')}",
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    check_free(out, out, beside)
+    # Within a folder that is there: it may be a disk of its own.
+    within = out if out.is_dir() else out.parent
+    within.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=within, prefix=f".{out.name}.unpacking-"))
     try:
         with archive.open("rb") as raw:
             zipped = raw.read(4) == b"PK\x03\x04"
@@ -311,10 +314,13 @@ def unpack(
         inside = list(building.iterdir())
         if len(inside) == 1 and any(p.is_dir() for p in inside[0].glob("*")):
             root = inside[0]  # everything in one folder of the archive
-        root.chmod(0o755)
+        if mark is not None:
+            (root / MARK).write_text(json.dumps(mark), encoding="utf-8")
         if out.is_dir():
-            out.rmdir()
-        root.replace(out)
+            _move(root, out, archive)
+        else:
+            root.chmod(0o755)
+            root.replace(out)
     except (
         tarfile.TarError,
         gzip.BadGzipFile,
@@ -337,6 +343,15 @@ def unpack(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return count
+
+
+def _move(root: Path, out: Path, archive: Path) -> None:
+    """All that is in a folder into one that is there, the mark last."""
+    inside = sorted(root.iterdir(), key=lambda path: path.name == MARK)
+    if twice := [path.name for path in inside if (out / path.name).exists()]:
+        raise _refused(archive, f"{twice[0]!r} is in the folder already")
+    for path in inside:
+        path.rename(out / path.name)
 
 
 @dataclass(frozen=True)
@@ -473,11 +488,51 @@ def unpacked(archive: Path) -> Path:
     return folder
 
 
+def is_there(source: Source, place: Path) -> bool:
+    """Whether a folder holds what `fetch` unpacked of this source into it."""
+    try:
+        mark = json.loads((place / MARK).read_text(encoding="utf-8"))
+        if source.sha256 is not None:
+            return bool(mark["sha256"] == source.sha256)
+        return bool(source.url and mark["url"] == source.url)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def check_free(place: Path, out: Path, beside: Sequence[str] = ()) -> None:
+    """Refuse to unpack into a folder that holds something else.
+
+    Args:
+        place: The folder.
+        out: The `--out` that it is in, for the hint.
+        beside: Other parts' folders, which may be in it.
+
+    Raises:
+        KwsError: it isn't new or empty, or no folder.
+    """
+    if not place.exists():
+        return
+    inside = sorted(file.name for file in place.iterdir()) if place.is_dir() else []
+    # What is hidden belongs to a fetch of that part that was stopped.
+    known = tuple(f".{name}." for name in beside)
+    others = [n for n in inside if n not in beside and not n.startswith(known)]
+    if place.is_dir() and not others:
+        return
+    holds = f", which holds {some(others)}" if others else ""
+    new = f"{out}-new" if out.name.strip(".") else out / "new"
+    raise KwsError(
+        "The folder to fetch into is in use. Expected a new or empty folder. "
+        f"Received: {str(place)!r}{holds}",
+        f"kws data fetch --out {quoted(new)} ...",
+    )
+
+
 def fetch(
     source: Source,
     out: Path,
     archive: Path | None = None,
     progress: Progress | None = None,
+    beside: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Download (or take `archive`), check, and unpack into `out`.
 
@@ -486,17 +541,13 @@ def fetch(
         out: A new or empty folder.
         archive: A .tar.gz that is already here; it is left where it is.
         progress: See `Progress`.
+        beside: See `check_free`.
 
     Returns:
         `out`, `files`, `sha256` of the archive, and `checked`: whether it was
         compared with a published one.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise KwsError(
-            "The folder to fetch into is in use. Expected a new or empty folder. "
-            f"Received: {str(out)!r}",
-            f"kws data info {quoted(out)}   (shows what it holds)",
-        )
+    check_free(out, out, beside)
     if archive is not None:
         if not archive.is_file():
             raise KwsError(
@@ -511,12 +562,14 @@ def fetch(
                 "Copy it again; or, if you trust it: kws data fetch --archive FILE "
                 f"--sha256 {received}",
             )
-        count = unpack(archive, out, progress)
+        mark = {"url": source.url, "sha256": received}
+        count = unpack(archive, out, progress, mark=mark, beside=beside)
     else:
         packed = _beside(out, "archive")
         received = download(source, packed, progress)
+        mark = {"url": source.url, "sha256": received}
         try:
-            count = unpack(packed, out, progress)
+            count = unpack(packed, out, progress, mark=mark, beside=beside)
         finally:
             packed.unlink(missing_ok=True)
     return {
@@ -551,9 +604,9 @@ def fetch_ambient(
         KwsError: as `fetch`; or another number of archives.
     """
     if archives and len(archives) != len(sound.parts):
-        names = ", ".join(source.url.rpartition("/")[2] for source in sound.parts)
+        files = ", ".join(source.url.rpartition("/")[2] for source in sound.parts)
         raise KwsError(
-            f"{sound.name} has {len(sound.parts)} archives. Expected {names}. "
+            f"{sound.name} has {len(sound.parts)} archives. Expected {files}. "
             f"Received: {len(archives)}",
             "Name each with --archive, in this order; or leave it out to download.",
         )
@@ -563,10 +616,15 @@ def fetch_ambient(
             f"kws data fetch --ambient NAME --out {quoted(f'{out}-new')}",
         )
     report: dict[str, Any] = {"out": str(out), "files": 0, "parts": []}
+    names = [source.url.rpartition("/")[2].partition(".")[0] for source in sound.parts]
+    places = [out / sound.kind / name if sound.kind else out for name in names]
+    there = [is_there(*each) for each in zip(sound.parts, places, strict=True)]
+    for place, known in zip(places, there, strict=True):
+        if not known:
+            check_free(place, out)
     for number, source in enumerate(sound.parts):
-        name = source.url.rpartition("/")[2].partition(".")[0]
-        place = out / sound.kind / name if sound.kind else out
-        if place.is_dir() and any(place.iterdir()):
+        name, place = names[number], places[number]
+        if there[number]:
             report["parts"].append({"url": source.url, "sha256": ""})
             continue
         packed = _beside(out, f"{name}.archive")
@@ -583,7 +641,12 @@ def fetch_ambient(
             received = download(source, packed, progress)
         try:
             report["files"] += unpack(
-                packed, place, progress, sound.keep, MAX_RECORDING_BYTES
+                packed,
+                place,
+                progress,
+                sound.keep,
+                MAX_RECORDING_BYTES,
+                {"url": source.url, "sha256": received},
             )
         finally:
             if not archives:
