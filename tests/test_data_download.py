@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import re
+import resource
 import stat
 import tarfile
 import threading
@@ -60,7 +62,10 @@ class Server:
                 if wanted and outer.ranges and self.headers["If-Range"] == outer.tag:
                     start = int(wanted.removeprefix("bytes=").rstrip("-"))
                     if start >= len(outer.body):
-                        self.send_error(416)
+                        self.send_response(416)
+                        self.send_header("Content-Range", f"bytes */{len(outer.body)}")
+                        self.send_header("Content-Length", "0")
+                        self.end_headers()
                         return
                     self.send_response(206)
                     end, size = len(outer.body) - 1, len(outer.body)
@@ -314,6 +319,79 @@ def test_a_folder_that_is_there_stays_the_same(server, tmp_path):
     download.fetch(Source(server.url), out)
     assert out.stat().st_ino == before and (out / "yes").is_dir()
     assert not [file for file in out.iterdir() if "unpacking" in file.name]
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int):
+    """The system refuses larger ones, as it does on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("checksum", [True, False])
+@pytest.mark.parametrize("stop", ["interrupted", "disk full"])
+def test_stopped_while_it_unpacks_it_downloads_nothing_again(
+    stop, checksum, server, tmp_path
+):
+    source = Source(server.url, sha256(server.body) if checksum else None)
+    out = tmp_path / "out"
+    if stop == "interrupted":
+
+        def pressed(what: str, _done: int, _total: int) -> None:
+            if what == "unpacked":
+                raise KeyboardInterrupt
+
+        files = {f"yes/{n}_nohash_0.wav": b"x" for n in range(100)}
+        server.body = zipped(files)
+        if checksum:
+            source = Source(server.url, sha256(server.body))
+        with pytest.raises(KeyboardInterrupt):
+            download.fetch(source, out, progress=pressed)
+    else:
+        large = packed(small_corpus.make(tmp_path / "c"))
+        (tmp_path / "c" / "yes" / "zeros.wav").write_bytes(bytes(2 * len(large)))
+        server.body = packed(tmp_path / "c")
+        if checksum:
+            source = Source(server.url, sha256(server.body))
+        with files_of_at_most(len(server.body) + 1000), pytest.raises(OSError):
+            download.fetch(source, out)
+    assert not out.exists() and (tmp_path / ".out.archive").is_file()
+    assert not list(tmp_path.glob("*unpacking*"))
+    server.requests.clear()
+    download.fetch(source, out)
+    # Without a checksum the server says whether it is still that file.
+    asked = [] if checksum else [f"bytes={len(server.body)}-"]
+    assert server.requests == asked and (out / "yes").is_dir()
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_what_a_killed_fetch_left_is_taken_or_removed(server, tmp_path):
+    """Neither is unpacked debris left, nor a folder removed that isn't ours."""
+    source = Source(server.url, sha256(server.body))
+    out = tmp_path / "out"
+    (tmp_path / ".out.archive").write_bytes(server.body)
+    debris = [tmp_path / ".out.unpacking-ab12_x9z", out / ".out.unpacking-ab12_x9z"]
+    own = tmp_path / ".out.archived"
+    for folder in (*debris, own):
+        folder.mkdir(parents=True)
+        (folder / "x.wav").touch()
+    download.check_free(out, out)
+    download.fetch(source, out)
+    assert not server.requests and (out / "yes").is_dir() and own.is_dir()
+    assert not any(folder.exists() for folder in debris)
+
+
+def test_an_archive_that_is_refused_is_not_kept(server, tmp_path):
+    server.body = server.body[:-9]
+    for _ in range(2):
+        with pytest.raises(KwsError, match="refused"):
+            download.fetch(Source(server.url), tmp_path / "out")
+    assert server.requests == [None, None]
+    assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == []
 
 
 def test_manifests_name_the_official_addresses():

@@ -5,6 +5,7 @@ Data sets are files in datasets/: versions of Speech Commands, and ambient sound
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import gzip
@@ -88,6 +89,10 @@ class Ambient:
     parts: tuple[Source, ...]
 
 
+class Refused(KwsError):
+    """An archive that is broken, or means harm."""
+
+
 def ambient_names() -> list[str]:
     """Ambient sound with a manifest in datasets/."""
     return sorted(f.stem.removeprefix("ambient_") for f in DATASETS.glob("ambient_*"))
@@ -149,7 +154,9 @@ def download(source: Source, to: Path, progress: Progress | None = None) -> str:
     """Download to the file `to`, resuming what an earlier call left in `to`.part.
 
     A connection that breaks is taken up again, 6 times in all, with pauses. A server
-    that can't resume, or whose file has changed, starts from the beginning.
+    that can't resume, or whose file has changed, starts from the beginning. Where `to`
+    is there and has the checksum, nothing is downloaded; where none is known, the
+    server is asked whether it is still that file. `discard` removes what is left.
 
     Returns:
         SHA-256 of the file, which has been compared if the source has one.
@@ -163,8 +170,11 @@ def download(source: Source, to: Path, progress: Progress | None = None) -> str:
             "kws data fetch --version v0.02",
         )
     to.parent.mkdir(parents=True, exist_ok=True)
-    part = to.with_name(to.name + ".part")
-    note = to.with_name(to.name + ".part.json")
+    part, note = _parts(to)
+    if to.is_file():
+        if source.sha256 is not None and _sha256(to) == source.sha256:
+            return source.sha256
+        to.replace(part)
     limit = source.size if source.size is not None else MAX_ARCHIVE_BYTES
     problem = ""
     for attempt in range(ATTEMPTS):
@@ -189,16 +199,25 @@ def download(source: Source, to: Path, progress: Progress | None = None) -> str:
     received = _sha256(part)
     size = _size(part)
     if source.size not in (None, size) or source.sha256 not in (None, received):
-        part.unlink()
-        note.unlink(missing_ok=True)
+        discard(to)
         raise KwsError(
             f"The file is not the one that was published. Expected {source.size} "
             f"bytes, SHA-256 {source.sha256}. Received: {size} bytes, {received}",
             "Run it again; if that fails too, the file has changed at its source.",
         )
     part.replace(to)
-    note.unlink(missing_ok=True)
     return received
+
+
+def discard(to: Path) -> None:
+    """Remove what `download` left: the file, or the beginning of one."""
+    for path in (to, *_parts(to)):
+        path.unlink(missing_ok=True)
+
+
+def _parts(to: Path) -> tuple[Path, Path]:
+    """What was received of a file, and a note of where it is from."""
+    return to.with_name(f"{to.name}.part"), to.with_name(f"{to.name}.part.json")
 
 
 def _attempt(
@@ -217,7 +236,8 @@ def _attempt(
             raise
         # Nothing after `have`: complete, or another file. The checksum will tell
         # where there is one; else begin again.
-        if have == source.size:
+        place = error.headers.get("Content-Range", "")
+        if have == source.size or place == f"bytes */{have}":
             return ""
         part.unlink(missing_ok=True)
         return "the server has less than was received before"
@@ -297,11 +317,12 @@ def unpack(
     Raises:
         KwsError: refused, broken, or the folder is in use.
     """
+    _clear(out)
     check_free(out, out, beside)
     # Within a folder that is there: it may be a disk of its own.
     within = out if out.is_dir() else out.parent
     within.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=within, prefix=f".{out.name}.unpacking-"))
+    building = Path(tempfile.mkdtemp(dir=within, prefix=_building(out)))
     try:
         with archive.open("rb") as raw:
             zipped = raw.read(4) == b"PK\x03\x04"
@@ -343,6 +364,19 @@ def unpack(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return count
+
+
+def _building(out: Path) -> str:
+    """How the names of folders begin in which something is unpacked for `out`."""
+    return f".{out.name}.unpacking-"
+
+
+def _clear(out: Path) -> None:
+    """Remove what a process that was killed had unpacked."""
+    for within in (out.parent, out):
+        for path in within.iterdir() if within.is_dir() else ():
+            if path.name.startswith(_building(out)):
+                shutil.rmtree(path)
 
 
 def _move(root: Path, out: Path, archive: Path) -> None:
@@ -513,8 +547,8 @@ def check_free(place: Path, out: Path, beside: Sequence[str] = ()) -> None:
     if not place.exists():
         return
     inside = sorted(file.name for file in place.iterdir()) if place.is_dir() else []
-    # What is hidden belongs to a fetch of that part that was stopped.
-    known = tuple(f".{name}." for name in beside)
+    # What is hidden was left by a fetch that was stopped.
+    known = (_building(place), *(f".{name}." for name in beside))
     others = [n for n in inside if n not in beside and not n.startswith(known)]
     if place.is_dir() and not others:
         return
@@ -547,6 +581,7 @@ def fetch(
         `out`, `files`, `sha256` of the archive, and `checked`: whether it was
         compared with a published one.
     """
+    _clear(out)
     check_free(out, out, beside)
     if archive is not None:
         if not archive.is_file():
@@ -568,10 +603,8 @@ def fetch(
         packed = _beside(out, "archive")
         received = download(source, packed, progress)
         mark = {"url": source.url, "sha256": received}
-        try:
+        with _kept(packed):
             count = unpack(packed, out, progress, mark=mark, beside=beside)
-        finally:
-            packed.unlink(missing_ok=True)
     return {
         "out": str(out),
         "files": count,
@@ -620,6 +653,7 @@ def fetch_ambient(
     places = [out / sound.kind / name if sound.kind else out for name in names]
     there = [is_there(*each) for each in zip(sound.parts, places, strict=True)]
     for place, known in zip(places, there, strict=True):
+        _clear(place)
         if not known:
             check_free(place, out)
     for number, source in enumerate(sound.parts):
@@ -639,7 +673,7 @@ def fetch_ambient(
                 )
         else:
             received = download(source, packed, progress)
-        try:
+        with contextlib.nullcontext() if archives else _kept(packed):
             report["files"] += unpack(
                 packed,
                 place,
@@ -648,11 +682,19 @@ def fetch_ambient(
                 MAX_RECORDING_BYTES,
                 {"url": source.url, "sha256": received},
             )
-        finally:
-            if not archives:
-                packed.unlink(missing_ok=True)
         report["parts"].append({"url": source.url, "sha256": received})
     return report
+
+
+@contextlib.contextmanager
+def _kept(packed: Path) -> Iterator[None]:
+    """Keep a download for another try, but when it is unpacked, or can't be."""
+    try:
+        yield
+    except Refused:
+        discard(packed)
+        raise
+    discard(packed)
 
 
 def _beside(out: Path, what: str) -> Path:
@@ -668,8 +710,8 @@ def _too_large(source: Source, size: int, limit: int) -> KwsError:
     )
 
 
-def _refused(archive: Path, problem: str) -> KwsError:
-    return KwsError(
+def _refused(archive: Path, problem: str) -> Refused:
+    return Refused(
         f"The archive is refused: {problem}. Expected the official archive. "
         f"Received: {archive}",
         "Fetch it again from its official address: kws data fetch --help",
