@@ -8,6 +8,7 @@ import io
 import json
 import re
 import resource
+import shutil
 import stat
 import tarfile
 import threading
@@ -48,6 +49,7 @@ class Server:
         self.tag = '"one"'
         self.break_after: list[int] = []  # bytes sent by each of the next answers
         self.ranges = True
+        self.length: int | None = None  # what it says, where that isn't so
         self.requests: list[str | None] = []
         outer = self
 
@@ -74,7 +76,7 @@ class Server:
                     self.send_response(200)
                 rest = outer.body[start:]
                 self.send_header("ETag", outer.tag)
-                self.send_header("Content-Length", str(len(rest)))
+                self.send_header("Content-Length", str(outer.length or len(rest)))
                 self.end_headers()
                 if outer.break_after:
                     rest = rest[: outer.break_after.pop(0)]
@@ -180,6 +182,16 @@ def test_more_bytes_than_announced_are_not_stored(server, tmp_path):
         download.download(Source(server.url, size=5000), tmp_path / "file")
     part = tmp_path / "file.part"
     assert not part.exists() or part.stat().st_size <= 5000
+
+
+def test_without_room_nothing_is_received(server, tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    for room, size in ((1, 2 * free), (2, free // 4 * 3)):
+        server.length, source = size, Source(server.url, size=size)
+        with pytest.raises(KwsError, match="not enough room") as error:
+            download.download(source, tmp_path / "file", room=room)
+        assert f"at least {room * size:,} bytes" in error.value.message
+    assert len(server.requests) == 2 and not (tmp_path / "file.part").exists()
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "nonsense"])

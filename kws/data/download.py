@@ -150,7 +150,9 @@ def source(version: str, part: str = "clips") -> Source | None:
     return Source(table["url"], table.get("sha256"), table.get("bytes"))
 
 
-def download(source: Source, to: Path, progress: Progress | None = None) -> str:
+def download(
+    source: Source, to: Path, progress: Progress | None = None, room: int = 1
+) -> str:
     """Download to the file `to`, resuming what an earlier call left in `to`.part.
 
     A connection that breaks is taken up again, 6 times in all, with pauses. A server
@@ -158,11 +160,19 @@ def download(source: Source, to: Path, progress: Progress | None = None) -> str:
     is there and has the checksum, nothing is downloaded; where none is known, the
     server is asked whether it is still that file. `discard` removes what is left.
 
+    Args:
+        source: What to download.
+        to: The file.
+        progress: See `Progress`.
+        room: How many times its size the disk must take: 2, say, where it is unpacked
+            there too.
+
     Returns:
         SHA-256 of the file, which has been compared if the source has one.
 
     Raises:
-        KwsError: not an http address, no answer, too large, wrong size or checksum.
+        KwsError: not an http address, no answer, too large, no room on the disk, wrong
+            size or checksum.
     """
     if urllib.parse.urlsplit(source.url).scheme not in ("http", "https"):
         raise KwsError(
@@ -181,7 +191,7 @@ def download(source: Source, to: Path, progress: Progress | None = None) -> str:
         if attempt:
             time.sleep(min(8.0, 0.25 * 2**attempt))
         try:
-            problem = _attempt(source, part, note, limit, progress)
+            problem = _attempt(source, part, note, limit, room, progress)
         except urllib.error.HTTPError as error:
             problem = f"the server answered {error.code} {error.reason}"
             if error.code < 500 and error.code not in (408, 429):
@@ -221,7 +231,12 @@ def _parts(to: Path) -> tuple[Path, Path]:
 
 
 def _attempt(
-    source: Source, part: Path, note: Path, limit: int, progress: Progress | None
+    source: Source,
+    part: Path,
+    note: Path,
+    limit: int,
+    room: int,
+    progress: Progress | None,
 ) -> str:
     """One connection. Returns what is wrong, empty when the file is complete."""
     have, tag = _resumable(source, part, note)
@@ -255,6 +270,8 @@ def _attempt(
         total = start + int(length) if length.isdecimal() else None
         if total is not None and total > limit:
             raise _too_large(source, total, limit)
+        if total is not None:
+            _check_room(part, room * total - _size(part))
         tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         write_atomic(note, json.dumps({"url": source.url, "tag": tag}).encode())
         with part.open("r+b" if start else "wb") as out:
@@ -271,6 +288,16 @@ def _attempt(
     if total is not None and done < total:
         return f"the connection ended {total - done} bytes early"
     return ""
+
+
+def _check_room(part: Path, needed: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if free < needed:
+        raise KwsError(
+            f"There is not enough room on the disk. Expected at least {needed:,} bytes "
+            f"for the archive and what is in it. Received: {free:,} in {part.parent}",
+            "kws data fetch --out DIR ...   (on a disk with more room)",
+        )
 
 
 def _resumable(source: Source, part: Path, note: Path) -> tuple[int, str]:
@@ -601,7 +628,7 @@ def fetch(
         count = unpack(archive, out, progress, mark=mark, beside=beside)
     else:
         packed = _beside(out, "archive")
-        received = download(source, packed, progress)
+        received = download(source, packed, progress, room=2)
         mark = {"url": source.url, "sha256": received}
         with _kept(packed):
             count = unpack(packed, out, progress, mark=mark, beside=beside)
@@ -672,7 +699,8 @@ def fetch_ambient(
                     f"Copy it again from {source.url}",
                 )
         else:
-            received = download(source, packed, progress)
+            # Of what isn't kept nothing is unpacked.
+            received = download(source, packed, progress, room=1 if sound.keep else 2)
         with contextlib.nullcontext() if archives else _kept(packed):
             report["files"] += unpack(
                 packed,
