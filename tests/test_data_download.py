@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -117,6 +118,17 @@ def sha256(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
+@contextlib.contextmanager
+def files_of_at_most(size: int):
+    """The system refuses larger ones, as it does on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_fetch_downloads_checks_and_unpacks(server, tmp_path):
     source = Source(server.url, sha256(server.body), len(server.body))
     report = download.fetch(source, tmp_path / "out")
@@ -194,16 +206,41 @@ def test_without_room_nothing_is_received(server, tmp_path):
     assert len(server.requests) == 2 and not (tmp_path / "file.part").exists()
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "nonsense"])
+def test_a_full_disk_is_no_broken_connection(server, tmp_path):
+    with files_of_at_most(40_000), pytest.raises(OSError) as error:
+        download.download(Source(server.url), tmp_path / "file")
+    assert error.value.errno == errno.EFBIG and error.value.filename
+    assert len(server.requests) == 1
+    download.download(Source(server.url), tmp_path / "file")  # goes on
+    assert server.requests[1:] == ["bytes=40000-"]
+    assert (tmp_path / "file").read_bytes() == server.body
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["file:///etc/passwd", "ftp://host/x", "nonsense", "http://", "http://[::1"]
+    + ["http://host:abc/x", "http://host:99999/x", "http://ho st/x", "http://a..b/x"],
+)
 def test_only_http_is_fetched(url, tmp_path):
-    with pytest.raises(KwsError, match="http"):
-        download.download(Source(url), tmp_path / "file")
+    with pytest.raises(KwsError, match="addresses can be fetched") as error:
+        download.download(Source(url), tmp_path / "new" / "file")
+    assert error.value.hint.startswith("kws data fetch --url https://")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_wrong_address_fails_at_once(server, tmp_path):
-    with pytest.raises(KwsError, match="404"):
+    with pytest.raises(KwsError, match="404") as error:
         download.download(Source(server.url + "x"), tmp_path / "file")
     assert len(server.requests) == 1
+    assert error.value.hint.startswith(f"curl -I {server.url}x ")
+
+
+def test_nobody_who_answers_is_asked_again(tmp_path):
+    silent = Server(b"")
+    silent.close()
+    with pytest.raises(KwsError, match="the connection broke .*refused") as error:
+        download.download(Source(silent.url), tmp_path / "file")
+    assert "Run the same command again" in error.value.hint
 
 
 def member(
@@ -331,17 +368,6 @@ def test_a_folder_that_is_there_stays_the_same(server, tmp_path):
     download.fetch(Source(server.url), out)
     assert out.stat().st_ino == before and (out / "yes").is_dir()
     assert not [file for file in out.iterdir() if "unpacking" in file.name]
-
-
-@contextlib.contextmanager
-def files_of_at_most(size: int):
-    """The system refuses larger ones, as it does on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("checksum", [True, False])

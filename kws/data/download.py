@@ -27,7 +27,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -174,10 +174,10 @@ def download(
         KwsError: not an http address, no answer, too large, no room on the disk, wrong
             size or checksum.
     """
-    if urllib.parse.urlsplit(source.url).scheme not in ("http", "https"):
+    if not _is_address(source.url):
         raise KwsError(
             f"Only http and https addresses can be fetched. Received: {source.url!r}",
-            "kws data fetch --version v0.02",
+            "kws data fetch --url https://HOST/FILE.tar.gz ...",
         )
     to.parent.mkdir(parents=True, exist_ok=True)
     part, note = _parts(to)
@@ -192,12 +192,8 @@ def download(
             time.sleep(min(8.0, 0.25 * 2**attempt))
         try:
             problem = _attempt(source, part, note, limit, room, progress)
-        except urllib.error.HTTPError as error:
-            problem = f"the server answered {error.code} {error.reason}"
-            if error.code < 500 and error.code not in (408, 429):
-                break
-        except (urllib.error.URLError, OSError, HTTPException) as error:
-            problem = f"the connection broke ({error})"
+        except _BrokenOff as error:
+            problem = str(error)
         if not problem:
             break
     if problem:
@@ -230,6 +226,20 @@ def _parts(to: Path) -> tuple[Path, Path]:
     return to.with_name(f"{to.name}.part"), to.with_name(f"{to.name}.part.json")
 
 
+class _BrokenOff(Exception):
+    """A connection that is worth another try; errors of the disk are none."""
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host = (parts.hostname or "").encode("idna")
+        known = parts.scheme in ("http", "https") and parts.port != 0
+    except ValueError:  # a port, a host, or an address in brackets, that is none
+        return False
+    return known and bool(host) and re.fullmatch("[!-~]+", url) is not None
+
+
 def _attempt(
     source: Source,
     part: Path,
@@ -247,8 +257,15 @@ def _attempt(
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
+        problem = f"the server answered {error.code} {error.reason}"
+        if error.code >= 500 or error.code in (408, 429):
+            raise _BrokenOff(problem) from None
         if error.code != 416:
-            raise
+            raise KwsError(
+                f"There is no file to fetch: {problem}. Received: {source.url}",
+                f"curl -I {quoted(source.url)}   (what is there; a file at hand: "
+                "--archive FILE)",
+            ) from None
         # Nothing after `have`: complete, or another file. The checksum will tell
         # where there is one; else begin again.
         place = error.headers.get("Content-Range", "")
@@ -256,6 +273,8 @@ def _attempt(
             return ""
         part.unlink(missing_ok=True)
         return "the server has less than was received before"
+    except (OSError, HTTPException) as error:
+        raise _BrokenOff(f"the connection broke ({error})") from None
     with answer:
         start = 0
         if answer.status == 206:
@@ -274,20 +293,31 @@ def _attempt(
             _check_room(part, room * total - _size(part))
         tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         write_atomic(note, json.dumps({"url": source.url, "tag": tag}).encode())
-        with part.open("r+b" if start else "wb") as out:
-            out.seek(start)
-            out.truncate()
-            done = start
-            while block := answer.read(1 << 20):
-                done += len(block)
-                if done > limit:
-                    raise _too_large(source, done, limit)
-                out.write(block)
-                if progress is not None:
-                    progress("received", done, total or 0)
+        done = start
+        try:
+            with part.open("r+b" if start else "wb") as out:
+                out.seek(start)
+                out.truncate()
+                while block := _read(answer):
+                    done += len(block)
+                    if done > limit:
+                        raise _too_large(source, done, limit)
+                    out.write(block)
+                    if progress is not None:
+                        progress("received", done, total or 0)
+        except OSError as error:  # of the file
+            error.filename = error.filename or str(part)
+            raise
     if total is not None and done < total:
         return f"the connection ended {total - done} bytes early"
     return ""
+
+
+def _read(answer: HTTPResponse) -> bytes:
+    try:
+        return answer.read(1 << 20)
+    except (OSError, HTTPException) as error:
+        raise _BrokenOff(f"the connection broke ({error})") from None
 
 
 def _check_room(part: Path, needed: int) -> None:
