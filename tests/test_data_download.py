@@ -25,7 +25,9 @@ import toolbox
 from click.testing import CliRunner
 
 from kws import data
+from kws.cli import cli
 from kws.cli import data as verb
+from kws.cli._hints import as_typed
 from kws.data import ambient, download
 from kws.data.audio import wav_bytes
 from kws.data.download import Source
@@ -454,6 +456,18 @@ def test_the_verb_fetches_from_another_address(server, tmp_path):
     assert report["sha256"] in result.stderr
 
 
+def test_a_checksum_is_read_before_anything_is_fetched(server, tmp_path):
+    base = ["fetch", "--url", server.url, "--out", str(tmp_path / "o"), "--sha256"]
+    for wrong in ("abc", "x" * 64, sha256(b"") + "0"):
+        refused = CliRunner().invoke(verb.command, [*base, wrong]).exception
+        assert isinstance(refused, KwsError) and "64 hex digits" in str(refused)
+    assert not server.requests
+    other = CliRunner().invoke(verb.command, [*base, sha256(b"other")]).exception
+    assert isinstance(other, KwsError) and "None" not in str(other)
+    done = CliRunner().invoke(verb.command, [*base, f" {sha256(server.body).upper()}"])
+    assert done.exit_code == 0
+
+
 def test_files_beside_the_folder_are_left_alone(server, tmp_path):
     """What it downloads has a name that nobody's own file has."""
     own = [tmp_path / f"gsc.{end}" for end in ("tar.gz", "tar.gz.part", "archive")]
@@ -471,6 +485,13 @@ def test_the_verb_takes_an_archive_at_hand(corpus_bytes, tmp_path, monkeypatch):
     base = ["fetch", "--archive", str(archive), "--out", str(tmp_path / "out")]
     refused = CliRunner().invoke(verb.command, base)
     assert isinstance(refused.exception, KwsError)  # not the official checksum
+    digest = sha256(corpus_bytes)
+    typed = as_typed(refused.exception.hint, cli, ["data", *base])
+    again = f"kws data fetch --sha256 {digest} --archive {archive} "
+    assert f"trust it: {again}--out {tmp_path / 'out'}" in typed
+    none = [*base[:2], str(tmp_path / "no.tar.gz"), *base[3:]]
+    refused = CliRunner().invoke(verb.command, none).exception
+    assert refused.hint.startswith(f"ls {tmp_path} ")
     assert not (tmp_path / "out").exists()
     accepted = CliRunner().invoke(
         verb.command, [*base, "--sha256", sha256(corpus_bytes)], catch_exceptions=False

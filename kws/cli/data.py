@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import sys
 import time
@@ -104,6 +105,13 @@ def fetch(
     at_hand = archive[0] if archive else None
     if at_hand is not None:
         _options.heed(ctx, ["--url"], "An --archive is at hand: nothing is downloaded.")
+    if sha256 is not None:
+        sha256 = sha256.strip().lower()
+        if not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise KwsError(
+                f"--sha256 is 64 hex digits. Received: {sha256!r}",
+                "sha256sum FILE   (prints a file's)",
+            )
     out = out or user_cache() / f"speech_commands_{version}"
     if (url or at_hand or sha256) and part == "all":
         _options.heed(

@@ -206,9 +206,11 @@ def download(
     size = _size(part)
     if source.size not in (None, size) or source.sha256 not in (None, received):
         discard(to)
+        expected = [] if source.size is None else [f"{source.size} bytes"]
+        expected += [] if source.sha256 is None else [f"SHA-256 {source.sha256}"]
         raise KwsError(
-            f"The file is not the one that was published. Expected {source.size} "
-            f"bytes, SHA-256 {source.sha256}. Received: {size} bytes, {received}",
+            "The file is not the one that was published. Expected "
+            f"{', '.join(expected)}. Received: {size} bytes, {received}",
             "Run it again; if that fails too, the file has changed at its source.",
         )
     part.replace(to)
@@ -644,15 +646,15 @@ def fetch(
         if not archive.is_file():
             raise KwsError(
                 f"No such archive. Expected a .tar.gz. Received: {str(archive)!r}",
-                "kws data fetch --version v0.02   (downloads it)",
+                f"ls {quoted(archive.parent)}   (without --archive it is downloaded)",
             )
         received = _sha256(archive)
         if source.sha256 not in (None, received):
             raise KwsError(
                 f"The archive is not the one that was published. Expected SHA-256 "
                 f"{source.sha256}. Received: {received} ({archive})",
-                "Copy it again; or, if you trust it: kws data fetch --archive FILE "
-                f"--sha256 {received}",
+                "Copy it again; or, if you trust it: kws data fetch "
+                f"--sha256 {received} ...",
             )
         mark = {"url": source.url, "sha256": received}
         count = unpack(archive, out, progress, mark=mark, beside=beside)
