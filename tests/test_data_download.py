@@ -11,10 +11,13 @@ import re
 import resource
 import shutil
 import stat
+import subprocess
+import sys
 import tarfile
 import threading
 import tomllib
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -54,12 +57,16 @@ class Server:
         self.ranges = True
         self.length: int | None = None  # what it says, where that isn't so
         self.requests: list[str | None] = []
+        self.asked, self.pause = threading.Event(), threading.Event()
+        self.pause.set()  # else: answers nothing until it is
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 wanted = self.headers.get("Range")
                 outer.requests.append(wanted)
+                outer.asked.set()
+                outer.pause.wait()
                 if self.path != f"/{name}":
                     self.send_error(404)
                     return
@@ -466,6 +473,60 @@ def test_a_checksum_is_read_before_anything_is_fetched(server, tmp_path):
     assert isinstance(other, KwsError) and "None" not in str(other)
     done = CliRunner().invoke(verb.command, [*base, f" {sha256(server.body).upper()}"])
     assert done.exit_code == 0
+
+
+def test_the_folder_that_one_stands_in(server, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    for place in (here, here / "inner"):
+        place.mkdir()
+    monkeypatch.chdir(here / "inner")
+    base = ["fetch", "--url", server.url, "--out"]
+    refused = CliRunner().invoke(verb.command, [*base, ".."]).exception
+    assert isinstance(refused, KwsError)
+    assert refused.hint == "kws data fetch --out ../new ..."
+    assert CliRunner().invoke(verb.command, [*base, "."]).exit_code == 0
+    assert (here / "inner" / "yes").is_dir() and [*here.iterdir()] == [here / "inner"]
+    assert Path("yes").is_dir()  # a shell is still where it was
+
+
+FETCHING = """
+import sys
+from kws.cli import cli
+cli(["data", "fetch", "--url", sys.argv[1], "--out", sys.argv[2]])
+"""
+
+
+def test_one_fetch_at_a_time_in_a_folder(server, tmp_path):
+    """One that was killed keeps nobody out."""
+    out = tmp_path / "out"
+    arguments = ["fetch", "--url", server.url, "--out", str(out)]
+    server.pause.clear()
+    command = [sys.executable, "-c", FETCHING, server.url, str(out)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as other:
+        try:
+            assert server.asked.wait(60)
+            refused = CliRunner().invoke(verb.command, arguments).exception
+        finally:
+            other.kill()
+            server.pause.set()
+    assert isinstance(refused, KwsError) and f"process {other.pid}" in str(refused)
+    assert refused.hint.endswith(f"kws data fetch --out {out}-new ...")
+    assert CliRunner().invoke(verb.command, arguments).exit_code == 0
+    assert (out / "yes").is_dir() and not list(tmp_path.glob(".out*"))
+
+
+def test_two_that_unpack_the_same_archive(corpus_bytes, tmp_path):
+    archive = tmp_path / "many.tar.gz"
+    archive.write_bytes(corpus_bytes)
+    ready = threading.Barrier(4)
+
+    def take(_number: int) -> Path:
+        ready.wait()
+        return download.unpacked(archive)
+
+    with ThreadPoolExecutor(4) as pool:
+        (folder,) = {*pool.map(take, range(4))}
+    assert (folder / "yes").is_dir() and [*folder.parent.iterdir()] == [folder]
 
 
 def test_files_beside_the_folder_are_left_alone(server, tmp_path):

@@ -146,9 +146,10 @@ def fetch(
         origin = at_hand or source.url
         click.echo(f"{name}: {origin} -> {places[name]}", err=True)
         show = _BytesProgress()
-        report["parts"][name] = download.fetch(
-            source, places[name], at_hand, show, beside[name]
-        )
+        with download.fetching(out):
+            report["parts"][name] = download.fetch(
+                source, places[name], at_hand, show, beside[name]
+            )
         show.end()
         if not report["parts"][name]["checked"]:
             digest = report["parts"][name]["sha256"]
@@ -173,7 +174,8 @@ def _fetch_ambient(
     click.echo(f"{sound.name}: {sound.page}", err=True)
     click.echo(f"Licence: {sound.licence}, {sound.licence_url}", err=True)
     show = _BytesProgress()
-    report = download.fetch_ambient(sound, out, archives, show)
+    with download.fetching(out):
+        report = download.fetch_ambient(sound, out, archives, show)
     show.end()
     for part in report["parts"]:
         if not part["sha256"]:

@@ -35,6 +35,7 @@ from kws.bundle import write_atomic
 from kws.data.archives import file_key
 from kws.data.splits import some
 from kws.errors import KwsError, no_such, quoted
+from kws.lock import locked
 from kws.paths import DATASETS, user_cache
 
 MAX_ARCHIVE_BYTES = 8 << 30
@@ -378,6 +379,7 @@ def unpack(
     """
     _clear(out)
     check_free(out, out, beside)
+    out = out.resolve()
     # Within a folder that is there: it may be a disk of its own.
     within = out if out.is_dir() else out.parent
     within.mkdir(parents=True, exist_ok=True)
@@ -427,12 +429,12 @@ def unpack(
 
 def _building(out: Path) -> str:
     """How the names of folders begin in which something is unpacked for `out`."""
-    return f".{out.name}.unpacking-"
+    return f".{out.resolve().name}.unpacking-"
 
 
 def _clear(out: Path) -> None:
     """Remove what a process that was killed had unpacked."""
-    for within in (out.parent, out):
+    for within in (out.resolve().parent, out):
         for path in within.iterdir() if within.is_dir() else ():
             if path.name.startswith(_building(out)):
                 shutil.rmtree(path)
@@ -577,8 +579,26 @@ def unpacked(archive: Path) -> Path:
     name = archive.name.split(".tar")[0].split(".tgz")[0]
     folder = user_cache() / "unpacked" / f"{name}-{file_key(archive)}"
     if not folder.is_dir():
-        unpack(archive, folder)
+        with locked(_beside(folder, "lock")):  # another process may be at it
+            if not folder.is_dir():
+                unpack(archive, folder)
     return folder
+
+
+@contextlib.contextmanager
+def fetching(out: Path) -> Iterator[None]:
+    """Keep other fetches out of a folder.
+
+    Raises:
+        KwsError: another is at work in it.
+    """
+    busy = KwsError(
+        f"Another kws data fetch is at work in this folder. Received: {str(out)!r}",
+        "Wait for it, or fetch into another: kws data fetch --out "
+        f"{quoted(_new(out))} ...",
+    )
+    with locked(_beside(out, "lock"), busy):
+        yield
 
 
 def is_there(source: Source, place: Path) -> bool:
@@ -612,12 +632,16 @@ def check_free(place: Path, out: Path, beside: Sequence[str] = ()) -> None:
     if place.is_dir() and not others:
         return
     holds = f", which holds {some(others)}" if others else ""
-    new = f"{out}-new" if out.name.strip(".") else out / "new"
     raise KwsError(
         "The folder to fetch into is in use. Expected a new or empty folder. "
         f"Received: {str(place)!r}{holds}",
-        f"kws data fetch --out {quoted(new)} ...",
+        f"kws data fetch --out {quoted(_new(out))} ...",
     )
+
+
+def _new(out: Path) -> str:
+    """Another folder for `--out`."""
+    return f"{out}-new" if out.name.strip(".") else str(out / "new")
 
 
 def fetch(
@@ -759,7 +783,8 @@ def _kept(packed: Path) -> Iterator[None]:
 
 def _beside(out: Path, what: str) -> Path:
     """What is ours beside a folder: hidden, so that it is no file of the user's."""
-    return out.with_name(f".{out.name}.{what}")
+    out = out.resolve()  # it may be `.`
+    return out.parent / f".{out.name}.{what}"
 
 
 def _too_large(source: Source, size: int, limit: int) -> KwsError:
