@@ -27,6 +27,7 @@ from kws import bundle as bundles
 from kws import data, recipe
 from kws.cli import cli
 from kws.data import Sources, audio, sheet
+from kws.data.speech_commands import COMMANDS
 from kws.deploy.boards import load as board
 from kws.deploy.runners import qemu
 from kws.errors import KwsError
@@ -358,6 +359,22 @@ def test_runs_beside_each_other(own: Path, tmp_path: Path) -> None:
     assert first == second
     with pytest.raises(KwsError, match="two runs"):
         CliRunner().invoke(cli, ["compare", str(own)], catch_exceptions=False)
+
+
+def test_each_two_of_three_runs_are_compared(tmp_path: Path) -> None:
+    """Whatever the first was asked; and what is no run is told before any is heard."""
+    corpus = small_corpus.make(tmp_path / "tones", (*COMMANDS, "cat", "bird"))
+    runs = ("kwt-small-gsc12", "kwt-nano", "kwt-stream-tiny")
+    given = ("--data", corpus, "--limit", 20, "--fit", "none")
+    said = invoke("compare", *runs, *given)
+    assert f"{runs[2]} against {runs[1]}, clip by clip (20)" in said
+    assert said.count("clip by clip (") == 1
+    left_out = f"{runs[0]} and {runs[1]}; {runs[0]} and {runs[2]}"
+    assert f"not asked about the same ones: {left_out}\n" in said
+    words = [str(word) for word in ("compare", *runs[1:], "nosuch", *given)]
+    refused = CliRunner().invoke(cli, words)
+    assert isinstance(refused.exception, KwsError)
+    assert "nosuch" in str(refused.exception) and "Hearing" not in refused.stderr
 
 
 def test_a_pair_is_told_apart_by_clips_that_one_alone_hears(own: Path) -> None:
