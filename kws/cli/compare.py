@@ -98,6 +98,8 @@ def command(
             "Not compared clip by clip, as they were not asked about the same ones: "
             f"{'; '.join(unpaired)}"
         )
+    if (remark := compare.about_tapes(found)) is not None:
+        click.echo(remark)
     for facts in found:
         if (why := facts.missing.get("heard")) is not None:
             click.echo(f"{facts.run} was not heard: {why}", err=True)
