@@ -209,6 +209,19 @@ def test_a_broken_index_is_refused(tmp_path: Path, text: str, message: str) -> N
         ambient.recordings(tmp_path, "train")
 
 
+@pytest.mark.parametrize("hidden", [".Trash-1000/files", "noise/.a.unpacking-1/b"])
+def test_hidden_files_are_not_heard(hidden: str, folder: Path) -> None:
+    """What was deleted, or is not unpacked to its end."""
+    before = [sound.name for sound in ambient.recordings(folder, "train")]
+    write(folder / hidden / "deleted.wav", tone(60, 99))
+    write(folder / hidden / "1-2-3.wav", tone(60, 99))
+    (folder / hidden / "1-2.trans.txt").write_text("1-2-3 WORDS\n")
+    write(folder / "noise" / "._x.wav", tone(60, 99))
+    assert [sound.name for sound in ambient.recordings(folder, "train")] == before
+    write(folder.parent / ".hidden" / "x.wav", tone(60, 99))  # by its name, it is
+    assert ambient.recordings(folder.parent / ".hidden", "train")
+
+
 def test_no_folder_and_nothing_in_it(tmp_path: Path) -> None:
     for place in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(KwsError, match=r"ambient (sound|recordings)"):

@@ -27,6 +27,7 @@ from kws import bundle as bundles
 from kws import data, operating_points, recipe
 from kws.cli import cli
 from kws.data import Sources, audio, sheet
+from kws.data.speech_commands import COMMANDS
 from kws.deploy.boards import load as board
 from kws.deploy.runners import qemu
 from kws.errors import KwsError
@@ -380,6 +381,51 @@ def test_runs_beside_each_other(own: Path, tmp_path: Path) -> None:
     assert first == second
     with pytest.raises(KwsError, match="two runs"):
         CliRunner().invoke(cli, ["compare", str(own)], catch_exceptions=False)
+
+
+def test_each_two_of_three_runs_are_compared(tmp_path: Path) -> None:
+    """Whatever the first was asked; and what is no run is told before any is heard."""
+    corpus = small_corpus.make(tmp_path / "tones", (*COMMANDS, "cat", "bird"))
+    runs = ("kwt-small-gsc12", "kwt-nano", "kwt-stream-tiny")
+    given = ("--data", corpus, "--limit", 20, "--fit", "none")
+    said = invoke("compare", *runs, *given)
+    assert f"{runs[2]} against {runs[1]}, clip by clip (20)" in said
+    assert said.count("clip by clip (") == 1
+    left_out = f"{runs[0]} and {runs[1]}; {runs[0]} and {runs[2]}"
+    assert f"not asked about the same ones: {left_out}\n" in said
+    words = [str(word) for word in ("compare", *runs[1:], "nosuch", *given)]
+    refused = CliRunner().invoke(cli, words)
+    assert isinstance(refused.exception, KwsError)
+    assert "nosuch" in str(refused.exception) and "Hearing" not in refused.stderr
+
+
+def test_figures_on_tapes_have_their_hours_and_intervals(tmp_path: Path) -> None:
+    def known(name: str, **changed: object) -> facts.Facts:
+        bundle = bundles.load(name)
+        point = bundle.metrics["operating_point"] | changed
+        bundle = dataclasses.replace(bundle, metrics={"operating_point": point})
+        return facts.Facts(name, bundle, facts.Asked())
+
+    tiny, nano = known("kwt-stream-tiny"), known("kwt-nano")
+    rows = compare.rows([tiny, nano, facts.Facts("x", tiny.bundle, facts.Asked())])
+    names = [name for name, _ in rows]
+    at = names.index("hours of tapes")
+    block = {name + str(i): cells[0] for i, (name, cells) in enumerate(rows[at:])}
+    after = bundles.load("kwt-stream-tiny").metrics["operating_point"]["after"]
+    low, high = after["false_alarms_per_hour_ci95"]
+    assert block["hours of tapes0"] == "2.45"
+    assert block["words missed on them1"] == "16.46 %"
+    assert block["  95 %2"] == "13.41 to 20.04"
+    assert block["false alarms an hour3"] == "5.72"
+    assert block["  95 %4"] == f"{low:.2f} to {high:.2f}"
+    assert compare.about_tapes([tiny, nano]) is None
+    aim = {"false_alarms": 2.0, "max_misses": None}
+    other = known("kwt-nano", aim=aim)
+    assert "as aims differ" in str(compare.about_tapes([tiny, nano, other]))
+    other = known("kwt-nano", aim=aim, tapes=[])
+    assert "as tapes and aims differ" in str(compare.about_tapes([tiny, other]))
+    broken = known("kwt-nano", after={"miss_rate_ci95": ["a", 1], "hours_ci95": [1]})
+    assert not broken.point_ci95
 
 
 def test_a_pair_is_told_apart_by_clips_that_one_alone_hears(own: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def command(
     that are asked about the same clips are compared clip by clip, too: two accuracies
     whose intervals overlap may still be told apart by that.
     """
+    from kws import bundle as bundles
     from kws.errors import KwsError, quoted
     from kws.report import compare
     from kws.report import facts as known
@@ -63,16 +65,15 @@ def command(
         battery or known.COIN_CELL_MAH,
         lambda text: click.echo(text, err=True),
     )
+    for run in runs:
+        bundles.load(run)  # what is no run is told before the first is measured
     found = []
     for run in runs:
         click.echo(f"{run}:", err=True)
         found.append(known.gather(run, asked))
     changes = compare.changes(found)
-    pairs = [
-        pair
-        for other in found[1:]
-        if (pair := compare.paired(found[0], other)) is not None
-    ]
+    both = [(a, b, compare.paired(a, b)) for a, b in itertools.combinations(found, 2)]
+    pairs = [pair for _, _, pair in both if pair is not None]
     if as_json:
         table = {
             "runs": [facts.as_dict() for facts in found],
@@ -91,8 +92,14 @@ def command(
     click.echo("")
     for pair in pairs:
         click.echo(pair.text())
-    if len(pairs) < len(found) - 1:
-        click.echo("Not compared clip by clip: they were not asked about the same ones")
+    unpaired = [f"{a.run} and {b.run}" for a, b, pair in both if pair is None]
+    if unpaired:
+        click.echo(
+            "Not compared clip by clip, as they were not asked about the same ones: "
+            f"{'; '.join(unpaired)}"
+        )
+    if (remark := compare.about_tapes(found)) is not None:
+        click.echo(remark)
     for facts in found:
         if (why := facts.missing.get("heard")) is not None:
             click.echo(f"{facts.run} was not heard: {why}", err=True)

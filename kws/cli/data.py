@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import sys
 import time
@@ -104,6 +105,13 @@ def fetch(
     at_hand = archive[0] if archive else None
     if at_hand is not None:
         _options.heed(ctx, ["--url"], "An --archive is at hand: nothing is downloaded.")
+    if sha256 is not None:
+        sha256 = sha256.strip().lower()
+        if not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise KwsError(
+                f"--sha256 is 64 hex digits. Received: {sha256!r}",
+                "sha256sum FILE   (prints a file's)",
+            )
     out = out or user_cache() / f"speech_commands_{version}"
     if (url or at_hand or sha256) and part == "all":
         _options.heed(
@@ -113,6 +121,8 @@ def fetch(
     places = {"clips": out, "test": out / f"test_{version}"}
     wanted = ["clips", "test"] if part == "all" else [part]
     report: dict[str, Any] = {"version": version, "out": str(out), "parts": {}}
+    beside = {"clips": (f"test_{version}",), "test": ()}
+    sources = {}
     for name in wanted:
         source = download.source(version, name)
         if source is None and url is None and at_hand is None:
@@ -127,14 +137,19 @@ def fetch(
             # Another address is another file: the official checksum doesn't hold.
             address = url or (source.url if source else "")
             source = download.Source(address, sha256)
-        place = places[name]
-        if part == "all" and place.is_dir() and any(place.iterdir()):
-            click.echo(f"{name}: already in {place}", err=True)
+        if download.is_there(source, places[name]):
+            click.echo(f"{name}: already in {places[name]}", err=True)
             continue
+        download.check_free(places[name], out, beside[name])
+        sources[name] = source
+    for name, source in sources.items():
         origin = at_hand or source.url
-        click.echo(f"{name}: {origin} -> {place}", err=True)
+        click.echo(f"{name}: {origin} -> {places[name]}", err=True)
         show = _BytesProgress()
-        report["parts"][name] = download.fetch(source, place, at_hand, show)
+        with download.fetching(out):
+            report["parts"][name] = download.fetch(
+                source, places[name], at_hand, show, beside[name]
+            )
         show.end()
         if not report["parts"][name]["checked"]:
             digest = report["parts"][name]["sha256"]
@@ -159,8 +174,13 @@ def _fetch_ambient(
     click.echo(f"{sound.name}: {sound.page}", err=True)
     click.echo(f"Licence: {sound.licence}, {sound.licence_url}", err=True)
     show = _BytesProgress()
-    report = download.fetch_ambient(sound, out, archives, show)
+    with download.fetching(out):
+        report = download.fetch_ambient(sound, out, archives, show)
     show.end()
+    for part in report["parts"]:
+        if not part["sha256"]:
+            file = part["url"].rpartition("/")[2]
+            click.echo(f"{file}: already in {out}", err=True)
     if as_json:
         click.echo(json.dumps({"ambient": name, "licence": sound.licence, **report}))
         return

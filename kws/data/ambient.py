@@ -316,6 +316,10 @@ def _files(folder: Path, split: str) -> list[Sound]:
     low, high = SHARE[split]
     texts = _transcripts(folder)
     for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        # Hidden: what was deleted, or is being unpacked.
+        if any(part.startswith(".") for part in relative.parts):
+            continue
         if not path.is_file() or not audio.is_audio(path):
             continue
         text = texts.get((path.parent, path.stem))
@@ -330,7 +334,6 @@ def _files(folder: Path, split: str) -> list[Sound]:
             samples = samples[int(low * len(samples)) : int(high * len(samples))]
         elif split_of(path.name) != split:
             continue
-        relative = path.relative_to(folder)
         kind = _kind(folder, relative)
         out.append(Sound(samples, kind, str(relative), path.stem, text or ""))
     return out

@@ -5,6 +5,7 @@ Data sets are files in datasets/: versions of Speech Commands, and ambient sound
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import gzip
@@ -26,13 +27,15 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from kws.bundle import write_atomic
 from kws.data.archives import file_key
+from kws.data.splits import some
 from kws.errors import KwsError, no_such, quoted
+from kws.lock import locked
 from kws.paths import DATASETS, user_cache
 
 MAX_ARCHIVE_BYTES = 8 << 30
@@ -43,6 +46,7 @@ MAX_MEMBERS = 1_000_000
 MAX_HEADER_BYTES = 1 << 20
 ATTEMPTS = 6
 TIMEOUT_S = 30
+MARK = ".fetched"  # in a folder: what was unpacked into it, by address and SHA-256
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is done, bytes done, bytes of all or 0 where unknown)."""
@@ -84,6 +88,10 @@ class Ambient:
     kind: str
     keep: tuple[str, ...]
     parts: tuple[Source, ...]
+
+
+class Refused(KwsError):
+    """An archive that is broken, or means harm."""
 
 
 def ambient_names() -> list[str]:
@@ -143,39 +151,50 @@ def source(version: str, part: str = "clips") -> Source | None:
     return Source(table["url"], table.get("sha256"), table.get("bytes"))
 
 
-def download(source: Source, to: Path, progress: Progress | None = None) -> str:
+def download(
+    source: Source, to: Path, progress: Progress | None = None, room: int = 1
+) -> str:
     """Download to the file `to`, resuming what an earlier call left in `to`.part.
 
     A connection that breaks is taken up again, 6 times in all, with pauses. A server
-    that can't resume, or whose file has changed, starts from the beginning.
+    that can't resume, or whose file has changed, starts from the beginning. Where `to`
+    is there and has the checksum, nothing is downloaded; where none is known, the
+    server is asked whether it is still that file. `discard` removes what is left.
+
+    Args:
+        source: What to download.
+        to: The file.
+        progress: See `Progress`.
+        room: How many times its size the disk must take: 2, say, where it is unpacked
+            there too.
 
     Returns:
         SHA-256 of the file, which has been compared if the source has one.
 
     Raises:
-        KwsError: not an http address, no answer, too large, wrong size or checksum.
+        KwsError: not an http address, no answer, too large, no room on the disk, wrong
+            size or checksum.
     """
-    if urllib.parse.urlsplit(source.url).scheme not in ("http", "https"):
+    if not _is_address(source.url):
         raise KwsError(
             f"Only http and https addresses can be fetched. Received: {source.url!r}",
-            "kws data fetch --version v0.02",
+            "kws data fetch --url https://HOST/FILE.tar.gz ...",
         )
     to.parent.mkdir(parents=True, exist_ok=True)
-    part = to.with_name(to.name + ".part")
-    note = to.with_name(to.name + ".part.json")
+    part, note = _parts(to)
+    if to.is_file():
+        if source.sha256 is not None and _sha256(to) == source.sha256:
+            return source.sha256
+        to.replace(part)
     limit = source.size if source.size is not None else MAX_ARCHIVE_BYTES
     problem = ""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(min(8.0, 0.25 * 2**attempt))
         try:
-            problem = _attempt(source, part, note, limit, progress)
-        except urllib.error.HTTPError as error:
-            problem = f"the server answered {error.code} {error.reason}"
-            if error.code < 500 and error.code not in (408, 429):
-                break
-        except (urllib.error.URLError, OSError, HTTPException) as error:
-            problem = f"the connection broke ({error})"
+            problem = _attempt(source, part, note, limit, room, progress)
+        except _BrokenOff as error:
+            problem = str(error)
         if not problem:
             break
     if problem:
@@ -187,20 +206,50 @@ def download(source: Source, to: Path, progress: Progress | None = None) -> str:
     received = _sha256(part)
     size = _size(part)
     if source.size not in (None, size) or source.sha256 not in (None, received):
-        part.unlink()
-        note.unlink(missing_ok=True)
+        discard(to)
+        expected = [] if source.size is None else [f"{source.size} bytes"]
+        expected += [] if source.sha256 is None else [f"SHA-256 {source.sha256}"]
         raise KwsError(
-            f"The file is not the one that was published. Expected {source.size} "
-            f"bytes, SHA-256 {source.sha256}. Received: {size} bytes, {received}",
+            "The file is not the one that was published. Expected "
+            f"{', '.join(expected)}. Received: {size} bytes, {received}",
             "Run it again; if that fails too, the file has changed at its source.",
         )
     part.replace(to)
-    note.unlink(missing_ok=True)
     return received
 
 
+def discard(to: Path) -> None:
+    """Remove what `download` left: the file, or the beginning of one."""
+    for path in (to, *_parts(to)):
+        path.unlink(missing_ok=True)
+
+
+def _parts(to: Path) -> tuple[Path, Path]:
+    """What was received of a file, and a note of where it is from."""
+    return to.with_name(f"{to.name}.part"), to.with_name(f"{to.name}.part.json")
+
+
+class _BrokenOff(Exception):
+    """A connection that is worth another try; errors of the disk are none."""
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host = (parts.hostname or "").encode("idna")
+        known = parts.scheme in ("http", "https") and parts.port != 0
+    except ValueError:  # a port, a host, or an address in brackets, that is none
+        return False
+    return known and bool(host) and re.fullmatch("[!-~]+", url) is not None
+
+
 def _attempt(
-    source: Source, part: Path, note: Path, limit: int, progress: Progress | None
+    source: Source,
+    part: Path,
+    note: Path,
+    limit: int,
+    room: int,
+    progress: Progress | None,
 ) -> str:
     """One connection. Returns what is wrong, empty when the file is complete."""
     have, tag = _resumable(source, part, note)
@@ -211,14 +260,24 @@ def _attempt(
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
+        problem = f"the server answered {error.code} {error.reason}"
+        if error.code >= 500 or error.code in (408, 429):
+            raise _BrokenOff(problem) from None
         if error.code != 416:
-            raise
+            raise KwsError(
+                f"There is no file to fetch: {problem}. Received: {source.url}",
+                f"curl -I {quoted(source.url)}   (what is there; a file at hand: "
+                "--archive FILE)",
+            ) from None
         # Nothing after `have`: complete, or another file. The checksum will tell
         # where there is one; else begin again.
-        if have == source.size:
+        place = error.headers.get("Content-Range", "")
+        if have == source.size or place == f"bytes */{have}":
             return ""
         part.unlink(missing_ok=True)
         return "the server has less than was received before"
+    except (OSError, HTTPException) as error:
+        raise _BrokenOff(f"the connection broke ({error})") from None
     with answer:
         start = 0
         if answer.status == 206:
@@ -233,22 +292,45 @@ def _attempt(
         total = start + int(length) if length.isdecimal() else None
         if total is not None and total > limit:
             raise _too_large(source, total, limit)
+        if total is not None:
+            _check_room(part, room * total - _size(part))
         tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         write_atomic(note, json.dumps({"url": source.url, "tag": tag}).encode())
-        with part.open("r+b" if start else "wb") as out:
-            out.seek(start)
-            out.truncate()
-            done = start
-            while block := answer.read(1 << 20):
-                done += len(block)
-                if done > limit:
-                    raise _too_large(source, done, limit)
-                out.write(block)
-                if progress is not None:
-                    progress("received", done, total or 0)
+        done = start
+        try:
+            with part.open("r+b" if start else "wb") as out:
+                out.seek(start)
+                out.truncate()
+                while block := _read(answer):
+                    done += len(block)
+                    if done > limit:
+                        raise _too_large(source, done, limit)
+                    out.write(block)
+                    if progress is not None:
+                        progress("received", done, total or 0)
+        except OSError as error:  # of the file
+            error.filename = error.filename or str(part)
+            raise
     if total is not None and done < total:
         return f"the connection ended {total - done} bytes early"
     return ""
+
+
+def _read(answer: HTTPResponse) -> bytes:
+    try:
+        return answer.read(1 << 20)
+    except (OSError, HTTPException) as error:
+        raise _BrokenOff(f"the connection broke ({error})") from None
+
+
+def _check_room(part: Path, needed: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if free < needed:
+        raise KwsError(
+            f"There is not enough room on the disk. Expected at least {needed:,} bytes "
+            f"for the archive and what is in it. Received: {free:,} in {part.parent}",
+            "kws data fetch --out DIR ...   (on a disk with more room)",
+        )
 
 
 def _resumable(source: Source, part: Path, note: Path) -> tuple[int, str]:
@@ -272,6 +354,8 @@ def unpack(
     progress: Progress | None = None,
     keep: Sequence[str] = (),
     member_bytes: int = MAX_MEMBER_BYTES,
+    mark: dict[str, str] | None = None,
+    beside: Sequence[str] = (),
 ) -> int:
     """Unpack a .tar.gz or a .zip into a new or empty folder, whole or not at all.
 
@@ -284,6 +368,8 @@ def unpack(
         progress: See `Progress`.
         keep: Patterns of members to unpack; (): all.
         member_bytes: The most that a member may have.
+        mark: What `is_there` is to know it by later.
+        beside: See `check_free`.
 
     Returns:
         Number of files.
@@ -291,14 +377,13 @@ def unpack(
     Raises:
         KwsError: refused, broken, or the folder is in use.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise KwsError(
-            "The folder to unpack into is in use. Expected a new or empty folder. "
-            f"Received: {str(out)!r}",
-            f"kws data fetch --out {quoted(f'{out}-new')}",
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    _clear(out)
+    check_free(out, out, beside)
+    out = out.resolve()
+    # Within a folder that is there: it may be a disk of its own.
+    within = out if out.is_dir() else out.parent
+    within.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=within, prefix=_building(out)))
     try:
         with archive.open("rb") as raw:
             zipped = raw.read(4) == b"PK\x03\x04"
@@ -311,10 +396,13 @@ def unpack(
         inside = list(building.iterdir())
         if len(inside) == 1 and any(p.is_dir() for p in inside[0].glob("*")):
             root = inside[0]  # everything in one folder of the archive
-        root.chmod(0o755)
+        if mark is not None:
+            (root / MARK).write_text(json.dumps(mark), encoding="utf-8")
         if out.is_dir():
-            out.rmdir()
-        root.replace(out)
+            _move(root, out, archive)
+        else:
+            root.chmod(0o755)
+            root.replace(out)
     except (
         tarfile.TarError,
         gzip.BadGzipFile,
@@ -337,6 +425,28 @@ def unpack(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return count
+
+
+def _building(out: Path) -> str:
+    """How the names of folders begin in which something is unpacked for `out`."""
+    return f".{out.resolve().name}.unpacking-"
+
+
+def _clear(out: Path) -> None:
+    """Remove what a process that was killed had unpacked."""
+    for within in (out.resolve().parent, out):
+        for path in within.iterdir() if within.is_dir() else ():
+            if path.name.startswith(_building(out)):
+                shutil.rmtree(path)
+
+
+def _move(root: Path, out: Path, archive: Path) -> None:
+    """All that is in a folder into one that is there, the mark last."""
+    inside = sorted(root.iterdir(), key=lambda path: path.name == MARK)
+    if twice := [path.name for path in inside if (out / path.name).exists()]:
+        raise _refused(archive, f"{twice[0]!r} is in the folder already")
+    for path in inside:
+        path.rename(out / path.name)
 
 
 @dataclass(frozen=True)
@@ -469,8 +579,69 @@ def unpacked(archive: Path) -> Path:
     name = archive.name.split(".tar")[0].split(".tgz")[0]
     folder = user_cache() / "unpacked" / f"{name}-{file_key(archive)}"
     if not folder.is_dir():
-        unpack(archive, folder)
+        with locked(_beside(folder, "lock")):  # another process may be at it
+            if not folder.is_dir():
+                unpack(archive, folder)
     return folder
+
+
+@contextlib.contextmanager
+def fetching(out: Path) -> Iterator[None]:
+    """Keep other fetches out of a folder.
+
+    Raises:
+        KwsError: another is at work in it.
+    """
+    busy = KwsError(
+        f"Another kws data fetch is at work in this folder. Received: {str(out)!r}",
+        "Wait for it, or fetch into another: kws data fetch --out "
+        f"{quoted(_new(out))} ...",
+    )
+    with locked(_beside(out, "lock"), busy):
+        yield
+
+
+def is_there(source: Source, place: Path) -> bool:
+    """Whether a folder holds what `fetch` unpacked of this source into it."""
+    try:
+        mark = json.loads((place / MARK).read_text(encoding="utf-8"))
+        if source.sha256 is not None:
+            return bool(mark["sha256"] == source.sha256)
+        return bool(source.url and mark["url"] == source.url)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def check_free(place: Path, out: Path, beside: Sequence[str] = ()) -> None:
+    """Refuse to unpack into a folder that holds something else.
+
+    Args:
+        place: The folder.
+        out: The `--out` that it is in, for the hint.
+        beside: Other parts' folders, which may be in it.
+
+    Raises:
+        KwsError: it isn't new or empty, or no folder.
+    """
+    if not place.exists():
+        return
+    inside = sorted(file.name for file in place.iterdir()) if place.is_dir() else []
+    # What is hidden was left by a fetch that was stopped.
+    known = (_building(place), *(f".{name}." for name in beside))
+    others = [n for n in inside if n not in beside and not n.startswith(known)]
+    if place.is_dir() and not others:
+        return
+    holds = f", which holds {some(others)}" if others else ""
+    raise KwsError(
+        "The folder to fetch into is in use. Expected a new or empty folder. "
+        f"Received: {str(place)!r}{holds}",
+        f"kws data fetch --out {quoted(_new(out))} ...",
+    )
+
+
+def _new(out: Path) -> str:
+    """Another folder for `--out`."""
+    return f"{out}-new" if out.name.strip(".") else str(out / "new")
 
 
 def fetch(
@@ -478,6 +649,7 @@ def fetch(
     out: Path,
     archive: Path | None = None,
     progress: Progress | None = None,
+    beside: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Download (or take `archive`), check, and unpack into `out`.
 
@@ -486,39 +658,36 @@ def fetch(
         out: A new or empty folder.
         archive: A .tar.gz that is already here; it is left where it is.
         progress: See `Progress`.
+        beside: See `check_free`.
 
     Returns:
         `out`, `files`, `sha256` of the archive, and `checked`: whether it was
         compared with a published one.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise KwsError(
-            "The folder to fetch into is in use. Expected a new or empty folder. "
-            f"Received: {str(out)!r}",
-            f"kws data info {quoted(out)}   (shows what it holds)",
-        )
+    _clear(out)
+    check_free(out, out, beside)
     if archive is not None:
         if not archive.is_file():
             raise KwsError(
                 f"No such archive. Expected a .tar.gz. Received: {str(archive)!r}",
-                "kws data fetch --version v0.02   (downloads it)",
+                f"ls {quoted(archive.parent)}   (without --archive it is downloaded)",
             )
         received = _sha256(archive)
         if source.sha256 not in (None, received):
             raise KwsError(
                 f"The archive is not the one that was published. Expected SHA-256 "
                 f"{source.sha256}. Received: {received} ({archive})",
-                "Copy it again; or, if you trust it: kws data fetch --archive FILE "
-                f"--sha256 {received}",
+                "Copy it again; or, if you trust it: kws data fetch "
+                f"--sha256 {received} ...",
             )
-        count = unpack(archive, out, progress)
+        mark = {"url": source.url, "sha256": received}
+        count = unpack(archive, out, progress, mark=mark, beside=beside)
     else:
-        packed = out.with_name(out.name + ".tar.gz")
-        received = download(source, packed, progress)
-        try:
-            count = unpack(packed, out, progress)
-        finally:
-            packed.unlink(missing_ok=True)
+        packed = _beside(out, "archive")
+        received = download(source, packed, progress, room=2)
+        mark = {"url": source.url, "sha256": received}
+        with _kept(packed):
+            count = unpack(packed, out, progress, mark=mark, beside=beside)
     return {
         "out": str(out),
         "files": count,
@@ -551,9 +720,9 @@ def fetch_ambient(
         KwsError: as `fetch`; or another number of archives.
     """
     if archives and len(archives) != len(sound.parts):
-        names = ", ".join(source.url.rpartition("/")[2] for source in sound.parts)
+        files = ", ".join(source.url.rpartition("/")[2] for source in sound.parts)
         raise KwsError(
-            f"{sound.name} has {len(sound.parts)} archives. Expected {names}. "
+            f"{sound.name} has {len(sound.parts)} archives. Expected {files}. "
             f"Received: {len(archives)}",
             "Name each with --archive, in this order; or leave it out to download.",
         )
@@ -563,13 +732,19 @@ def fetch_ambient(
             f"kws data fetch --ambient NAME --out {quoted(f'{out}-new')}",
         )
     report: dict[str, Any] = {"out": str(out), "files": 0, "parts": []}
+    names = [source.url.rpartition("/")[2].partition(".")[0] for source in sound.parts]
+    places = [out / sound.kind / name if sound.kind else out for name in names]
+    there = [is_there(*each) for each in zip(sound.parts, places, strict=True)]
+    for place, known in zip(places, there, strict=True):
+        _clear(place)
+        if not known:
+            check_free(place, out)
     for number, source in enumerate(sound.parts):
-        name = source.url.rpartition("/")[2].partition(".")[0]
-        place = out / sound.kind / name if sound.kind else out
-        if place.is_dir() and any(place.iterdir()):
+        name, place = names[number], places[number]
+        if there[number]:
             report["parts"].append({"url": source.url, "sha256": ""})
             continue
-        packed = out.with_name(f"{out.name}.{name}.archive")
+        packed = _beside(out, f"{name}.archive")
         if archives:
             packed = archives[number]
             received = _sha256(packed) if packed.is_file() else "no file"
@@ -580,16 +755,36 @@ def fetch_ambient(
                     f"Copy it again from {source.url}",
                 )
         else:
-            received = download(source, packed, progress)
-        try:
+            # Of what isn't kept nothing is unpacked.
+            received = download(source, packed, progress, room=1 if sound.keep else 2)
+        with contextlib.nullcontext() if archives else _kept(packed):
             report["files"] += unpack(
-                packed, place, progress, sound.keep, MAX_RECORDING_BYTES
+                packed,
+                place,
+                progress,
+                sound.keep,
+                MAX_RECORDING_BYTES,
+                {"url": source.url, "sha256": received},
             )
-        finally:
-            if not archives:
-                packed.unlink(missing_ok=True)
         report["parts"].append({"url": source.url, "sha256": received})
     return report
+
+
+@contextlib.contextmanager
+def _kept(packed: Path) -> Iterator[None]:
+    """Keep a download for another try, but when it is unpacked, or can't be."""
+    try:
+        yield
+    except Refused:
+        discard(packed)
+        raise
+    discard(packed)
+
+
+def _beside(out: Path, what: str) -> Path:
+    """What is ours beside a folder: hidden, so that it is no file of the user's."""
+    out = out.resolve()  # it may be `.`
+    return out.parent / f".{out.name}.{what}"
 
 
 def _too_large(source: Source, size: int, limit: int) -> KwsError:
@@ -600,8 +795,8 @@ def _too_large(source: Source, size: int, limit: int) -> KwsError:
     )
 
 
-def _refused(archive: Path, problem: str) -> KwsError:
-    return KwsError(
+def _refused(archive: Path, problem: str) -> Refused:
+    return Refused(
         f"The archive is refused: {problem}. Expected the official archive. "
         f"Received: {archive}",
         "Fetch it again from its official address: kws data fetch --help",

@@ -162,8 +162,11 @@ def rows(runs: Sequence[Facts]) -> list[Row]:
         ("val_accuracy_qat", "trained: int8"),
     ):
         add(name, lambda f, key=key: _percent(f.trained.get(key)))  # type: ignore[misc]
-    add("words missed on tapes", lambda f: _percent(f.point.get("miss_rate")))
+    add("hours of tapes", lambda f: _number(f.point, "hours"))
+    add("words missed on them", lambda f: _percent(f.point.get("miss_rate")))
+    add("  95 %", lambda f: _point_interval(f, "miss_rate", 100))
     add("false alarms an hour", lambda f: _number(f.point, "false_alarms_per_hour"))
+    add("  95 %", lambda f: _point_interval(f, "false_alarms_per_hour"))
     add("parameters", lambda f: _count(f.trained.get("parameters")))
     add("weights, bytes", lambda f: _count(f.cost and f.cost.weights_bytes))
     add("working memory, bytes", lambda f: _count(f.cost and f.cost.arena_bytes))
@@ -184,6 +187,29 @@ def rows(runs: Sequence[Facts]) -> list[Row]:
         ):
             add(f"{board}: {name}", lambda f, b=board, w=what: _board(f, b, w))  # type: ignore[misc]
     return table
+
+
+def about_tapes(runs: Sequence[Facts]) -> str | None:
+    """What to mind where figures of tapes stand side by side; None: nothing."""
+    made = [facts.calibrated for facts in runs if facts.point]
+    differ = [
+        what
+        for what, key in (("tapes", "tapes"), ("aims", "aim"))
+        if any(each.get(key) != made[0].get(key) for each in made)
+    ]
+    if not differ:
+        return None
+    return (
+        f"Misses and false alarms can't be compared, as {' and '.join(differ)} differ. "
+        "On the same tapes: kws eval RUN --tape DIR"
+    )
+
+
+def _point_interval(facts: Facts, key: str, scale: int = 1) -> str | None:
+    if (both := facts.point_ci95.get(key)) is None:
+        return None
+    low, high = (scale * end for end in both)
+    return f"{low:.2f} to {high:.2f}"
 
 
 def _clips(facts: Facts) -> str | None:

@@ -197,8 +197,25 @@ class Facts:
     @property
     def point(self) -> dict[str, float]:
         """The figures of the operating point that was chosen."""
+        return _figures(self.calibrated.get("after"))
+
+    @property
+    def point_ci95(self) -> dict[str, tuple[float, float]]:
+        """95 % intervals of them, by the figure's name."""
+        after = self.calibrated.get("after")
+        pairs = {}
+        for key, value in after.items() if isinstance(after, dict) else ():
+            if isinstance(value, list) and str(key).endswith("_ci95"):
+                both = _figures(dict(enumerate(value)))
+                if len(both) == len(value) == 2:
+                    pairs[str(key).removesuffix("_ci95")] = (both["0"], both["1"])
+        return pairs
+
+    @property
+    def calibrated(self) -> dict[str, Any]:
+        """What kws calibrate noted: on which `tapes`, for which `aim`."""
         found = self._operating_point
-        return _figures(found.get("after") if isinstance(found, dict) else None)
+        return found if isinstance(found, dict) else {}
 
     @property
     def _operating_point(self) -> Any:
