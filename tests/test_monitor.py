@@ -186,6 +186,7 @@ def test_a_board_on_a_serial_port(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exception.key == "silent"
 
     # With a time limit it ends by itself.
+    said[-1] = beat.replace("time_ms=2000", "time_ms=4000")
     result = CliRunner().invoke(monitor_command, [*arguments, "--seconds", "2"])
     assert result.exit_code == 0, result.output
     assert "skipped 75 %" in result.stdout
@@ -249,14 +250,14 @@ def test_a_board_that_was_told_to_be_quiet_is_waited_for_once_it_has_agreed(
         if replies:
             os.write(wire.ours, b"kws reply to=0 status=ok\n")
             time.sleep(1.5)  # longer than is borne else
-            last = wire.beat.replace(b"time_ms=2000", b"time_ms=9000")
-            os.write(wire.ours, EVENT.encode() + last)
+            os.write(wire.ours, EVENT.encode())
 
-    result = wire.monitor(board, "--send", "verbosity level=0", "--seconds", "9")
+    # It sends no beat any more: seconds of waiting are what ends it.
+    result = wire.monitor(board, "--send", "verbosity level=0", "--seconds", "3")
     kinds = [json.loads(line)["kind"] for line in result.stdout.splitlines()]
     if replies:
         assert result.exit_code == 0, result.output
-        assert kinds == ["beat", "reply", "event", "beat"]
+        assert kinds == ["beat", "reply", "event"]
     else:
         assert kinds == ["beat"]
         assert isinstance(result.exception, BoardError)
@@ -277,7 +278,7 @@ def test_a_lost_reply_is_told_and_the_next_command_goes_out(
             got.append(os.read(wire.ours, 100))
         os.write(wire.ours, b"kws reply to=1 status=ok\n")
         time.sleep(0.4)
-        os.write(wire.ours, wire.beat.replace(b"time_ms=2000", b"time_ms=9000"))
+        os.write(wire.ours, wire.beat.replace(b"time_ms=2000", b"time_ms=11000"))
 
     options = ("--send", "query", "--send", "gain value=10", "--seconds", "9")
     result = wire.monitor(board, *options)
@@ -286,6 +287,24 @@ def test_a_lost_reply_is_told_and_the_next_command_goes_out(
     messages = [json.loads(line) for line in result.stdout.splitlines()]
     (lost,) = [m for m in messages if m["kind"] == "unanswered"]
     assert lost["command"] == "query" and "send it again" in monitor.text(lost)
+
+
+def test_seconds_are_those_that_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those that the board was up before; a start within them is no start anew."""
+    wire = Wire(monkeypatch)
+    boot = BOOT.replace(HASH, wire.bundle.hash[:16]).encode()
+
+    def beat(seconds: int) -> bytes:
+        return wire.beat.replace(b"time_ms=2000", b"time_ms=%d" % (1000 * seconds))
+
+    def board() -> None:
+        for line in (beat(3601), beat(3603), boot, beat(1), beat(2), beat(3)):
+            os.write(wire.ours, line)
+
+    result = wire.monitor(board, "--seconds", "5")
+    assert result.exit_code == 0, result.output
+    messages = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [m.get("time_s") for m in messages] == [3601, 3603, None, 1, 2]
 
 
 def test_a_board_of_another_kind_that_never_ends_its_line_is_no_endless_wait(

@@ -26,6 +26,7 @@ from kws.deploy.runners import Ask
 from kws.errors import CheckFailed, KwsError, MissingExtra, quoted
 from kws.paths import FIRMWARE
 
+BEAT_S = 1.0  # of audio, that a heartbeat tells of
 SILENT_S = 6.0  # a heartbeat comes every second
 REPLY_S = 6.0  # a command is answered between two model runs
 FOREIGN = ("other", "broken", "gap")  # messages of what is no line of kws
@@ -41,6 +42,9 @@ class Done(Exception):
 class Printer:
     """Shows messages; ends after some seconds of the board's audio.
 
+    Of a board that was up before, the first beat stands for a second; what was heard
+    before a board starts again counts too.
+
     Args:
         show: Prints one message.
         seconds: Of audio; None: for ever.
@@ -50,17 +54,20 @@ class Printer:
         self, show: Callable[[dict[str, Any]], None], seconds: float | None = None
     ) -> None:
         self.show = show
-        self.seconds = seconds
+        self.left = math.inf if seconds is None else seconds
+        self._at = math.inf  # the last beat's time; inf: none since the start
 
     def __call__(self, messages: list[dict[str, Any]]) -> None:
         for message in messages:
             self.show(message)
-            if (
-                self.seconds is not None
-                and message["kind"] == "beat"
-                and message["time_s"] >= self.seconds
-            ):
-                raise Done
+            if message["kind"] == "boot":
+                self._at = math.inf
+            elif message["kind"] == "beat":
+                now = message["time_s"]
+                self.left -= now - self._at if now >= self._at else min(now, BEAT_S)
+                self._at = now
+                if round(self.left, 3) <= 0:  # the board counts milliseconds
+                    raise Done
 
 
 def serial(
@@ -108,6 +115,8 @@ def serial(
                 elif now - understood > sending.patience():
                     cause = f"{found}: in {SILENT_S:g} s no line that kws knows"
                     raise BoardError("silent", cause, **names)
+                if sending.quiet_s >= show.left:  # no beat tells the time any more
+                    break
                 if following.known and (line := sending.line(messages)) is not None:
                     opened.write(line)
         except BoardError as error:
@@ -141,7 +150,7 @@ class _Sending:
         self.waiting = list(enumerate(lines))
         self.send = send
         self.asked: dict[int, float] = {}  # sequence -> when it was sent
-        self.quiet = False  # it said that it says words alone from now on
+        self.quiet: float | None = None  # when it said that it says words alone now
 
     def take(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Enter replies. Returns a message for each reply that won't come any more."""
@@ -151,7 +160,7 @@ class _Sending:
                 del self.asked[number]
                 verb, *rest = self.send[number].split()
                 if verb == "verbosity" and message.get("status") == "ok":
-                    self.quiet = rest == ["level=0"]
+                    self.quiet = time.monotonic() if rest == ["level=0"] else None
         now = time.monotonic()
         lost = [i for i, sent in self.asked.items() if now - sent > REPLY_S]
         for number in lost:
@@ -171,8 +180,13 @@ class _Sending:
     def patience(self) -> float:
         """Seconds without a sign: for ever only where the board said that it would say
         words alone, and owes no reply."""
-        done = self.quiet and not self.waiting and not self.asked
+        done = self.quiet is not None and not self.waiting and not self.asked
         return math.inf if done else SILENT_S
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since it agreed to say words alone; 0 where it says more."""
+        return 0.0 if self.quiet is None else time.monotonic() - self.quiet
 
     @property
     def owed(self) -> str:

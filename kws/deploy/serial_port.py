@@ -132,7 +132,7 @@ class Port:
             raise BoardError("port-lost", str(error), **self._names) from error
 
     def read(self, silent_s: Callable[[], float]) -> Iterator[bytes]:
-        """What arrives, as it arrives.
+        """What arrives, as it arrives; nothing now and then, for who looks at a clock.
 
         Args:
             silent_s: Asked how many seconds without a byte are to be borne.
@@ -154,3 +154,5 @@ class Port:
             elif time.monotonic() - last > (limit := silent_s()):
                 cause = f"{self.name}: nothing in {limit:g} s"
                 raise BoardError("silent", cause, **self._names)
+            else:
+                yield data
