@@ -303,6 +303,13 @@ class Provoke:
     def hash(self) -> Any:
         return self.says("kws boot name=x hash=0123 schema=1", "4567")
 
+    def other_board(self) -> Any:
+        identity = "hash=0123 schema=1 board=pico clock_hz=125000000"
+        for line in (f"kws boot {identity}", f"kws state {identity}"):
+            error = self.says(line, "0123")
+        assert error.hint.startswith("kws monitor runs/tiny --board pico  ")
+        return error
+
     def protocol(self) -> Any:
         return self.says("kws beat hash=0123 schema=2 anything=new")
 
@@ -331,7 +338,7 @@ def test_every_failure_is_one_message(
     documented, hint = documented_failures()[key]
     for text, page in ((first, documented + "."), (error.hint, hint)):
         pattern = re.escape(page)
-        for name in ("BOARD", "RUN", "PART"):
+        for name in ("BOARD", "RUN", "PART", "SAID"):
             pattern = re.sub(rf"\b{name}\b", r"[\\w./-]*", pattern)
         assert re.fullmatch(pattern, text), f"{text!r} is not the page's {page!r}"
 

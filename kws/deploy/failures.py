@@ -171,6 +171,10 @@ FAILURES = {
         "The board runs another model than this run's",
         "kws flash {run} --board {board}",
     ),
+    "other-board": Failure(
+        "The board says that it is {said}. Expected {board}",
+        "kws monitor {run} --board {said}   (or name {board}'s port with --port)",
+    ),
     "protocol": Failure(
         "The board's firmware speaks another version of the protocol than this kws",
         "kws flash {run} --board {board}   (or install the version that built it)",
