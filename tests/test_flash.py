@@ -930,6 +930,36 @@ def test_a_recording_with_a_space_in_its_name_is_quoted_in_a_hint() -> None:
     assert "--audio 'my tape.wav'" in hint
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_network_that_is_too_slow_gets_a_hop_where_it_can_have_one(
+    causal: bool,
+) -> None:
+    features = bundles.load("kwt-stream-tiny").recipe.features
+    slow = 1.5 * DK.instructions_per_second * 0.04  # a decision each 40 ms
+    stats = {"overruns": 7, "instructions_per_inference_max": round(slow)}
+    said: Any = SimpleNamespace(transcript=SimpleNamespace(stats=stats))
+    nothing: Any = None
+    done = flash.Flashed(
+        DK, nothing, features, "", said, nothing, nothing, causal=causal
+    )
+    hint = done.hint("mine", None)
+    assert ("--hop 4" in hint) == (not causal)
+    assert ("kws boards" in hint and "--no-pace" in hint) == causal
+
+
+@pytest.mark.parametrize("verb", ["flash", "monitor", "listen"])
+def test_another_hop_of_a_network_for_streams_is_refused_before_the_build(
+    verb: str,
+) -> None:
+    where = [] if verb == "listen" else ["--board", "qemu-m4"]
+    done = CliRunner().invoke(cli, [verb, "kwt-stream-tiny", *where, "--hop", "6"])
+    assert isinstance(done.exception, KwsError), done.output
+    assert "Expected no --hop, or --hop 2. Received: --hop 6" in str(done.exception)
+    assert "Building" not in done.output
+    bundle = bundles.load("kwt-stream-tiny")
+    assert flash.with_hop(bundle, 2) == bundle
+
+
 def test_a_tool_that_the_board_has_no_table_for() -> None:
     with pytest.raises(KwsError, match="can't be programmed with 'uf2'.*pyocd"):
         flash.tool_of(DK, "uf2")

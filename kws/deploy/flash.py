@@ -50,6 +50,7 @@ class Flashed:
         dense: What one run costs with nothing skipped (kws.graph.cost).
         executed: The same as it runs, on the self-test's clip.
         programmed: What was written; None on an emulator.
+        causal: It is a network for streams, which decides with each token.
     """
 
     board: Board
@@ -60,6 +61,7 @@ class Flashed:
     dense: Count
     executed: Count
     programmed: Programmed | None = None
+    causal: bool = False
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -73,15 +75,16 @@ class Flashed:
         if not transcript.stats.get("overruns"):
             return f"Build and run it again, elsewhere: {again} --out /tmp/kws-build"
         hop = run.least_hop(transcript, self.board, self.features)
-        if hop is not None and hop <= self.features.frames:
+        if hop is not None and hop <= self.features.frames and not self.causal:
             every = f"{hop * self.features.hop_ms:g} ms"
             return (
                 f"Run the model less often, every {every}: {again} --hop {hop}"
                 "   (--keep as well: RUN's from then on)"
             )
         return (
-            "This network is too slow for this board in real time; to let the audio "
-            f"wait for it: {again} --no-pace"
+            "This network is too slow for this board in real time: take a smaller one, "
+            "or a faster board (kws boards); to let the audio wait for it: "
+            f"{again} --no-pace"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -125,9 +128,16 @@ def with_hop(bundle: Bundle, hop_frames: int) -> Bundle:
     """The bundle with another detector.hop_frames (so with another hash), in memory.
 
     Raises:
-        KwsError: more frames than the model's window has.
+        KwsError: more frames than the model's window has; a network for streams, which
+            has one hop alone.
     """
-    frames = bundle.recipe.features.frames
+    frames, own = bundle.recipe.features.frames, bundle.recipe.detector.hop_frames
+    if bundle.recipe.model.causal and hop_frames != own:
+        raise KwsError(
+            "A network for streams decides with each token, and no other hop can be "
+            f"chosen. Expected no --hop, or --hop {own}. Received: --hop {hop_frames}",
+            f"Leave --hop away, or: --hop {own}",
+        )
     if not 1 <= hop_frames <= frames:
         raise KwsError(
             f"The model runs every 1 to {frames} feature frames (its window). "
@@ -217,7 +227,16 @@ def flash(
     listened = run.listen(image.elf, board, heard, expected, pace, timeout_s)
     features = bundle.recipe.features
     dense, executed = emission.selftest_cost(bundle, board.core, engine)
-    return Flashed(board, image, features, expected, listened, dense, executed)
+    return Flashed(
+        board,
+        image,
+        features,
+        expected,
+        listened,
+        dense,
+        executed,
+        causal=bundle.recipe.model.causal,
+    )
 
 
 def padded(audio: np.ndarray | None, pad_s: float) -> np.ndarray:
