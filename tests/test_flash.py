@@ -351,6 +351,17 @@ def documented_failures() -> dict[str, tuple[str, str]]:
     return {key: (error, hint) for key, error, hint in rows if key in FAILURES}
 
 
+def test_a_hint_keeps_the_port_and_the_hop_that_were_typed() -> None:
+    ours, theirs = os.openpty()
+    options = f"--port {os.ttyname(theirs)} --hop 8"
+    port = serial_port.Port(os.ttyname(theirs), DK, "my run", options)
+    os.close(theirs)
+    os.close(ours)
+    with pytest.raises(BoardError, match="disappeared") as caught, port:
+        list(port.read(lambda: 0.3))
+    assert f"kws monitor 'my run' --board nrf52840dk {options}" in caught.value.hint
+
+
 def test_the_page_has_every_failure_and_no_other() -> None:
     table = PAGE.read_text("utf-8").split("## When it fails")[1]
     keys = re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)
@@ -881,7 +892,7 @@ def test_what_a_board_must_say_at_boot(
     monkeypatch.setattr(flash.run, "MAX_BOOT_BYTES", 1 << 40)
     port: Any = SimpleNamespace(read=lambda silent_s: itertools.repeat(chatter))
     with pytest.raises(BoardError, match=f"none of them tells of {missing}"):
-        flash._boot(port, DK, "runs/tiny", "01ab", Path("image.elf"))
+        flash._boot(port, DK, JOB, "01ab", Path("image.elf"))
 
 
 def test_a_board_that_was_up_already_tells_its_model_by_a_heartbeat() -> None:
@@ -891,7 +902,7 @@ def test_a_board_that_was_up_already_tells_its_model_by_a_heartbeat() -> None:
     )
     lines = [b"hash=01ab schema=1\nkws selftest ok\n", beat.encode(), b"more"]
     port: Any = SimpleNamespace(read=lambda silent_s: iter(lines))
-    said = flash._boot(port, DK, "runs/tiny", "01ab", Path("image.elf"))
+    said = flash._boot(port, DK, JOB, "01ab", Path("image.elf"))
     assert said.endswith("macs_dense=0\n")
     assert monitor.parse(said).hash == "01ab"
 

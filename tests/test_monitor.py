@@ -197,6 +197,13 @@ def test_a_board_on_a_serial_port(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(result.exception, BoardError)
     assert result.exception.key == "hash"
 
+    # What was typed stands in the hint: without it, it would lead back here.
+    result = CliRunner().invoke(monitor_command, [*arguments, "--hop", "8"])
+    assert isinstance(result.exception, BoardError)
+    port = f"--port {os.ttyname(theirs)}"
+    hint = f"kws flash kwt-tiny --board nrf52840dk {port} --hop 8"
+    assert (result.exception.key, result.exception.hint) == ("hash", hint)
+
     # Silent after an interrupted flash: said so.
     folder = flash.output_folder(bundle, boards.load("nrf52840dk"))
     said.clear()

@@ -80,4 +80,5 @@ def command(
         return
     from kws.cli._ask import ask
 
-    live.serial(bundle, board, run, port, ask(), emit, send)
+    options = _options.typed(ctx, "--port", "--hop")
+    live.serial(bundle, board, run, port, ask(), emit, send, options)

@@ -6,6 +6,7 @@ it with the page.
 
 from __future__ import annotations
 
+import re
 import string
 from dataclasses import dataclass
 
@@ -207,6 +208,7 @@ class BoardError(KwsError):
         key: Of FAILURES.
         cause: What exactly happened: the tool's own words.
         values: For the {names} in the texts; one that is missing stays a name.
+            `options`: what else was typed that a command in the hint takes too.
     """
 
     def __init__(self, key: str, cause: str, **values: str) -> None:
@@ -218,10 +220,14 @@ class BoardError(KwsError):
             if name
         }
         error = failure.error.format(**filled)
+        names = {name: quoted(text) for name, text in filled.items()}
+        if options := values.get("options"):
+            again = re.sub(r"--board \{\w+\}", r"\g<0> {options}", failure.hint)
+            hint = again.format(**names, options=options)
+        else:
+            hint = failure.hint.format(**names)
         super().__init__(
             f"{error}.\nCaused by: {cause.strip() or 'unknown'}",
-            failure.hint.format(
-                **{name: quoted(text) for name, text in filled.items()}
-            ),
+            hint,
             failure.exit_code,
         )

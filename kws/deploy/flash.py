@@ -359,9 +359,10 @@ def program(
             """Listen before the board starts: it says hello once."""
             nonlocal problem
             try:
-                name = serial_port.find(board, job.run, port, job.ask)
+                more = job.options
+                name = serial_port.find(board, job.run, port, job.ask, more)
                 opened.append(
-                    stack.enter_context(serial_port.Port(name, board, job.run))
+                    stack.enter_context(serial_port.Port(name, board, job.run, more))
                 )
             except KwsError as error:
                 problem = error
@@ -386,7 +387,7 @@ def program(
                 problem.hint,
                 exit_code=1,
             )
-        said = _boot(opened[0], board, job.run, expected, image.elf)
+        said = _boot(opened[0], board, job, expected, image.elf)
     listened = run.Listened(monitor.parse(said), (), 0.0)
     features = bundle.recipe.features
     counted = emission.selftest_cost(bundle, board.core, engine)
@@ -394,10 +395,11 @@ def program(
 
 
 def _boot(
-    port: serial_port.Port, board: Board, name: str, expected: str, image: Path
+    port: serial_port.Port, board: Board, job: Job, expected: str, image: Path
 ) -> str:
     """What a board says until it has named its model and its self-test has passed."""
-    following = monitor.Monitor(float, expected, image, board=board.name, run=name)
+    names = {"board": board.name, "run": job.run, "options": job.options}
+    following = monitor.Monitor(float, expected, image, **names)
     said = bytearray()
     end = time.monotonic() + BOOT_S  # whatever chatters there
     for data in port.read(lambda: BOOT_S):
@@ -410,5 +412,5 @@ def _boot(
     if not (following.known and following.passed):
         missing = "the self-test" if following.known else "its model"
         cause = f"{len(said)} bytes, and none of them tells of {missing}"
-        raise BoardError("silent", cause, board=board.name, run=name)
+        raise BoardError("silent", cause, **names)
     return said.decode("utf-8", "replace")

@@ -78,6 +78,7 @@ def serial(
     ask: Ask | None,
     show: Printer,
     send: Sequence[str] = (),
+    options: str = "",
 ) -> None:
     """Follow a real board until it is unplugged, or Ctrl-C.
 
@@ -89,13 +90,14 @@ def serial(
         ask: Asks which one of several; None: nobody is there to ask.
         show: Gets the messages.
         send: Commands (kws.deploy.command), sent once the board has said something.
+        options: What else was typed that `kws flash` takes too, for hints.
 
     Raises:
         KwsError: no port; the board is silent, or not the one that is meant.
     """
     sending = _Sending(commands(bundle, send), send)
-    names = {"board": board.name, "run": name}
-    found = serial_port.find(board, name, port, ask)
+    names = {"board": board.name, "run": name, "options": options}
+    found = serial_port.find(board, name, port, ask, options)
     folder = flash.flashed_folder(bundle, board)
     following = Monitor(
         lambda cycles: 1000 * cycles / board.clock_hz,
@@ -104,7 +106,10 @@ def serial(
         **names,
     )
     understood = time.monotonic()
-    with serial_port.Port(found, board, name) as opened, contextlib.suppress(Done):
+    with (
+        serial_port.Port(found, board, name, options) as opened,
+        contextlib.suppress(Done),
+    ):
         try:
             for data in opened.read(sending.patience):
                 messages = following.feed(data)

@@ -35,7 +35,9 @@ def ports() -> list[tuple[Found, str]]:
     ]
 
 
-def find(board: Board, run: str, wanted: str | None, ask: Ask | None) -> str:
+def find(
+    board: Board, run: str, wanted: str | None, ask: Ask | None, options: str = ""
+) -> str:
     """The port to open.
 
     Args:
@@ -43,6 +45,7 @@ def find(board: Board, run: str, wanted: str | None, ask: Ask | None) -> str:
         run: The run's name, for hints.
         wanted: A port that the user named.
         ask: Asks which one of several; None: nobody is there to ask.
+        options: What else was typed, for hints.
 
     Raises:
         KwsError: none or several, or pyserial is missing.
@@ -58,7 +61,7 @@ def find(board: Board, run: str, wanted: str | None, ask: Ask | None) -> str:
     ours = [port for port, ids in found if ids in board.usb.ids]
     if not ours:
         ours = [port for port, _ in found]
-    names = {"board": board.name, "run": run}
+    names = {"board": board.name, "run": run, "options": options}
     if not ours:
         expected = ", ".join(board.usb.ids) or "any USB port"
         raise BoardError("no-port", f"looked for {expected}; found none", **names)
@@ -88,16 +91,17 @@ class Port:
         name: As from `find`.
         board: Gives the speed, and its name for messages.
         run: The run's name, for hints.
+        options: What else was typed, for hints.
 
     Raises:
         BoardError: it can't be opened.
     """
 
-    def __init__(self, name: str, board: Board, run: str) -> None:
+    def __init__(self, name: str, board: Board, run: str, options: str = "") -> None:
         import serial
 
         self.name = name
-        self._names = {"board": board.name, "run": run}
+        self._names = {"board": board.name, "run": run, "options": options}
         try:
             self._serial: Any = serial.Serial(
                 name,

@@ -83,7 +83,12 @@ def program(image: Path, board: Board, job: Job) -> Programmed:
     Raises:
         BoardError: see kws.deploy.failures.
     """
-    names = {"board": board.name, "part": board.part, "run": job.run}
+    names = {
+        "board": board.name,
+        "part": board.part,
+        "run": job.run,
+        "options": job.options,
+    }
     options = board.options_of(EXECUTABLE)
     content = elf.read(image)
     start, begins = options["start"], content.segments[0].address
