@@ -252,8 +252,19 @@ class Provoke:
         return serial_port.missing()
 
     def no_port(self) -> Any:
-        assert self.open_port(str(self.folder / "absent")).key == "no-port"
         return self.find_port([])
+
+    def port_absent(self) -> Any:
+        assert "no serial port ''." in self.open_port("").message
+        return self.open_port(str(self.folder / "absent"))
+
+    def not_serial(self) -> Any:
+        file = self.folder / "not_a_port"
+        file.write_text("")
+        for name in ("/dev/null", str(self.folder)):
+            error = self.open_port(name)
+            assert (error.key, name in error.message) == ("not-serial", True)
+        return self.open_port(str(file))
 
     def several_ports(self) -> Any:
         return self.find_port(["/dev/ttyACM0", "/dev/ttyACM1"])
@@ -266,9 +277,10 @@ class Provoke:
         return self.open_port("/dev/ttyACM0")
 
     def port_busy(self) -> Any:
-        file = self.folder / "not_a_port"
-        file.write_text("")
-        return self.open_port(str(file))
+        ours, port = self.pty()
+        error = self.open_port(port.name)  # nobody else may take a part of what arrives
+        os.close(ours)
+        return error
 
     def pty(self) -> tuple[int, serial_port.Port]:
         ours, theirs = os.openpty()
@@ -288,8 +300,6 @@ class Provoke:
 
     def silent(self) -> Any:
         ours, port = self.pty()
-        # Nobody else may take a part of what arrives.
-        assert self.open_port(port.name).key == "port-busy"
         error = self.read(port)
         os.close(ours)
         return error
@@ -338,7 +348,7 @@ def test_every_failure_is_one_message(
     documented, hint = documented_failures()[key]
     for text, page in ((first, documented + "."), (error.hint, hint)):
         pattern = re.escape(page)
-        for name in ("BOARD", "RUN", "PART", "SAID"):
+        for name in ("BOARD", "RUN", "PART", "SAID", "PORT"):
             pattern = re.sub(rf"\b{name}\b", r"[\\w./-]*", pattern)
         assert re.fullmatch(pattern, text), f"{text!r} is not the page's {page!r}"
 

@@ -146,6 +146,16 @@ FAILURES = {
         "Name one with --port",
         2,
     ),
+    "port-absent": Failure(
+        "There is no serial port {port}",
+        "kws doctor   (lists those of USB; is the board plugged in?)",
+        2,
+    ),
+    "not-serial": Failure(
+        "What was named is no serial port: {port}",
+        "kws doctor   (lists those of USB)",
+        2,
+    ),
     "port-permission": Failure(
         "The serial port may not be opened by this user",
         "sudo usermod -aG dialout $USER   and log in again",

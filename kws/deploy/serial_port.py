@@ -11,7 +11,7 @@ from typing import Any
 from kws.deploy.boards import Board
 from kws.deploy.choice import Ask, Found
 from kws.deploy.failures import BoardError
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 
 READ_S = 0.2
 WRITE_S = 5.0
@@ -73,15 +73,19 @@ def find(
     return ours[ask("Which serial port?", ours)].id
 
 
-def not_opened(error: Exception, **names: str) -> BoardError:
+def not_opened(error: Exception, port: str, **names: str) -> BoardError:
     """The failure that a port which can't be opened stands for."""
     number = getattr(error, "errno", None)
+    if number is None and error.__context__ is not None:  # of termios, which has none
+        number = next(iter(error.__context__.args), None)
     key = "port-busy"
     if number in (errno.EACCES, errno.EPERM):
         key = "port-permission"
     elif number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-        key = "no-port"
-    return BoardError(key, str(error), **names)
+        key = "port-absent"
+    elif number in (errno.ENOTTY, errno.EISDIR):
+        key = "not-serial"
+    return BoardError(key, str(error), port=quoted(port), **names)
 
 
 class Port:
@@ -111,7 +115,7 @@ class Port:
                 exclusive=True,
             )
         except (serial.SerialException, OSError, ValueError) as error:
-            raise not_opened(error, **self._names) from error
+            raise not_opened(error, name, **self._names) from error
 
     def __enter__(self) -> Port:
         return self

@@ -182,7 +182,7 @@ def _touch(port: str, names: dict[str, str]) -> None:
         touched.open()
         touched.close()
     except (serial.SerialException, OSError, ValueError) as error:
-        raise serial_port.not_opened(error, **names) from error
+        raise serial_port.not_opened(error, port, **names) from error
 
 
 def _write(line: list[str], port: str, names: dict[str, str]) -> str:
