@@ -28,7 +28,7 @@ from kws.cli.listen import command as listen_command
 from kws.cli.monitor import command as monitor_command
 from kws.deploy import boards, flash, live, monitor, serial_port
 from kws.deploy.failures import BoardError
-from kws.errors import KwsError
+from kws.errors import CheckFailed, KwsError
 
 HASH = "0123456789abcdef"
 BOOT = f"kws boot name=x hash={HASH} schema=1 app=main labels=3 arena=9 weights=8\n"
@@ -289,11 +289,43 @@ def test_a_lost_reply_is_told_and_the_next_command_goes_out(
 
     options = ("--send", "query", "--send", "gain value=10", "--seconds", "9")
     result = wire.monitor(board, *options)
-    assert result.exit_code == 0, result.output
+    assert isinstance(result.exception, CheckFailed), result.output
+    assert "Received: 'query': no reply" in result.exception.message
     assert [b"query" in got[0], b"gain" in got[1]] == [True, True]
     messages = [json.loads(line) for line in result.stdout.splitlines()]
     (lost,) = [m for m in messages if m["kind"] == "unanswered"]
     assert lost["command"] == "query" and "send it again" in monitor.text(lost)
+
+
+@pytest.mark.parametrize("status", ["ok", "absent"])
+def test_a_command_that_was_not_obeyed_is_no_success(
+    status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = Wire(monkeypatch)
+
+    def board() -> None:
+        os.write(wire.ours, wire.beat)
+        os.read(wire.ours, 100)
+        os.write(wire.ours, b"kws reply to=0 status=%s\n" % status.encode())
+        os.write(wire.ours, wire.beat.replace(b"time_ms=2000", b"time_ms=11000"))
+
+    result = wire.monitor(board, "--send", "gain value=10", "--seconds", "5")
+    if status == "ok":
+        assert result.exit_code == 0, result.output
+    else:
+        assert isinstance(result.exception, CheckFailed), result.output
+        assert "Received: 'gain value=10': absent" in result.exception.message
+
+
+def test_an_emulated_board_that_does_not_obey_is_no_success() -> None:
+    need_compiler()
+    need_qemu()
+    told = ("--send", "query", "--send", "gain value=10")
+    arguments = ["kwt-tiny", "--board", "qemu-m4", *told]
+    done = CliRunner().invoke(monitor_command, arguments)
+    assert isinstance(done.exception, CheckFailed), done.output
+    assert "Received: 'gain value=10': absent" in done.exception.message
+    assert "query" not in done.exception.message
 
 
 def test_seconds_are_those_that_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,15 +132,17 @@ def serial(
                 cause = f"it is silent, and {folder / flash.MARKER} is still there"
                 raise BoardError("interrupted", cause, **names) from error
             raise
+    sending.check(name, board)
 
 
 def commands(bundle: Bundle, send: Sequence[str]) -> list[str]:
     """The lines that the board is sent.
 
     Raises:
-        KwsError: no such command, word or value.
+        KwsError: no such command, word or value, or none that a board obeys.
     """
-    return [command.line(text, i, bundle.labels) for i, text in enumerate(send)]
+    rearm = bundle.recipe.detector.rearm
+    return [command.line(text, i, bundle.labels, rearm) for i, text in enumerate(send)]
 
 
 class _Sending:
@@ -155,7 +157,14 @@ class _Sending:
         self.waiting = list(enumerate(lines))
         self.send = send
         self.asked: dict[int, float] = {}  # sequence -> when it was sent
+        self.refused: list[str] = []  # commands that were not obeyed, and the answer
         self.quiet: float | None = None  # when it said that it says words alone now
+
+    def all_at_once(self) -> list[str]:
+        """The lines, for a board that keeps them until it has time for each."""
+        lines, self.waiting = [line for _, line in self.waiting], []
+        self.asked = dict.fromkeys(range(len(lines)), math.inf)
+        return lines
 
     def take(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Enter replies. Returns a message for each reply that won't come any more."""
@@ -164,12 +173,16 @@ class _Sending:
             if message["kind"] == "reply" and number in self.asked:
                 del self.asked[number]
                 verb, *rest = self.send[number].split()
-                if verb == "verbosity" and message.get("status") == "ok":
+                status = message.get("status")
+                if status != "ok":
+                    self.refused.append(f"{self.send[number]!r}: {status}")
+                elif verb == "verbosity":
                     self.quiet = time.monotonic() if rest == ["level=0"] else None
         now = time.monotonic()
         lost = [i for i, sent in self.asked.items() if now - sent > REPLY_S]
         for number in lost:
             del self.asked[number]
+            self.refused.append(f"{self.send[number]!r}: no reply")
         return [{"kind": "unanswered", "command": self.send[i]} for i in lost]
 
     def line(self, messages: list[dict[str, Any]]) -> str | None:
@@ -193,6 +206,25 @@ class _Sending:
         """Seconds since it agreed to say words alone; 0 where it says more."""
         return 0.0 if self.quiet is None else time.monotonic() - self.quiet
 
+    def check(self, name: str, board: Board) -> None:
+        """Refuse to call it a success where a command was not obeyed.
+
+        Args:
+            name: The run's, for the hint.
+            board: The board.
+
+        Raises:
+            CheckFailed: the answers.
+        """
+        open_still = [*self.asked, *(number for number, _ in self.waiting)]
+        missed = [f"{self.send[i]!r}: no reply in time" for i in open_still]
+        if found := [*self.refused, *missed]:
+            raise CheckFailed(
+                f"The board did not obey. Expected ok. Received: {'; '.join(found)}",
+                f"kws monitor {quoted(name)} --board {board.name} --send query   "
+                "(tells what holds; docs/firmware.md has the answers)",
+            )
+
     @property
     def owed(self) -> str:
         """The commands without a reply."""
@@ -215,7 +247,8 @@ def emulated(
     error = runners.get(board.runner).missing()
     if error is not None:
         raise error
-    waiting = commands(bundle, send)
+    sending = _Sending(commands(bundle, send), send)
+    lines = sending.all_at_once()
     image = flash.emit_and_build(bundle, board, flash.output_folder(bundle, board))
     expected = bundle.hash[: flash.HASH_DIGITS]
     following = Monitor(
@@ -226,14 +259,20 @@ def emulated(
         run=name,
     )
     heard = flash.padded(audio, PAD_S)
+
+    def tell(data: bytes) -> None:
+        messages = following.feed(data)
+        sending.take(messages)
+        show(messages)
+
     with contextlib.suppress(Done):
         listened = run.listen(
             image.elf,
             board,
             heard,
             expected,
-            on_text=lambda data: show(following.feed(data)),
-            commands=waiting,
+            on_text=tell,
+            commands=lines,
         )
         if listened.problems:
             raise CheckFailed(
@@ -241,6 +280,7 @@ def emulated(
                 f"kws flash {quoted(name)} --board {board.name}   (tells what to "
                 "change)",
             )
+    sending.check(name, board)
 
 
 def on_host(
