@@ -34,6 +34,7 @@ from pyocd.core import exceptions
 
 from kws import bundle as bundles
 from kws.cli import _ask, cli
+from kws.cli._hints import as_typed
 from kws.deploy import (
     boards,
     build,
@@ -43,6 +44,7 @@ from kws.deploy import (
     frame,
     monitor,
     pace,
+    run,
     serial_port,
     uf2,
 )
@@ -50,7 +52,7 @@ from kws.deploy.failures import FAILURES, BoardError
 from kws.deploy.runners import Found, Job, bossac, openocd, qemu
 from kws.deploy.runners import pyocd as runner
 from kws.deploy.runners import uf2 as uf2_runner
-from kws.errors import KwsError
+from kws.errors import CheckFailed, KwsError
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "flashing.md"
 DK = boards.load("nrf52840dk")
@@ -943,12 +945,32 @@ def test_a_port_that_is_missing_does_not_undo_the_programming(
     assert not flash.interrupted(tmp_path)
 
 
-def test_a_recording_with_a_space_in_its_name_is_quoted_in_a_hint() -> None:
-    said: Any = SimpleNamespace(transcript=SimpleNamespace(stats={}))
+@pytest.mark.parametrize(
+    ("stats", "longer_s", "more"),
+    [({}, 140.5, "--timeout 141"), ({}, None, "--out /tmp/kws-build")],
+)
+def test_the_hint_of_a_run_that_failed_is_what_was_typed_and_more(
+    stats: dict[str, int], longer_s: float | None, more: str
+) -> None:
+    transcript: Any = SimpleNamespace(stats=stats)
+    said = run.Listened(transcript, ("it failed",), 1.0, longer_s)
     nothing: Any = None
     done = flash.Flashed(DK, nothing, nothing, "", said, nothing, nothing)
-    hint = done.hint("my run", Path("my tape.wav"))
-    assert "--audio 'my tape.wav'" in hint
+    typed = ["my run", "--board", "qemu-m4", "--audio", "my tape.wav", "--hop", "20"]
+    hint = as_typed(done.hint, cli, ["flash", *typed, "--timeout", "1"])
+    kept = shlex.join(typed) + (" --timeout 1.0" if longer_s is None else "")
+    assert hint.endswith(f": kws flash {kept} {more}")
+
+
+def test_a_run_that_needs_longer_is_given_longer() -> None:
+    """`--timeout` was not named, and what it was run with fell out of the hint."""
+    need_compiler()
+    need_qemu()
+    typed = ["flash", "kwt-tiny", "--board", "qemu-m0", "--pad", "60"]
+    done = CliRunner().invoke(cli, [*typed, "--timeout", "1"])
+    assert isinstance(done.exception, CheckFailed), done.output
+    assert "did not end in time" in done.exception.message
+    assert done.exception.hint.endswith("kws flash ... --timeout 1320")
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -958,12 +980,13 @@ def test_a_network_that_is_too_slow_gets_a_hop_where_it_can_have_one(
     features = bundles.load("kwt-stream-tiny").recipe.features
     slow = 1.5 * DK.instructions_per_second * 0.04  # a decision each 40 ms
     stats = {"overruns": 7, "instructions_per_inference_max": round(slow)}
-    said: Any = SimpleNamespace(transcript=SimpleNamespace(stats=stats))
+    transcript: Any = SimpleNamespace(stats=stats)
+    said = run.Listened(transcript, ("samples were lost",), 1.0)
     nothing: Any = None
     done = flash.Flashed(
         DK, nothing, features, "", said, nothing, nothing, causal=causal
     )
-    hint = done.hint("mine", None)
+    hint = done.hint
     assert ("--hop 4" in hint) == (not causal)
     assert ("kws boards" in hint and "--no-pace" in hint) == causal
 

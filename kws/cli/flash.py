@@ -162,7 +162,7 @@ def command(
     if result.problems:
         raise CheckFailed(
             "The run is not a success: " + "; ".join(result.problems),
-            result.hint(run, audio),
+            result.hint,
         )
 
 

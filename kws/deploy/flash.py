@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -67,24 +68,26 @@ class Flashed:
     def problems(self) -> tuple[str, ...]:
         return self.listened.problems
 
-    def hint(self, run_name: str, audio: Path | None) -> str:
-        """What to type where the run had problems."""
-        again = f"kws flash {quoted(run_name)} --board {self.board.name}"
-        again += f" --audio {quoted(audio)}" if audio else ""
-        transcript = self.listened.transcript
+    @property
+    def hint(self) -> str:
+        """What to type where the run had problems; ` ...` is what was typed."""
+        transcript, longer_s = self.listened.transcript, self.listened.longer_s
+        if longer_s is not None:
+            return f"Give it longer: kws flash ... --timeout {math.ceil(longer_s)}"
         if not transcript.stats.get("overruns"):
-            return f"Build and run it again, elsewhere: {again} --out /tmp/kws-build"
+            again = "kws flash ... --out /tmp/kws-build"
+            return f"Build and run it again, elsewhere: {again}"
         hop = run.least_hop(transcript, self.board, self.features)
         if hop is not None and hop <= self.features.frames and not self.causal:
             every = f"{hop * self.features.hop_ms:g} ms"
             return (
-                f"Run the model less often, every {every}: {again} --hop {hop}"
+                f"Run the model less often, every {every}: kws flash ... --hop {hop}"
                 "   (--keep as well: RUN's from then on)"
             )
         return (
             "This network is too slow for this board in real time: take a smaller one, "
             "or a faster board (kws boards); to let the audio wait for it: "
-            f"{again} --no-pace"
+            "kws flash ... --no-pace"
         )
 
     def as_dict(self) -> dict[str, Any]:
