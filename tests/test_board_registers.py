@@ -601,7 +601,7 @@ def test_commands_come_in_by_the_serial_port(
         chip.run(20)
     before = np.abs(np.concatenate(heard[50:])).max()
     told = ["query", "gain value=40", "gain value=101", "gain value=0"]
-    sent = [command.line(text, i, LABELS) for i, text in enumerate(told)]
+    sent = [frame.framed(f"kws {text}", i) for i, text in enumerate(told)]
     for line in [*sent, sent[1].replace("40", "41")]:
         data = line.encode() + b"\r\n"
         for at in range(0, len(data), 30):  # what a FIFO takes

@@ -417,6 +417,12 @@ def test_a_model_that_is_too_slow_is_told_with_the_hop_that_would_do(
     assert paced.least_hop == least
     if least is not None:
         assert pace.Pace(board, least, 98, inference, frame, 0).warning("mine") is None
+    # A network for streams has one hop: none is recommended that is then refused.
+    stream = dataclasses.replace(paced, causal=True)
+    assert stream.least_hop is None
+    if warning is not None:
+        told = stream.warning("mine") or ""
+        assert "--hop" not in told and "kws boards" in told
 
 
 def test_building_for_a_pico_tells_before_flashing(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def port(name: str, ids: str) -> tuple[Found, str]:
             None,
             "several-probes",
         ),
-        ([port("/dev/not-there", "2341:805a")], None, "no-port"),
+        ([port("/dev/not-there", "2341:805a")], None, "port-absent"),
     ],
 )
 def test_which_port(

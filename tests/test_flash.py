@@ -34,6 +34,7 @@ from pyocd.core import exceptions
 
 from kws import bundle as bundles
 from kws.cli import _ask, cli
+from kws.cli._hints import as_typed
 from kws.deploy import (
     boards,
     build,
@@ -43,6 +44,7 @@ from kws.deploy import (
     frame,
     monitor,
     pace,
+    run,
     serial_port,
     uf2,
 )
@@ -50,7 +52,7 @@ from kws.deploy.failures import FAILURES, BoardError
 from kws.deploy.runners import Found, Job, bossac, openocd, qemu
 from kws.deploy.runners import pyocd as runner
 from kws.deploy.runners import uf2 as uf2_runner
-from kws.errors import KwsError
+from kws.errors import CheckFailed, KwsError
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "flashing.md"
 DK = boards.load("nrf52840dk")
@@ -252,8 +254,19 @@ class Provoke:
         return serial_port.missing()
 
     def no_port(self) -> Any:
-        assert self.open_port(str(self.folder / "absent")).key == "no-port"
         return self.find_port([])
+
+    def port_absent(self) -> Any:
+        assert "no serial port ''." in self.open_port("").message
+        return self.open_port(str(self.folder / "absent"))
+
+    def not_serial(self) -> Any:
+        file = self.folder / "not_a_port"
+        file.write_text("")
+        for name in ("/dev/null", str(self.folder)):
+            error = self.open_port(name)
+            assert (error.key, name in error.message) == ("not-serial", True)
+        return self.open_port(str(file))
 
     def several_ports(self) -> Any:
         return self.find_port(["/dev/ttyACM0", "/dev/ttyACM1"])
@@ -266,9 +279,10 @@ class Provoke:
         return self.open_port("/dev/ttyACM0")
 
     def port_busy(self) -> Any:
-        file = self.folder / "not_a_port"
-        file.write_text("")
-        return self.open_port(str(file))
+        ours, port = self.pty()
+        error = self.open_port(port.name)  # nobody else may take a part of what arrives
+        os.close(ours)
+        return error
 
     def pty(self) -> tuple[int, serial_port.Port]:
         ours, theirs = os.openpty()
@@ -288,8 +302,6 @@ class Provoke:
 
     def silent(self) -> Any:
         ours, port = self.pty()
-        # Nobody else may take a part of what arrives.
-        assert self.open_port(port.name).key == "port-busy"
         error = self.read(port)
         os.close(ours)
         return error
@@ -302,6 +314,13 @@ class Provoke:
 
     def hash(self) -> Any:
         return self.says("kws boot name=x hash=0123 schema=1", "4567")
+
+    def other_board(self) -> Any:
+        identity = "hash=0123 schema=1 board=pico clock_hz=125000000"
+        for line in (f"kws boot {identity}", f"kws state {identity}"):
+            error = self.says(line, "0123")
+        assert error.hint.startswith("kws monitor runs/tiny --board pico  ")
+        return error
 
     def protocol(self) -> Any:
         return self.says("kws beat hash=0123 schema=2 anything=new")
@@ -331,7 +350,7 @@ def test_every_failure_is_one_message(
     documented, hint = documented_failures()[key]
     for text, page in ((first, documented + "."), (error.hint, hint)):
         pattern = re.escape(page)
-        for name in ("BOARD", "RUN", "PART"):
+        for name in ("BOARD", "RUN", "PART", "SAID", "PORT"):
             pattern = re.sub(rf"\b{name}\b", r"[\\w./-]*", pattern)
         assert re.fullmatch(pattern, text), f"{text!r} is not the page's {page!r}"
 
@@ -342,6 +361,17 @@ def documented_failures() -> dict[str, tuple[str, str]]:
         r"^\| `([\w-]+)` \| (.+?) \| (.+?) \|$", PAGE.read_text("utf-8"), re.MULTILINE
     )
     return {key: (error, hint) for key, error, hint in rows if key in FAILURES}
+
+
+def test_a_hint_keeps_the_port_and_the_hop_that_were_typed() -> None:
+    ours, theirs = os.openpty()
+    options = f"--port {os.ttyname(theirs)} --hop 8"
+    port = serial_port.Port(os.ttyname(theirs), DK, "my run", options)
+    os.close(theirs)
+    os.close(ours)
+    with pytest.raises(BoardError, match="disappeared") as caught, port:
+        list(port.read(lambda: 0.3))
+    assert f"kws monitor 'my run' --board nrf52840dk {options}" in caught.value.hint
 
 
 def test_the_page_has_every_failure_and_no_other() -> None:
@@ -874,7 +904,7 @@ def test_what_a_board_must_say_at_boot(
     monkeypatch.setattr(flash.run, "MAX_BOOT_BYTES", 1 << 40)
     port: Any = SimpleNamespace(read=lambda silent_s: itertools.repeat(chatter))
     with pytest.raises(BoardError, match=f"none of them tells of {missing}"):
-        flash._boot(port, DK, "runs/tiny", "01ab", Path("image.elf"))
+        flash._boot(port, DK, JOB, "01ab", Path("image.elf"))
 
 
 def test_a_board_that_was_up_already_tells_its_model_by_a_heartbeat() -> None:
@@ -884,7 +914,7 @@ def test_a_board_that_was_up_already_tells_its_model_by_a_heartbeat() -> None:
     )
     lines = [b"hash=01ab schema=1\nkws selftest ok\n", beat.encode(), b"more"]
     port: Any = SimpleNamespace(read=lambda silent_s: iter(lines))
-    said = flash._boot(port, DK, "runs/tiny", "01ab", Path("image.elf"))
+    said = flash._boot(port, DK, JOB, "01ab", Path("image.elf"))
     assert said.endswith("macs_dense=0\n")
     assert monitor.parse(said).hash == "01ab"
 
@@ -915,12 +945,63 @@ def test_a_port_that_is_missing_does_not_undo_the_programming(
     assert not flash.interrupted(tmp_path)
 
 
-def test_a_recording_with_a_space_in_its_name_is_quoted_in_a_hint() -> None:
-    said: Any = SimpleNamespace(transcript=SimpleNamespace(stats={}))
+@pytest.mark.parametrize(
+    ("stats", "longer_s", "more"),
+    [({}, 140.5, "--timeout 141"), ({}, None, "--out /tmp/kws-build")],
+)
+def test_the_hint_of_a_run_that_failed_is_what_was_typed_and_more(
+    stats: dict[str, int], longer_s: float | None, more: str
+) -> None:
+    transcript: Any = SimpleNamespace(stats=stats)
+    said = run.Listened(transcript, ("it failed",), 1.0, longer_s)
     nothing: Any = None
     done = flash.Flashed(DK, nothing, nothing, "", said, nothing, nothing)
-    hint = done.hint("my run", Path("my tape.wav"))
-    assert "--audio 'my tape.wav'" in hint
+    typed = ["my run", "--board", "qemu-m4", "--audio", "my tape.wav", "--hop", "20"]
+    hint = as_typed(done.hint, cli, ["flash", *typed, "--timeout", "1"])
+    kept = shlex.join(typed) + (" --timeout 1.0" if longer_s is None else "")
+    assert hint.endswith(f": kws flash {kept} {more}")
+
+
+def test_a_run_that_needs_longer_is_given_longer() -> None:
+    """`--timeout` was not named, and what it was run with fell out of the hint."""
+    need_compiler()
+    need_qemu()
+    typed = ["flash", "kwt-tiny", "--board", "qemu-m0", "--pad", "60"]
+    done = CliRunner().invoke(cli, [*typed, "--timeout", "1"])
+    assert isinstance(done.exception, CheckFailed), done.output
+    assert "did not end in time" in done.exception.message
+    assert done.exception.hint.endswith("kws flash ... --timeout 1320")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_network_that_is_too_slow_gets_a_hop_where_it_can_have_one(
+    causal: bool,
+) -> None:
+    features = bundles.load("kwt-stream-tiny").recipe.features
+    slow = 1.5 * DK.instructions_per_second * 0.04  # a decision each 40 ms
+    stats = {"overruns": 7, "instructions_per_inference_max": round(slow)}
+    transcript: Any = SimpleNamespace(stats=stats)
+    said = run.Listened(transcript, ("samples were lost",), 1.0)
+    nothing: Any = None
+    done = flash.Flashed(
+        DK, nothing, features, "", said, nothing, nothing, causal=causal
+    )
+    hint = done.hint
+    assert ("--hop 4" in hint) == (not causal)
+    assert ("kws boards" in hint and "--no-pace" in hint) == causal
+
+
+@pytest.mark.parametrize("verb", ["flash", "monitor", "listen"])
+def test_another_hop_of_a_network_for_streams_is_refused_before_the_build(
+    verb: str,
+) -> None:
+    where = [] if verb == "listen" else ["--board", "qemu-m4"]
+    done = CliRunner().invoke(cli, [verb, "kwt-stream-tiny", *where, "--hop", "6"])
+    assert isinstance(done.exception, KwsError), done.output
+    assert "Expected no --hop, or --hop 2. Received: --hop 6" in str(done.exception)
+    assert "Building" not in done.output
+    bundle = bundles.load("kwt-stream-tiny")
+    assert flash.with_hop(bundle, 2) == bundle
 
 
 def test_a_tool_that_the_board_has_no_table_for() -> None:

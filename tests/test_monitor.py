@@ -31,7 +31,7 @@ from kws.cli.listen import command as listen_command
 from kws.cli.monitor import command as monitor_command
 from kws.deploy import boards, flash, live, monitor, serial_port
 from kws.deploy.failures import BoardError
-from kws.errors import KwsError
+from kws.errors import CheckFailed, KwsError
 
 HASH = "0123456789abcdef"
 BOOT = f"kws boot name=x hash={HASH} schema=1 app=main labels=3 arena=9 weights=8\n"
@@ -189,6 +189,7 @@ def test_a_board_on_a_serial_port(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exception.key == "silent"
 
     # With a time limit it ends by itself.
+    said[-1] = beat.replace("time_ms=2000", "time_ms=4000")
     result = CliRunner().invoke(monitor_command, [*arguments, "--seconds", "2"])
     assert result.exit_code == 0, result.output
     assert "skipped 75 %" in result.stdout
@@ -198,6 +199,13 @@ def test_a_board_on_a_serial_port(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(monitor_command, arguments)
     assert isinstance(result.exception, BoardError)
     assert result.exception.key == "hash"
+
+    # What was typed stands in the hint: without it, it would lead back here.
+    result = CliRunner().invoke(monitor_command, [*arguments, "--hop", "8"])
+    assert isinstance(result.exception, BoardError)
+    port = f"--port {os.ttyname(theirs)}"
+    hint = f"kws flash kwt-tiny --board nrf52840dk {port} --hop 8"
+    assert (result.exception.key, result.exception.hint) == ("hash", hint)
 
     # Silent after an interrupted flash: said so.
     folder = flash.output_folder(bundle, boards.load("nrf52840dk"))
@@ -252,14 +260,14 @@ def test_a_board_that_was_told_to_be_quiet_is_waited_for_once_it_has_agreed(
         if replies:
             os.write(wire.ours, b"kws reply to=0 status=ok\n")
             time.sleep(1.5)  # longer than is borne else
-            last = wire.beat.replace(b"time_ms=2000", b"time_ms=9000")
-            os.write(wire.ours, EVENT.encode() + last)
+            os.write(wire.ours, EVENT.encode())
 
-    result = wire.monitor(board, "--send", "verbosity level=0", "--seconds", "9")
+    # It sends no beat any more: seconds of waiting are what ends it.
+    result = wire.monitor(board, "--send", "verbosity level=0", "--seconds", "3")
     kinds = [json.loads(line)["kind"] for line in result.stdout.splitlines()]
     if replies:
         assert result.exit_code == 0, result.output
-        assert kinds == ["beat", "reply", "event", "beat"]
+        assert kinds == ["beat", "reply", "event"]
     else:
         assert kinds == ["beat"]
         assert isinstance(result.exception, BoardError)
@@ -280,15 +288,65 @@ def test_a_lost_reply_is_told_and_the_next_command_goes_out(
             got.append(os.read(wire.ours, 100))
         os.write(wire.ours, b"kws reply to=1 status=ok\n")
         time.sleep(0.4)
-        os.write(wire.ours, wire.beat.replace(b"time_ms=2000", b"time_ms=9000"))
+        os.write(wire.ours, wire.beat.replace(b"time_ms=2000", b"time_ms=11000"))
 
     options = ("--send", "query", "--send", "gain value=10", "--seconds", "9")
     result = wire.monitor(board, *options)
-    assert result.exit_code == 0, result.output
+    assert isinstance(result.exception, CheckFailed), result.output
+    assert "Received: 'query': no reply" in result.exception.message
     assert [b"query" in got[0], b"gain" in got[1]] == [True, True]
     messages = [json.loads(line) for line in result.stdout.splitlines()]
     (lost,) = [m for m in messages if m["kind"] == "unanswered"]
     assert lost["command"] == "query" and "send it again" in monitor.text(lost)
+
+
+@pytest.mark.parametrize("status", ["ok", "absent"])
+def test_a_command_that_was_not_obeyed_is_no_success(
+    status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = Wire(monkeypatch)
+
+    def board() -> None:
+        os.write(wire.ours, wire.beat)
+        os.read(wire.ours, 100)
+        os.write(wire.ours, b"kws reply to=0 status=%s\n" % status.encode())
+        os.write(wire.ours, wire.beat.replace(b"time_ms=2000", b"time_ms=11000"))
+
+    result = wire.monitor(board, "--send", "gain value=10", "--seconds", "5")
+    if status == "ok":
+        assert result.exit_code == 0, result.output
+    else:
+        assert isinstance(result.exception, CheckFailed), result.output
+        assert "Received: 'gain value=10': absent" in result.exception.message
+
+
+def test_an_emulated_board_that_does_not_obey_is_no_success() -> None:
+    need_compiler()
+    need_qemu()
+    told = ("--send", "query", "--send", "gain value=10")
+    arguments = ["kwt-tiny", "--board", "qemu-m4", *told]
+    done = CliRunner().invoke(monitor_command, arguments)
+    assert isinstance(done.exception, CheckFailed), done.output
+    assert "Received: 'gain value=10': absent" in done.exception.message
+    assert "query" not in done.exception.message
+
+
+def test_seconds_are_those_that_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those that the board was up before; a start within them is no start anew."""
+    wire = Wire(monkeypatch)
+    boot = BOOT.replace(HASH, wire.bundle.hash[:16]).encode()
+
+    def beat(seconds: int) -> bytes:
+        return wire.beat.replace(b"time_ms=2000", b"time_ms=%d" % (1000 * seconds))
+
+    def board() -> None:
+        for line in (beat(3601), beat(3603), boot, beat(1), beat(2), beat(3)):
+            os.write(wire.ours, line)
+
+    result = wire.monitor(board, "--seconds", "5")
+    assert result.exit_code == 0, result.output
+    messages = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [m.get("time_s") for m in messages] == [3601, 3603, None, 1, 2]
 
 
 def test_a_board_of_another_kind_that_never_ends_its_line_is_no_endless_wait(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import shlex
 from pathlib import Path
@@ -166,7 +167,7 @@ def test_the_selftest_command_starts_again(tmp_path: Path) -> None:
         "threshold word=nobody value=0.5",
         "threshold word=low value=1.5",
         "threshold word=low value=nan",
-        "gain value=-1",
+        "threshold word=_silence_ value=0.5",  # no word
         "gain value=1 value=2",
         "verbosity level=many",
         "gain value='",
@@ -176,3 +177,37 @@ def test_what_is_no_command_is_refused_before_it_is_sent(text: str) -> None:
     with pytest.raises(KwsError, match="No such command for a board") as caught:
         command.line(text, 0, LABELS)
     assert "query" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "better"),
+    [
+        ("threshold word=low value=0.8537", "threshold word=low value=0.854"),
+        ("threshold word=low value=0.9996", "threshold word=low value=0.999"),
+        ("threshold word=low value=1e-9", "threshold word=low value=0.411"),
+        ("threshold word=low value=0.41", "threshold word=low value=0.411"),
+        ("verbosity level=9", "verbosity level=2"),
+        ("gain value=0", "gain value=1"),
+        ("gain value=-1", "gain value=1"),
+        ("gain value=101", "gain value=100"),
+    ],
+)
+def test_what_a_board_would_round_or_refuse_is_refused_here(
+    text: str, better: str
+) -> None:
+    """Each with what works: the board answers the nearest with ok."""
+    rearm = 0.4105
+    with pytest.raises(KwsError, match="The board k.*Received: '") as caught:
+        command.line(text, 0, LABELS, rearm)
+    assert caught.value.hint == f"kws monitor ... --send {shlex.quote(better)}"
+    assert command.line(better, 0, LABELS, rearm).startswith(f"kws {better[:4]}")
+
+
+def test_the_lowest_threshold_is_that_of_the_board(tmp_path: Path) -> None:
+    """What is refused here is what the board answers by `range`, to a thousandth."""
+    word = LABELS[2]
+    detector = dataclasses.replace(FAKE.detector, rearm=0.4105)
+    model = dataclasses.replace(FAKE, detector=detector)
+    told = [f"threshold word={word} value={value}" for value in ("0.41", "0.411")]
+    said = emulated(tmp_path, told, model)
+    assert [reply["status"] for reply in said.replies] == ["range", "ok"]

@@ -173,6 +173,17 @@ def given(ctx: click.Context, without: Sequence[str] = ()) -> list[str]:
     return typed
 
 
+def typed(ctx: click.Context, *options: str) -> str:
+    """Of these options those that were typed, for a hint's command that takes them too.
+
+    Args:
+        ctx: Of the command.
+        options: By their first names.
+    """
+    every = {param.opts[0] for param in ctx.command.params}
+    return shlex.join(given(ctx, sorted(every - {*options})))
+
+
 def _name(option: click.Option, value: Any) -> str:
     """As it is typed for a value: --no-pace."""
     off = option.is_flag and option.secondary_opts and not value

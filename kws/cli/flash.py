@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def command(
     from kws import bundle as bundles
     from kws.cli._run import next_line
     from kws.deploy import boards, flash
+    from kws.deploy.runners import Job
     from kws.errors import CheckFailed
     from kws.graph import cost
 
@@ -108,9 +110,13 @@ def command(
             bundle, board, pcm, folder, compiler, pace, pad_s, timeout, engine
         )
     else:
-        result = _program(
-            bundle, board, folder, engine, compiler, run, probe, port, tool, unlock
+        job = Job(
+            run=run,
+            probe=probe,
+            unlock=unlock,
+            options=_options.typed(ctx, "--port", "--hop"),
         )
+        result = _program(bundle, board, folder, engine, compiler, port, tool, job)
     if keep and hop is not None and not result.problems:
         now = bundles.unchanged(bundle, since, "kws flash RUN ...")
         bundles.save(flash.with_hop(now, hop))
@@ -158,7 +164,7 @@ def command(
     if result.problems:
         raise CheckFailed(
             "The run is not a success: " + "; ".join(result.problems),
-            result.hint(run, audio),
+            result.hint,
         )
 
 
@@ -183,16 +189,13 @@ def _program(
     folder: Path,
     engine: str,
     compiler: str | None,
-    run: str,
-    probe: str | None,
     port: str | None,
     tool: str | None,
-    unlock: bool,
+    job: Any,
 ) -> Any:
     """Program a real board; tell how far it is on stderr."""
     from kws.cli._ask import ask
     from kws.deploy import flash, pace
-    from kws.deploy.runners import Job
 
     before = flash.flashed_folder(bundle, board)
     if flash.interrupted(folder) or flash.interrupted(before):
@@ -203,7 +206,7 @@ def _program(
         )
     if engine == "native":
         paced = pace.measure(bundle, board, compiler)
-        if paced and (warning := paced.warning(run)):
+        if paced and (warning := paced.warning(job.run)):
             click.echo(warning, err=True)
     last = -1
 
@@ -214,5 +217,5 @@ def _program(
             click.echo(f"writing   {percent} %", err=True)
             last = percent
 
-    job = Job(run=run, probe=probe, ask=ask(), unlock=unlock, progress=progress)
+    job = dataclasses.replace(job, ask=ask(), progress=progress)
     return flash.program(bundle, board, folder, job, tool, compiler, port, engine)

@@ -45,6 +45,7 @@ def command(
 
     An emulated board hears a recording (--audio). A board that runs another model or
     speaks another version of the protocol is refused, and so is one that falls silent.
+    Exit code 1 where it didn't obey what it was sent.
     """
     from kws import bundle as bundles
     from kws.deploy import boards, flash, live, monitor
@@ -80,4 +81,5 @@ def command(
         return
     from kws.cli._ask import ask
 
-    live.serial(bundle, board, run, port, ask(), emit, send)
+    options = _options.typed(ctx, "--port", "--hop")
+    live.serial(bundle, board, run, port, ask(), emit, send, options)

@@ -6,6 +6,7 @@ it with the page.
 
 from __future__ import annotations
 
+import re
 import string
 from dataclasses import dataclass
 
@@ -145,6 +146,16 @@ FAILURES = {
         "Name one with --port",
         2,
     ),
+    "port-absent": Failure(
+        "There is no serial port {port}",
+        "kws doctor   (lists those of USB; is the board plugged in?)",
+        2,
+    ),
+    "not-serial": Failure(
+        "What was named is no serial port: {port}",
+        "kws doctor   (lists those of USB)",
+        2,
+    ),
     "port-permission": Failure(
         "The serial port may not be opened by this user",
         "sudo usermod -aG dialout $USER   and log in again",
@@ -170,6 +181,10 @@ FAILURES = {
     "hash": Failure(
         "The board runs another model than this run's",
         "kws flash {run} --board {board}",
+    ),
+    "other-board": Failure(
+        "The board says that it is {said}. Expected {board}",
+        "kws monitor {run} --board {said}   (or name {board}'s port with --port)",
     ),
     "protocol": Failure(
         "The board's firmware speaks another version of the protocol than this kws",
@@ -203,6 +218,7 @@ class BoardError(KwsError):
         key: Of FAILURES.
         cause: What exactly happened: the tool's own words.
         values: For the {names} in the texts; one that is missing stays a name.
+            `options`: what else was typed that a command in the hint takes too.
     """
 
     def __init__(self, key: str, cause: str, **values: str) -> None:
@@ -214,10 +230,14 @@ class BoardError(KwsError):
             if name
         }
         error = failure.error.format(**filled)
+        names = {name: quoted(text) for name, text in filled.items()}
+        if options := values.get("options"):
+            again = re.sub(r"--board \{\w+\}", r"\g<0> {options}", failure.hint)
+            hint = again.format(**names, options=options)
+        else:
+            hint = failure.hint.format(**names)
         super().__init__(
             f"{error}.\nCaused by: {cause.strip() or 'unknown'}",
-            failure.hint.format(
-                **{name: quoted(text) for name, text in filled.items()}
-            ),
+            hint,
             failure.exit_code,
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Flashed:
         dense: What one run costs with nothing skipped (kws.graph.cost).
         executed: The same as it runs, on the self-test's clip.
         programmed: What was written; None on an emulator.
+        causal: It is a network for streams, which decides with each token.
     """
 
     board: Board
@@ -60,28 +62,32 @@ class Flashed:
     dense: Count
     executed: Count
     programmed: Programmed | None = None
+    causal: bool = False
 
     @property
     def problems(self) -> tuple[str, ...]:
         return self.listened.problems
 
-    def hint(self, run_name: str, audio: Path | None) -> str:
-        """What to type where the run had problems."""
-        again = f"kws flash {quoted(run_name)} --board {self.board.name}"
-        again += f" --audio {quoted(audio)}" if audio else ""
-        transcript = self.listened.transcript
+    @property
+    def hint(self) -> str:
+        """What to type where the run had problems; ` ...` is what was typed."""
+        transcript, longer_s = self.listened.transcript, self.listened.longer_s
+        if longer_s is not None:
+            return f"Give it longer: kws flash ... --timeout {math.ceil(longer_s)}"
         if not transcript.stats.get("overruns"):
-            return f"Build and run it again, elsewhere: {again} --out /tmp/kws-build"
+            again = "kws flash ... --out /tmp/kws-build"
+            return f"Build and run it again, elsewhere: {again}"
         hop = run.least_hop(transcript, self.board, self.features)
-        if hop is not None and hop <= self.features.frames:
+        if hop is not None and hop <= self.features.frames and not self.causal:
             every = f"{hop * self.features.hop_ms:g} ms"
             return (
-                f"Run the model less often, every {every}: {again} --hop {hop}"
+                f"Run the model less often, every {every}: kws flash ... --hop {hop}"
                 "   (--keep as well: RUN's from then on)"
             )
         return (
-            "This network is too slow for this board in real time; to let the audio "
-            f"wait for it: {again} --no-pace"
+            "This network is too slow for this board in real time: take a smaller one, "
+            "or a faster board (kws boards); to let the audio wait for it: "
+            "kws flash ... --no-pace"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -125,9 +131,16 @@ def with_hop(bundle: Bundle, hop_frames: int) -> Bundle:
     """The bundle with another detector.hop_frames (so with another hash), in memory.
 
     Raises:
-        KwsError: more frames than the model's window has.
+        KwsError: more frames than the model's window has; a network for streams, which
+            has one hop alone.
     """
-    frames = bundle.recipe.features.frames
+    frames, own = bundle.recipe.features.frames, bundle.recipe.detector.hop_frames
+    if bundle.recipe.model.causal and hop_frames != own:
+        raise KwsError(
+            "A network for streams decides with each token, and no other hop can be "
+            f"chosen. Expected no --hop, or --hop {own}. Received: --hop {hop_frames}",
+            f"Leave --hop away, or: --hop {own}",
+        )
     if not 1 <= hop_frames <= frames:
         raise KwsError(
             f"The model runs every 1 to {frames} feature frames (its window). "
@@ -218,7 +231,16 @@ def flash(
     listened = run.listen(image.elf, board, heard, expected, pace, timeout_s)
     features = bundle.recipe.features
     dense, executed = emission.selftest_cost(bundle, board.core, engine)
-    return Flashed(board, image, features, expected, listened, dense, executed)
+    return Flashed(
+        board,
+        image,
+        features,
+        expected,
+        listened,
+        dense,
+        executed,
+        causal=bundle.recipe.model.causal,
+    )
 
 
 def padded(audio: np.ndarray | None, pad_s: float) -> np.ndarray:
@@ -341,9 +363,10 @@ def program(
             """Listen before the board starts: it says hello once."""
             nonlocal problem
             try:
-                name = serial_port.find(board, job.run, port, job.ask)
+                more = job.options
+                name = serial_port.find(board, job.run, port, job.ask, more)
                 opened.append(
-                    stack.enter_context(serial_port.Port(name, board, job.run))
+                    stack.enter_context(serial_port.Port(name, board, job.run, more))
                 )
             except KwsError as error:
                 problem = error
@@ -368,7 +391,7 @@ def program(
                 problem.hint,
                 exit_code=1,
             )
-        said = _boot(opened[0], board, job.run, expected, image.elf)
+        said = _boot(opened[0], board, job, expected, image.elf)
     listened = run.Listened(monitor.parse(said), (), 0.0)
     features = bundle.recipe.features
     counted = emission.selftest_cost(bundle, board.core, engine)
@@ -376,10 +399,11 @@ def program(
 
 
 def _boot(
-    port: serial_port.Port, board: Board, name: str, expected: str, image: Path
+    port: serial_port.Port, board: Board, job: Job, expected: str, image: Path
 ) -> str:
     """What a board says until it has named its model and its self-test has passed."""
-    following = monitor.Monitor(float, expected, image, board=board.name, run=name)
+    names = {"board": board.name, "run": job.run, "options": job.options}
+    following = monitor.Monitor(float, expected, image, **names)
     said = bytearray()
     end = time.monotonic() + BOOT_S  # whatever chatters there
     for data in port.read(lambda: BOOT_S):
@@ -392,5 +416,5 @@ def _boot(
     if not (following.known and following.passed):
         missing = "the self-test" if following.known else "its model"
         cause = f"{len(said)} bytes, and none of them tells of {missing}"
-        raise BoardError("silent", cause, board=board.name, run=name)
+        raise BoardError("silent", cause, **names)
     return said.decode("utf-8", "replace")

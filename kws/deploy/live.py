@@ -26,6 +26,7 @@ from kws.deploy.runners import Ask
 from kws.errors import CheckFailed, KwsError, MissingExtra, quoted
 from kws.paths import FIRMWARE
 
+BEAT_S = 1.0  # of audio, that a heartbeat tells of
 SILENT_S = 6.0  # a heartbeat comes every second
 REPLY_S = 6.0  # a command is answered between two model runs
 FOREIGN = ("other", "broken", "gap")  # messages of what is no line of kws
@@ -41,6 +42,9 @@ class Done(Exception):
 class Printer:
     """Shows messages; ends after some seconds of the board's audio.
 
+    Of a board that was up before, the first beat stands for a second; what was heard
+    before a board starts again counts too.
+
     Args:
         show: Prints one message.
         seconds: Of audio; None: for ever.
@@ -50,17 +54,20 @@ class Printer:
         self, show: Callable[[dict[str, Any]], None], seconds: float | None = None
     ) -> None:
         self.show = show
-        self.seconds = seconds
+        self.left = math.inf if seconds is None else seconds
+        self._at = math.inf  # the last beat's time; inf: none since the start
 
     def __call__(self, messages: list[dict[str, Any]]) -> None:
         for message in messages:
             self.show(message)
-            if (
-                self.seconds is not None
-                and message["kind"] == "beat"
-                and message["time_s"] >= self.seconds
-            ):
-                raise Done
+            if message["kind"] == "boot":
+                self._at = math.inf
+            elif message["kind"] == "beat":
+                now = message["time_s"]
+                self.left -= now - self._at if now >= self._at else min(now, BEAT_S)
+                self._at = now
+                if round(self.left, 3) <= 0:  # the board counts milliseconds
+                    raise Done
 
 
 def serial(
@@ -71,6 +78,7 @@ def serial(
     ask: Ask | None,
     show: Printer,
     send: Sequence[str] = (),
+    options: str = "",
 ) -> None:
     """Follow a real board until it is unplugged, or Ctrl-C.
 
@@ -82,13 +90,14 @@ def serial(
         ask: Asks which one of several; None: nobody is there to ask.
         show: Gets the messages.
         send: Commands (kws.deploy.command), sent once the board has said something.
+        options: What else was typed that `kws flash` takes too, for hints.
 
     Raises:
         KwsError: no port; the board is silent, or not the one that is meant.
     """
     sending = _Sending(commands(bundle, send), send)
-    names = {"board": board.name, "run": name}
-    found = serial_port.find(board, name, port, ask)
+    names = {"board": board.name, "run": name, "options": options}
+    found = serial_port.find(board, name, port, ask, options)
     folder = flash.flashed_folder(bundle, board)
     following = Monitor(
         lambda cycles: 1000 * cycles / board.clock_hz,
@@ -97,7 +106,10 @@ def serial(
         **names,
     )
     understood = time.monotonic()
-    with serial_port.Port(found, board, name) as opened, contextlib.suppress(Done):
+    with (
+        serial_port.Port(found, board, name, options) as opened,
+        contextlib.suppress(Done),
+    ):
         try:
             for data in opened.read(sending.patience):
                 messages = following.feed(data)
@@ -108,6 +120,8 @@ def serial(
                 elif now - understood > sending.patience():
                     cause = f"{found}: in {SILENT_S:g} s no line that kws knows"
                     raise BoardError("silent", cause, **names)
+                if sending.quiet_s >= show.left:  # no beat tells the time any more
+                    break
                 if following.known and (line := sending.line(messages)) is not None:
                     opened.write(line)
         except BoardError as error:
@@ -118,15 +132,17 @@ def serial(
                 cause = f"it is silent, and {folder / flash.MARKER} is still there"
                 raise BoardError("interrupted", cause, **names) from error
             raise
+    sending.check(name, board)
 
 
 def commands(bundle: Bundle, send: Sequence[str]) -> list[str]:
     """The lines that the board is sent.
 
     Raises:
-        KwsError: no such command, word or value.
+        KwsError: no such command, word or value, or none that a board obeys.
     """
-    return [command.line(text, i, bundle.labels) for i, text in enumerate(send)]
+    rearm = bundle.recipe.detector.rearm
+    return [command.line(text, i, bundle.labels, rearm) for i, text in enumerate(send)]
 
 
 class _Sending:
@@ -141,7 +157,14 @@ class _Sending:
         self.waiting = list(enumerate(lines))
         self.send = send
         self.asked: dict[int, float] = {}  # sequence -> when it was sent
-        self.quiet = False  # it said that it says words alone from now on
+        self.refused: list[str] = []  # commands that were not obeyed, and the answer
+        self.quiet: float | None = None  # when it said that it says words alone now
+
+    def all_at_once(self) -> list[str]:
+        """The lines, for a board that keeps them until it has time for each."""
+        lines, self.waiting = [line for _, line in self.waiting], []
+        self.asked = dict.fromkeys(range(len(lines)), math.inf)
+        return lines
 
     def take(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Enter replies. Returns a message for each reply that won't come any more."""
@@ -150,12 +173,16 @@ class _Sending:
             if message["kind"] == "reply" and number in self.asked:
                 del self.asked[number]
                 verb, *rest = self.send[number].split()
-                if verb == "verbosity" and message.get("status") == "ok":
-                    self.quiet = rest == ["level=0"]
+                status = message.get("status")
+                if status != "ok":
+                    self.refused.append(f"{self.send[number]!r}: {status}")
+                elif verb == "verbosity":
+                    self.quiet = time.monotonic() if rest == ["level=0"] else None
         now = time.monotonic()
         lost = [i for i, sent in self.asked.items() if now - sent > REPLY_S]
         for number in lost:
             del self.asked[number]
+            self.refused.append(f"{self.send[number]!r}: no reply")
         return [{"kind": "unanswered", "command": self.send[i]} for i in lost]
 
     def line(self, messages: list[dict[str, Any]]) -> str | None:
@@ -171,8 +198,32 @@ class _Sending:
     def patience(self) -> float:
         """Seconds without a sign: for ever only where the board said that it would say
         words alone, and owes no reply."""
-        done = self.quiet and not self.waiting and not self.asked
+        done = self.quiet is not None and not self.waiting and not self.asked
         return math.inf if done else SILENT_S
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since it agreed to say words alone; 0 where it says more."""
+        return 0.0 if self.quiet is None else time.monotonic() - self.quiet
+
+    def check(self, name: str, board: Board) -> None:
+        """Refuse to call it a success where a command was not obeyed.
+
+        Args:
+            name: The run's, for the hint.
+            board: The board.
+
+        Raises:
+            CheckFailed: the answers.
+        """
+        open_still = [*self.asked, *(number for number, _ in self.waiting)]
+        missed = [f"{self.send[i]!r}: no reply in time" for i in open_still]
+        if found := [*self.refused, *missed]:
+            raise CheckFailed(
+                f"The board did not obey. Expected ok. Received: {'; '.join(found)}",
+                f"kws monitor {quoted(name)} --board {board.name} --send query   "
+                "(tells what holds; docs/firmware.md has the answers)",
+            )
 
     @property
     def owed(self) -> str:
@@ -196,7 +247,8 @@ def emulated(
     error = runners.get(board.runner).missing()
     if error is not None:
         raise error
-    waiting = commands(bundle, send)
+    sending = _Sending(commands(bundle, send), send)
+    lines = sending.all_at_once()
     image = flash.emit_and_build(bundle, board, flash.output_folder(bundle, board))
     expected = bundle.hash[: flash.HASH_DIGITS]
     following = Monitor(
@@ -207,14 +259,20 @@ def emulated(
         run=name,
     )
     heard = flash.padded(audio, PAD_S)
+
+    def tell(data: bytes) -> None:
+        messages = following.feed(data)
+        sending.take(messages)
+        show(messages)
+
     with contextlib.suppress(Done):
         listened = run.listen(
             image.elf,
             board,
             heard,
             expected,
-            on_text=lambda data: show(following.feed(data)),
-            commands=waiting,
+            on_text=tell,
+            commands=lines,
         )
         if listened.problems:
             raise CheckFailed(
@@ -222,6 +280,7 @@ def emulated(
                 f"kws flash {quoted(name)} --board {board.name}   (tells what to "
                 "change)",
             )
+    sending.check(name, board)
 
 
 def on_host(

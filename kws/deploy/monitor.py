@@ -390,13 +390,19 @@ class Monitor:
         return values | {"kind": kind}  # whatever the line says of a `kind`
 
     def _check(self, pairs: dict[str, str]) -> None:
-        """Refuse another protocol and another model."""
+        """Refuse another protocol, another board and another model."""
         schema, received = pairs.get("schema"), pairs.get("hash", "none")
         if schema is None:
             return  # a damaged line; the next beat says it again
         if schema != str(SCHEMA_VERSION):
             cause = f"version {schema}, expected {SCHEMA_VERSION}"
             raise BoardError("protocol", cause, **self.names)
+        # Its clock is another one, and so would be each time that is shown. Beats don't
+        # tell, nor older firmware, nor this machine.
+        said, board = pairs.get("board"), self.names.get("board")
+        if said and board and said != board:
+            cause = f"board={said} clock_hz={pairs.get('clock_hz')}"
+            raise BoardError("other-board", cause, **self.names, said=said)
         if self.expected_hash is not None and received != self.expected_hash:
             cause = f"hash {received}, expected {self.expected_hash}"
             raise BoardError("hash", cause, **self.names)

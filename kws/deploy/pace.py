@@ -29,6 +29,8 @@ class Pace:
         frame: Instructions of one feature frame.
         loop: Instructions of kws_poll around it, a frame: ring, level meter, detector.
         frame_ms: From one feature frame to the next.
+        causal: It is a network for streams: a decision with each token, whatever hop
+            is asked for.
     """
 
     board: Board
@@ -38,6 +40,7 @@ class Pace:
     frame: int
     loop: int
     frame_ms: float = 10.0
+    causal: bool = False
 
     @property
     def instructions_per_second(self) -> float:
@@ -59,6 +62,8 @@ class Pace:
     def least_hop(self) -> int | None:
         """Frames between two runs that the board could keep up with; None: no hop
         would do."""
+        if self.causal:
+            return None
         each = self.frame + self.loop
         hop = run.hop_for(self.inference, each, self.board, self.frame_ms)
         return hop if hop is not None and hop <= self.window_frames else None
@@ -81,7 +86,10 @@ class Pace:
             f"{board.cycles_per_instruction:g} cycles per instruction (assumed)."
         )
         if self.least_hop is None:
-            return f"{told}\nHint:    no hop would do: take a smaller model"
+            hint = (
+                "no hop would do: take a smaller model, or a faster board (kws boards)"
+            )
+            return f"{told}\nHint:    {hint}"
         again = f"kws flash {quoted(name)} --board {board.name} --hop {self.least_hop}"
         return f"{told}\nHint:    {again}"
 
@@ -131,4 +139,5 @@ def measure(bundle: Bundle, board: Board, compiler: str | None = None) -> Pace |
         frame=stats["instructions_per_frame"],
         loop=stats["loop_instructions_per_frame"],
         frame_ms=bundle.recipe.features.hop_ms,
+        causal=bundle.recipe.model.causal,
     )

@@ -386,6 +386,7 @@ def on_board(
             frame=round(feature_cost * cycles_each / board.cycles_per_instruction),
             loop=round(loop_cost * cycles_each / board.cycles_per_instruction),
             frame_ms=bundle.recipe.features.hop_ms,
+            causal=bundle.recipe.model.causal,
         ),
     )
 

@@ -42,11 +42,13 @@ class Listened:
         transcript: What the board said.
         problems: Why the run is not a success, one sentence each; () if it is.
         wall_s: Seconds it took here.
+        longer_s: Where it did not end in time, a limit that may do; else None.
     """
 
     transcript: Transcript
     problems: tuple[str, ...]
     wall_s: float
+    longer_s: float | None = None
 
 
 def listen(
@@ -76,8 +78,9 @@ def listen(
     Raises:
         KwsError: the runner's tool is missing.
     """
+    usual_s = 120 + 20 * len(pcm) / SAMPLE_RATE
     if timeout_s is None:
-        timeout_s = 120 + 20 * len(pcm) / SAMPLE_RATE
+        timeout_s = usual_s
     half_buffer = board.instructions_per_second / HALF_BUFFERS_PER_SECOND
     with tempfile.TemporaryDirectory(prefix="kws-run-") as name:
         folder = Path(name)
@@ -92,7 +95,10 @@ def listen(
     transcript = monitor.parse(outcome.text)
     problems = _ending_problems(outcome, transcript, image)
     problems += _stream_problems(transcript, board, len(pcm), expected_hash)
-    return Listened(transcript, tuple(problems), outcome.wall_s)
+    longer_s = None
+    if outcome.exit_code is None:
+        longer_s = usual_s if timeout_s < usual_s else 4 * timeout_s
+    return Listened(transcript, tuple(problems), outcome.wall_s, longer_s)
 
 
 def least_hop(transcript: Transcript, board: Board, features: Features) -> int | None:

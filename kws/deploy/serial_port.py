@@ -11,7 +11,7 @@ from typing import Any
 from kws.deploy.boards import Board
 from kws.deploy.choice import Ask, Found
 from kws.deploy.failures import BoardError
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 
 READ_S = 0.2
 WRITE_S = 5.0
@@ -35,7 +35,9 @@ def ports() -> list[tuple[Found, str]]:
     ]
 
 
-def find(board: Board, run: str, wanted: str | None, ask: Ask | None) -> str:
+def find(
+    board: Board, run: str, wanted: str | None, ask: Ask | None, options: str = ""
+) -> str:
     """The port to open.
 
     Args:
@@ -43,6 +45,7 @@ def find(board: Board, run: str, wanted: str | None, ask: Ask | None) -> str:
         run: The run's name, for hints.
         wanted: A port that the user named.
         ask: Asks which one of several; None: nobody is there to ask.
+        options: What else was typed, for hints.
 
     Raises:
         KwsError: none or several, or pyserial is missing.
@@ -58,7 +61,7 @@ def find(board: Board, run: str, wanted: str | None, ask: Ask | None) -> str:
     ours = [port for port, ids in found if ids in board.usb.ids]
     if not ours:
         ours = [port for port, _ in found]
-    names = {"board": board.name, "run": run}
+    names = {"board": board.name, "run": run, "options": options}
     if not ours:
         expected = ", ".join(board.usb.ids) or "any USB port"
         raise BoardError("no-port", f"looked for {expected}; found none", **names)
@@ -70,15 +73,19 @@ def find(board: Board, run: str, wanted: str | None, ask: Ask | None) -> str:
     return ours[ask("Which serial port?", ours)].id
 
 
-def not_opened(error: Exception, **names: str) -> BoardError:
+def not_opened(error: Exception, port: str, **names: str) -> BoardError:
     """The failure that a port which can't be opened stands for."""
     number = getattr(error, "errno", None)
+    if number is None and error.__context__ is not None:  # of termios, which has none
+        number = next(iter(error.__context__.args), None)
     key = "port-busy"
     if number in (errno.EACCES, errno.EPERM):
         key = "port-permission"
     elif number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-        key = "no-port"
-    return BoardError(key, str(error), **names)
+        key = "port-absent"
+    elif number in (errno.ENOTTY, errno.EISDIR):
+        key = "not-serial"
+    return BoardError(key, str(error), port=quoted(port), **names)
 
 
 class Port:
@@ -88,16 +95,17 @@ class Port:
         name: As from `find`.
         board: Gives the speed, and its name for messages.
         run: The run's name, for hints.
+        options: What else was typed, for hints.
 
     Raises:
         BoardError: it can't be opened.
     """
 
-    def __init__(self, name: str, board: Board, run: str) -> None:
+    def __init__(self, name: str, board: Board, run: str, options: str = "") -> None:
         import serial
 
         self.name = name
-        self._names = {"board": board.name, "run": run}
+        self._names = {"board": board.name, "run": run, "options": options}
         try:
             self._serial: Any = serial.Serial(
                 name,
@@ -107,7 +115,7 @@ class Port:
                 exclusive=True,
             )
         except (serial.SerialException, OSError, ValueError) as error:
-            raise not_opened(error, **self._names) from error
+            raise not_opened(error, name, **self._names) from error
 
     def __enter__(self) -> Port:
         return self
@@ -132,7 +140,7 @@ class Port:
             raise BoardError("port-lost", str(error), **self._names) from error
 
     def read(self, silent_s: Callable[[], float]) -> Iterator[bytes]:
-        """What arrives, as it arrives.
+        """What arrives, as it arrives; nothing now and then, for who looks at a clock.
 
         Args:
             silent_s: Asked how many seconds without a byte are to be borne.
@@ -154,3 +162,5 @@ class Port:
             elif time.monotonic() - last > (limit := silent_s()):
                 cause = f"{self.name}: nothing in {limit:g} s"
                 raise BoardError("silent", cause, **self._names)
+            else:
+                yield data

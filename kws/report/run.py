@@ -516,9 +516,9 @@ def _board(facts: Facts, where: OnBoard) -> str:
     if size is None or not size.fits:
         verdict, good = "Does not fit" if size is not None else "Not built", False
     elif busy is not None and busy > 1:
-        verdict, good = "Fits, and is too slow at this hop", False
+        verdict, good = "Fits, and is too slow", False
         if least is not None:
-            verdict += f"; every {least} frames it keeps up"
+            verdict += f" at this hop; every {least} frames it keeps up"
             words += ["--hop", least]
     else:
         verdict, good = "Fits" + (", and keeps up" if busy is not None else ""), True

@@ -62,6 +62,7 @@ class Job:
         everything: Don't trust what is in flash: write all of it.
         progress: Called with 0..1 while writing.
         before_start: Called before the image runs.
+        options: What else was typed that `kws monitor` takes too, for hints.
     """
 
     run: str
@@ -71,6 +72,7 @@ class Job:
     everything: bool = False
     progress: Callable[[float], None] = lambda share: None
     before_start: Callable[[], None] = lambda: None
+    options: str = ""
 
 
 @dataclass(frozen=True)

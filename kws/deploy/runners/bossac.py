@@ -83,7 +83,12 @@ def program(image: Path, board: Board, job: Job) -> Programmed:
     Raises:
         BoardError: see kws.deploy.failures.
     """
-    names = {"board": board.name, "part": board.part, "run": job.run}
+    names = {
+        "board": board.name,
+        "part": board.part,
+        "run": job.run,
+        "options": job.options,
+    }
     options = board.options_of(EXECUTABLE)
     content = elf.read(image)
     start, begins = options["start"], content.segments[0].address
@@ -177,7 +182,7 @@ def _touch(port: str, names: dict[str, str]) -> None:
         touched.open()
         touched.close()
     except (serial.SerialException, OSError, ValueError) as error:
-        raise serial_port.not_opened(error, **names) from error
+        raise serial_port.not_opened(error, port, **names) from error
 
 
 def _write(line: list[str], port: str, names: dict[str, str]) -> str:

@@ -98,6 +98,5 @@ def explain(text: str, board: Board, job: Job) -> BoardError:
     cause = "; ".join(line.removeprefix("Error: ") for line in lines[:3])
     found = (key for pattern, key in MESSAGES if re.search(pattern, text, re.I))
     key = next(found, "write")
-    return BoardError(
-        key, cause or text[-200:], board=board.name, part=board.part, run=job.run
-    )
+    names = {"board": board.name, "part": board.part, "run": job.run}
+    return BoardError(key, cause or text[-200:], **names, options=job.options)

@@ -322,7 +322,8 @@ def _kind(error: Exception, phase: str) -> str:
 
 
 def _failure(key: str, cause: str, board: Board, job: Job) -> BoardError:
-    return BoardError(key, cause, board=board.name, part=board.part, run=job.run)
+    names = {"board": board.name, "part": board.part, "run": job.run}
+    return BoardError(key, cause, **names, options=job.options)
 
 
 @contextlib.contextmanager

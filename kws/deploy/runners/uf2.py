@@ -68,7 +68,7 @@ def program(image: Path, board: Board, job: Job) -> Programmed:
     Raises:
         BoardError: see kws.deploy.failures.
     """
-    names = {"board": board.name, "run": job.run}
+    names = {"board": board.name, "run": job.run, "options": job.options}
     options = board.options_of("uf2")
     file = uf2.write(image, image.with_suffix(".uf2"), options["family"])
     found = drives(options["volume"])
