@@ -548,18 +548,42 @@ def test_the_zephyr_sample_wants_the_crystal(exported: Path, tmp_path: Path) -> 
 
 def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     bundle = bundles.load("kwt-tiny")
-    emission.export_library(bundle, tmp_path / "lib")
-    (tmp_path / "lib" / "src" / "old.c").write_text("")
-    emitted = emission.export_library(bundle, tmp_path / "lib")
-    assert tmp_path / "lib" / "src" / "kws_model_dsp.c" in emitted.files
-    assert tmp_path / "lib" / "src" / "kws_model.c" not in emitted.files
-    assert not (tmp_path / "lib" / "src" / "old.c").exists()
+    lib = tmp_path / "lib"
+    emission.export_library(bundle, lib)
+    (lib / ".pio").mkdir()
+    (lib / ".pio" / "cache").touch()  # a tool's, which makes it again
+    emitted = emission.export_library(bundle, lib)
+    assert lib / "src" / "kws_model_dsp.c" in emitted.files
+    assert lib / "src" / "kws_model.c" not in emitted.files
     assert [path.name for path in tmp_path.iterdir()] == ["lib"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(KwsError, match="holds something else"):
         emission.export_library(bundle, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_what_was_changed_in_an_export_stays(tmp_path: Path) -> None:
+    """A second export took a user's sketch and own sources away."""
+    bundle = bundles.load("kwt-tiny")
+    lib = tmp_path / "my lib"
+    emission.export_library(bundle, lib)
+    (sketch,) = lib.rglob("*.ino")
+    before = sketch.read_bytes()
+    for path, content in ((sketch, b"// mine"), (lib / "src" / "mine.c", b"int x;")):
+        path.write_bytes(content)
+        name = path.relative_to(lib).as_posix()
+        with pytest.raises(KwsError, match=f"changed by hand: {name}$") as caught:
+            emission.export_library(bundle, lib)
+        assert caught.value.hint.endswith(f"--out '{lib}-new'")
+        assert path.read_bytes() == content
+        sketch.write_bytes(before)
+    (lib / "src" / "mine.c").unlink()
+    emission.export_library(bundle, lib)
+    for broken in ("[" * 100_000, "[]", "{"):  # of an earlier version there is none
+        (lib / library.TABLE).write_text(broken)
+        with pytest.raises(KwsError, match="holds something else"):
+            emission.export_library(bundle, lib)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ compiler, which knows the core, takes the one that its kernels read (kws_kernels
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import re
 import shutil
 import tempfile
@@ -22,12 +24,13 @@ import numpy as np
 from kws import __version__, emit
 from kws.bundle import Bundle
 from kws.emit import common, native
-from kws.errors import KwsError
+from kws.errors import KwsError, quoted
 from kws.graph.weight_layout import CORES
 from kws.paths import FIRMWARE, LICENSE
 
 TEMPLATES = FIRMWARE / "library"
-MARK = "library.properties"  # what an earlier export is known by
+TABLE = ".kws-files.json"  # what was written, by name and SHA-256
+MAX_TABLE_BYTES = 1 << 20
 # The ports of this project's own boards are not a library's business.
 LEFT_OUT = ("kws_board.h",)
 MAX_NAME = 40  # PlatformIO takes 50 characters, Arduino 63
@@ -40,14 +43,16 @@ def export(bundle: Bundle, out_dir: Path, logits: np.ndarray) -> emit.Emitted:
 
     Args:
         bundle: With a model.tflite.
-        out_dir: A new or empty folder, or an earlier export, which is replaced.
+        out_dir: A new or empty folder, or an earlier export in which nothing was
+            changed since, which is replaced.
         logits: int8 [labels]: what the self-test's clip must give.
 
     Returns:
         The files; sizes and costs on the core where they are largest.
 
     Raises:
-        KwsError: the model can't be emitted, or the folder holds something else.
+        KwsError: the model can't be emitted, or the folder holds something else or
+            something of yours.
     """
     check_folder(out_dir)
     try:
@@ -70,19 +75,52 @@ def export(bundle: Bundle, out_dir: Path, logits: np.ndarray) -> emit.Emitted:
 
 
 def check_folder(out_dir: Path) -> None:
-    """Raises KwsError where a folder holds something else than an earlier export."""
-    occupied = out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir()))
-    if occupied and not _is_export(out_dir):
+    """Raises KwsError where a folder holds something else than an earlier export, or
+    one that somebody has changed since."""
+    if not out_dir.exists():
+        return
+    inside = _files(out_dir) if out_dir.is_dir() else {}
+    if out_dir.is_dir() and not inside:
+        return
+    known = _written(out_dir)
+    changed = sorted(
+        name
+        for name, path in inside.items()
+        if name not in known or _sha256(path) != known[name]
+    )
+    if not known or changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        what = f", changed by hand: {', '.join(changed[:3])}{more}" if known else ""
         raise KwsError(
             "The folder holds something else. Expected a new or empty one, or an "
-            f"earlier export. Received: {out_dir}",
-            "kws emit RUN --format library --out kws-library",
+            f"earlier export that was not changed. Received: {str(out_dir)!r}{what}",
+            f"kws emit RUN --format library --out {quoted(f'{out_dir}-new')}",
         )
 
 
-def _is_export(folder: Path) -> bool:
-    mark = folder / MARK
-    return mark.is_file() and "Made by kws emit" in mark.read_text("utf-8", "replace")
+def _files(folder: Path) -> dict[str, Path]:
+    """Name -> file, but for those that tools hide there (.pio, .git)."""
+    return {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    }
+
+
+def _written(folder: Path) -> dict[str, str]:
+    """What an export says that it wrote; empty where there is none."""
+    try:
+        file = folder / TABLE
+        if file.stat().st_size > MAX_TABLE_BYTES:
+            return {}
+        return dict(json.loads(file.read_text("utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _write(bundle: Bundle, folder: Path, logits: np.ndarray) -> emit.Emitted:
@@ -114,6 +152,8 @@ def _write(bundle: Bundle, folder: Path, logits: np.ndarray) -> emit.Emitted:
         target = folder / path.relative_to(TEMPLATES)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, "utf-8")
+    table = {name: _sha256(path) for name, path in _files(folder).items()}
+    (folder / TABLE).write_text(json.dumps(table, indent=1) + "\n", "utf-8")
     return result
 
 
