@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import io
 import json
 import re
-import resource
 import shutil
 import stat
 import subprocess
@@ -127,17 +125,6 @@ def sha256(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-@contextlib.contextmanager
-def files_of_at_most(size: int):
-    """The system refuses larger ones, as it does on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 def test_fetch_downloads_checks_and_unpacks(server, tmp_path):
     source = Source(server.url, sha256(server.body), len(server.body))
     report = download.fetch(source, tmp_path / "out")
@@ -216,7 +203,7 @@ def test_without_room_nothing_is_received(server, tmp_path):
 
 
 def test_a_full_disk_is_no_broken_connection(server, tmp_path):
-    with files_of_at_most(40_000), pytest.raises(OSError) as error:
+    with toolbox.full_disk(40_000), pytest.raises(OSError) as error:
         download.download(Source(server.url), tmp_path / "file")
     assert error.value.errno == errno.EFBIG and error.value.filename
     assert len(server.requests) == 1
@@ -404,7 +391,7 @@ def test_stopped_while_it_unpacks_it_downloads_nothing_again(
         server.body = packed(tmp_path / "c")
         if checksum:
             source = Source(server.url, sha256(server.body))
-        with files_of_at_most(len(server.body) + 1000), pytest.raises(OSError):
+        with toolbox.full_disk(len(server.body) + 1000), pytest.raises(OSError):
             download.fetch(source, out)
     assert not out.exists() and (tmp_path / ".out.archive").is_file()
     assert not list(tmp_path.glob("*unpacking*"))
