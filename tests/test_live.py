@@ -453,6 +453,21 @@ def test_a_full_disk_is_said_to_the_page(own: Path) -> None:
     assert {path.name: path.read_bytes() for path in own.iterdir()} == before
 
 
+def test_a_full_disk_is_said_instead_of_the_page(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was trained anew is built when the page is loaded again."""
+    toolbox.need_compiler("zig")
+    server = serve.Server(own)
+    monkeypatch.setenv("KWS_CACHE", str(tmp_path / "new"))
+    with server.serving(), toolbox.full_disk(100):
+        connection = http.client.HTTPConnection(server.host, timeout=60)
+        connection.request("GET", f"/{server.token}/")
+        answer = connection.getresponse()
+        said = answer.read().decode()
+    assert answer.status == 500 and "Make room on the disk" in said
+
+
 def test_a_page_that_was_sent_works_without_a_network(
     browser: Browser, spoken: Spoken, page: str
 ) -> None:

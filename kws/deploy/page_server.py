@@ -21,6 +21,7 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from kws.errors import KwsError
@@ -59,6 +60,14 @@ def table(status: HTTPStatus = HTTPStatus.OK, **values: Any) -> Answer:
 def refused(error: KwsError) -> Answer:
     """What is wrong, as JSON."""
     return table(HTTPStatus.CONFLICT, error=error.message, hint=error.hint)
+
+
+def unwritable(error: OSError, where: Path) -> KwsError:
+    """What to tell of a file that can't be written; `where`: what it was for."""
+    return KwsError(
+        f"It can't be written: {error.strerror}. Received: {error.filename or where}",
+        "Make room on the disk, or allow writing there.",
+    )
 
 
 NOT_HERE = Answer(b"Not here.", "text/plain", HTTPStatus.NOT_FOUND)

@@ -124,13 +124,7 @@ class Recorder(PageServer):
         except KwsError as error:
             return page_server.refused(error)
         except OSError as error:
-            return page_server.refused(
-                KwsError(
-                    f"It can't be written: {error.strerror}. "
-                    f"Received: {error.filename or self.session.out}",
-                    "Make room on the disk, or allow writing there.",
-                )
-            )
+            return page_server.refused(page_server.unwritable(error, self.session.out))
         self.finished.set()
         return page_server.table(next=self.then())
 

@@ -76,9 +76,9 @@ class Server(PageServer):
         try:
             return page_server.page(self.page())
         except KwsError as error:  # the run has been changed, or is gone
-            said = f"{error.message}\n{error.hint}\n".encode(errors="replace")
-            kind = "text/plain; charset=utf-8"
-            return Answer(said, kind, HTTPStatus.INTERNAL_SERVER_ERROR)
+            return _instead(error)
+        except OSError as error:  # its module is built and kept anew
+            return _instead(page_server.unwritable(error, Path(self.run)))
 
     def post(self, path: str, query: dict[str, str], body: bytes) -> Answer | None:
         try:
@@ -86,13 +86,7 @@ class Server(PageServer):
         except KwsError as error:
             return page_server.refused(error)
         except OSError as error:
-            return page_server.refused(
-                KwsError(
-                    f"It can't be written: {error.strerror}. "
-                    f"Received: {error.filename or self.run}",
-                    "Make room on the disk, or allow writing there.",
-                )
-            )
+            return page_server.refused(page_server.unwritable(error, Path(self.run)))
 
     def page(self) -> str:
         """The page of the run as it is now."""
@@ -144,3 +138,9 @@ class Server(PageServer):
             changed = with_thresholds(bundle, levels)
             bundles.save(changed)
             return changed.hash[:16]
+
+
+def _instead(error: KwsError) -> Answer:
+    """What is said where the page should be."""
+    said = f"{error.message}\n{error.hint}\n".encode(errors="replace")
+    return Answer(said, "text/plain; charset=utf-8", HTTPStatus.INTERNAL_SERVER_ERROR)
