@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -514,6 +516,20 @@ def test_the_table_counts_what_was_taken(folder, tmp_path):
     assert yes == [["yes", "4", "2", "2"]] * 2
     silence = [line.split() for line in table if SILENCE in line]
     assert silence == [[SILENCE, "8", "4", "4"]]  # drawn: of no folder's clips
+    # What is left out is said, and what would take it.
+    found = re.fullmatch(
+        r"Of (\d+) training clips of other words (\d+) are taken, 50 per 100 of words: "
+        r"\[task\] unknown_percent = (\d+) takes them all",
+        table[-1],
+    )
+    assert found is not None
+    there, taken, percent = map(int, found.groups())
+    assert taken == sum(n for (_, of), n in loaded[0].taken.items() if of == UNKNOWN)
+    every = replace(WORDS, unknown_percent=percent)
+    all_of_them = [data.load(s, every, folder, also=(also,)) for s in ("train", "val")]
+    assert all_of_them[0].others == (there, there)
+    table = data.overview(*all_of_them, every, folder, (also,))
+    assert "other words" not in table
     (folder / "validation_list.txt").write_text("yes/00000001_nohash_0.wav\n")
     table = data.overview(*loaded, WORDS, folder).splitlines()
     assert "No test clips: No clips of yes, no in the test split" in table[-1]

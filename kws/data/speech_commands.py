@@ -72,6 +72,7 @@ class ClipSet:
         split: `train`, `val` or `test`.
         manifest: What was drawn: task, seed and a record per clip.
         taken: (folder, label) -> clips; the folder of silence that was drawn is ''.
+        others: Clips of other words, without false alarms: taken, and there.
     """
 
     pcm: np.ndarray
@@ -81,6 +82,7 @@ class ClipSet:
     split: str
     manifest: dict[str, Any]
     taken: dict[tuple[str, str], int] = field(default_factory=dict)
+    others: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -462,7 +464,7 @@ def load(
         )
     corpus, *more = _opened(data, also)
     times = [counted(folder)[1] if folder and repeat else 1 for folder in (data, *also)]
-    clips = _draw(corpus, more, split, task, seed, times)
+    clips, others = _draw(corpus, more, split, task, seed, times)
     if limit is not None:
         if limit < 1:
             raise KwsError(
@@ -512,6 +514,7 @@ def load(
         split=split,
         manifest=manifest,
         taken=_taken(clips, labels(task)),
+        others=others,
     )
 
 
@@ -558,7 +561,7 @@ def overview(
     """A table of the clips that were taken, by folder and label, for each split.
 
     Of the test split it counts what `kws eval` will take; a word without test clips
-    is told below the table.
+    is told below the table, and so is what `unknown_percent` leaves out.
 
     Args:
         training: The clips of `train`.
@@ -575,7 +578,7 @@ def overview(
     }
     problem = ""
     try:
-        test = _taken(_draw(corpus, more, "test", task, 1), training.labels)
+        test = _taken(_draw(corpus, more, "test", task, 1)[0], training.labels)
     except KwsError as error:
         test, problem = {}, error.message
     columns = [training.taken, validation.taken, test]
@@ -592,6 +595,14 @@ def overview(
             counts = [column.get((folder, label), 0) for column in columns]
             cells = "".join(f"{n or '-':>8}" for n in counts)
             lines.append(f"  {names.column(label, 28)}{cells}")
+    taken, there = training.others
+    if 0 < taken < there and training.manifest.get("limit") is None:
+        percent = task.unknown_percent
+        lines.append(
+            f"Of {there:,} training clips of other words {taken:,} are taken, "
+            f"{percent:g} per 100 of words: [task] unknown_percent = "
+            f"{math.ceil(percent * there / taken)} takes them all"
+        )
     if problem:
         lines.append(f"No test clips: {problem}")
     return "\n".join(lines)
@@ -636,10 +647,13 @@ def _draw(
     task: Task,
     seed: int,
     times: Sequence[int] | None = None,
-) -> list[_Clip]:
+) -> tuple[list[_Clip], tuple[int, int]]:
     """Choose the clips of a split: words, then unknown, then silence.
 
     Each folder's as often as `times` says.
+
+    Returns:
+        The clips; of other words, without false alarms, how many are taken and there.
     """
     often = times or [1] * (1 + len(more))
     rng = np.random.Generator(np.random.PCG64([seed, SPLITS.index(split)]))
@@ -679,18 +693,21 @@ def _draw(
             unknown.append((folder, recording))
     _check_present(words, label_names, [corpus, *more], split)
     if UNKNOWN not in label_names:  # gsc35: words alone
-        return words
+        return words, (0, 0)
+    there = len(unknown)
     whole = official and task.name != "custom"
     if not whole:
         unknown = _take(unknown, round(len(words) * task.unknown_percent / 100), rng)
-        unknown += mistaken
+    others = (len(unknown), there)
+    unknown += [] if whole else mistaken
     label = label_names.index(UNKNOWN)
     clips = words + [_Clip(label, item, folder=folder) for folder, item in unknown]
     wanted = round(len(words) * task.silence_percent / 100)
     label = label_names.index(SILENCE)
     if silence:
         taken = silence if whole else _take(silence, wanted, rng)
-        return clips + [_Clip(label, item, folder=str(corpus.path)) for item in taken]
+        clips += [_Clip(label, item, folder=str(corpus.path)) for item in taken]
+        return clips, others
     noises = corpus.noises(split, task.clip_samples) if wanted else {}
     keys = list(noises)
     for _ in range(wanted):
@@ -705,7 +722,7 @@ def _draw(
         offset = int(where * (len(samples) - task.clip_samples + 1))
         gain = _gain_to(loudness, samples[offset : offset + task.clip_samples])
         clips.append(_Clip(label, None, noise, first + offset, gain))
-    return clips
+    return clips, others
 
 
 def _gain_to(loudness: float, samples: np.ndarray) -> float:
