@@ -7,7 +7,7 @@
 // seconds the core stands still for 0.2 s, as under a debugger; what changes in RAM
 // meanwhile, but for BYTES from FROM, is told. With STANDS_STILL in the environment the
 // converter stops at the audio's end, and the run goes on. With NO_CRYSTAL in the environment the
-// crystal does not start.
+// crystal does not start. A line SEND in the environment comes in after a second, once.
 import { readFileSync } from "node:fs";
 import { ConsoleLogger, LogLevel, RP2040 } from "rp2040js";
 
@@ -99,11 +99,16 @@ function standStill() {
 }
 
 let halted = halt === undefined;
+let told = process.env.SEND === undefined;
 while (chip.clock.nanos < end && !done) {
   // Not while it sleeps: the emulator would wake it, and stack for its interrupt.
   if (!halted && !chip.core.waiting && chip.clock.nanos > Number(halt) * 1e9) {
     halted = true;
     standStill();
+  }
+  if (!told && chip.clock.nanos > 1e9) {
+    told = true;
+    for (const byte of Buffer.from(`${process.env.SEND}\n`)) uart.feedByte(byte);
   }
   if (restart) {
     restart = false;

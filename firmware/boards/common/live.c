@@ -201,10 +201,14 @@ static void flush(void) {
   }
 }
 
+__attribute__((weak)) void board_reset(void) {
+  SCB_AIRCR = SCB_AIRCR_RESET;
+}
+
 _Noreturn void kws_board_restart(void) {
   interrupts_off();
   flush();
-  SCB_AIRCR = SCB_AIRCR_RESET;
+  board_reset();
   for (;;) __asm volatile("dsb");
 }
 

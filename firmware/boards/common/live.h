@@ -42,6 +42,8 @@ uint32_t board_ticks(void);
  * serial port go on. Called with interrupts masked; back at full speed when it returns.
  * A board that has nothing to add leaves it out. */
 void board_sleep(void);
+/* Reset the part. A board where SYSRESETREQ does that leaves it out. */
+void board_reset(void);
 
 /* --- what live.c provides to the board --- */
 
