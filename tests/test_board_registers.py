@@ -625,6 +625,23 @@ def test_commands_come_in_by_the_serial_port(
 
 
 @pytest.mark.parametrize("name", PARTS)
+def test_commands_without_a_pause_wait_for_the_serial_port(
+    name: str, images: dict[str, Path]
+) -> None:
+    """Their answers are longer than they are, and than the buffer for text: what waits
+    is the next command, not the loop, which has to take audio out of its ring."""
+    chip = quiet(name, images, 4)
+    chip.run(200)
+    told = "".join(f"{frame.framed('kws query', i)}\n" for i in range(7)).encode()
+    for at in range(0, len(told), 30):  # what a FIFO takes
+        chip.receive(told[at : at + 30])
+        chip.run(1)
+    said = monitor.parse(until_asleep(chip))
+    assert [reply["to"] for reply in said.replies] == [str(i) for i in range(7)]
+    assert chip.stalls == 0
+
+
+@pytest.mark.parametrize("name", PARTS)
 def test_the_selftest_command_resets_the_part(
     name: str, images: dict[str, Path]
 ) -> None:
