@@ -182,10 +182,19 @@ def _words() -> np.ndarray:
 
 @pytest.mark.parametrize("compiler", toolchain.NAMES)
 def test_the_pico_boots_and_hears_words_by_its_adc(
-    compiler: str, tmp_path: Path
+    compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Boot stage, start-up, clocks, UART, ADC, DMA, filter: all but the analog part."""
-    said = monitor.parse(_run(_image(tmp_path, compiler), _words(), tmp_path))
+    """Boot stage, start-up, clocks, UART, ADC, DMA, filter: all but the analog part.
+    And what the last three take is what board.toml says."""
+    image = _image(tmp_path, compiler)
+    symbols = {symbol.name: symbol.address for symbol in elf.read(image).symbols}
+    monkeypatch.setenv("HANDLER", str(symbols["kws_interrupt_handler"] & ~1))
+    text = _run(image, _words(), tmp_path)
+    taken = re.search(r"the handler takes (\d+) instructions", text)
+    assert taken is not None
+    told = boards.load("pico").microphone_instructions
+    assert 0.75 < int(taken[1]) / told <= 1
+    said = monitor.parse(text)
     assert said.boot["hash"] == FAKE.hash
     assert said.boot["app"] == "main"
     assert said.selftest is True
