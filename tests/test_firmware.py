@@ -179,6 +179,19 @@ def test_a_reset_that_clears_nothing_is_noticed(tmp_path: Path) -> None:
     assert said[5:] != expected[5:]
 
 
+def test_no_event_looks_back_behind_a_reset(memory_harness: Path) -> None:
+    """The first decisions of a network for streams come before it has heard as much as
+    it can look back on: all that it has heard began with the reset."""
+    clip, starts = -1, []
+    for line in harness_says(memory_harness, "clips.raw", "clips", 16000):
+        clip += line == "clip"
+        if line.startswith("event"):
+            start_ms = int(line.split()[2])
+            assert start_ms >= 1000 * clip
+            starts.append(start_ms - 1000 * clip)
+    assert starts and max(starts) < 500
+
+
 # --- clocks and counters ------------------------------------------------------------
 
 YEAR_S = 365 * 24 * 3600

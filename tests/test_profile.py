@@ -346,7 +346,10 @@ def test_names_are_peoples(kind: str, path: str, expected: str) -> None:
 def budget(power: boards.Power | None, mah: float | None = 220) -> energy.Budget:
     """64 M instructions a second at 1 cycle each; 16 M of them are used."""
     board = dataclasses.replace(
-        boards.load("nrf52840dk"), cycles_per_instruction=1.0, power=power
+        boards.load("nrf52840dk"),
+        cycles_per_instruction=1.0,
+        microphone_instructions=0,
+        power=power,
     )
     return energy.Budget(pace.Pace(board, 10, 98, 600_000, 90_000, 10_000), mah)
 

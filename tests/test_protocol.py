@@ -64,6 +64,15 @@ def test_the_count_goes_round_and_starts_again() -> None:
     frames = frame.Frames()
     for sequence, missing in ((9998, 0), (9999, 0), (0, 0), (2, 1), (1, 1)):
         assert frames.take(frame.framed("kws end", sequence)) == ("kws end", missing)
+
+
+@pytest.mark.parametrize("first", ["kws boot name=a", "kws clock crystal=none"])
+def test_a_board_that_starts_again_has_lost_nothing(first: str) -> None:
+    """However long it has run: 6,000 lines are 100 minutes of beats."""
+    for last in (1, 6000, 9999):
+        frames = frame.Frames()
+        frames.take(frame.framed("kws end", last))
+        assert frames.take(frame.framed(first, 0)) == (first, 0)
     boot = "kws boot name=x hash=0 schema=1"
     assert frames.take(frame.framed(boot, 0)) == (boot, 0)
 

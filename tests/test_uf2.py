@@ -14,7 +14,7 @@ import pytest
 from fake_model import LABELS, FakeModel, tone
 from toolbox import need_compiler
 
-from kws.deploy import boards, build, elf, monitor, toolchain, uf2
+from kws.deploy import boards, build, command, elf, monitor, toolchain, uf2
 from kws.deploy.elf import Segment
 from kws.errors import KwsError
 
@@ -182,10 +182,19 @@ def _words() -> np.ndarray:
 
 @pytest.mark.parametrize("compiler", toolchain.NAMES)
 def test_the_pico_boots_and_hears_words_by_its_adc(
-    compiler: str, tmp_path: Path
+    compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Boot stage, start-up, clocks, UART, ADC, DMA, filter: all but the analog part."""
-    said = monitor.parse(_run(_image(tmp_path, compiler), _words(), tmp_path))
+    """Boot stage, start-up, clocks, UART, ADC, DMA, filter: all but the analog part.
+    And what the last three take is what board.toml says."""
+    image = _image(tmp_path, compiler)
+    symbols = {symbol.name: symbol.address for symbol in elf.read(image).symbols}
+    monkeypatch.setenv("HANDLER", str(symbols["kws_interrupt_handler"] & ~1))
+    text = _run(image, _words(), tmp_path)
+    taken = re.search(r"the handler takes (\d+) instructions", text)
+    assert taken is not None
+    told = boards.load("pico").microphone_instructions
+    assert 0.75 < int(taken[1]) / told <= 1
+    said = monitor.parse(text)
     assert said.boot["hash"] == FAKE.hash
     assert said.boot["app"] == "main"
     assert said.selftest is True
@@ -215,6 +224,20 @@ def test_a_pico_whose_converter_stands_still_is_reset(
     assert len(first.beats) >= 1
     assert second.boot["reset"] == "watchdog"
     assert second.selftest is True
+
+
+def test_a_pico_that_is_told_to_restart_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its watchdog: SYSRESETREQ would reset the core alone, and the boot line would
+    tell the reason of the reset before."""
+    monkeypatch.setenv("SEND", command.line("selftest", 7, LABELS))
+    text = _run(_image(tmp_path, toolchain.find().name), _words(), tmp_path)
+    before, after = text.split("reset by the watchdog")
+    assert monitor.parse(before).replies == [{"to": "7", "status": "ok"}]
+    again = monitor.parse(after)
+    assert again.boot["reset"] == "software"
+    assert again.selftest is True
 
 
 def test_the_picos_dma_keeps_to_its_buffer_while_the_core_stands_still(

@@ -36,7 +36,8 @@ typedef enum {
 typedef struct {
   uint16_t label;    /* index into kws_model_info.labels */
   uint16_t score;    /* smoothed posterior, Q15 */
-  uint64_t start_ms; /* start of what the decision looked back on, since kws_init */
+  uint64_t start_ms; /* start of what the decision looked back on (no earlier than the
+                      * last kws_reset), since kws_init */
   uint64_t time_ms;  /* its end. Samples that were dropped don't count */
 } kws_event_t;
 

@@ -49,8 +49,9 @@ void kws_board_watchdog_feed(void);
 /* Write text (NUL-terminated) to the serial port, the debugger or the emulator. */
 void kws_board_write(const char *text);
 
-/* Take up to n bytes of what the PC has sent. Returns how many; 0: nothing has come, or
- * there is nothing that it could come by. */
+/* Take up to n bytes of what the PC has sent. Returns how many; 0: nothing has come, an
+ * answer would have to wait for text that is on its way, or there is nothing that it
+ * could come by. */
 size_t kws_board_read(char *to, size_t n);
 
 /* Gain of the microphone: a multiple of its samples. 0: this board has none to set. */

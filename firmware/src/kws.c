@@ -46,6 +46,7 @@ static const kws_detector_spec_t *detector_spec;
 static kws_detector_spec_t own_spec;
 static uint16_t own_thresholds[KWS_MAX_LABELS];
 static uint64_t samples_consumed; /* the clock: 16 per millisecond */
+static uint64_t stream_start;     /* of it, at the last reset */
 
 static uint16_t peak; /* largest magnitude since kws_peak */
 
@@ -111,6 +112,7 @@ void kws_reset(void) {
   const uint32_t head = load_acquire(&ring_head);
   samples_consumed += head - ring_tail;
   store_release(&ring_tail, head);
+  stream_start = samples_consumed;
   frame_fill = 0;
   frames_due = kws_model_info.first_frames;
   has_logits = 0;
@@ -296,7 +298,10 @@ static kws_poll_t decide(kws_event_t *event) {
   event->score = kws_detector_score(&detector, detector_spec, label);
   event->time_ms = samples_consumed / 16;
   /* A model may decide before it has heard all that it could look back on. */
-  event->start_ms = samples_consumed < length ? 0 : (samples_consumed - length) / 16;
+  const uint64_t start_sample = samples_consumed - stream_start < length
+                                    ? stream_start
+                                    : samples_consumed - length;
+  event->start_ms = start_sample / 16;
   stats.events++;
   return KWS_HEARD;
 }

@@ -87,6 +87,8 @@ class Board:
         core: Kernel variant: `portable`, `dsp` or `mve`.
         clock_hz: Clock of the part.
         cycles_per_instruction: Assumed, for emulators that count instructions.
+        microphone_instructions: Of its interrupt, each 10 ms: DC offset, gain, from 64
+            to 16 kHz. 0 of an emulated board, whose samples come from a file.
         stack_bytes: Reserved at the start of RAM.
         sources: C files in firmware/boards/ that it shares with others; the C files
             in its own folder come by themselves.
@@ -124,6 +126,7 @@ class Board:
     bootloader: str = ""
     power: Power | None = None
     external: External | None = None
+    microphone_instructions: int = 0
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -202,6 +205,7 @@ def from_table(table: dict[str, Any], path: Path) -> Board:
         bootloader=_take(table, "bootloader", str, path, ""),
         power=_power(_take(table, "power", dict, path, None), path),
         external=_external(_take(table, "external", dict, path, None), path),
+        microphone_instructions=_take(table, "microphone_instructions", int, path, 0),
     )
     for leftover in (*table, *memory):
         raise _wrong(path, f"unknown key {leftover!r}")
@@ -215,6 +219,8 @@ def from_table(table: dict[str, Any], path: Path) -> Board:
         raise _wrong(path, f"clock_hz = {board.clock_hz} is not in hertz")
     if not 0.3 <= board.cycles_per_instruction <= 20:
         raise _wrong(path, "cycles_per_instruction must be in 0.3..20")
+    if not 0 <= board.microphone_instructions < board.clock_hz / 100:
+        raise _wrong(path, "microphone_instructions must be what fits in 10 ms")
     if not 1024 <= board.stack_bytes < board.ram_bytes or board.stack_bytes % 8:
         raise _wrong(
             path, "stack_bytes must be a multiple of 8 from 1024 to RAM's size"

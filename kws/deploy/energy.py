@@ -27,7 +27,7 @@ class Budget:
         >>> pace = Pace(boards.load("nrf52840dk"), 16, 98, 3_400_000, 178_600, 1_400)
         >>> budget = Budget(pace, 220)
         >>> round(budget.core_j), budget.total_j, round(budget.most_days or 0, 1)
-        (742, None, 3.2)
+        (750, None, 3.2)
     """
 
     pace: Pace

@@ -11,6 +11,7 @@ import binascii
 import re
 
 MODULO = 10_000
+FIRST = ("kws boot ", "kws clock ")  # a board's first line, whatever came before
 _FRAME = re.compile(r"(.*) #(\d{1,4}) ([0-9A-F]{4})")
 
 
@@ -65,7 +66,7 @@ class Frames:
         if crc != f"{crc16(line[:-5]):04X}":
             return None, 0
         missing = 0
-        if self.last is not None and not body.startswith("kws boot "):
+        if self.last is not None and not body.startswith(FIRST):
             missing = (sequence - self.last - 1) % MODULO
             if missing > MODULO // 2:  # it has started again, and its boot line is lost
                 missing = sequence

@@ -44,9 +44,11 @@ class Pace:
 
     @property
     def instructions_per_second(self) -> float:
-        """Of audio: features, the loop around them, and model."""
+        """Of audio: the microphone's interrupt, features, the loop around them, and
+        model."""
         frames = 1000 / self.frame_ms
-        return frames * (self.frame + self.loop + self.inference / self.hop_frames)
+        own = frames * (self.frame + self.loop + self.inference / self.hop_frames)
+        return run.microphone_per_second(self.board) + own
 
     @property
     def loop_per_second(self) -> float:
@@ -77,13 +79,15 @@ class Pace:
         if self.busy * run.MARGIN <= 1:
             return None
         board = self.board
+        microphone = run.microphone_per_second(board) / 1e6
         told = (
             f"Warning: {board.name} can't keep up with this model: it would work "
             f"{100 * self.busy:.0f} % of the time and lose audio. Every "
             f"{self.frame_ms * self.hop_frames:g} ms come {self.hop_frames} feature "
             f"frames of {self.frame + self.loop:,} instructions, loop included, "
             f"and a run of {self.inference:,}, at {board.clock_hz / 1e6:g} MHz and "
-            f"{board.cycles_per_instruction:g} cycles per instruction (assumed)."
+            f"{board.cycles_per_instruction:g} cycles per instruction (assumed), "
+            f"beside the microphone's {microphone:.1f} M a second."
         )
         if self.least_hop is None:
             hint = (

@@ -124,10 +124,16 @@ def hop_for(inference: int, frame: int, board: Board, frame_ms: float) -> int | 
         board: Its clock and cycles per instruction.
         frame_ms: From one feature frame to the next.
     """
-    spare = board.instructions_per_second * frame_ms / 1000 - frame
+    free = board.instructions_per_second / MARGIN - microphone_per_second(board)
+    spare = free * frame_ms / 1000 - frame
     if spare <= 0:
         return None
-    return max(1, math.ceil(MARGIN * inference / spare))
+    return max(1, math.ceil(inference / spare))
+
+
+def microphone_per_second(board: Board) -> int:
+    """Instructions that the microphone's interrupt takes of each second."""
+    return HALF_BUFFERS_PER_SECOND * board.microphone_instructions
 
 
 def _ending_problems(

@@ -68,6 +68,7 @@ class Machine:
         self.enabled: set[int] = set()
         self.pending: set[int] = set()
         self.sleeps = 0
+        self.handling = False  # an interrupt
         self.cycles = 0
         self.on_read["DWT_CYCCNT"] = self._cycles
         content = elf.read(image)
@@ -180,8 +181,10 @@ class Machine:
             self.core.reg_write(arm.UC_ARM_REG_LR, RETURN | 1)
             (handler,) = self.words(self.values["SCB_VTOR"] + 4 * (16 + number), 1)
             self.pc = handler
+            self.handling = True
             while self.pc != RETURN:
                 assert not self._go(), "an interrupt's handler sleeps"
+            self.handling = False
             for register, value in zip(FRAME[:-1], saved, strict=True):
                 self.core.reg_write(register, value)
             self.core.reg_write(arm.UC_ARM_REG_XPSR, flags)

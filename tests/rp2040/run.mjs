@@ -7,7 +7,8 @@
 // seconds the core stands still for 0.2 s, as under a debugger; what changes in RAM
 // meanwhile, but for BYTES from FROM, is told. With STANDS_STILL in the environment the
 // converter stops at the audio's end, and the run goes on. With NO_CRYSTAL in the environment the
-// crystal does not start.
+// crystal does not start. A line SEND in the environment comes in after a second, once. With
+// HANDLER, an interrupt handler's address, the most instructions that it has taken are told.
 import { readFileSync } from "node:fs";
 import { ConsoleLogger, LogLevel, RP2040 } from "rp2040js";
 
@@ -99,11 +100,19 @@ function standStill() {
 }
 
 let halted = halt === undefined;
+let told = process.env.SEND === undefined;
+const handler = Number(process.env.HANDLER);
+let count = 0;
+let most = 0;
 while (chip.clock.nanos < end && !done) {
   // Not while it sleeps: the emulator would wake it, and stack for its interrupt.
   if (!halted && !chip.core.waiting && chip.clock.nanos > Number(halt) * 1e9) {
     halted = true;
     standStill();
+  }
+  if (!told && chip.clock.nanos > 1e9) {
+    told = true;
+    for (const byte of Buffer.from(`${process.env.SEND}\n`)) uart.feedByte(byte);
   }
   if (restart) {
     restart = false;
@@ -115,7 +124,10 @@ while (chip.clock.nanos < end && !done) {
     if (chip.clock.nextAlarm === null) break; // it sleeps for good
     chip.clock.tick(chip.clock.nanosToNextAlarm);
   } else {
+    if ((chip.core.PC & ~1) === handler) count = 0;
+    if (chip.core.IPSR !== 0) most = Math.max(most, ++count);
     chip.clock.tick(chip.core.executeInstruction() * nanosPerCycle);
   }
 }
+if (handler) process.stdout.write(`\nthe handler takes ${most} instructions`);
 process.stdout.write(`\nended after ${(chip.clock.nanos / 1e9).toFixed(2)} s\n`);

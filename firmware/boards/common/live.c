@@ -37,8 +37,8 @@ static volatile uint32_t received_head, received_tail;
 
 static volatile int32_t gain_change; /* from BOARD_GAIN */
 
-/* The counter in 64 bits. It wraps after 53 s (80 MHz) or later; while audio arrives it
- * is read every 10 ms. Called with the interrupt off, or from it. */
+/* The counter in 64 bits. It wraps after 28 s (150 MHz) or later; while audio arrives
+ * it is read every 10 ms. Called with the interrupt off, or from it. */
 static uint64_t read_ticks(void) {
   const uint32_t now = board_ticks();
   ticks_total += now - ticks_last;
@@ -160,8 +160,11 @@ void live_received(uint8_t byte) {
   received_head++;
 }
 
+/* Nothing while text waits: answers are longer than commands, and who sends without a
+ * pause would keep the loop in put(). */
 size_t kws_board_read(char *to, size_t n) {
   size_t taken = 0;
+  if (text_head != text_tail) return 0;
   for (; taken < n && received_tail != received_head; taken++) {
     in_order();
     to[taken] = (char)received[received_tail % RECEIVED_BYTES];
@@ -201,10 +204,14 @@ static void flush(void) {
   }
 }
 
+__attribute__((weak)) void board_reset(void) {
+  SCB_AIRCR = SCB_AIRCR_RESET;
+}
+
 _Noreturn void kws_board_restart(void) {
   interrupts_off();
   flush();
-  SCB_AIRCR = SCB_AIRCR_RESET;
+  board_reset();
   for (;;) __asm volatile("dsb");
 }
 

@@ -42,6 +42,8 @@ uint32_t board_ticks(void);
  * serial port go on. Called with interrupts masked; back at full speed when it returns.
  * A board that has nothing to add leaves it out. */
 void board_sleep(void);
+/* Reset the part. A board where SYSRESETREQ does that leaves it out. */
+void board_reset(void);
 
 /* --- what live.c provides to the board --- */
 
@@ -58,8 +60,8 @@ uint32_t live_text(const char **at);
 /* The first n bytes of it are sent, or somewhere else. */
 void live_sent(uint32_t n);
 
-/* A byte has come; where the loop has no time for so many, it is lost (a command's CRC
- * then tells). */
+/* A byte has come; where so many come that the loop, or the text that answers them, has
+ * no time for them, it is lost (a command's CRC then tells). */
 void live_received(uint8_t byte);
 
 /* Wait until (*reg & mask) == value: a second or so, then 0. At start-up only. */

@@ -207,7 +207,10 @@ void board_microphone(void) {
   int16_t *const other = halves[(turns + 1) % 2];
   PDM_SAMPLE_PTR = (uint32_t)(uintptr_t)other;
   if (turns++ > 0) {
-    for (int i = 0; i < LIVE_HALF_BUFFER; i++) other[i] = live_sample(other[i]);
+    for (int i = 0; i < LIVE_HALF_BUFFER; i++) {
+      if (i == LIVE_HALF_BUFFER / 2) board_receive(); /* 87 us are soon over */
+      other[i] = live_sample(other[i]);
+    }
     live_half_buffer(other);
   }
   if (begun > 1) live_lost(begun - 1);

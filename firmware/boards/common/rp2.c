@@ -160,8 +160,15 @@ void kws_board_init(void) {
   if (!clocks || !blocks) live_stop();
 }
 
-void kws_board_watchdog_start(void) {
+/* SYSRESETREQ resets the core alone: DMA and watchdog would go on, and what the chip
+ * has noted of its last reset would be told for this one. */
+void board_reset(void) {
   PSM_WDSEL = BOARD_WATCHDOG_RESETS; /* all but the two oscillators */
+  WATCHDOG_CTRL = WATCHDOG_CTRL_TRIGGER;
+}
+
+void kws_board_watchdog_start(void) {
+  PSM_WDSEL = BOARD_WATCHDOG_RESETS;
   WATCHDOG_LOAD = KWS_WATCHDOG_S * BOARD_WATCHDOG_HZ;
   WATCHDOG_CTRL = WATCHDOG_CTRL_ENABLE | WATCHDOG_CTRL_PAUSE_JTAG |
                   WATCHDOG_CTRL_PAUSE_DBG0 | WATCHDOG_CTRL_PAUSE_DBG1;

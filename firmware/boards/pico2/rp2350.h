@@ -68,6 +68,7 @@
 #define WATCHDOG_CTRL_PAUSE_DBG0                   (1u << 25)
 #define WATCHDOG_CTRL_PAUSE_DBG1                   (1u << 26)
 #define WATCHDOG_CTRL_ENABLE                       (1u << 30)
+#define WATCHDOG_CTRL_TRIGGER                      (1u << 31)
 #define WATCHDOG_LOAD                              REGISTER(0x400d8004u)
 #define WATCHDOG_REASON                            REGISTER(0x400d8008u)
 #define WATCHDOG_REASON_TIMER                      (1u << 0)

@@ -65,7 +65,7 @@ static kws_poll_t poll(int is_again) {
     if (done == KWS_HEARD) {
       const kws_event_t *first = &decisions[again].event;
       CHECK(first->time_ms == event.time_ms + earlier / 16);
-      CHECK(first->start_ms == event.start_ms + earlier / 16 || event.start_ms == 0);
+      CHECK(first->start_ms == event.start_ms + earlier / 16);
     }
     again++;
   }
