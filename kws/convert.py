@@ -21,6 +21,7 @@ import collections
 import dataclasses
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ import numpy as np
 
 from kws import bundle as bundles
 from kws.bundle import Bundle
-from kws.errors import CheckFailed, KwsError
+from kws.errors import CheckFailed, KwsError, quoted
 from kws.recipe import Features, Recipe
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ CHECK_CLIPS = 200
 LAYER_CLIPS = 16
 # Steps of a tensor that the .tflite does not have.
 NO_TENSOR = 255
+
+# What a training measured with ranges that a calibration replaces.
+OF_RANGES = ("val_accuracy_ptq", "val_accuracy_qat", "epoch_qat")
 
 # Operators that hand on their input's values and its quantization.
 MOVERS = ("RESHAPE", "PAD", "STRIDED_SLICE", "CONCATENATION")
@@ -554,17 +558,38 @@ def convert_run(run: Path, sources: Sources | None = None, ptq: bool = False) ->
         The converted bundle.
 
     Raises:
-        KwsError: no weights, no clips; CheckFailed: the check did not hold.
+        KwsError: no weights, no clips, a shipped run; CheckFailed: the check did not
+            hold.
     """
     bundle = bundles.load(str(run), accept_changed=True)
+    if bundle.shipped:
+        name = bundle.path.name
+        raise KwsError(
+            "The model is written into the run, and a shipped one stays as it is. "
+            f"Expected a run of your own. Received: {name}",
+            f"mkdir -p runs && cp -r {quoted(bundle.path)} runs/ && kws convert "
+            f"runs/{name}",
+        )
     clips = check_clips(bundle, sources)
 
     from kws import quantize
     from kws.model import network as networks
 
     folded = networks.restore(bundle)
-    if ptq or not networks.calibrated(folded):
+    anew = ptq or not networks.calibrated(folded)
+    if anew:
         quantize.calibrate(folded, bundle.recipe, clips)
+        facts = bundle.metrics.get("train", {})
+        facts = {key: value for key, value in facts.items() if key not in OF_RANGES}
+        metrics = bundle.metrics | ({"train": facts} if facts else {})
+        bundle = dataclasses.replace(bundle, metrics=metrics)
     tuned = networks.build(bundle.recipe, len(bundle.labels), "qat")
     networks.copy_weights(folded, tuned)
-    return convert(bundle, tuned, clips)
+    bundle = convert(bundle, tuned, clips)
+    if anew and bundle.thresholds:
+        print(
+            "Kept: the delta thresholds, which count in steps of the ranges before. "
+            f"Choose them anew: kws sweep {quoted(bundle.path)}",
+            file=sys.stderr,
+        )
+    return bundle
