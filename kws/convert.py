@@ -43,7 +43,7 @@ REPORT = "conversion.json"
 # one (DESIGN D3): so at the logits the mean is judged.
 OPERATOR_STEPS = 1
 MEAN_STEPS = 2.0
-SAME_LABEL = 0.985
+SAME_LABEL = 0.985  # or all clips but one: of few, one whose labels tie is more
 CHECK_CLIPS = 200
 # The comparison operator by operator walks every tensor of two runs: fewer clips.
 LAYER_CLIPS = 16
@@ -136,8 +136,9 @@ def _refusal(report: dict[str, Any], path: Path) -> CheckFailed:
         "The converted model is not the trained network. Expected every operator at "
         f"most {OPERATOR_STEPS} int8 step from the network on the same inputs, logits "
         f"at most {MEAN_STEPS} steps apart on average, and the same label on "
-        f"{100 * SAME_LABEL} % of clips. Received: {describe(report)}; operators "
-        f"further apart, in steps: {', '.join(faults[:5]) or 'none'}",
+        f"{100 * SAME_LABEL} % of clips, or on all but one. Received: "
+        f"{describe(report)}; operators further apart, in steps: "
+        f"{', '.join(faults[:5]) or 'none'}",
         hint,
     )
 
@@ -286,8 +287,10 @@ def three_way(
     }
     layers = _layers(tuned, recipe, clips[:LAYER_CLIPS], runners)
     worst = max(layers, key=lambda row: (row["most_steps"], row["apart"]))
+    all_but_one = _share(len(clips) - 1, len(clips))
     holds = worst["most_steps"] <= OPERATOR_STEPS and all(
-        pair["mean_steps"] <= MEAN_STEPS and pair["same_label"] >= SAME_LABEL
+        pair["mean_steps"] <= MEAN_STEPS
+        and pair["same_label"] >= min(SAME_LABEL, all_but_one)
         for pair in pairs.values()
     )
     return {
@@ -391,8 +394,12 @@ def _compare(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
         "most_steps": int(steps.max()),
         "mean_steps": round(float(steps.mean()), 4),
         "equal": round(float((steps == 0).mean()), 4),
-        "same_label": round(float((a.argmax(-1) == b.argmax(-1)).mean()), 4),
+        "same_label": _share(int((a.argmax(-1) == b.argmax(-1)).sum()), len(a)),
     }
+
+
+def _share(part: int, whole: int) -> float:
+    return round(part / whole, 4)
 
 
 def _layers(

@@ -83,6 +83,26 @@ def test_every_operator_of_a_variant_is_its_tensor(blocks: tuple[str, ...]) -> N
         assert block in row["tensor"] or not block.startswith("block"), row
 
 
+@pytest.mark.parametrize(
+    ("count", "others", "holds"),
+    [(53, 1, True), (53, 2, False), (200, 3, True), (200, 4, False)],
+)
+def test_of_few_clips_one_may_have_another_label(
+    monkeypatch: pytest.MonkeyPatch, count: int, others: int, holds: bool
+) -> None:
+    """Of 53 clips one whose two best labels tie is more than 1.5 %: no run of so few
+    recordings was sure to be converted."""
+    spec = small("tiny", layers=1)
+    clips = features(spec, 64)[0]
+    net = tuned(spec, clips)
+    same = {"mean_steps": 0.3, "same_label": convert._share(count - others, count)}
+    row = {"layer": "head", "most_steps": 1, "apart": 0.1}
+    monkeypatch.setattr(convert, "_compare", lambda a, b: same)
+    monkeypatch.setattr(convert, "_layers", lambda *_: [row])
+    clips = np.resize(clips, (count, *clips.shape[1:]))
+    assert convert.three_way(net, to_tflite(spec, net), spec, clips)["holds"] == holds
+
+
 def test_a_graph_that_is_not_the_network_fails_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
