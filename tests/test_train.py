@@ -515,6 +515,13 @@ def test_a_command_that_is_refused_forgets_nothing(tmp_path: Path) -> None:
     assert caught.value.hint == "Take more clips than --limit 1, or leave it out."
     assert (out / "results.csv").read_text() == "mine"
     folder.start(spec, out, restart=False)
+    for place, option, given in (
+        (out, "--pool", next((audio / "yes").iterdir())),
+        (out / "results.csv", "--out", None),
+        (out / "results.csv" / "run", "--out", None),
+    ):  # the last was: The system refused
+        with pytest.raises(KwsError, match=f"is no folder.*{option}"):
+            train.train(spec, place, train.RunOptions(data=audio, pool=given))
     for options in (
         train.RunOptions(data=audio.parent / "audio:2"),
         train.RunOptions(data=audio, ambient=(tmp_path / "." / "audio",)),

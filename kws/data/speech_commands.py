@@ -400,6 +400,9 @@ def open_corpus(data: Path | None = None) -> Corpus:
     if path.is_dir() and clips_in(path):
         inside = ", which holds recordings itself: one folder of them for each word?"
         hint = f"kws data import {quoted(path)} --out CORPUS   (makes such folders)"
+    elif path.is_file():
+        inside = ", which is a file"
+        hint = "Name the folder that holds those folders, or a .tar.gz of them."
     raise KwsError(
         "No clips found. Expected word/speaker_nohash_n.wav folders, or archives with "
         f"index.tsv. Received: {str(path)!r}{inside}",

@@ -44,10 +44,7 @@ def locked(out: Path, place: int = 0) -> Iterator[None]:
     Raises:
         KwsError: another process trains there.
     """
-    if out.exists() and not out.is_dir():
-        raise KwsError(
-            f"--out must be a folder. Received: {out}", f"--out {quoted(f'{out}-run')}"
-        )
+    bundles.check_folder(out, out, "--out")
     path = out / "checkpoints" / (f"{LOCK}-{place}" if place else LOCK)
     busy = KwsError(
         "Another training is at work in this folder. Expected one at a time. "

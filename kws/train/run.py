@@ -270,6 +270,8 @@ def _begun(
     material = _taught(options) | (tuned or {})
     data.open_corpus(options.data)
     _check_apart(out, options)
+    if options.pool is not None:
+        bundles.check_folder(options.pool, options.pool, "--pool")
     tapes = _tapes(options, labels)
     with folder.locked(out, place):
         if place == 0:
