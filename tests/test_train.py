@@ -40,7 +40,7 @@ from kws.errors import CheckFailed, KwsError  # noqa: E402
 from kws.layers.keras import tf, tf_keras  # noqa: E402
 from kws.model import check, network  # noqa: E402
 from kws.recipe import Recipe, Task  # noqa: E402
-from kws.train import folder  # noqa: E402
+from kws.train import choose, folder  # noqa: E402
 from kws.train import optimizer as optimizers  # noqa: E402
 
 LABELS = 3
@@ -528,6 +528,35 @@ def test_a_command_that_is_refused_forgets_nothing(tmp_path: Path) -> None:
     ):
         with pytest.raises(KwsError, match="among the recordings"):
             train.train(spec, audio, options)
+
+
+def test_an_epoch_that_does_not_convert_is_left_out_of_the_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --tape one such epoch ended the tuning, however often it was typed again."""
+    bundle = bundles.Bundle(tmp_path, small("tiny"), ("_silence_", "_unknown_", "yes"))
+    history = [{"epoch": epoch, "val_accuracy": 0.5} for epoch in (1, 2, 3)]
+    for row in history:
+        choose.keep_epoch(tmp_path, row["epoch"], [np.full(1, row["epoch"])])
+    loaded: list[bytes] = []
+    heard: dict[int, Any] = {}
+
+    def hear(*_: Any) -> Any:
+        found = heard[len(loaded)]
+        if found is None:
+            raise CheckFailed(f"The converted model {len(loaded)}", "a hint")
+        return found
+
+    monkeypatch.setattr(choose, "_load", lambda tuned, data: loaded.append(data))
+    monkeypatch.setattr(choose, "_hear", hear)
+    arguments = (bundle, None, history, [], operating_points.Aim(1.0), np.zeros(0))
+    heard.update({1: None, 2: None, 3: None})
+    with pytest.raises(CheckFailed, match="The converted model 3"):
+        choose.best(*arguments)
+    loaded.clear()
+    heard.update({1: (2, 0), 3: (1, 0)})
+    assert choose.best(*arguments)["epoch"] == 3
+    assert "epoch 2: not heard, its conversion does not hold" in capsys.readouterr().err
 
 
 def test_one_training_at_a_time_in_a_folder(tmp_path: Path) -> None:
