@@ -218,11 +218,14 @@ def _ports() -> Check:
 
 
 def _data() -> Check:
-    from kws.data import find_data
+    from kws.data import find_data, open_corpus
 
     hint, found = "", ""
     try:
-        found = str(find_data(None))
+        path = find_data(None)
+        if not path.name.endswith((".tar.gz", ".tgz")):  # which would be unpacked
+            open_corpus(path)
+        found = str(path)
     except KwsError as error:
         hint = error.hint
     return _optional(

@@ -66,7 +66,7 @@ class Teacher:
         self.output = self.interpreters[0].get_output_details()[0]
         self.takes_audio = _takes_audio(self.input, recipe, self.spec, path)
         count = math.prod(int(size) for size in self.output["shape"])
-        self.columns = _columns(count, labels, teacher_labels, path)
+        self.columns = _columns(count, labels, teacher_labels, path, run is not None)
         self.labels, self.path = labels, path
         self.gives = LOGITS
         names = ",".join(labels) + "|" + ",".join(teacher_labels or ())
@@ -434,8 +434,10 @@ def _columns(
     labels: tuple[str, ...],
     teacher_labels: tuple[str, ...] | None,
     path: Path,
+    named: bool,
 ) -> list[int]:
-    """Where each of the student's labels is among the teacher's logits."""
+    """Where each of the student's labels is among the teacher's logits; `named`: they
+    are a run's, which knows their names."""
     if teacher_labels is None:
         gsc12 = data.labels(Task("gsc12"))
         teacher_labels = gsc12 if count == len(gsc12) != len(labels) else labels
@@ -447,9 +449,13 @@ def _columns(
         )
     missing = [label for label in labels if label not in teacher_labels]
     if missing:
+        other = "name its logits: --teacher-labels name1,..."
+        if named:
+            other = "train one that does: kws train --out runs/teacher ..."
         raise KwsError(
             f"The teacher does not know {', '.join(missing)}. Expected a teacher of "
-            f"every label of the task. Received: {', '.join(teacher_labels)}",
-            "Leave --teacher out, or name its logits: --teacher-labels name1,...",
+            "every label of the task. Received: "
+            f"{path}, which knows {', '.join(teacher_labels)}",
+            f"Leave this teacher out, or {other}",
         )
     return [teacher_labels.index(label) for label in labels]

@@ -83,6 +83,26 @@ def test_every_operator_of_a_variant_is_its_tensor(blocks: tuple[str, ...]) -> N
         assert block in row["tensor"] or not block.startswith("block"), row
 
 
+@pytest.mark.parametrize(
+    ("count", "others", "holds"),
+    [(53, 1, True), (53, 2, False), (200, 3, True), (200, 4, False)],
+)
+def test_of_few_clips_one_may_have_another_label(
+    monkeypatch: pytest.MonkeyPatch, count: int, others: int, holds: bool
+) -> None:
+    """Of 53 clips one whose two best labels tie is more than 1.5 %: no run of so few
+    recordings was sure to be converted."""
+    spec = small("tiny", layers=1)
+    clips = features(spec, 64)[0]
+    net = tuned(spec, clips)
+    same = {"mean_steps": 0.3, "same_label": convert._share(count - others, count)}
+    row = {"layer": "head", "most_steps": 1, "apart": 0.1}
+    monkeypatch.setattr(convert, "_compare", lambda a, b: same)
+    monkeypatch.setattr(convert, "_layers", lambda *_: [row])
+    clips = np.resize(clips, (count, *clips.shape[1:]))
+    assert convert.three_way(net, to_tflite(spec, net), spec, clips)["holds"] == holds
+
+
 def test_a_graph_that_is_not_the_network_fails_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +201,34 @@ def test_convert_again_gives_the_same_bytes(tmp_path: Path) -> None:
     with pytest.raises(KwsError, match="model.tflite is missing"):
         bundles.load(bundle.path)
     assert convert.convert_run(bundle.path).model_bytes() == first
+
+
+def test_a_calibration_takes_back_what_was_measured_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`kws convert --ptq` said the accuracy of the tuned ranges, which are no more, and
+    kept thresholds in their steps without a word."""
+    spec = small("tiny", layers=1)
+    clips = features(spec, 64)[0]
+    facts = {"val_accuracy_float": 0.9, "val_accuracy_ptq": 0.8, "val_accuracy_qat": 1}
+    run = Bundle(tmp_path / "my run", spec, LABELS, {"X": 3}, {"train": facts})
+    convert.convert(run, tuned(spec, clips), clips)
+    quantize.save_calibration(run.path, clips)
+    assert convert.convert_run(run.path).metrics["train"] == facts
+    assert not capsys.readouterr().err
+    made = convert.convert_run(run.path, ptq=True)
+    assert made.metrics["train"] == {"val_accuracy_float": 0.9}
+    assert made.thresholds == {"X": 3}
+    assert f"Choose them anew: kws sweep '{run.path}'" in capsys.readouterr().err
+
+
+def test_a_shipped_run_stays_as_it_is() -> None:
+    """`kws convert kwt-tiny` wrote another model into the package."""
+    before = {p: p.read_bytes() for p in bundles.PRETRAINED.rglob("*") if p.is_file()}
+    with pytest.raises(KwsError, match="a shipped one stays as it is") as caught:
+        convert.convert_run(Path("kwt-tiny"))
+    assert caught.value.hint.startswith("mkdir -p runs && cp -r ")
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_calibration_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:

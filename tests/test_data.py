@@ -16,7 +16,7 @@ import small_corpus
 import soundfile
 import toolbox
 
-from kws import data, features, recipe
+from kws import data, doctor, features, recipe
 from kws.data import archives, splits
 from kws.data.audio import say, wav_bytes
 from kws.data.sources import counted
@@ -331,6 +331,24 @@ def test_kws_data_is_used_and_an_explicit_folder_wins(tmp_path, monkeypatch):
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(KwsError, match="No clips found"):
         data.open_corpus(tmp_path)
+
+
+def test_a_file_for_a_corpus_is_told_as_one(tmp_path, monkeypatch):
+    """The hint was kws data verify FILE, which found no such folder; kws doctor took it
+    for Speech Commands."""
+    file = tmp_path / "notes.txt"
+    file.touch()
+    with pytest.raises(KwsError, match="which is a file") as caught:
+        data.open_corpus(file)
+    assert "verify" not in caught.value.hint
+    with pytest.raises(KwsError, match=r"^That is a file\."):
+        verify(file)
+    for place in (file, tmp_path):
+        monkeypatch.setenv("KWS_DATA", str(place))
+        assert not doctor._data().ok and doctor._data().hint
+    small_corpus.make(tmp_path / "mine")
+    monkeypatch.setenv("KWS_DATA", str(tmp_path / "mine"))
+    assert doctor._data().ok
 
 
 @pytest.mark.parametrize("file", sorted(BAD.glob("index_*.tsv")), ids=lambda p: p.stem)

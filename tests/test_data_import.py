@@ -144,6 +144,16 @@ def test_recordings_of_all_kinds_make_one_corpus_that_trains(
     assert len(data.noise_bank(out)[0]) > 9 * RATE
 
 
+def test_nobody_speaks_in_a_noise(speaker, tmp_path):
+    """Of a corpus that was imported anew, its folder was told as a speaker."""
+    file = tmp_path / "corpus" / "stop" / "anna_nohash_0.wav"
+    write(file, take(said(speaker, "stop"))[0])
+    noise = np.random.default_rng(0).normal(0, 0.05, 12 * RATE)
+    write(tmp_path / "corpus" / "_background_noise_" / "kitchen.wav", noise)
+    done = takes.make([tmp_path / "corpus"], tmp_path / "out")
+    assert list(done.speakers) == ["anna"]
+
+
 def test_what_is_left_out_says_why(speaker, tmp_path):
     rng = np.random.default_rng(1)
     word = said(speaker, "stop")

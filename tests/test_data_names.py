@@ -249,9 +249,21 @@ def test_what_is_no_word_is_refused(word):
     assert not names.is_word(word)
 
 
+def test_a_word_that_is_written_as_its_folder_is_told_as_a_word():
+    """The hint was a line of a recipe, whatever was typed."""
+    for word, hint in (
+        ("hey_robot", "'hey robot'"),
+        ("a;b", '--words "yes,hey robot"'),
+    ):
+        with pytest.raises(KwsError, match="A word may have letters") as caught:
+            data.labels(Task("custom", words=("yes", word)))
+        assert hint in caught.value.hint
+
+
 def test_one_word_in_two_spellings_is_named_twice():
-    with pytest.raises(KwsError, match="named twice"):
-        data.labels(Task("custom", words=("für", "fu\u0308r")))
+    with pytest.raises(KwsError, match="named twice") as caught:
+        data.labels(Task("custom", words=("für", "no", "fu\u0308r")))
+    assert caught.value.hint == "Name each once: 'für', 'no'"
 
 
 def test_speakers_are_told_by_their_composed_names():

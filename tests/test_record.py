@@ -286,6 +286,11 @@ def test_a_corpus_that_a_command_made_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(KwsError, match="something else") as caught:
             Session(tmp_path / name.split(".")[0], prompts(["go"]))
         assert "--also" in caught.value.hint
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "bundle.json").write_text("{}")
+    with pytest.raises(KwsError, match="is a run") as caught:
+        Session(tmp_path / "run", prompts(["go"]))
+    assert caught.value.hint.endswith(f"--out {tmp_path / 'run-recorded'}")
 
 
 def test_words_take_turns_and_the_others_come_between(tmp_path: Path) -> None:

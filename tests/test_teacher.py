@@ -255,8 +255,9 @@ def test_a_run_teaches_by_its_own_features(tmp_path):
         Teacher(Path("kwt-stream-tiny"), shorter, labels)
     with pytest.raises(KwsError, match="neither a .tflite file .* nor a run"):
         Teacher(tmp_path / "none", student, labels)
-    with pytest.raises(KwsError, match="does not know marvin"):
+    with pytest.raises(KwsError, match="does not know marvin.*kwt-tiny") as caught:
         Teacher(Path("kwt-tiny"), student, (*labels, "marvin"))
+    assert "--teacher-labels" not in caught.value.hint  # is refused for a run
 
 
 def test_the_trial_takes_of_every_label_but_silence(clips):

@@ -40,7 +40,7 @@ from kws.errors import CheckFailed, KwsError  # noqa: E402
 from kws.layers.keras import tf, tf_keras  # noqa: E402
 from kws.model import check, network  # noqa: E402
 from kws.recipe import Recipe, Task  # noqa: E402
-from kws.train import folder  # noqa: E402
+from kws.train import choose, folder  # noqa: E402
 from kws.train import optimizer as optimizers  # noqa: E402
 
 LABELS = 3
@@ -479,6 +479,86 @@ def test_a_run_has_its_folders_name_unless_it_has_one(tmp_path: Path) -> None:
         folder.start(other, tmp_path, restart=False)
 
 
+def test_a_training_writes_over_nothing_that_no_training_made(tmp_path: Path) -> None:
+    """A recipe with notes, somebody's metrics and, with --restart, another program's
+    checkpoints were gone."""
+    spec, out = small("tiny"), tmp_path / "my net"
+    (out / "checkpoints").mkdir(parents=True)
+    for name in ("lock", "pool-1", ".DS_Store"):  # of a worker, or of a dead process
+        (out / "checkpoints" / name).touch()
+    (out / "train.log").touch()
+    folder.start(spec, out, restart=False)
+    for name in ("recipe.toml", "checkpoints/model.ckpt", "tensorboard"):
+        (out / name).write_text("mine")
+        for restart in (False, True):
+            with pytest.raises(KwsError, match=f"no training has made.*{name}") as told:
+                folder.start(spec, out, restart)
+            assert told.value.hint == f"--out '{out}-run'"
+        assert (out / name).read_text() == "mine"
+        (out / name).unlink()
+    # What was forgotten is the folder of a run still, whatever happens next.
+    folder.claim(spec, out)
+    (out / "audio.json").touch()
+    folder.forget(out)
+    folder.start(recipe_of(), out, restart=False)
+
+
+def test_a_command_that_is_refused_forgets_nothing(tmp_path: Path) -> None:
+    """With --restart, checkpoints were deleted before the clips were looked at."""
+    audio, out = small_corpus.make(tmp_path / "audio"), tmp_path / "run"
+    spec = dataclasses.replace(small("tiny"), task=Task("custom", words=("yes", "no")))
+    folder.claim(spec, out)
+    (out / "results.csv").write_text("mine")
+    options = train.RunOptions(data=audio, limit=1, restart=True)
+    with pytest.raises(KwsError, match="No training clips of ") as caught:
+        train.train(spec, out, options)
+    assert caught.value.hint == "Take more clips than --limit 1, or leave it out."
+    assert (out / "results.csv").read_text() == "mine"
+    folder.start(spec, out, restart=False)
+    for place, option, given in (
+        (out, "--pool", next((audio / "yes").iterdir())),
+        (out / "results.csv", "--out", None),
+        (out / "results.csv" / "run", "--out", None),
+    ):  # the last was: The system refused
+        with pytest.raises(KwsError, match=f"is no folder.*{option}"):
+            train.train(spec, place, train.RunOptions(data=audio, pool=given))
+    for options in (
+        train.RunOptions(data=audio.parent / "audio:2"),
+        train.RunOptions(data=audio, ambient=(tmp_path / "." / "audio",)),
+    ):
+        with pytest.raises(KwsError, match="among the recordings"):
+            train.train(spec, audio, options)
+
+
+def test_an_epoch_that_does_not_convert_is_left_out_of_the_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --tape one such epoch ended the tuning, however often it was typed again."""
+    bundle = bundles.Bundle(tmp_path, small("tiny"), ("_silence_", "_unknown_", "yes"))
+    history = [{"epoch": epoch, "val_accuracy": 0.5} for epoch in (1, 2, 3)]
+    for row in history:
+        choose.keep_epoch(tmp_path, row["epoch"], [np.full(1, row["epoch"])])
+    loaded: list[bytes] = []
+    heard: dict[int, Any] = {}
+
+    def hear(*_: Any) -> Any:
+        found = heard[len(loaded)]
+        if found is None:
+            raise CheckFailed(f"The converted model {len(loaded)}", "a hint")
+        return found
+
+    monkeypatch.setattr(choose, "_load", lambda tuned, data: loaded.append(data))
+    monkeypatch.setattr(choose, "_hear", hear)
+    arguments = (bundle, None, history, [], operating_points.Aim(1.0), np.zeros(0))
+    heard.update({1: None, 2: None, 3: None})
+    with pytest.raises(CheckFailed, match="The converted model 3"):
+        choose.best(*arguments)
+    loaded.clear()
+    heard.update({1: (2, 0), 3: (1, 0)})
+    assert choose.best(*arguments)["epoch"] == 3
+    assert "epoch 2: not heard, its conversion does not hold" in capsys.readouterr().err
+
+
 def test_one_training_at_a_time_in_a_folder(tmp_path: Path) -> None:
     """Two of them would both run to the end, and then both fail."""
     out = tmp_path / "run"
@@ -502,10 +582,9 @@ def test_one_training_at_a_time_in_a_folder(tmp_path: Path) -> None:
             pass
         other.send_signal(signal.SIGKILL)
     assert (out / "checkpoints" / "lock").is_file()  # a dead one keeps nobody out
-    spec = small("tiny")
     with folder.locked(out):
-        folder.claim(spec, out)
-        folder.start(spec, out, restart=True)
+        (out / "checkpoints" / "float.npz").touch()
+        folder.forget(out)
         with pytest.raises(KwsError, match="Another training"), folder.locked(out):
             pass
     assert not out.exists()  # nothing came into it

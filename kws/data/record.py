@@ -208,6 +208,12 @@ class Session:
                 f"--out {quoted(f'{out}-recorded')}   (then "
                 f"train with --data {quoted(f'{out}-recorded')} --also {quoted(out)})",
             )
+        if (self.out / "bundle.json").is_file():
+            raise KwsError(
+                "The folder to record into is a run. Expected a new folder, or one of "
+                f"recordings. Received: {str(out)!r}",
+                f'kws data record "{asked[0].text}" --out {quoted(f"{out}-recorded")}',
+            )
         if self.out.is_dir() and (clips := clips_in(self.out)):
             raise KwsError(
                 "The folder to record into holds clips itself, as a word's folder "

@@ -144,19 +144,26 @@ def check_words(words: tuple[str, ...] | list[str]) -> tuple[str, ...]:
         KwsError: none, one twice, or one with other than letters, digits, spaces,
             hyphens and apostrophes.
     """
-    hint = 'A list of words, such as: words = ["yes", "hey robot"]'
+    hint = '--words "yes,hey robot"   (in a recipe: words = ["yes", "hey robot"])'
     if not words:
         raise KwsError("A custom task needs at least one word. Received: none", hint)
     spelled = tuple(names.composed(word) for word in words)
     for word in spelled:
         if not names.is_word(word):
+            plain = word.replace("_", " ")  # as its folder is called
             raise KwsError(
                 "A word may have letters and digits, with single spaces, hyphens or "
                 f"apostrophes between them, 40 at most. Received: {word!r}",
-                hint,
+                f"Write it with a space: {plain!r}" if names.is_word(plain) else hint,
             )
-    if len({names.key(word) for word in spelled}) != len(spelled):
-        raise KwsError(f"A word is named twice. Received: {list(words)!r}", hint)
+    once: dict[str, str] = {}
+    for word in spelled:
+        once.setdefault(names.key(word), word)
+    if len(once) != len(spelled):
+        raise KwsError(
+            f"A word is named twice. Received: {list(words)!r}",
+            f"Name each once: {', '.join(map(repr, once.values()))}",
+        )
     return spelled
 
 
@@ -395,6 +402,9 @@ def open_corpus(data: Path | None = None) -> Corpus:
     if path.is_dir() and clips_in(path):
         inside = ", which holds recordings itself: one folder of them for each word?"
         hint = f"kws data import {quoted(path)} --out CORPUS   (makes such folders)"
+    elif path.is_file():
+        inside = ", which is a file"
+        hint = "Name the folder that holds those folders, or a .tar.gz of them."
     raise KwsError(
         "No clips found. Expected word/speaker_nohash_n.wav folders, or archives with "
         f"index.tsv. Received: {str(path)!r}{inside}",

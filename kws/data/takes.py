@@ -111,7 +111,8 @@ def find(
 
     def add(file: Path, word: str, folder: Path) -> None:
         who, how = _speaker(file, folder, speaker)
-        speakers.setdefault(who, how)
+        if word != NOISE:  # in which nobody speaks
+            speakers.setdefault(who, how)
         takes.append(Take(file, spelled.setdefault(names.key(word), word), who))
 
     for folder in folders:

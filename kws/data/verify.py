@@ -80,8 +80,9 @@ def verify(
     """
     folder = Path(folder)
     if not folder.is_dir():
+        what = "That is a file." if folder.is_file() else "There is no such folder."
         raise KwsError(
-            f"No such folder. Expected a corpus. Received: {str(folder)!r}",
+            f"{what} Expected the folder of a corpus. Received: {str(folder)!r}",
             "kws data verify DIR",
         )
     if any(folder.glob("*/index.tsv")):

@@ -76,14 +76,15 @@ def best(
         The row, with `misses` and `false_alarms` beside. On a tie the later epoch's.
 
     Raises:
-        KwsError: epochs that were not kept; CheckFailed: a conversion does not hold,
-            or no epoch reaches the aim.
+        KwsError: epochs that were not kept; CheckFailed: no epoch's conversion holds,
+            or none reaches the aim.
     """
     place = bundle.path / "checkpoints" / FOLDER
     record = place / "heard.json"
     known = bundles.read_json(record) if record.is_file() else {}
     asked = _asked(bundle, tapes, aim)
     rows: list[dict[str, Any]] = []
+    refused: list[CheckFailed] = []
     for row in history:
         path = _weights(bundle.path, row["epoch"])
         if not path.is_file():
@@ -98,7 +99,13 @@ def best(
         key = hashlib.sha256(weights + asked).hexdigest()
         if key not in known:
             _load(tuned, weights)
-            known[key] = _hear(bundle, place, tuned, tapes, aim, clips)
+            try:
+                known[key] = _hear(bundle, place, tuned, tapes, aim, clips)
+            except CheckFailed as error:
+                refused.append(error)
+                told = f"epoch {row['epoch']}: not heard, its conversion does not hold"
+                print(told, file=sys.stderr, flush=True)
+                continue
             bundles.write_atomic(record, json.dumps(known).encode())
         told = f"epoch {row['epoch']}: "
         if known[key] is None:
@@ -109,6 +116,8 @@ def best(
             rows.append({**row, "misses": misses, "false_alarms": alarms})
         told += f"val {100 * row['val_accuracy']:.2f} %"
         print(told, file=sys.stderr, flush=True)
+    if refused and len(refused) == len(history):
+        raise refused[-1]
     if not rows:
         raise CheckFailed(
             "No epoch's network reaches the aim on the tapes. Received: --false-alarms "

@@ -21,11 +21,16 @@ from typing import Any
 from kws import bundle as bundles
 from kws import lock
 from kws import recipe as recipes
+from kws.data.splits import some
 from kws.errors import KwsError, quoted
 from kws.recipe import Recipe
 
 LOCK, STATE = "lock", "run.json"
 MATERIAL = "material"
+WRITTEN = (
+    *("recipe.toml", "bundle.json", "weights.h5", "model.tflite", "metrics.json"),
+    *("conversion.json", "results.csv", "tensorboard", "audio.json"),
+)
 
 
 @contextlib.contextmanager
@@ -39,10 +44,7 @@ def locked(out: Path, place: int = 0) -> Iterator[None]:
     Raises:
         KwsError: another process trains there.
     """
-    if out.exists() and not out.is_dir():
-        raise KwsError(
-            f"--out must be a folder. Received: {out}", f"--out {quoted(f'{out}-run')}"
-        )
+    bundles.check_folder(out, out, "--out")
     path = out / "checkpoints" / (f"{LOCK}-{place}" if place else LOCK)
     busy = KwsError(
         "Another training is at work in this folder. Expected one at a time. "
@@ -60,24 +62,19 @@ def locked(out: Path, place: int = 0) -> Iterator[None]:
 
 
 def start(recipe: Recipe, out: Path, restart: bool, begins_from: str = "") -> None:
-    """Make `out` ready: new, or holding a run of the same recipe to go on with.
+    """See that `out` is new, or holds a run of the same recipe to go on with, or one
+    that `restart` may forget. Nothing is changed: see `forget`.
 
     Raises:
         KwsError: it holds something else.
     """
+    if not (out / "bundle.json").is_file() and not _state_of(out).is_file():
+        _check_free(out)
     if restart:
-        for path in (out / "checkpoints").glob("*"):
-            if path.name.startswith(LOCK):
-                continue
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        shutil.rmtree(out / "tensorboard", ignore_errors=True)
-        (out / "results.csv").unlink(missing_ok=True)
+        return
     kept = _kept(out)
     kept.pop(MATERIAL, None)
-    if not (restart or kept) and (out / "bundle.json").is_file():
+    if not kept and (out / "bundle.json").is_file():
         raise KwsError(
             "This folder holds a run, and nothing to go on with. Expected a new one, "
             f"or one of a training that was stopped. Received: {out}",
@@ -86,6 +83,37 @@ def start(recipe: Recipe, out: Path, restart: bool, begins_from: str = "") -> No
         )
     if kept and kept != _state(recipe, begins_from):
         raise _another(out, "of another recipe")
+
+
+def forget(out: Path) -> None:
+    """Delete what a training goes on with, once nothing can be refused any more."""
+    if _state_of(out).is_file():
+        bundles.write_atomic(_state_of(out), b"{}")  # still the folder of a run
+    for path in (out / "checkpoints").glob("*"):
+        if path.name.startswith(LOCK) or path.name == STATE:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(out / "tensorboard", ignore_errors=True)
+    (out / "results.csv").unlink(missing_ok=True)
+
+
+def _check_free(out: Path) -> None:
+    """Refuse a folder of no run where something would be written over."""
+    there = [name for name in WRITTEN if (out / name).exists()]
+    there += [
+        f"checkpoints/{path.name}"
+        for path in sorted((out / "checkpoints").glob("[!.]*"))
+        if not path.name.startswith((LOCK, "pool"))  # of a worker that wrote no run
+    ]
+    if there:
+        raise KwsError(
+            "This folder holds something that no training has made. Expected a new "
+            f"folder, or a run. Received: {out} with {some(there)}",
+            f"--out {quoted(f'{out}-run')}",
+        )
 
 
 def check_material(out: Path, material: Mapping[str, str]) -> None:
@@ -117,8 +145,7 @@ def claim(
 ) -> None:
     """Mark `out` as this recipe's and this material's, once its clips could be read."""
     state = _state(recipe, begins_from) | {MATERIAL: dict(material or {})}
-    path = out / "checkpoints" / STATE
-    bundles.write_atomic(path, json.dumps(state).encode())
+    bundles.write_atomic(_state_of(out), json.dumps(state).encode())
 
 
 def _kept(out: Path) -> dict[str, Any]:
@@ -127,11 +154,15 @@ def _kept(out: Path) -> dict[str, Any]:
     Raises:
         KwsError: it can't be read.
     """
-    path = out / "checkpoints" / STATE
+    path = _state_of(out)
     found = bundles.read_json(path) if path.is_file() else {}
     if not isinstance(found, dict):
         raise _another(out, f"whose {STATE} can't be read")
     return found
+
+
+def _state_of(out: Path) -> Path:
+    return out / "checkpoints" / STATE
 
 
 def _another(out: Path, what: str) -> KwsError:

@@ -26,6 +26,7 @@ from kws.bundle import Bundle
 from kws.data import ClipSet, Sources, ambient
 from kws.data import tape as tapes_of
 from kws.data.ambient import Sound
+from kws.data.sources import counted
 from kws.errors import KwsError, quoted
 from kws.operating_points import Aim
 from kws.pool import Pool
@@ -268,6 +269,9 @@ def _begun(
     _check_teaching(recipe, options, "teachers" in (tuned or {}))
     material = _taught(options) | (tuned or {})
     data.open_corpus(options.data)
+    _check_apart(out, options)
+    if options.pool is not None:
+        bundles.check_folder(options.pool, options.pool, "--pool")
     tapes = _tapes(options, labels)
     with folder.locked(out, place):
         if place == 0:
@@ -276,7 +280,9 @@ def _begun(
         training, validation = _read(recipe, options)
         noises = data.noise_bank(options.data, shortest=recipe.task.clip_samples)
         material |= _heard(training, validation, noises, sounds)
-        if place == 0:
+        if place == 0 and options.restart:
+            folder.forget(out)
+        elif place == 0:
             folder.check_material(out, material)
         if options.distribute == "multiworker":
             print("Waiting for the cluster's other workers", file=sys.stderr)
@@ -307,6 +313,18 @@ def _begun(
             if lost is None:
                 raise
             raise lost from error
+
+
+def _check_apart(out: Path, options: RunOptions) -> None:
+    """Refuse to put the run among the recordings that it is trained on."""
+    given = [options.data] if options.data is not None else []
+    for named in (*given, *options.also, *options.ambient):
+        if counted(named)[0].resolve() == out.resolve():
+            raise KwsError(
+                "A run can't lie among the recordings that it is trained on. Expected "
+                f"another folder for --out. Received: {out}",
+                f"--out {quoted(f'{out}-run')}",
+            )
 
 
 def _check_teaching(recipe: Recipe, options: RunOptions, by_itself: bool) -> None:
@@ -363,9 +381,13 @@ def _read(recipe: Recipe, options: RunOptions) -> tuple[ClipSet, ClipSet]:
     counts = np.bincount(training.label, minlength=len(training.labels))
     empty = [name for name, n in zip(training.labels, counts, strict=True) if n == 0]
     if empty and empty != ["_unknown_"]:
+        hint = "kws data verify DIR   (or leave the word out: --words ...)"
+        if options.limit is not None:
+            hint = f"Take more clips than --limit {options.limit}, or leave it out."
         raise KwsError(
-            f"No training clips of {', '.join(empty)}. Expected some of every label.",
-            "kws data verify DIR   (or leave the word out: --words ...)",
+            f"No training clips of {', '.join(empty)}. Expected some of every label. "
+            f"Received: {len(training)} clips",
+            hint,
         )
     print(
         data.overview(training, validation, recipe.task, options.data, options.also),
