@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import shutil
+import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from kws.errors import KwsError, pip_install
+from kws.errors import KwsError, pip_install, quoted
+
+STARTS_S = 20  # the first start from a cold disk
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,12 @@ def checks() -> list[Check]:
         _qemu(),
         _tool("openocd", "programming boards that pyOCD has no target for"),
         _bossac(),
-        _tool("ffmpeg", "M4A, AAC and WMA recordings"),
-        _tool("openssl", "recording with a phone (kws data record --phone)"),
+        _tool("ffmpeg", "M4A, AAC and WMA recordings", argument="-version"),
+        _tool(
+            "openssl",
+            "recording with a phone (kws data record --phone)",
+            argument="version",
+        ),
         _tool("node", "the Pico's image in rp2040js (tests)", "nodejs"),
         _probes(),
         _ports(),
@@ -120,6 +127,22 @@ def _optional(name: str, found: str, purpose: str, hint: str) -> Check:
     return Check(name, bool(found), False, found, purpose, hint)
 
 
+def _started(name: str, purpose: str, hint: str, argument: str = "--version") -> Check:
+    """A program: on the PATH, and able to tell its version."""
+    path = shutil.which(name) or ""
+    check = _optional(name, path, purpose, hint)
+    if not path:
+        return check
+    try:
+        subprocess.run(
+            (path, argument), capture_output=True, timeout=STARTS_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        hint = f"{path} is there and does not start. Try: {quoted(path)} {argument}"
+        return replace(check, ok=False, found="", hint=hint)
+    return check
+
+
 def _features() -> Check:
     found = importlib.util.find_spec("kws.features._native") is not None
     return Check(
@@ -158,21 +181,15 @@ def _qemu() -> Check:
     from kws.deploy.runners import qemu
 
     error = qemu.missing()
-    return _optional(
-        qemu.EXECUTABLE,
-        "" if error is not None else shutil.which(qemu.EXECUTABLE) or "",
-        "the emulated boards",
-        error.hint if error is not None else "",
-    )
+    hint = error.hint if error is not None else ""
+    return _started(qemu.EXECUTABLE, "the emulated boards", hint)
 
 
-def _tool(name: str, purpose: str, package: str = "") -> Check:
-    return _optional(
-        name,
-        shutil.which(name) or "",
-        purpose,
-        f"apt-get install {package or name}   (macOS: brew install {name})",
-    )
+def _tool(
+    name: str, purpose: str, package: str = "", argument: str = "--version"
+) -> Check:
+    hint = f"apt-get install {package or name}   (macOS: brew install {name})"
+    return _started(name, purpose, hint, argument)
 
 
 def _bossac() -> Check:
@@ -234,15 +251,12 @@ def _data() -> Check:
 
 
 def _espeak() -> Check:
-    found = shutil.which("espeak-ng") or ""
-    if not found and importlib.util.find_spec("espeakng_loader") is not None:
-        found = "espeakng-loader " + importlib.metadata.version("espeakng-loader")
-    return _optional(
-        "espeak-ng",
-        found,
-        "TTS corpora (kws data synth)",
-        "pip install espeakng-loader   (or apt-get install espeak-ng)",
-    )
+    name, purpose = "espeak-ng", "TTS corpora (kws data synth)"
+    hint = "pip install espeakng-loader   (or apt-get install espeak-ng)"
+    if importlib.util.find_spec("espeakng_loader"):  # which is taken first
+        version = importlib.metadata.version("espeakng-loader")
+        return _optional(name, f"espeakng-loader {version}", purpose, hint)
+    return _started(name, purpose, hint)
 
 
 def _voices() -> list[Check]:

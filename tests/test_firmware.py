@@ -646,6 +646,21 @@ def test_boards_and_doctor_speak_json() -> None:
     assert result.returncode == 0
 
 
+def test_a_tool_that_does_not_start_is_not_ok(tmp_path: Path) -> None:
+    """It was looked for on the PATH alone."""
+    for name, how in (("qemu-system-arm", "exit 127"), ("ffmpeg", "kill -ABRT $$")):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\n{how}\n")
+        program.chmod(0o755)
+    result = kws("doctor", "--json", path=f"{tmp_path}:/usr/bin:/bin")
+    found = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    for name, argument in (("qemu-system-arm", "--version"), ("ffmpeg", "-version")):
+        assert not found[name]["ok"] and not found[name]["found"]
+        told = f"{tmp_path / name} is there and does not start"
+        assert found[name]["hint"].startswith(told)
+        assert found[name]["hint"].endswith(argument)
+
+
 def test_doctor_without_tools_names_them_and_how_to_get_them(tmp_path: Path) -> None:
     result = kws("doctor", "--json", path=str(tmp_path))
     checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
