@@ -488,7 +488,8 @@ def test_a_training_writes_over_nothing_that_no_training_made(tmp_path: Path) ->
         (out / "checkpoints" / name).touch()
     (out / "train.log").touch()
     folder.start(spec, out, restart=False)
-    for name in ("recipe.toml", "checkpoints/model.ckpt", "tensorboard"):
+    others = ("recipe.toml", "checkpoints/model.ckpt", "tensorboard")
+    for name in (*others, "corpus.json", "_background_noise_"):  # and of a corpus
         (out / name).write_text("mine")
         for restart in (False, True):
             with pytest.raises(KwsError, match=f"no training has made.*{name}") as told:

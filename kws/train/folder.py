@@ -31,6 +31,11 @@ WRITTEN = (
     *("recipe.toml", "bundle.json", "weights.h5", "model.tflite", "metrics.json"),
     *("conversion.json", "results.csv", "tensorboard", "audio.json"),
 )
+# Of clips and recordings, among which a run would lie.
+CORPUS = (
+    *("corpus.json", "import.json", "validation_list.txt", "testing_list.txt"),
+    *("_background_noise_", ".fetched"),
+)
 
 
 @contextlib.contextmanager
@@ -101,8 +106,9 @@ def forget(out: Path) -> None:
 
 
 def _check_free(out: Path) -> None:
-    """Refuse a folder of no run where something would be written over."""
-    there = [name for name in WRITTEN if (out / name).exists()]
+    """Refuse a folder of no run where something would be written over, or that is a
+    corpus."""
+    there = [name for name in (*WRITTEN, *CORPUS) if (out / name).exists()]
     there += [
         f"checkpoints/{path.name}"
         for path in sorted((out / "checkpoints").glob("[!.]*"))
