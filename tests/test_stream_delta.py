@@ -339,3 +339,13 @@ def test_the_command_profiles_a_recording(tmp_path: Path) -> None:
     each = table["instructions_per_decision"]
     assert spent["model"] == round(rate * each["mean"]) and each["mean"] <= each["max"]
     assert 0 < table["macs_executed"] < table["macs_dense"]
+    # In place of a real board: its clock, and its microphone's interrupt as well.
+    arguments[-4:] = ["--board", "b-l475e-iot01a", "--on", "qemu-m4"]
+    arguments += ["--out", str(tmp_path / "other")]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0, result.output
+    table, part = json.loads(result.stdout), boards.load("b-l475e-iot01a")
+    spent = table["instructions_per_second"]
+    second = spent["total"] + spent["loop"] + 100 * part.microphone_instructions
+    asleep = 1 - second * part.cycles_per_instruction / part.clock_hz
+    assert table["sleep_share"] == pytest.approx(asleep)

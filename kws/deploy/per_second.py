@@ -8,7 +8,7 @@ is asked for, the same recording runs there, and every instruction is counted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ class Instructions:
         loop: The same of kws_poll around both: samples, level meter, detector.
         decision: Of the network, for one decision; mean.
         decision_max: The dearest.
-        sleep_share: Of the board's time, with its cycles per instruction.
+        sleep_share: Of the board's time, with its cycles per instruction; 0 where it
+            can't keep up.
         steps: int64 [decisions, 2]: the features' since the decision before, and the
             network's.
     """
@@ -52,6 +53,13 @@ class Instructions:
     def total(self) -> int:
         """Of features and network, as everywhere; the loop comes on top."""
         return self.features + self.model
+
+    def on(self, board: Board) -> Instructions:
+        """The same work on a board with the same core: its clock, and its microphone's
+        interrupt, say how long it sleeps."""
+        second = self.total + self.loop + run.microphone_per_second(board)
+        busy = second / board.instructions_per_second
+        return replace(self, sleep_share=max(0.0, 1 - busy))
 
 
 @dataclass(frozen=True)
@@ -300,13 +308,13 @@ def counted(
     front = round(frames * per_frame)
     loop = round(frames * result.loop_instructions_per_frame)
     model = round(decisions * each)
-    busy = (front + model + loop) * board.cycles_per_instruction / board.clock_hz
-    return Instructions(
+    found = Instructions(
         front,
         model,
         loop,
         each,
         result.instructions_per_inference_max,
-        max(0.0, 1 - busy),
+        0.0,
         result.steps,
     )
+    return found.on(board)

@@ -419,7 +419,8 @@ def as_stream(
         counted = per_second.on_board(
             bundle, board, out / "model", folder, pcm, compiler
         )
-        found = replace(found, instructions=counted)
+        part = result.pace.board if result.pace else board
+        found = replace(found, instructions=counted.on(part))
     return replace(result, per_second=found)
 
 

@@ -50,9 +50,9 @@ TERMS = {
     "touched": "Bytes read and written by one decision, each operator by itself and "
     "without a cache. Weights lie in flash; activations, state (what is kept from one "
     "step to the next) and scratch (a kernel's own) in RAM.",
-    "duty": "The share of its time that the core is awake: features and network, at "
-    "the board's clock and an assumed number of cycles per instruction. Above 100 % it "
-    "would lose sound.",
+    "duty": "The share of its time that the core is awake: microphone, features and "
+    "network, at the board's clock and an assumed number of cycles per instruction. "
+    "Above 100 % it would lose sound.",
     "alarms": "Words that were heard where none was said, per hour of sound.",
     "missed": "Words that were said on the tapes and not heard.",
     "tape": "A long recording with a table of what is said when.",
