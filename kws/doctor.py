@@ -193,12 +193,15 @@ def _tool(
 
 
 def _bossac() -> Check:
+    """One that knows the chip: Debian's doesn't, and `kws flash` takes none such."""
+    from kws.deploy import boards
     from kws.deploy.failures import FAILURES
     from kws.deploy.runners import bossac
 
+    device = boards.load("nano33ble").options_of(bossac.EXECUTABLE)["device"]
     return _optional(
         bossac.EXECUTABLE,
-        "; ".join(map(str, bossac.programs())),
+        "; ".join(map(str, bossac.knowing(device))),
         "a Nano 33 BLE without a debug probe (kws flash --tool bossac)",
         FAILURES["no-bossac"].hint,
     )

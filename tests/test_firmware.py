@@ -661,6 +661,21 @@ def test_a_tool_that_does_not_start_is_not_ok(tmp_path: Path) -> None:
         assert found[name]["hint"].endswith(argument)
 
 
+def test_a_bossac_that_knows_no_nano_is_not_ok(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian's was, and kws flash --tool bossac then refused it."""
+    monkeypatch.setenv("HOME", str(tmp_path))  # of Arduino's folders
+    program = tmp_path / "bossac"
+    for content, ok in (("ATSAMD21", False), ("nRF52840-QIAA", True)):
+        program.write_text(f"#!/bin/sh\n# {content}\n")
+        program.chmod(0o755)
+        result = kws("doctor", "--json", path=str(tmp_path))
+        found = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+        assert found["bossac"]["ok"] is ok
+        assert found["bossac"]["found"] == (str(program) if ok else "")
+
+
 def test_doctor_without_tools_names_them_and_how_to_get_them(tmp_path: Path) -> None:
     result = kws("doctor", "--json", path=str(tmp_path))
     checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}

@@ -74,6 +74,11 @@ def programs() -> list[Path]:
     return found
 
 
+def knowing(device: str) -> list[Path]:
+    """Those of `programs` that know a chip: its name is in them."""
+    return [path for path in programs() if device.encode() in path.read_bytes()]
+
+
 def program(image: Path, board: Board, job: Job) -> Programmed:
     """Start the bootloader, let bossac write all of the image and start it.
 
@@ -120,11 +125,9 @@ def _knowing(device: str, names: dict[str, str]) -> Path:
 
     Another would ask the chip what it is by reading addresses that it lacks.
     """
-    found = programs()
-    for path in found:
-        if device.encode() in path.read_bytes():
-            return path
-    listed = ", ".join(map(str, found))
+    if found := knowing(device):
+        return found[0]
+    listed = ", ".join(map(str, programs()))
     raise BoardError("no-bossac", f"{device} is unknown to {listed or 'none'}", **names)
 
 
