@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 import shutil
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from kws import data, operating_points, recipe
 from kws.cli import cli
 from kws.data import Sources, audio, sheet
 from kws.data.speech_commands import COMMANDS
+from kws.deploy import pace
 from kws.deploy.boards import load as board
 from kws.deploy.runners import qemu
 from kws.errors import KwsError
@@ -98,6 +100,19 @@ def test_what_the_page_says_is_measured(own: Path, said: dict) -> None:
     assert set(said["missing"]) == {"operating", "sweep"}
     assert not [why for why in said["missing"].values() if "RUN" in why]  # can be typed
     assert "kws calibrate" in text and "kws sweep" in text
+
+
+def test_a_board_is_told_too_slow_where_kws_flash_warns() -> None:
+    """Between the limit and the margin the page said that it keeps up."""
+    part = board("pico")
+    for inference, slow in ((9_900_000, False), (10_100_000, True)):
+        paced = pace.Pace(part, 16, 98, inference, 100_000, 1_000)
+        assert (paced.warning("mine") is not None) is slow and paced.busy < 1
+        size = types.SimpleNamespace(fits=True, flash_bytes=1, ram_bytes=1)
+        where = facts.OnBoard(part, size, paced)  # type: ignore[arg-type]
+        asked = types.SimpleNamespace(battery_mah=220)
+        page = run._board(types.SimpleNamespace(run="mine", asked=asked), where)  # type: ignore[arg-type]
+        assert ("too slow" in page) is slow and ("and keeps up</p>" in page) is not slow
 
 
 def test_the_hardest_clips_are_in_the_page_bit_for_bit(own: Path, said: dict) -> None:

@@ -61,6 +61,11 @@ class Pace:
         return self.instructions_per_second / self.board.instructions_per_second
 
     @property
+    def keeps_up(self) -> bool:
+        """With what interrupts and text take besides."""
+        return self.busy * run.MARGIN <= 1
+
+    @property
     def least_hop(self) -> int | None:
         """Frames between two runs that the board could keep up with; None: no hop
         would do."""
@@ -76,7 +81,7 @@ class Pace:
         Args:
             name: The run's, for the command that would do.
         """
-        if self.busy * run.MARGIN <= 1:
+        if self.keeps_up:
             return None
         board = self.board
         microphone = run.microphone_per_second(board) / 1e6

@@ -515,7 +515,7 @@ def _board(facts: Facts, where: OnBoard) -> str:
     words: list[object] = ["kws", "flash", facts.run, "--board", board.name]
     if size is None or not size.fits:
         verdict, good = "Does not fit" if size is not None else "Not built", False
-    elif busy is not None and busy > 1:
+    elif where.pace is not None and not where.pace.keeps_up:
         verdict, good = "Fits, and is too slow", False
         if least is not None:
             verdict += f" at this hop; every {least} frames it keeps up"
