@@ -92,17 +92,17 @@ def program(image: Path, board: Board, job: Job) -> Programmed:
                 phase = "start"
                 job.before_start()
                 target.reset()
-            finally:
-                with contextlib.suppress(exceptions.Error, OSError):
-                    session.close()
-        except (exceptions.Error, OSError, ValueError) as error:
-            if phase == "connect" and _locked(session):
-                key = "locked"
-            else:
-                key = _kind(error, phase)
-            raise _failure(key, f"{type(error).__name__}: {error}", board, job) from (
-                error
-            )
+            except (exceptions.Error, OSError, ValueError) as error:
+                # While the probe is open: one that is closed can't ask the chip.
+                if phase == "connect" and _locked(session):
+                    key = "locked"
+                else:
+                    key = _kind(error, phase)
+                cause = f"{type(error).__name__}: {error}"
+                raise _failure(key, cause, board, job) from error
+        finally:
+            with contextlib.suppress(exceptions.Error, OSError):
+                session.close()
     return Programmed(what, written, _title(probe))
 
 
