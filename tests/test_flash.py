@@ -532,6 +532,7 @@ def test_the_targets_of_the_boards_are_pyocds() -> None:
 
 # Of each STM32L4, protected or not.
 L4 = "Info : RDP level 0 (0xAA)\nInfo : flash size = 1024 KiB\n"
+MODE = "Error: jtag status contains invalid mode value - communication failure\n"
 
 
 # What OpenOCD 0.12 prints; the first three were seen here, the others are its sources'.
@@ -548,7 +549,11 @@ L4 = "Info : RDP level 0 (0xAA)\nInfo : flash size = 1024 KiB\n"
         ("Info : RDP level 1 (0xBB)\nError: failed erasing", "protected"),
         (f"{L4}** Programming Failed **", "write"),
         (f"{L4}** Verify Failed **", "verify"),
-        (f"{L4}Error: jtag status contains invalid mode value", "unplugged"),
+        (f"{L4}** Programming Started **\n{MODE}** Programming Failed **", "unplugged"),
+        (
+            f"{MODE}Error: init mode failed (unable to connect to the target)",
+            "no-target",
+        ),
         ("Warn : nRF52 device has AP lock engaged (see UICR APPROTECT)", "locked"),
         ("** Verify Failed **", "verify"),
         ("Error: error writing USB: LIBUSB_ERROR_NO_DEVICE", "unplugged"),

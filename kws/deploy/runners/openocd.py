@@ -31,7 +31,9 @@ MESSAGES = (
     (r"device protected|readout protect|rdp level [12]", "protected"),
     (r"unexpected idcode|unexpected: |cannot identify target", "wrong-target"),
     (r"verify failed|checksum mismatch|contents differ", "verify"),
-    (r"libusb_error_no_device|error writing usb|jtag status contains", "unplugged"),
+    # An ST-Link whose chip does not answer says the same of its status.
+    (r"libusb_error_no_device|error writing usb|"
+     r"(?s:programming started.*jtag status contains)", "unplugged"),
     (r"failed erasing|error writing to flash|programming failed", "write"),
     (r"unable to connect to the target|init mode failed|failed to read memory",
      "no-target"),
