@@ -631,6 +631,24 @@ def test_a_drive_that_goes_before_it_has_everything_was_unplugged(
     assert caught.value.key == "drive-write"
 
 
+@pytest.mark.parametrize("name", ["RPI-RP21", "RPI-RP2 1"])  # udisks, macOS
+def test_a_second_drive_of_one_name_is_seen(
+    name: str, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is mounted with a number behind its name."""
+    drive = Provoke(monkeypatch, image, tmp_path).drive()
+    second = shutil.copytree(drive, drive.with_name(name))
+    shutil.copytree(drive, drive.with_name("RPI-RP2350"))  # another chip's
+    with pytest.raises(BoardError) as caught:
+        uf2_runner.program(image, PICO, JOB)
+    assert caught.value.key == "several-probes"
+    assert uf2_runner.drives("RPI-RP2") == [drive, second]
+    monkeypatch.setattr(uf2_runner, "LEAVES_S", 0.1)
+    for chosen in (drive, second):  # the first one's name begins the other's
+        with pytest.raises(BoardError, match=f"{chosen} after"):
+            uf2_runner.program(image, PICO, dataclasses.replace(JOB, probe=chosen.name))
+
+
 def test_drives_that_may_not_be_read_are_passed_over(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
