@@ -442,6 +442,22 @@ def test_a_person_is_asked_which_probe(
         runner.program(image, DK, named)
 
 
+def test_what_was_written_to_is_not_told_as_denied(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some systems say so of a probe that went; flash is incomplete then."""
+    chip = Chip()
+
+    def refuse() -> None:
+        raise PermissionError(13, "Access denied (insufficient permissions)")
+
+    chip.fail["commit"] = refuse
+    fake_probe.connect(monkeypatch, chip)
+    with pytest.raises(BoardError) as caught:
+        runner.program(image, DK, JOB)
+    assert (caught.value.key, caught.value.exit_code) == ("unplugged", 1)
+
+
 def test_a_locked_chip_is_unlocked_only_when_asked(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

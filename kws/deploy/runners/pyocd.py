@@ -305,7 +305,8 @@ def _kind(error: Exception, phase: str) -> str:
 
     text = str(error).lower()
     number = getattr(error, "errno", None)
-    if number in (errno.EACCES, errno.EPERM) or any(word in text for word in DENIED):
+    denied = number in (errno.EACCES, errno.EPERM) or any(w in text for w in DENIED)
+    if denied and phase == "connect":  # later on it was open: nothing is denied
         return "permission"
     gone = isinstance(error, exceptions.ProbeDisconnected) or number == errno.ENODEV
     if gone or any(word in text for word in GONE):
