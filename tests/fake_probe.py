@@ -35,6 +35,7 @@ class Chip:
     resets: int = 0
     halts: int = 0
     committed: bool = False
+    closed: bool = False
 
     def step(self, name: str) -> None:
         if name in self.fail:
@@ -64,6 +65,8 @@ class Chip:
         self.resets += 1
 
     def is_locked(self) -> bool:
+        if self.closed:
+            raise exceptions.ProbeError("the probe is not open")
         return self.locked
 
 
@@ -89,6 +92,7 @@ def connect(
         def __init__(self, probe: Any, auto_open: bool, options: dict[str, Any]):
             self.target = chip
             chip.options = options
+            chip.closed = False
 
         def open(self) -> None:
             if chip.locked and not chip.options["auto_unlock"]:
@@ -104,6 +108,7 @@ def connect(
             chip.step("open")
 
         def close(self) -> None:
+            chip.closed = True
             chip.step("close")
 
     class Loader:

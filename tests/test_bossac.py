@@ -7,8 +7,12 @@ behind the same commands; where Arduino's own bossac is installed, the Nano's as
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import termios
+import time
+import tty
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +34,8 @@ from kws.deploy.runners import Found, Job, bossac
 
 if serial_port.missing() is not None:  # pragma: no cover
     skip_or_fail("pyserial is not installed (pip install -e '.[flash]')")
+
+import serial  # noqa: E402
 
 NANO = boards.load("nano33ble")
 JOB = Job(run="runs/tiny")
@@ -152,6 +158,46 @@ def test_what_goes_wrong_at_the_board(
     assert cause in error.message
     assert "start" not in model.told
     assert model.told.count("erase 0x0") == (0 if model.silent else 1)
+
+
+def test_a_bootloader_that_goes_while_it_is_spoken_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """tcdrain then says so by an error of its own, which is no OSError."""
+
+    def gone(_: serial.Serial) -> None:
+        raise termios.error(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(serial.Serial, "flush", gone)
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+    bossac._complete(os.ttyname(theirs))
+    assert os.read(ours, 4096) == bossac.FILLER
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_no_bossac_is_left_where_this_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by `kill`: one that waits for its port would be waited for, for ever."""
+    tool = tmp_path / "bossac"
+    tool.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 20\n")
+    tool.chmod(0o755)
+
+    def stopped() -> list[Any]:
+        if (tmp_path / "pid").exists():
+            raise SystemExit(143)
+        return []
+
+    monkeypatch.setattr(bossac, "GONE_LOOKS", 100)
+    monkeypatch.setattr(serial_port, "ports", stopped)
+    began = time.monotonic()
+    with pytest.raises(SystemExit):
+        bossac._run([str(tool)], "/dev/ttyACM0", {})
+    assert time.monotonic() - began < 10
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_another_chip_is_not_written(ways: Any, plugged: Any, image: Path) -> None:

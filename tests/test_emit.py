@@ -231,6 +231,53 @@ def test_other_graphs_equal_tflm(body: Callable[[Any], Any], tmp_path: Path) -> 
     assert_equals_tflm(model, (11, 12), tmp_path)
 
 
+def between(kind: str, x: float, y: float, activation: str = "none") -> str:
+    """The C of an operator between these scales."""
+    tflm = pytest.importorskip("kernel_support.tflm", reason="needs tflite-micro")
+    model, schema = tflm.Model(), tflm.schema
+    first = model.tensor((1, 2, 2), x)
+    inputs = [first, model.tensor((1, 2, 2), x)]
+    product = schema.BatchMatMulOptionsT()
+    model.operator("BATCH_MATMUL", [first, first], inputs[1], product)
+    names = {"MEAN": "Reducer", "SQUARED_DIFFERENCE": "SquaredDifference"}
+    name = names.get(kind, kind.title())
+    options = getattr(schema, f"{name}OptionsT")()
+    if kind == "MEAN":
+        inputs[0] = inputs[1]
+        inputs[1] = model.tensor((1,), data=np.array([1], np.int32))
+        options.keepDims = True
+    elif activation != "none":
+        options.fusedActivationFunction = tflm.ACTIVATIONS[activation]
+    out = model.tensor((1, 1, 2) if kind == "MEAN" else (1, 2, 2), y)
+    model.operator(kind, inputs, out, options)
+    graph = reader.read(model.to_bytes([first], [out]))
+    return native.network_source(graph, "portable").text
+
+
+@pytest.mark.parametrize(
+    ("kind", "x", "just", "too_far"),
+    [
+        ("ADD", 0.5, 2.0**-19, 2.0**-20),
+        ("SUB", 0.5, 2.0**-19, 2.0**-20),
+        ("MUL", 1.0, 2.0**-29, 2.0**-30),
+        ("SQUARED_DIFFERENCE", 1.0, 2.0**-41, 2.0**-42),
+        ("MEAN", 1.0, 2.0**-30, 2.0**-31),
+    ],
+)
+def test_scales_that_no_shift_bridges_are_refused(
+    kind: str, x: float, just: float, too_far: float
+) -> None:
+    """The kernels would shift by more bits than there are, or by less than none."""
+    assert "shift = " in between(kind, x, just)
+    with pytest.raises(KwsError, match=f"{kind} .*scales too far apart"):
+        between(kind, x, too_far)
+
+
+def test_an_activation_that_ends_too_far_away_is_refused() -> None:
+    with pytest.raises(KwsError, match="ADD .*relu6 ends too many steps"):
+        between("ADD", 1e-39, 1e-39, "relu6")
+
+
 def test_other_gathers_are_refused() -> None:
     def every_second(x: Any) -> Any:
         from kws.layers.keras import tf

@@ -442,6 +442,22 @@ def test_a_person_is_asked_which_probe(
         runner.program(image, DK, named)
 
 
+def test_what_was_written_to_is_not_told_as_denied(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some systems say so of a probe that went; flash is incomplete then."""
+    chip = Chip()
+
+    def refuse() -> None:
+        raise PermissionError(13, "Access denied (insufficient permissions)")
+
+    chip.fail["commit"] = refuse
+    fake_probe.connect(monkeypatch, chip)
+    with pytest.raises(BoardError) as caught:
+        runner.program(image, DK, JOB)
+    assert (caught.value.key, caught.value.exit_code) == ("unplugged", 1)
+
+
 def test_a_locked_chip_is_unlocked_only_when_asked(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -530,6 +546,11 @@ def test_the_targets_of_the_boards_are_pyocds() -> None:
     assert targets <= set(TARGET)
 
 
+# Of each STM32L4, protected or not.
+L4 = "Info : RDP level 0 (0xAA)\nInfo : flash size = 1024 KiB\n"
+MODE = "Error: jtag status contains invalid mode value - communication failure\n"
+
+
 # What OpenOCD 0.12 prints; the first three were seen here, the others are its sources'.
 @pytest.mark.parametrize(
     ("text", "key"),
@@ -541,6 +562,14 @@ def test_the_targets_of_the_boards_are_pyocds() -> None:
         ("Error: init mode failed (unable to connect to the target)", "no-target"),
         ("Warn : UNEXPECTED idcode: 0x2ba01477", "wrong-target"),
         ("Error: device protected", "protected"),
+        ("Info : RDP level 1 (0xBB)\nError: failed erasing", "protected"),
+        (f"{L4}** Programming Failed **", "write"),
+        (f"{L4}** Verify Failed **", "verify"),
+        (f"{L4}** Programming Started **\n{MODE}** Programming Failed **", "unplugged"),
+        (
+            f"{MODE}Error: init mode failed (unable to connect to the target)",
+            "no-target",
+        ),
         ("Warn : nRF52 device has AP lock engaged (see UICR APPROTECT)", "locked"),
         ("** Verify Failed **", "verify"),
         ("Error: error writing USB: LIBUSB_ERROR_NO_DEVICE", "unplugged"),
@@ -616,6 +645,24 @@ def test_a_drive_that_goes_before_it_has_everything_was_unplugged(
     with pytest.raises(BoardError) as caught:
         uf2_runner.program(image, PICO, job)
     assert caught.value.key == "drive-write"
+
+
+@pytest.mark.parametrize("name", ["RPI-RP21", "RPI-RP2 1"])  # udisks, macOS
+def test_a_second_drive_of_one_name_is_seen(
+    name: str, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is mounted with a number behind its name."""
+    drive = Provoke(monkeypatch, image, tmp_path).drive()
+    second = shutil.copytree(drive, drive.with_name(name))
+    shutil.copytree(drive, drive.with_name("RPI-RP2350"))  # another chip's
+    with pytest.raises(BoardError) as caught:
+        uf2_runner.program(image, PICO, JOB)
+    assert caught.value.key == "several-probes"
+    assert uf2_runner.drives("RPI-RP2") == [drive, second]
+    monkeypatch.setattr(uf2_runner, "LEAVES_S", 0.1)
+    for chosen in (drive, second):  # the first one's name begins the other's
+        with pytest.raises(BoardError, match=f"{chosen} after"):
+            uf2_runner.program(image, PICO, dataclasses.replace(JOB, probe=chosen.name))
 
 
 def test_drives_that_may_not_be_read_are_passed_over(

@@ -133,6 +133,23 @@ def test_random_operators_equal_tflm_on_the_host(
     assert result.stdout == f"{count} of {count} kernel cases equal TFLM\n"
 
 
+def test_windows_of_tiny_images_read_nothing_behind_them(tmp_path: Path) -> None:
+    """As an M4 gathers them, which reads words at any address."""
+    rng = np.random.default_rng(22)
+    shapes = [
+        (height, width, channels, taps, width)
+        for width, channels in ((1, 1), (2, 1), (1, 2), (3, 1), (1, 3), (5, 1))
+        for height, taps in ((9, 3), (14, 1), (14, 2))
+    ]
+    made = [cases.conv_2d(rng, f"of_{i}", shape) for i, shape in enumerate(shapes)]
+    source = tmp_path / "cases.c"
+    source.write_text(cases.c_source(made, "Made by tests/test_kernels.py."))
+    flags = (*image.SANITIZE, "-D__ARM_FEATURE_UNALIGNED=1")
+    result = image.run_host(image.host([source, CHECK], "dsp", tmp_path, flags))
+    assert result.stderr == ""
+    assert result.stdout == f"{len(made)} of {len(made)} kernel cases equal TFLM\n"
+
+
 @pytest.mark.parametrize("name", ["qemu-m0", "qemu-m4", "qemu-m55"])
 def test_random_operators_equal_tflm_on_an_emulated_core(
     name: str, random_cases: tuple[Path, int], tmp_path: Path

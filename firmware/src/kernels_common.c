@@ -52,7 +52,7 @@ static void gather_patch(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
 }
 
 /* The same where the patch lies within the image: vectors or words at a time. Words may
- * read too much at rows' ends, and write as much behind the patch. */
+ * read up to 3 bytes too much at rows' ends, and write as much behind the patch. */
 static void gather_inside(const kws_conv_2d_t *p, const int8_t *x, int32_t top,
                           int32_t left, int8_t *restrict patch) {
   const int32_t channels = p->input_channels;
@@ -117,7 +117,10 @@ void kws_conv_2d_s8(const kws_conv_2d_t *p, const int8_t *x, int32_t first_row,
                     int32_t rows, int8_t *y, void *scratch) {
   const int32_t left = rows * p->output_width;
   int quick = p->dilation_height == 1 && p->dilation_width == 1;
-#if !defined(__ARM_FEATURE_UNALIGNED)
+#if defined(__ARM_FEATURE_UNALIGNED)
+  /* The next row must have what is read too much of one. */
+  quick = quick && p->input_width * p->input_channels >= 3;
+#else
   quick = quick &&
           (((uintptr_t)x | (uintptr_t)scratch | (uintptr_t)p->input_channels) & 3) == 0;
 #endif

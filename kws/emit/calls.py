@@ -707,6 +707,9 @@ def _two_inputs(kernel: str, ctype: str, prepare: Callable[..., Any]) -> Any:
             parameters = prepare(x1, x2, y, *fused)
         except ValueError as error:
             raise operators.refuse(node, str(error)) from None
+        # TFLM, too, has no ADD or SUB that shifts its sums left.
+        if parameters.output_shift > (0 if kernel == "kws_add_s8" else 30):
+            raise operators.refuse(node, "scales too far apart")
         fields = dataclasses.asdict(parameters)
         if kernel == "kws_add_s8":
             fields |= dataclasses.asdict(qm.linear_add(parameters))
@@ -758,16 +761,12 @@ def _table(model: Model, node: Node) -> list[str]:
 
 def _mean(model: Model, node: Node) -> list[str]:
     outer, count, inner = operators.mean_split(node)
-    struct = model.struct(
-        "kws_mean_t",
-        dataclasses.asdict(
-            qm.mean_parameters(
-                passes.quantization(node.input(0)),
-                passes.quantization(node.output),
-                count,
-            )
-        ),
+    parameters = qm.mean_parameters(
+        passes.quantization(node.input(0)), passes.quantization(node.output), count
     )
+    if parameters.shift > 30:
+        raise operators.refuse(node, "scales too far apart")
+    struct = model.struct("kws_mean_t", dataclasses.asdict(parameters))
     x, y = model.input(node, 0), model.output(node)
     if inner == 1:
         return c_text.call("kws_mean_columns_s8", struct, x, model.rows(outer), y)

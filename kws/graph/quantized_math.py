@@ -305,10 +305,12 @@ def calculate_activation_range(
         activation_min, activation_max.
 
     Raises:
-        ValueError: another activation.
+        ValueError: another activation; an end of it that 32 bits don't hold.
     """
 
     def quantize(value: float) -> int:
+        if abs(value) / scale > INT32_MAX:
+            raise ValueError(f"{activation} ends too many steps of {scale} away")
         return zero_point + _round_away(_float32_quotient(value, scale))
 
     low, high = INT8_MIN, INT8_MAX

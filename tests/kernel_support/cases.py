@@ -250,11 +250,22 @@ def _output_size(
     return out, max(0, (out - 1) * step + reach - size) // 2
 
 
-def conv_2d(rng: np.random.Generator, name: str) -> Case:
-    """CONV_2D, per channel; sometimes called for some output rows at a time."""
-    height, width = int(rng.integers(5, 13)), int(rng.integers(5, 13))
-    channels = int(rng.choice([1, 1, 2, 3]))
-    filter_height, filter_width = int(rng.integers(1, 6)), int(rng.integers(1, 6))
+def conv_2d(
+    rng: np.random.Generator,
+    name: str,
+    shape: tuple[int, int, int, int, int] | None = None,
+) -> Case:
+    """CONV_2D, per channel; half its output rows at a time.
+
+    shape = height, width, channels, filter height, filter width.
+    """
+    height, width, channels, filter_height, filter_width = shape or (
+        int(rng.integers(5, 13)),
+        int(rng.integers(5, 13)),
+        int(rng.choice([1, 1, 2, 3])),
+        int(rng.integers(1, 6)),
+        int(rng.integers(1, 6)),
+    )
     stride = int(rng.integers(1, 4)), int(rng.integers(1, 5))
     dilation = (1, 1)
     if stride == (1, 1) and filter_height < 4 and filter_width < 4:

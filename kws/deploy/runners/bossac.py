@@ -212,8 +212,7 @@ def _complete(port: str) -> None:
         contextlib.suppress(serial.SerialException, OSError),
         serial.Serial(port, write_timeout=1) as opened,
     ):
-        opened.write(FILLER)
-        opened.flush()
+        opened.write(FILLER)  # closing waits until it is sent; flush could for ever
 
 
 def _run(line: list[str], port: str, names: dict[str, str]) -> tuple[int, str, str]:
@@ -223,18 +222,20 @@ def _run(line: list[str], port: str, names: dict[str, str]) -> tuple[int, str, s
     with subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, errors="replace"
     ) as running:
-        while True:
-            try:
-                said, error = running.communicate(timeout=LOOK_S)
-                break
-            except subprocess.TimeoutExpired:
-                there = any(found.id == port for found, _ in serial_port.ports())
-                gone = 0 if there else gone + 1
-                if gone < GONE_LOOKS and time.monotonic() < end:
-                    continue
-            running.kill()
-            cause = f"{port} disappeared" if gone else f"no end in {TIMEOUT_S} s"
-            raise BoardError("bossac-failed", cause, **names)
+        try:
+            while True:
+                try:
+                    said, error = running.communicate(timeout=LOOK_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    there = any(found.id == port for found, _ in serial_port.ports())
+                    gone = 0 if there else gone + 1
+                    if gone < GONE_LOOKS and time.monotonic() < end:
+                        continue
+                cause = f"{port} disappeared" if gone else f"no end in {TIMEOUT_S} s"
+                raise BoardError("bossac-failed", cause, **names)
+        finally:
+            running.kill()  # also where this is stopped; nothing, where it has ended
     return running.returncode, said, error
 
 

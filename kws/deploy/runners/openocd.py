@@ -27,10 +27,13 @@ MESSAGES = (
     (r"unable to find a matching|no j-link device found|open failed", "no-probe"),
     (r"multiple devices found|more than one", "several-probes"),
     (r"approtect|mass erase it", "locked"),
-    (r"device protected|readout protect|rdp level", "protected"),
+    # Of an STM32 that is not protected it says "RDP level 0" each time.
+    (r"device protected|readout protect|rdp level [12]", "protected"),
     (r"unexpected idcode|unexpected: |cannot identify target", "wrong-target"),
     (r"verify failed|checksum mismatch|contents differ", "verify"),
-    (r"libusb_error_no_device|error writing usb|jtag status contains", "unplugged"),
+    # An ST-Link whose chip does not answer says the same of its status.
+    (r"libusb_error_no_device|error writing usb|"
+     r"(?s:programming started.*jtag status contains)", "unplugged"),
     (r"failed erasing|error writing to flash|programming failed", "write"),
     (r"unable to connect to the target|init mode failed|failed to read memory",
      "no-target"),

@@ -92,17 +92,17 @@ def program(image: Path, board: Board, job: Job) -> Programmed:
                 phase = "start"
                 job.before_start()
                 target.reset()
-            finally:
-                with contextlib.suppress(exceptions.Error, OSError):
-                    session.close()
-        except (exceptions.Error, OSError, ValueError) as error:
-            if phase == "connect" and _locked(session):
-                key = "locked"
-            else:
-                key = _kind(error, phase)
-            raise _failure(key, f"{type(error).__name__}: {error}", board, job) from (
-                error
-            )
+            except (exceptions.Error, OSError, ValueError) as error:
+                # While the probe is open: one that is closed can't ask the chip.
+                if phase == "connect" and _locked(session):
+                    key = "locked"
+                else:
+                    key = _kind(error, phase)
+                cause = f"{type(error).__name__}: {error}"
+                raise _failure(key, cause, board, job) from error
+        finally:
+            with contextlib.suppress(exceptions.Error, OSError):
+                session.close()
     return Programmed(what, written, _title(probe))
 
 
@@ -305,7 +305,8 @@ def _kind(error: Exception, phase: str) -> str:
 
     text = str(error).lower()
     number = getattr(error, "errno", None)
-    if number in (errno.EACCES, errno.EPERM) or any(word in text for word in DENIED):
+    denied = number in (errno.EACCES, errno.EPERM) or any(w in text for w in DENIED)
+    if denied and phase == "connect":  # later on it was open: nothing is denied
         return "permission"
     gone = isinstance(error, exceptions.ProbeDisconnected) or number == errno.ENODEV
     if gone or any(word in text for word in GONE):

@@ -10,6 +10,7 @@ board.toml:
 from __future__ import annotations
 
 import os
+import re
 import string
 import time
 from pathlib import Path
@@ -39,12 +40,15 @@ def roots() -> list[Path]:
 
 
 def drives(volume: str) -> list[Path]:
-    """Mounted drives of a boot ROM: they have its INFO_UF2.TXT."""
+    """Mounted drives of a boot ROM: they have its INFO_UF2.TXT. Of several boards, all
+    but the first are mounted with a number behind their name.
+    """
     places = {path for root in roots() for path in (root, *_children(root))}
+    named = re.compile(rf"{re.escape(volume)} ?\d{{0,2}}")
     return sorted(
         path
         for path in places
-        if _is_boot_rom(path) and (os.name == "nt" or path.name == volume)
+        if _is_boot_rom(path) and (os.name == "nt" or named.fullmatch(path.name))
     )
 
 
@@ -74,7 +78,8 @@ def program(image: Path, board: Board, job: Job) -> Programmed:
     found = drives(options["volume"])
     wanted = job.probe
     if wanted is not None:
-        found = [path for path in found if wanted in str(path)]
+        exact = [path for path in found if wanted in (str(path), path.name)]
+        found = exact or [path for path in found if wanted in str(path)]
     if not found:
         raise BoardError(
             "no-drive", f"no drive {options['volume']!r} with an {INFO} is mounted",
