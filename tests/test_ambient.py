@@ -18,7 +18,7 @@ import toolbox
 
 from kws import pool, recipe
 from kws.bundle import write_atomic
-from kws.data import ClipSet, ambient, audio
+from kws.data import ClipSet, ambient, audio, tape
 from kws.errors import KwsError
 
 RATE = audio.SAMPLE_RATE
@@ -420,10 +420,13 @@ def test_the_tool_of_wake_words_writes_into_an_empty_folder(
         monkeypatch.setattr(sys, "argv", ["wake_words.py", *given])
         return int(tool.main())
 
-    assert call(2) == 0
+    assert call(1) == 0
     files = sorted(out.rglob("*"))
     assert sum(file.suffix == ".wav" for file in files) == 4
+    # The other recording of train is on a tape, the one of the corpus on none.
+    for name, words in (("val", 1), ("val-and-rest", 2), ("test", 1)):
+        assert len(tape.open_tape(out / name / "wake.wav").windows) == words
     with pytest.raises(SystemExit):
-        call(1)
+        call(2)
     assert "expected a new or empty folder" in capsys.readouterr().err
     assert sorted(out.rglob("*")) == files

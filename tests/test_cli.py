@@ -540,7 +540,10 @@ def test_debug_shows_the_trace() -> None:
             "kws report kwt-tiny --fit pico,qemu-m4,q",
             [f"pico,qemu-m4,{name}" for name in boards.names() if name[0] == "q"],
         ),
-        ("kws train --preset kwt-stream-s", ["kwt-stream-small", "kwt-stream-spoken"]),
+        (
+            "kws train --preset kwt-stream-s",
+            ["kwt-stream-small", "kwt-stream-small-spoken", "kwt-stream-spoken"],
+        ),
         ("kws eval ru", ["runs/mine"]),
         ("kws compare kwt-tiny runs/", ["runs/mine"]),
         ("kws trian --ou", []),  # no message where a shell asks

@@ -6,11 +6,13 @@ somewhere in a few seconds. This makes
     OUT/recordings/WORD/    N recordings a word of the split train, for `kws data
                             import`
     OUT/val/, OUT/test/     a tape each: every recording of the split once, in noise
+    OUT/val-and-rest/       val's, and those of train that are not among the N: the more
+                            words, the surer the choice
 
     python tools/wake_words.py AMBIENT --words alexa,computer --recordings 30 --out wake
     kws data import wake/recordings --out wake/corpus
     kws train --from kwt-stream-tiny --words alexa,computer --data wake/corpus ...
-    kws calibrate RUN --tape wake/val --tape speech.wav --false-alarms 1
+    kws calibrate RUN --tape wake/val-and-rest --tape speech.wav --false-alarms 1
     kws eval RUN --tape wake/test --tape speech-of-test.wav
 
 A word's window on a tape is its whole recording, since nobody wrote down where in it
@@ -96,6 +98,7 @@ def main() -> int:
     words = [names.composed(word) for word in options.words.split(",")]
     rng = np.random.default_rng(options.seed)
     said, _ = of_split(options.folder, "train", words)
+    rest = []
     for word in words:
         own = [pcm for name, pcm in said if name == word]
         place = options.out / "recordings" / word.replace(" ", "_")
@@ -105,12 +108,17 @@ def main() -> int:
             # Nobody knows who speaks, so each counts as somebody else.
             file = place / f"person{which:04d}_nohash_{number}.wav"
             file.write_bytes(wav_bytes(own[which]))
+        rest += [(word, own[i]) for i in sorted(set(range(len(own))) - set(chosen))]
         print(f"{word}: {len(chosen)} of {len(own)} recordings of train")
     for split in ("val", "test"):
         said, noises = of_split(options.folder, split, words)
-        made = laid(said, noises, options.snr_db, options.seed)
-        tape.save(made, options.out / split / "wake.wav")
-        print(f"{split}: {len(said)} words, {60 * made.hours:.1f} minutes")
+        tapes = {split: said}
+        if split == "val":
+            tapes["val-and-rest"] = rest + said
+        for name, recordings in tapes.items():
+            made = laid(recordings, noises, options.snr_db, options.seed)
+            tape.save(made, options.out / name / "wake.wav")
+            print(f"{name}: {len(recordings)} words, {60 * made.hours:.1f} minutes")
     return 0
 
 
