@@ -60,6 +60,11 @@ class Bundle:
         return self.path.resolve().is_relative_to(PRETRAINED.resolve())
 
     @property
+    def copy_command(self) -> str:
+        """What makes a shipped run one's own: it is in runs/ then, by the same name."""
+        return f"mkdir -p runs && cp -r {quoted(self.path)} runs/"
+
+    @property
     def weights_path(self) -> Path:
         return self.path / "weights.h5"
 

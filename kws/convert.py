@@ -574,8 +574,7 @@ def convert_run(run: Path, sources: Sources | None = None, ptq: bool = False) ->
         raise KwsError(
             "The model is written into the run, and a shipped one stays as it is. "
             f"Expected a run of your own. Received: {name}",
-            f"mkdir -p runs && cp -r {quoted(bundle.path)} runs/ && kws convert "
-            f"runs/{name}",
+            f"{bundle.copy_command} && kws convert runs/{name}",
         )
     clips = check_clips(bundle, sources)
 

@@ -731,9 +731,7 @@ def check_own(bundle: Bundle) -> None:
         raise KwsError(
             "The settings are written into the run, and a shipped one stays as it is. "
             f"Expected a run of your own. Received: {name}",
-            f"mkdir -p runs && cp -r {quoted(bundle.path)} runs/ && kws calibrate "
-            f"runs/{name} "
-            "...",
+            f"{bundle.copy_command} && kws calibrate runs/{name} ...",
         )
 
 

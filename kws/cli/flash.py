@@ -169,7 +169,7 @@ def command(
 
 
 def _check_keeps(bundle: Any, hop: int | None) -> None:
-    from kws.errors import KwsError, quoted
+    from kws.errors import KwsError
 
     if hop is None:
         raise click.UsageError("--keep keeps the --hop that is given with it.")
@@ -178,8 +178,7 @@ def _check_keeps(bundle: Any, hop: int | None) -> None:
         raise KwsError(
             "A shipped run stays as it is. Expected one of your own with --keep. "
             f"Received: {name}",
-            f"mkdir -p runs && cp -r {quoted(bundle.path)} runs/ && kws flash "
-            f"runs/{name} ...",
+            f"{bundle.copy_command} && kws flash runs/{name} ...",
         )
 
 

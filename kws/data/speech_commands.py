@@ -709,7 +709,8 @@ def _draw(
     if not whole:
         unknown = _take(unknown, round(len(words) * task.unknown_percent / 100), rng)
     others = (len(unknown), there)
-    unknown += [] if whole else mistaken
+    if not whole:
+        unknown += mistaken
     label = label_names.index(UNKNOWN)
     clips = words + [_Clip(label, item, folder=folder) for folder, item in unknown]
     wanted = round(len(words) * task.silence_percent / 100)

@@ -97,7 +97,7 @@ class Server(PageServer):
             name = bundle.path.name
             kept = (
                 f"{name} came with the package and stays as it is. For one of your "
-                f"own: mkdir -p runs && cp -r {quoted(bundle.path)} runs/ && "
+                f"own: {bundle.copy_command} && "
                 f"kws live runs/{name}"
             )
         module = web.module(bundle)
@@ -127,7 +127,7 @@ class Server(PageServer):
             if bundle.shipped:
                 raise KwsError(
                     f"A shipped run stays as it is. Received: {bundle.path.name}",
-                    f"mkdir -p runs && cp -r {quoted(bundle.path)} runs/",
+                    bundle.copy_command,
                 )
             if bundle.hash[:16] != expected:
                 raise KwsError(

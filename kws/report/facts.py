@@ -312,8 +312,7 @@ def _operating(bundle: Bundle) -> dict[str, Any]:
         own = f"runs/{bundle.path.name}"
         raise KwsError(
             error.message,
-            f"mkdir -p runs && cp -r {quoted(bundle.path)} runs/ && "
-            f"kws calibrate {quoted(own)} --tape tapes",
+            f"{bundle.copy_command} && kws calibrate {quoted(own)} --tape tapes",
         ) from None
 
 

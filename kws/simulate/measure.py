@@ -204,8 +204,7 @@ def check_keeps(simulator: AnySimulator) -> None:
         raise KwsError(
             "Thresholds are written into the run, and a shipped one stays as it is. "
             f"Expected a run of your own. Received: {path.name}",
-            f"mkdir -p runs && cp -r {quoted(path)} runs/ && kws simulate "
-            f"runs/{path.name} ...",
+            f"{simulator.bundle.copy_command} && kws simulate runs/{path.name} ...",
         )
 
 
